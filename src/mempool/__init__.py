@@ -1,0 +1,44 @@
+"""mempool: a reserve of elements that can always be had, even when making new ones fails.
+
+    Pool                    the pool: alloc, free, lease, resize
+    Objects, Buffers        where elements come from
+    Guarantee, PoolStats    what a pool promises; what it has done
+    Lease                   an element that goes home by itself
+    PoolError ...           what can go wrong
+    mempool.linux           the kernel's own names
+"""
+
+from mempool._core import IMPLEMENTATION
+from mempool.errors import (
+    DeadlockError,
+    DoubleFree,
+    ForeignElement,
+    LineFull,
+    PoolClosed,
+    PoolError,
+    PoolTimeout,
+)
+from mempool.guarantee import Guarantee, PoolStats
+from mempool.lease import Lease
+from mempool.pool import Pool, Source
+from mempool.sources import Buffers, Objects
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "IMPLEMENTATION",
+    "Buffers",
+    "DeadlockError",
+    "DoubleFree",
+    "ForeignElement",
+    "Guarantee",
+    "Lease",
+    "LineFull",
+    "Objects",
+    "Pool",
+    "PoolClosed",
+    "PoolError",
+    "PoolStats",
+    "PoolTimeout",
+    "Source",
+]

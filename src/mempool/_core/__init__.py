@@ -1,0 +1,55 @@
+"""The core: decides, never waits. Compiled where the install could compile it; `MEMPOOL_PURE=1` loads the source as it is.
+
+books.py    what the pool knows, as one value, and how it is changed in one step
+line.py     Hands, what a call owns; Ticket, its place in the line
+roll.py     which elements are out, by identity
+reserve.py  the decisions
+quick.py    where alloc and free come in
+(../lease.py is compiled too.)
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+#: The compiled modules, in the order in which they need each other. setup.py lists the same.
+COMPILED_MODULES = (
+    "mempool._core.line",
+    "mempool._core.roll",
+    "mempool._core.books",
+    "mempool._core.reserve",
+    "mempool.lease",
+    "mempool._core.quick",
+)
+
+
+def _load_source(name: str) -> None:
+    """Import a module from its .py although a compiled one lies beside it and would win."""
+    path = Path(__file__).parent.parent.joinpath(*name.split(".")[1:]).with_suffix(".py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    parent, _, child = name.rpartition(".")
+    setattr(sys.modules[parent], child, module)
+
+
+if os.environ.get("MEMPOOL_PURE", "") not in ("", "0"):
+    for _name in COMPILED_MODULES:
+        _load_source(_name)
+
+from mempool._core.line import Hands, Ticket  # noqa: E402 - after the choice above
+from mempool._core.quick import Quick  # noqa: E402
+from mempool._core.reserve import Reserve  # noqa: E402
+
+IMPLEMENTATION = "pure" if str(sys.modules["mempool._core.reserve"].__file__).endswith(".py") else "compiled"
+if IMPLEMENTATION == "pure" and os.environ.get("MEMPOOL_REQUIRE_COMPILED", "") not in ("", "0"):
+    raise ImportError(
+        "mempool: MEMPOOL_REQUIRE_COMPILED is set and the core is not compiled; install with a C compiler, or unset it"
+    )
+
+__all__ = ["IMPLEMENTATION", "Hands", "Quick", "Reserve", "Ticket"]

@@ -1,0 +1,51 @@
+"""What the core needs of the `cython` module when Cython is not installed.
+
+The core is written in Cython's pure-Python mode: the same files compile to C and run as they are. Uncompiled, the
+decorators and types below mean nothing, so each is the identity, or a plain Python type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+compiled = False
+
+Py_ssize_t = int
+longlong = int
+double = float
+bint = bool
+void = None
+
+_Decorated = TypeVar("_Decorated")
+
+
+def cclass(cls: _Decorated) -> _Decorated:
+    return cls
+
+
+def cfunc(function: _Decorated) -> _Decorated:
+    return function
+
+
+def final(cls: _Decorated) -> _Decorated:
+    return cls
+
+
+def inline(function: _Decorated) -> _Decorated:
+    return function
+
+
+def _with_arguments(*_args: Any, **_kwargs: Any) -> Callable[[_Decorated], _Decorated]:
+    def decorate(decorated: _Decorated) -> _Decorated:
+        return decorated
+
+    return decorate
+
+
+exceptval = freelist = locals = _with_arguments
+
+
+def critical_section(*_objects: Any) -> AbstractContextManager[None]:
+    return nullcontext()

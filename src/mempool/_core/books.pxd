@@ -1,0 +1,51 @@
+from mempool._core.line cimport Hands, Ticket
+
+cdef class Books:
+    cdef Py_ssize_t reserve
+    cdef Py_ssize_t keep
+    cdef Py_ssize_t limit
+    cdef Py_ssize_t waiting_max
+    cdef bint closed
+    cdef Py_ssize_t spare
+    cdef Py_ssize_t made
+    cdef Py_ssize_t disposed
+    cdef Py_ssize_t disposing
+    cdef Py_ssize_t claimed
+    cdef Py_ssize_t filling
+    cdef Py_ssize_t waiting
+    cdef Py_ssize_t from_spare
+    cdef Py_ssize_t from_source
+    cdef Py_ssize_t from_reserve
+    cdef Py_ssize_t from_line
+    cdef Py_ssize_t resizes
+    cdef Py_ssize_t waits[8]
+    cdef Py_ssize_t wait_histogram[8]
+    cdef double wait_seconds_total
+    cdef double wait_seconds_max
+    cdef Py_ssize_t floor
+    cdef Py_ssize_t room
+    cdef Py_ssize_t capacity
+    cdef list places
+    cdef Ticket head
+    cdef Ticket tail
+    cdef Ticket news
+    cdef tuple drainers
+    cdef object shelf
+    cdef tuple line
+    cdef dict lent
+    cdef tuple told
+    cdef dict heirs
+    cdef Books ancestor
+    cdef Py_ssize_t out(self) noexcept
+    cdef void tune(self) noexcept
+    cdef void shelve(self, element)
+    cdef void unshelve(self, Hands hands)
+    cdef bint has_on_shelf(self, element)
+    cdef void install(self, list places)
+    cdef Ticket first_in_line(self)
+    cdef bint stands_in_line(self, Ticket ticket)
+    cdef void line_up(self, Ticket ticket)
+    cdef void step_out(self, Ticket ticket)
+    cdef void tell(self, Ticket ticket)
+    cdef void prod_head(self)
+    cdef Hands lend(self, Hands hands)

@@ -1,0 +1,300 @@
+# cython: language_level=3
+"""The pool's books: what is promised, what there is, and who waits, as one value. Decides nothing by itself.
+
+A decision (reserve.py) opens the books, edits them and closes them:
+
+    while True:
+        with cython.critical_section(self):
+            books = self.open()
+            ...
+            if self.close_books(books): return
+
+The two lives of this file differ in what "open" means, and in nothing that a decision can see.
+
+Compiled, `open` gives the one Books there is and it is edited in place: a decision calls nothing that could run Python
+code, so under the GIL, or inside the critical section of a free-threaded build, nobody sees it half done.
+
+Uncompiled, every bytecode may be followed by a thread switch, a signal handler, a finalizer or an exception. There,
+`open` gives a private copy, and closing replaces the old value by the new one in one compare-and-swap, or fails and the
+decision is taken again. Nothing is ever half done, no lock is held that a finalizer could run into or a fork could leave
+locked, and an exception before the swap leaves no trace. The containers are values too: the shelf is a chain of pairs,
+the line a tuple.
+"""
+
+from __future__ import annotations
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from mempool._core import _cython as cython  # type: ignore[no-redef]
+
+import sys
+from typing import Any
+
+if not cython.compiled:
+    from mempool._core.line import SERVED, WAITING, Hands, Ticket
+else:
+    SERVED = 1
+    WAITING = 0
+
+UNLIMITED: cython.Py_ssize_t = sys.maxsize
+
+
+@cython.final
+@cython.cclass
+class Books:
+    """Numbers are elements unless their name says otherwise.
+
+    Invariants, true whenever the books are closed:
+        made - disposed == spare + disposing + (out, or in somebody's hands)
+        made - disposed + claimed <= limit, unless the limit was lowered below what exists
+        the line is empty, or spare < what its head wants: nobody waits while a spare could serve
+        closed: the line is empty
+    """
+
+    # The promise.
+    reserve: cython.Py_ssize_t
+    keep: cython.Py_ssize_t
+    limit: cython.Py_ssize_t
+    waiting_max: cython.Py_ssize_t
+    closed: cython.bint
+    # What there is.
+    spare: cython.Py_ssize_t
+    made: cython.Py_ssize_t
+    disposed: cython.Py_ssize_t
+    disposing: cython.Py_ssize_t  # decided, but the source's free has not come back yet
+    claimed: cython.Py_ssize_t  # permissions to ask the source that are in somebody's hands
+    filling: cython.Py_ssize_t  # the part of `claimed` that belongs to resizes and refills
+    waiting: cython.Py_ssize_t  # tickets in the line
+    # What was done, for the statistics.
+    from_spare: cython.Py_ssize_t
+    from_source: cython.Py_ssize_t
+    from_reserve: cython.Py_ssize_t
+    from_line: cython.Py_ssize_t
+    resizes: cython.Py_ssize_t
+    waits: cython.Py_ssize_t[8]  # by outcome: see Reserve.count_wait
+    wait_histogram: cython.Py_ssize_t[8]  # by duration: see WAIT_BUCKETS
+    wait_seconds_total: cython.double
+    wait_seconds_max: cython.double
+    # The gates of the quick path: alloc may take a spare at once while spare > floor, free may keep one while spare < room.
+    floor: cython.Py_ssize_t
+    room: cython.Py_ssize_t
+    # Compiled.
+    capacity: cython.Py_ssize_t
+    places: list[Any]
+    head: Ticket | None
+    tail: Ticket | None
+    news: Ticket | None
+    # Both.
+    drainers: tuple[Ticket, ...]  # who waits for the last element to come home
+    # Uncompiled.
+    shelf: Any  # None or (element, the shelf below)
+    line: tuple[Ticket, ...]
+    lent: dict[int, tuple[Hands, Hands]]
+    told: tuple[Ticket, ...]
+    heirs: dict[int, Books]
+    ancestor: Books | None
+
+    def __init__(self) -> None:
+        self.reserve = self.keep = 0
+        self.limit = self.waiting_max = UNLIMITED
+        self.closed = False
+        self.spare = self.made = self.disposed = self.disposing = self.claimed = self.filling = self.waiting = 0
+        self.from_spare = self.from_source = self.from_reserve = self.from_line = 0
+        self.resizes = -1  # the first retarget is the constructor's
+        if cython.compiled:
+            i: cython.Py_ssize_t
+            for i in range(8):
+                self.waits[i] = self.wait_histogram[i] = 0
+        else:
+            self.waits = [0] * 8
+            self.wait_histogram = [0] * 8
+        self.wait_seconds_total = self.wait_seconds_max = 0.0
+        self.floor = UNLIMITED
+        self.room = 0
+        self.capacity = 0
+        self.places = []
+        self.head = self.tail = self.news = None
+        self.drainers = ()
+        self.shelf = None
+        self.line = ()
+        self.lent = {}
+        self.told = ()
+        self.heirs = {}
+        self.ancestor = None
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def out(self) -> cython.Py_ssize_t:
+        """In users' hands, or on the way there or back."""
+        return self.made - self.disposed - self.disposing - self.spare
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def tune(self) -> cython.void:
+        """Set the gates of the quick path, after everything else: a line or a drainer closes them."""
+        if self.closed or self.first_in_line() is not None or self.drainers:
+            self.floor = UNLIMITED
+            self.room = 0
+        else:
+            self.floor = self.reserve
+            self.room = self.keep
+
+    # -- the shelf: spares, last in, first out, so that warm memory is used again
+
+    @cython.cfunc
+    def shelve(self, element: Any) -> cython.void:
+        if cython.compiled:
+            self.places[self.spare] = element
+        else:
+            self.shelf = (element, self.shelf)
+        self.spare += 1
+
+    @cython.cfunc
+    def unshelve(self, hands: Hands) -> cython.void:
+        """Move the top spare into these hands."""
+        self.spare -= 1
+        if cython.compiled:
+            hands.add(self.places[self.spare])
+            self.places[self.spare] = None
+        else:
+            element, self.shelf = self.shelf
+            hands.add(element)
+
+    @cython.cfunc
+    def has_on_shelf(self, element: Any) -> cython.bint:
+        """A search through all spares: for error messages."""
+        if cython.compiled:
+            i: cython.Py_ssize_t
+            for i in range(self.spare):
+                if self.places[i] is element:
+                    return True
+            return False
+        shelf = self.shelf
+        while shelf is not None:
+            if shelf[0] is element:
+                return True
+            shelf = shelf[1]
+        return False
+
+    @cython.cfunc
+    def install(self, places: list[Any]) -> cython.void:
+        """Use this list of places from now on, if it is the longer one."""
+        if len(places) <= self.capacity:
+            return
+        if cython.compiled:
+            i: cython.Py_ssize_t
+            for i in range(self.spare):
+                places[i] = self.places[i]
+            self.places = places
+        self.capacity = len(places)
+
+    # -- the line: tickets, first come, first served
+
+    @cython.cfunc
+    def first_in_line(self) -> Ticket | None:
+        if cython.compiled:
+            return self.head
+        return self.line[0] if self.line else None
+
+    @cython.cfunc
+    def stands_in_line(self, ticket: Ticket) -> cython.bint:
+        if cython.compiled:
+            return ticket.in_line
+        return ticket in self.line
+
+    @cython.cfunc
+    def line_up(self, ticket: Ticket) -> cython.void:
+        if cython.compiled:
+            ticket.ahead = self.tail
+            if self.tail is None:
+                self.head = ticket
+            else:
+                self.tail.behind = ticket
+            self.tail = ticket
+            ticket.in_line = True
+        else:
+            self.line = (*self.line, ticket)
+        self.waiting += 1
+
+    @cython.cfunc
+    def step_out(self, ticket: Ticket) -> cython.void:
+        """Take a ticket that stands in the line out of it."""
+        if cython.compiled:
+            ahead: Ticket | None = ticket.ahead
+            behind: Ticket | None = ticket.behind
+            if ahead is None:
+                self.head = behind
+            else:
+                ahead.behind = behind
+            if behind is None:
+                self.tail = ahead
+            else:
+                behind.ahead = ahead
+            ticket.ahead = ticket.behind = None
+            ticket.in_line = False
+        else:
+            self.line = tuple([other for other in self.line if other is not ticket])
+        self.waiting -= 1
+
+    # -- the news: who must be woken when the books are closed
+
+    @cython.cfunc
+    def tell(self, ticket: Ticket) -> cython.void:
+        if cython.compiled:
+            if not ticket.in_news:
+                ticket.in_news = True
+                ticket.told = self.news
+                self.news = ticket
+        else:
+            self.told = (*self.told, ticket)
+
+    @cython.cfunc
+    def prod_head(self) -> cython.void:
+        """There is news for the head of the line: it may ask the source now."""
+        head: Ticket | None = self.first_in_line()
+        if head is None or self.made - self.disposed + self.claimed >= self.limit:
+            return
+        # A hint, so it needs no place in the draft: a prod too many makes the head look once too often.
+        head.prodded = True
+        self.tell(head)
+
+    # -- uncompiled: copies, and the swap
+
+    def draft(self) -> Books:
+        """A private copy to be edited."""
+        draft = Books.__new__(Books)
+        draft.__dict__.update(self.__dict__)
+        draft.waits = list(self.waits)
+        draft.wait_histogram = list(self.wait_histogram)
+        draft.lent = {}
+        draft.told = ()
+        draft.heirs = {}
+        draft.ancestor = self
+        return draft
+
+    @cython.cfunc
+    def lend(self, hands: Hands) -> Hands:
+        """These hands, to be filled or emptied together with the books."""
+        if cython.compiled:
+            return hands
+        if id(hands) not in self.lent:
+            copy = type(hands).__new__(type(hands))
+            copy.__dict__.update(hands.__dict__)
+            copy.elements = list(hands.elements)
+            self.lent[id(hands)] = (hands, copy)
+        return self.lent[id(hands)][1]
+
+    def is_in_force(self) -> bool:
+        """Whether this draft has won the swap."""
+        return self.ancestor is None or self.ancestor.heirs.get(0) is self
+
+    def settle(self) -> None:
+        """Give the hands back and wake whom it concerns. May be done twice: an exception may have cut the first short."""
+        for hands, copy in self.lent.values():
+            hands.__dict__.update(copy.__dict__)
+        for ticket in self.told:
+            ticket.wake()
+        self.lent = {}
+        self.told = ()
+        self.ancestor = None

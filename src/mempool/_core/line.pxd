@@ -1,0 +1,24 @@
+cdef class Hands:
+    cdef readonly Py_ssize_t wanted
+    cdef readonly list elements
+    cdef readonly Py_ssize_t first
+    cdef readonly Py_ssize_t count
+    cdef readonly Py_ssize_t claims
+    cdef bint filling
+    cdef readonly bint condemned
+    cdef bint proven
+    cdef readonly list arrivals
+    cdef readonly list struck
+    cdef void add(self, element)
+
+cdef class Ticket(Hands):
+    cdef readonly Py_ssize_t state
+    cdef bint prodded
+    cdef object wake
+    cdef readonly object owner
+    cdef readonly object thread
+    cdef Ticket ahead
+    cdef Ticket behind
+    cdef Ticket told
+    cdef readonly bint in_line
+    cdef bint in_news

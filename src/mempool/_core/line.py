@@ -1,0 +1,118 @@
+# cython: language_level=3
+"""What a call owns, and where it stands: Hands and Ticket. Plain records: the decisions are in reserve.py.
+
+An element that is neither a spare nor with its user is in somebody's hands, and in nobody else's. Hands are filled and
+emptied in the same step that changes the books, so an exception that flies at any line finds every element either in
+the books or in exactly one pair of hands, and whoever catches it knows what to give back.
+"""
+
+from __future__ import annotations
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from mempool._core import _cython as cython  # type: ignore[no-redef]
+
+from collections.abc import Callable
+from typing import Any
+
+WAITING = 0  #: stands in the line, or never joined it
+SERVED = 1  #: has all it asked for
+CLOSED = 2  #: the pool was closed; it gets nothing
+WITHDRAWN = 3  #: left by itself; it refuses what is offered
+
+
+@cython.cclass
+class Hands:
+    """The elements and claims that one call owns: `elements[first:count]`, and `claims` permissions to ask the source."""
+
+    wanted: cython.Py_ssize_t
+    elements: list[Any]
+    first: cython.Py_ssize_t
+    count: cython.Py_ssize_t
+    claims: cython.Py_ssize_t
+    filling: cython.bint
+    condemned: cython.bint
+    proven: cython.bint
+    struck: list[bool]
+    arrivals: list[Any]
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+        self.elements = [None] * wanted  # the places are made here, because the books may not allocate
+        self.first = 0
+        self.count = 0
+        self.claims = 0  # how many elements this call may ask the source for
+        self.filling = False  # the claims are a resize's, which fills the reserve
+        self.condemned = False  # what these hands hold is surplus, counted as being disposed of
+        self.proven = False  # the roll let go of what these hands hold (compiled)
+        self.arrivals = []  # what the source has made and the books do not know yet
+        self.struck = []  # the same (uncompiled), see Roll.sign_in
+
+    def held(self) -> list[Any]:
+        """The elements in these hands, in the order in which they came."""
+        return self.elements[self.first : self.count]
+
+    def are_owners(self) -> bool:
+        """Whether the roll let go of the element, so that nobody else owns it."""
+        return self.proven or bool(self.struck)
+
+    def missing(self) -> int:
+        return self.wanted - (self.count - self.first)
+
+    def hold(self, element: Any) -> None:
+        """Put in an element that the caller owns already."""
+        self.add(element)
+
+    @cython.cfunc
+    def add(self, element: Any) -> cython.void:
+        self.elements[self.count] = element
+        self.count += 1
+
+
+@cython.cclass
+class Ticket(Hands):
+    """One caller's place in the line. `wake` is called, outside every decision, when there is something to look at.
+
+    `wake` never blocks and may be called more than once: a wake-up is a hint, the state is the truth.
+    """
+
+    state: cython.Py_ssize_t
+    prodded: cython.bint
+    wake: Callable[[], object] | None
+    owner: object
+    thread: object
+    ahead: Ticket | None
+    behind: Ticket | None
+    told: Ticket | None
+    in_line: cython.bint
+    in_news: cython.bint
+
+    def __init__(self, wanted: int) -> None:
+        Hands.__init__(self, wanted)
+        self.state = WAITING
+        self.prodded = False  # there is news: as head of the line, ask the source now
+        self.wake = None  # set before it joins the line, see set_waiter
+        self.owner = None  # who waits, a thread or a task: for the report of a deadlock
+        self.thread = None  # in which thread: after a fork only one of them lives
+        self.ahead = None  # compiled: neighbours in the line
+        self.behind = None
+        self.told = None  # compiled: next one in the news
+        self.in_line = False
+        self.in_news = False
+
+    def set_waiter(self, wake: Callable[[], object], owner: object, thread: int) -> None:
+        """Say how to wake the one who waits, who it is, and the ident of its thread."""
+        self.wake = wake
+        self.owner = owner
+        self.thread = thread
+
+    def is_settled(self) -> bool:
+        """No longer waiting: look at `state`."""
+        return self.state != WAITING
+
+    def take_prod(self) -> bool:
+        """Whether there was news since the last look."""
+        prodded: bool = self.prodded
+        self.prodded = False
+        return prodded

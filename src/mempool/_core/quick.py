@@ -1,0 +1,73 @@
+# cython: language_level=3
+"""Where alloc and free come in: the quick path, without a Python frame. All that is not quick is the Pool's.
+
+This class is the base of `mempool.Pool`, which adds the slow path: asking the source, waiting, errors.
+"""
+
+from __future__ import annotations
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from mempool._core import _cython as cython  # type: ignore[no-redef]
+
+from typing import Any
+
+if not cython.compiled:
+    from mempool._core.reserve import Reserve
+    from mempool.lease import Lease, new_lease
+
+
+class Default:
+    """The type of DEFAULT: take the pool's own timeout."""
+
+    def __repr__(self) -> str:
+        return "DEFAULT"
+
+
+DEFAULT = Default()
+
+
+@cython.cclass
+class Quick:
+    """`alloc`, `alloc_async` and `free` of a pool."""
+
+    core: Reserve
+
+    def __init__(self, core: Reserve) -> None:
+        self.core = core
+
+    def alloc(self, *, timeout: Any = DEFAULT) -> Any:
+        """Take an element. Never None: a spare beyond the reserve, else from the source, else the reserve, else waits.
+
+        timeout: seconds to wait at most; None: for ever; DEFAULT: the pool's own.
+
+        Raises PoolTimeout, PoolClosed, LineFull, DeadlockError, or what the source raises that is not MemoryError.
+        Kernel: mempool_alloc.
+        """
+        element: object = self.core.take_warm()
+        if element is not None:
+            return element
+        return self._alloc_slowly(timeout)
+
+    async def alloc_async(self, *, timeout: Any = DEFAULT) -> Any:
+        """`alloc` for a task of an event loop. Does not yield to the loop when there is no need to wait."""
+        element: object = self.core.take_warm()
+        if element is not None:
+            return element
+        return await self._alloc_slowly_async(timeout)
+
+    def free(self, element: Any) -> None:
+        """Give an element back: to the first in line, else to the shelf while `spare < keep`, else to the source.
+
+        Never blocks. May be called from anywhere: finalizers, weakref callbacks, signal handlers, any thread, any loop.
+
+        Raises DoubleFree, ForeignElement (with `track` other than "nothing"), or what the source's free raises.
+        Kernel: mempool_free.
+        """
+        if not self.core.put_warm(element):
+            self._free_slowly(element)
+
+    def lease(self, *, timeout: Any = DEFAULT) -> Lease:
+        """An element that goes home by itself: for `with`, for `async with`, or held; see Lease. timeout: as for alloc."""
+        return new_lease(self, self.core, timeout)

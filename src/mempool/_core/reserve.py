@@ -1,0 +1,589 @@
+# cython: language_level=3
+"""The reserve: decides who gets an element and what becomes of it. Never waits, never calls a source or user code.
+
+Every method below that edits the books is one decision: it happens at one moment or not at all. What it decides for its
+caller lies in the caller's Hands (line.py) when it returns; what it decides for others, in their Tickets, which are then
+woken. Read books.py first.
+"""
+
+from __future__ import annotations
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from mempool._core import _cython as cython  # type: ignore[no-redef]
+
+from typing import Any
+
+if not cython.compiled:
+    from mempool._core.books import UNLIMITED, Books
+    from mempool._core.line import CLOSED, SERVED, WITHDRAWN, Hands, Ticket
+    from mempool._core.roll import Roll
+else:
+    UNLIMITED: cython.Py_ssize_t = 9223372036854775807  # as in books.py: sys.maxsize
+    SERVED: cython.Py_ssize_t = 1  # as in line.py
+    CLOSED: cython.Py_ssize_t = 2
+    WITHDRAWN: cython.Py_ssize_t = 3
+
+#: Beside the states of a ticket, how a wait can end.
+TIMED_OUT = 4
+#: Upper bounds, in seconds, of the buckets in which waits are counted; the last bucket has none.
+WAIT_BUCKETS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+#: What `join` answers.
+IN_LINE, HAS_ALL, IS_CLOSED, IS_FULL = range(4)
+
+
+@cython.cclass
+class Reserve:
+    """The books of one pool and the decisions about them."""
+
+    books: Books
+    roll: Roll | None
+    quick: cython.bint
+
+    def __init__(self, tracks: bool, quick: bool) -> None:
+        """tracks: keep a roll of the elements that are out. quick: nothing needs to be told of each alloc and free."""
+        self.books = Books()
+        self.roll = Roll() if tracks else None
+        self.quick = quick
+
+    # -- opening and closing the books
+
+    @cython.cfunc
+    def open(self) -> Books:
+        if cython.compiled:
+            return self.books
+        # `self.books` may be an old value if its winner was interrupted: the heirs lead to the one in force.
+        books = self.books
+        heir = books.heirs.get(0)
+        while heir is not None:
+            books = heir
+            heir = books.heirs.get(0)
+        return books.draft()
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def shut(self, books: Books) -> cython.bint:
+        """Put the edited books in force. False, uncompiled only: somebody was faster, decide again."""
+        books.tune()
+        if cython.compiled:
+            return True
+        try:
+            # The compare-and-swap: a value of the books has one heir, and setdefault is one indivisible step.
+            if books.ancestor.heirs.setdefault(0, books) is not books:  # type: ignore[union-attr]
+                return False
+            self.books = books
+            books.settle()
+        except BaseException:
+            if books.is_in_force():
+                self.books = books
+                books.settle()
+            raise
+        return True
+
+    def spread_news(self) -> None:
+        """Wake those whom a decision concerned. (Uncompiled, the swap has done it.)"""
+        if cython.compiled:
+            ticket: Ticket | None
+            while True:
+                with cython.critical_section(self):
+                    ticket = self.books.news
+                    if ticket is None:
+                        return
+                    self.books.news = ticket.told
+                    ticket.told = None
+                    ticket.in_news = False
+                try:
+                    ticket.wake()
+                except BaseException:
+                    self.spread_news()  # the others must hear of it whatever befell this one
+                    raise
+
+    # -- the quick path: one spare out of many, nobody in line. Compiled only; the slow path comes to the same.
+
+    @cython.cfunc
+    def take_warm(self) -> object:
+        """A spare beyond the reserve, signed out; or None: go the slow way."""
+        if cython.compiled:
+            with cython.critical_section(self):
+                books: Books = self.books
+                if books.spare > books.floor and self.quick:
+                    books.spare -= 1
+                    books.from_spare += 1
+                    element = books.places[books.spare]
+                    books.places[books.spare] = None
+                    if self.roll is not None:
+                        self.roll.enter(cython.cast(cython.p_void, element))
+                    return element
+        return None
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def put_warm(self, element: object) -> cython.bint:
+        """Take back an element that is out while there is room and nobody waits. False: go the slow way."""
+        if cython.compiled:
+            with cython.critical_section(self):
+                books: Books = self.books
+                if books.spare < books.room and self.quick:
+                    if self.roll is not None:
+                        if not self.roll.strike(cython.cast(cython.p_void, element)):
+                            return False
+                    elif books.out() == 0:
+                        return False
+                    books.places[books.spare] = element
+                    books.spare += 1
+                    return True
+        return False
+
+    # -- allocating
+
+    def take(self, hands: Hands, from_reserve: bool) -> bool:
+        """Move spares into hands: what there is beyond the reserve; or, from the reserve, all that is missing or nothing.
+
+        Nothing while anybody stands in the line. Returns whether the hands have all they want.
+        """
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                own: Hands = books.lend(hands)
+                missing: cython.Py_ssize_t = own.wanted - own.count
+                at_hand: cython.Py_ssize_t = books.spare if from_reserve else books.spare - books.reserve
+                if books.first_in_line() is not None or at_hand <= 0 or (from_reserve and at_hand < missing):
+                    return missing == 0
+                while own.count < own.wanted and at_hand > 0:
+                    if books.spare > books.reserve:
+                        books.from_spare += 1
+                    else:
+                        books.from_reserve += 1
+                    books.unshelve(own)
+                    at_hand -= 1
+                if self.shut(books):
+                    return own.count == own.wanted
+
+    def claim(self, hands: Hands, elements: cython.Py_ssize_t) -> int:
+        """Permission to ask the source for up to so many elements, as far as the limit allows; -1: closed.
+
+        Raises MemoryError when not even the roll has room for more; nothing has changed then.
+        """
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                own: Hands = books.lend(hands)
+                existing: cython.Py_ssize_t = books.made - books.disposed + books.claimed
+                if books.closed:
+                    return -1
+                if elements > books.limit - existing:
+                    elements = books.limit - existing
+                if elements <= 0:
+                    return 0
+                if self.roll is not None:
+                    self.roll.make_room(existing + elements)
+                books.claimed += elements
+                own.claims += elements
+                if self.shut(books):
+                    return elements
+
+    def claim_to_fill(self, hands: Hands, beyond_out: bool) -> int:
+        """Permission to make elements for the reserve, at most as many as the hands want.
+
+        beyond_out: only what not even the return of every element out would fill.
+        """
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                own: Hands = books.lend(hands)
+                elements: cython.Py_ssize_t = books.reserve - books.spare - books.filling
+                if beyond_out:
+                    elements -= books.out()
+                existing: cython.Py_ssize_t = books.made - books.disposed + books.claimed
+                elements = min(elements, own.wanted, books.limit - existing)
+                if books.closed or elements <= 0:
+                    return 0
+                if self.roll is not None:
+                    self.roll.make_room(existing + elements)
+                books.claimed += elements
+                books.filling += elements
+                own.claims += elements
+                own.filling = True
+                if self.shut(books):
+                    return elements
+
+    def arrive(self, hands: Hands, for_caller: bool) -> None:
+        """The source has answered: what it made is in these hands, and the claims are used up.
+
+        for_caller: the elements go to the caller, and not to the shelf or the line (for the statistics).
+        """
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                own: Hands = books.lend(hands)
+                made: cython.Py_ssize_t = len(own.arrivals)
+                was_full: cython.bint = books.made - books.disposed + books.claimed >= books.limit
+                if own.claims == 0 and made == 0:
+                    return
+                i: cython.Py_ssize_t
+                for i in range(made):
+                    own.add(own.arrivals[i])
+                if cython.compiled:
+                    del own.arrivals[:]
+                else:
+                    own.arrivals = []
+                books.made += made
+                books.claimed = max(0, books.claimed - own.claims)
+                if own.filling:
+                    books.filling = max(0, books.filling - own.claims)
+                if for_caller:
+                    books.from_source += made
+                head: Ticket | None = books.first_in_line()
+                if made < own.claims and was_full and head is not None and head is not hands:
+                    books.prod_head()
+                own.claims = 0
+                own.filling = False
+                if self.shut(books):
+                    break
+        self.spread_news()
+
+    def sign_out(self, hands: Hands) -> None:
+        """From now on the elements in these hands are the user's."""
+        if self.roll is not None:
+            with cython.critical_section(self):
+                self.roll.sign_out(hands)
+
+    # -- freeing
+
+    def sign_in(self, hands: Hands) -> bool:
+        """What these hands hold is no longer its user's. False: not all of it is out, and nothing has changed."""
+        with cython.critical_section(self):
+            if self.roll is not None:
+                return self.roll.sign_in(hands)
+            if self.open().out() < hands.count - hands.first:
+                return False  # more would come home than went out
+            hands.struck.append(True)
+            return True
+
+    def give(self, hands: Hands) -> None:
+        """What these hands hold comes home: to the first in line, else to the shelf while spare < keep.
+
+        What remains in the hands is surplus, for the caller to dispose of.
+        """
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                own: Hands = books.lend(hands)
+                if own.condemned or own.first >= own.count:
+                    return
+                while own.first < own.count:
+                    if books.closed or (books.spare >= books.keep and books.first_in_line() is None):
+                        break
+                    books.shelve(own.elements[own.first])
+                    own.elements[own.first] = None
+                    own.first += 1
+                    self.serve_line(books)
+                books.disposing += own.count - own.first
+                own.condemned = True
+                self.tell_drainers(books)
+                if self.shut(books):
+                    break
+        self.spread_news()
+
+    def condemn(self, hands: Hands) -> None:
+        """What these hands hold is of no more use: it is for the caller to dispose of."""
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                own: Hands = books.lend(hands)
+                if own.condemned:
+                    return
+                books.disposing += own.count - own.first
+                own.condemned = True
+                self.tell_drainers(books)
+                if self.shut(books):
+                    break
+        self.spread_news()
+
+    def surplus(self, hands: Hands) -> int:
+        """Move spares beyond `keep` (all, when the pool is closed) into these hands, for the caller to dispose of."""
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                own: Hands = books.lend(hands)
+                keep: cython.Py_ssize_t = 0 if books.closed else books.keep
+                if books.first_in_line() is None:
+                    while books.spare > keep and own.count < own.wanted:
+                        books.unshelve(own)
+                        books.disposing += 1
+                        own.condemned = True
+                if self.shut(books):
+                    return own.count - own.first
+
+    def dispose_of(self, hands: Hands) -> None:
+        """The source's free has come back for the first element in these hands: it is gone."""
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                own: Hands = books.lend(hands)
+                if own.first >= own.count:
+                    return
+                element = own.elements[own.first]  # its last reference goes when this method returns
+                own.elements[own.first] = None
+                own.first += 1
+                books.disposing -= 1
+                books.disposed += 1
+                books.prod_head()  # there may be room under the limit
+                if self.shut(books):
+                    break
+        del element
+        self.spread_news()
+
+    # -- the line
+
+    def join(self, ticket: Ticket, places: list[Any]) -> int:
+        """Line up, unless all is to be had at once. Elements held already go to the shelf, so that nobody waits holding.
+
+        places: a list as long as what is wanted, from which a gathering head of the line is served.
+        """
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                own: Ticket = books.lend(ticket)
+                if books.closed:
+                    return IS_CLOSED
+                answer: cython.Py_ssize_t = IN_LINE
+                missing: cython.Py_ssize_t = own.wanted - own.count
+                if books.first_in_line() is None and books.spare >= missing:
+                    while own.count < own.wanted:
+                        books.from_line += 1
+                        books.unshelve(own)
+                    own.state = SERVED
+                    answer = HAS_ALL
+                else:
+                    if books.waiting >= books.waiting_max:
+                        return IS_FULL
+                    books.install(places)
+                    while own.count > 0:
+                        own.count -= 1
+                        books.shelve(own.elements[own.count])
+                        own.elements[own.count] = None
+                    is_first: cython.bint = books.first_in_line() is None
+                    books.line_up(ticket)
+                    self.serve_line(books)
+                    if not is_first:
+                        books.prod_head()  # a newcomer is news
+                if self.shut(books):
+                    break
+        self.spread_news()
+        return answer
+
+    def withdraw(self, ticket: Ticket) -> bool:
+        """Leave the line. False: not in it (any more): look at the ticket's state."""
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                if not books.stands_in_line(ticket):
+                    return False
+                own: Ticket = books.lend(ticket)
+                was_first: cython.bint = books.first_in_line() is ticket
+                books.step_out(ticket)
+                own.state = WITHDRAWN
+                if was_first:
+                    self.serve_line(books)  # what was gathered goes to those behind, in one step
+                    books.prod_head()
+                if self.shut(books):
+                    break
+        self.spread_news()
+        return True
+
+    def leave(self, ticket: Hands) -> None:
+        """`withdraw`, for whoever gives up, whether it ever joined or not."""
+        if isinstance(ticket, Ticket) and not ticket.is_settled():
+            self.withdraw(ticket)
+
+    def set_waiting_max(self, tickets: cython.Py_ssize_t) -> None:
+        """Let no more than so many stand in the line from now on."""
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                books.waiting_max = tickets
+                if self.shut(books):
+                    return
+
+    def is_closed(self) -> bool:
+        with cython.critical_section(self):
+            return self.open().closed
+
+    def waiting(self) -> int:
+        """How many stand in the line."""
+        with cython.critical_section(self):
+            return self.open().waiting
+
+    def is_first(self, ticket: Ticket) -> bool:
+        with cython.critical_section(self):
+            return self.open().first_in_line() is ticket
+
+    @cython.cfunc
+    def serve_line(self, books: Books) -> cython.void:
+        """Serve the head of the line as long as the spares suffice."""
+        served: cython.bint = False
+        head: Ticket | None = books.first_in_line()
+        while head is not None and books.spare >= head.wanted:
+            books.step_out(head)
+            own: Ticket = books.lend(head)
+            while own.count < own.wanted:
+                books.unshelve(own)
+                books.from_line += 1
+            own.state = SERVED
+            books.tell(head)
+            served = True
+            head = books.first_in_line()
+        if served:
+            books.prod_head()
+
+    # -- resizing and closing
+
+    def retarget(
+        self,
+        reserve: cython.Py_ssize_t,
+        keep: cython.Py_ssize_t,
+        limit: cython.Py_ssize_t,
+        places: list[Any],
+    ) -> bool:
+        """All targets change at this one moment. Returns whether the reserve grew. places: at least `keep` long."""
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                grew: cython.bint = reserve > books.reserve
+                raised: cython.bint = limit > books.limit
+                books.install(places)
+                books.reserve = reserve
+                books.keep = keep
+                books.limit = limit
+                books.resizes += 1
+                if raised:
+                    books.prod_head()
+                if self.shut(books):
+                    break
+        self.spread_news()
+        return grew
+
+    def close(self) -> None:
+        """No more allocs; everybody in the line is told."""
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                books.closed = True
+                head: Ticket | None = books.first_in_line()
+                while head is not None:
+                    books.step_out(head)
+                    own: Ticket = books.lend(head)
+                    own.state = CLOSED
+                    books.tell(head)
+                    head = books.first_in_line()
+                if self.shut(books):
+                    break
+        self.spread_news()
+
+    def watch_drain(self, ticket: Ticket, watch: bool) -> bool:
+        """Tell this ticket when the last element has come home (or stop telling it). Returns whether it has already."""
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                others: tuple[Ticket, ...] = tuple([other for other in books.drainers if other is not ticket])
+                books.drainers = (*others, ticket) if watch else others
+                if self.shut(books):
+                    return books.out() == 0
+
+    @cython.cfunc
+    def tell_drainers(self, books: Books) -> cython.void:
+        if books.drainers and books.out() == 0:
+            for ticket in books.drainers:
+                books.tell(ticket)
+
+    def after_fork(self, survivor: object) -> None:
+        """In the child only the thread `survivor` lives on: the others' tickets and claims are void, their elements out."""
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                ticket: Ticket | None
+                for ticket in self.tickets(books):
+                    if ticket.thread != survivor:
+                        books.step_out(ticket)
+                        books.lend(ticket).state = WITHDRAWN  # type: ignore[attr-defined]
+                books.drainers = tuple([drainer for drainer in books.drainers if drainer.thread == survivor])
+                books.claimed = books.filling = 0
+                books.disposed += books.disposing
+                books.disposing = 0
+                self.serve_line(books)
+                if self.shut(books):
+                    break
+        self.spread_news()
+
+    def count_wait(self, outcome: cython.Py_ssize_t, bucket: cython.Py_ssize_t, seconds: cython.double) -> None:
+        """For the statistics: somebody has waited so long. outcome: SERVED, CLOSED or WITHDRAWN, or TIMED_OUT."""
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                books.waits[outcome] += 1
+                books.wait_histogram[bucket] += 1
+                books.wait_seconds_total += seconds
+                books.wait_seconds_max = max(books.wait_seconds_max, seconds)
+                if self.shut(books):
+                    return
+
+    # -- looking
+
+    @cython.cfunc
+    def tickets(self, books: Books) -> list:
+        if not cython.compiled:
+            return list(books.line)
+        tickets: list[Ticket] = []
+        ticket: Ticket | None = books.head
+        while ticket is not None:
+            tickets.append(ticket)
+            ticket = ticket.behind
+        return tickets
+
+    def queue(self) -> list[Ticket]:
+        """The tickets in the line, first to last."""
+        with cython.critical_section(self):
+            return self.tickets(self.open())
+
+    def is_out(self, element: Any) -> bool:
+        with cython.critical_section(self):
+            return self.roll is not None and self.roll.lists(element)
+
+    def is_spare(self, element: Any) -> bool:
+        """A search through all spares: for error messages."""
+        with cython.critical_section(self):
+            return self.open().has_on_shelf(element)
+
+    def capacity(self) -> int:
+        with cython.critical_section(self):
+            return self.open().capacity
+
+    def figures(self) -> dict[str, Any]:
+        """All numbers of the books at one moment."""
+        with cython.critical_section(self):
+            books: Books = self.open()
+            return {
+                "reserve": books.reserve,
+                "keep": books.keep,
+                "limit": books.limit,
+                "waiting_max": books.waiting_max,
+                "closed": books.closed,
+                "spare": books.spare,
+                "out": books.out(),
+                "made": books.made,
+                "disposed": books.disposed,
+                "disposing": books.disposing,
+                "claimed": books.claimed,
+                "waiting": books.waiting,
+                "from_spare": books.from_spare,
+                "from_source": books.from_source,
+                "from_reserve": books.from_reserve,
+                "from_line": books.from_line,
+                "resizes": books.resizes,
+                "waits": list(books.waits),
+                "wait_histogram": list(books.wait_histogram),
+                "wait_seconds_total": books.wait_seconds_total,
+                "wait_seconds_max": books.wait_seconds_max,
+            }

@@ -1,0 +1,154 @@
+# cython: language_level=3
+"""The roll of the elements that are out, by identity: what makes a double free or a foreign free an error.
+
+It holds addresses, not references: an element that its user loses is destroyed as Python would destroy it, and not kept
+alive for ever. Striking an element off the roll is the gate of `free`: of two threads that free the same element, one
+passes.
+
+Compiled, it is a hash table of pointers with linear probing, at most half full. `make_room` runs when an element is
+about to be made, so that writing an element down, which happens when it is handed out, cannot fail. Uncompiled, it is a
+dict, each of whose methods is one indivisible step.
+"""
+
+from __future__ import annotations
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from mempool._core import _cython as cython  # type: ignore[no-redef]
+
+from itertools import repeat
+from typing import Any
+
+if not cython.compiled:
+    from mempool._core.line import Hands
+
+
+@cython.final
+@cython.cclass
+class Roll:
+    """A set of addresses. Not protected by itself: call it inside the critical section."""
+
+    places: cython.pp_void
+    mask: cython.size_t
+    capacity: cython.Py_ssize_t
+    marks: dict[int, bool]
+
+    def __cinit__(self) -> None:
+        if cython.compiled:
+            self.places = cython.NULL
+            self.capacity = 0
+
+    def __init__(self) -> None:
+        self.marks = {}
+        self.make_room(4)
+
+    def __dealloc__(self) -> None:
+        if cython.compiled:
+            free(self.places)
+
+    def make_room(self, elements: cython.Py_ssize_t) -> cython.void:
+        """See to it that so many elements can be written down. Raises MemoryError, and then nothing has changed."""
+        if cython.compiled:
+            bits: cython.int = 4
+            if elements <= self.capacity:
+                return
+            while (cython.cast(cython.Py_ssize_t, 1) << bits) < 2 * elements:
+                bits += 1
+            # Twice what is asked for: the next time is far away, and the work of moving is spread thin.
+            bits += 1
+            size: cython.size_t = cython.cast(cython.size_t, 1) << bits
+            places: cython.pp_void = cython.cast(cython.pp_void, calloc(size, cython.sizeof(cython.p_void)))
+            if places == cython.NULL:
+                raise MemoryError
+            old: cython.pp_void = self.places
+            old_size: cython.size_t = self.mask + 1 if old != cython.NULL else 0
+            self.places = places
+            self.mask = size - 1
+            self.capacity = cython.cast(cython.Py_ssize_t, size // 2)
+            i: cython.size_t
+            for i in range(old_size):
+                if old[i] != cython.NULL:
+                    self.enter(old[i])
+            free(old)
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def home_of(self, address: cython.p_void) -> cython.size_t:
+        # Multiply and take the middle bits: objects of one kind lie at equal distances, which a plain mask would fold
+        # onto each other.
+        factor: cython.ulonglong = 0x61C88647
+        return ((cython.cast(cython.size_t, address) * factor) >> 20) & self.mask
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def enter(self, address: cython.p_void) -> cython.void:
+        """Write down an address. One that is there already is that of an element that was lost: it stays once."""
+        i: cython.size_t = self.home_of(address)
+        while self.places[i] != cython.NULL:
+            if self.places[i] == address:
+                return
+            i = (i + 1) & self.mask
+        self.places[i] = address
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def strike(self, address: cython.p_void) -> cython.bint:
+        """Remove an address and close the gap, so that no search ends too early. False: it was not there."""
+        gap: cython.size_t = self.home_of(address)
+        while self.places[gap] != address:
+            if self.places[gap] == cython.NULL:
+                return False
+            gap = (gap + 1) & self.mask
+        i: cython.size_t = gap
+        while True:
+            i = (i + 1) & self.mask
+            if self.places[i] == cython.NULL:
+                break
+            # The entry at i may move back into the gap unless its home lies behind the gap.
+            if ((i - self.home_of(self.places[i])) & self.mask) >= ((i - gap) & self.mask):
+                self.places[gap] = self.places[i]
+                gap = i
+        self.places[gap] = cython.NULL
+        return True
+
+    def sign_out(self, hands: Hands) -> None:
+        """Write down what these hands hold: from now on it is the user's."""
+        i: cython.Py_ssize_t
+        if cython.compiled:
+            for i in range(hands.first, hands.count):
+                self.enter(cython.cast(cython.p_void, hands.elements[i]))
+        else:
+            self.marks.update(zip(map(id, hands.held()), repeat(True)))
+
+    def sign_in(self, hands: Hands) -> bool:
+        """Strike off what these hands hold, all or nothing; the proof lies in the hands in the same step."""
+        i: cython.Py_ssize_t
+        j: cython.Py_ssize_t
+        if cython.compiled:
+            for i in range(hands.first, hands.count):
+                if not self.strike(cython.cast(cython.p_void, hands.elements[i])):
+                    for j in range(hands.first, i):
+                        self.enter(cython.cast(cython.p_void, hands.elements[j]))
+                    return False
+            hands.proven = True
+            return True
+        if len(set(map(id, hands.held()))) < len(hands.held()) or not all(map(self.lists, hands.held())):
+            return False
+        try:
+            # One call into C: no exception can fly between the roll letting go and the hands having hold.
+            hands.struck.extend(map(self.marks.pop, map(id, hands.held())))
+        except KeyError:
+            return False
+        return True
+
+    def lists(self, element: Any) -> bool:
+        """Whether this element is out."""
+        if cython.compiled:
+            i: cython.size_t = self.home_of(cython.cast(cython.p_void, element))
+            while self.places[i] != cython.NULL:
+                if self.places[i] == cython.cast(cython.p_void, element):
+                    return True
+                i = (i + 1) & self.mask
+            return False
+        return id(element) in self.marks

@@ -1,0 +1,31 @@
+"""Time as the pool sees it, so that tests can hold it in their hands."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from _queue import Empty, SimpleQueue
+from collections.abc import Callable
+
+
+class Clock:
+    """Monotonic time in seconds, and how a thread parks until it is woken or the time is up."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def park(self, wakes: SimpleQueue[None], seconds: float | None) -> None:
+        """Block until something is put into `wakes`, at most so many seconds."""
+        try:
+            wakes.get(timeout=seconds)
+        except Empty:
+            pass
+
+    def call_later(
+        self, loop: asyncio.AbstractEventLoop, seconds: float, callback: Callable[[], None]
+    ) -> asyncio.TimerHandle:
+        """Have a loop call back after so many seconds."""
+        return loop.call_later(seconds, callback)
+
+
+SYSTEM_CLOCK = Clock()

@@ -1,0 +1,31 @@
+"""What can go wrong. Every message names the pool, the fact and the way out."""
+
+from __future__ import annotations
+
+
+class PoolError(Exception):
+    """The base of the pool's own errors."""
+
+
+class PoolTimeout(PoolError, TimeoutError):
+    """The time given to a call ran out before it was served."""
+
+
+class PoolClosed(PoolError):
+    """The pool is closed and hands out nothing any more."""
+
+
+class LineFull(PoolError):
+    """As many callers as `max_waiting` allows stand in the line already."""
+
+
+class DeadlockError(PoolError):
+    """Everything that could serve this caller is held by callers that themselves wait."""
+
+
+class DoubleFree(PoolError, ValueError):
+    """An element was given back that has come home already."""
+
+
+class ForeignElement(PoolError, ValueError):
+    """An element was given back that this pool has not handed out."""

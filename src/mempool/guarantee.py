@@ -1,0 +1,76 @@
+"""Frozen values that tell what a pool promises and what it has done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Guarantee:
+    """What a pool promises at one moment. `promised == min(spare, promised) + owed + unfunded`."""
+
+    promised: int
+    """The reserve: how many elements the pool promises."""
+    spare: int
+    """Elements in the pool's hands."""
+    owed: int
+    """The part of the reserve that elements now out will refill when they come home."""
+    unfunded: int
+    """The part of the reserve that not even every return would fill: a grow ran out of memory. See `Pool.refill`."""
+
+    @property
+    def held(self) -> bool:
+        """Whether the promise is covered: nothing is unfunded."""
+        return self.unfunded == 0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """What a pool is and has done, all of one moment. Numbers are elements unless a field says otherwise."""
+
+    name: str
+    """The pool's name."""
+    reserve: int
+    """How many are promised."""
+    keep: int
+    """How many spares stay warm."""
+    limit: int | None
+    """How many may exist at once; None: as many as the source makes."""
+    spare: int
+    """In the pool's hands."""
+    out: int
+    """In users' hands, or on the way there or back."""
+    disposing: int
+    """On their way to the source's free."""
+    made: int
+    """Made by the source since the pool began."""
+    disposed: int
+    """Given to the source's free since the pool began. `made - disposed == spare + out + disposing`, always."""
+    waiting: int
+    """Callers in the line."""
+    closed: bool
+    """Whether the pool is closed."""
+    served_from_spare: int
+    """Handed out at once, from spares beyond the reserve."""
+    served_from_source: int
+    """Handed out fresh from the source."""
+    served_from_reserve: int
+    """Handed out of the reserve, because the source failed or the limit was reached."""
+    served_from_line: int
+    """Handed out to callers that stood in the line."""
+    resizes: int
+    """Calls of `resize` that reached their moment."""
+    source_failures: int
+    """How often the source ran out of memory."""
+    waits_served: int
+    """Waits that ended with all that was asked for."""
+    waits_timed_out: int
+    """Waits that ended with PoolTimeout."""
+    waits_cancelled: int
+    """Waits that ended with a cancellation, an interrupt, another error, or the pool's closing."""
+    wait_seconds_total: float
+    """Seconds waited, whatever the end."""
+    wait_seconds_max: float
+    """The longest wait in seconds, whatever its end."""
+    wait_histogram: tuple[tuple[float, int], ...]
+    """Waits by duration, whatever their end: (upper bound in seconds, how many up to it and above the one before)."""

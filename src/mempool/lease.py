@@ -1,0 +1,152 @@
+# cython: language_level=3
+"""A lease: an element that goes home by itself."""
+
+from __future__ import annotations
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from mempool._core import _cython as cython  # type: ignore[no-redef]
+
+import warnings
+from typing import Any
+
+from mempool.errors import DoubleFree, PoolError
+
+if not cython.compiled:
+    from mempool._core.line import Hands
+    from mempool._core.reserve import Reserve
+
+NEW = 0
+HELD = 1
+RELEASED = 2
+
+
+@cython.final
+@cython.freelist(16)
+@cython.cclass
+class Lease:
+    """One element of a pool, for use once: by `with`, by `async with`, or held and released by hand.
+
+        with pool.lease() as buf: ...
+        async with pool.lease() as buf: ...
+        lease = pool.lease(); use(lease.element); lease.release()
+
+    A lease that is dropped while it holds an element sends it home at once and warns with ResourceWarning.
+    """
+
+    core: Reserve
+    pool: Any
+    timeout: Any
+    thing: Any
+    hands: Hands | None
+    state: cython.int
+
+    @property
+    def element(self) -> Any:
+        """The element; the first access takes it, and waits for it if it must."""
+        if self.state == NEW:
+            return self.__enter__()
+        if self.state == RELEASED:
+            raise DoubleFree(f"{self.pool._called()}: this lease was released already; take another with pool.lease()")
+        return self.thing if self.hands is None else self.hands.elements[0]
+
+    def __enter__(self) -> Any:
+        self._use()
+        element: object = self.core.take_warm()
+        if element is not None:
+            self.thing = element
+            return element
+        self.hands = self.pool._new_ticket(1)
+        try:
+            self.pool._obtain(self.hands, self.timeout)
+        except BaseException:
+            self.state = RELEASED
+            raise
+        return self.hands.elements[0]
+
+    async def __aenter__(self) -> Any:
+        self._use()
+        element: object = self.core.take_warm()
+        if element is not None:
+            self.thing = element
+            return element
+        self.hands = self.pool._new_ticket(1)
+        try:
+            await self.pool._obtain_async(self.hands, self.timeout)
+        except BaseException:
+            self.state = RELEASED
+            raise
+        return self.hands.elements[0]
+
+    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
+        self.release()
+
+    async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Send the element home. Raises DoubleFree the second time."""
+        if self.state != HELD:
+            raise DoubleFree(
+                f"{self.pool._called()}: this lease "
+                + ("was released already" if self.state == RELEASED else "has not taken an element yet")
+                + "; a lease is released once, and `with` does it by itself"
+            )
+        if cython.compiled and self.hands is None:
+            self.state = RELEASED
+            element: object = self.thing
+            self.thing = None
+            if not self.core.put_warm(element):
+                self.pool._free_slowly(element)
+            return
+        # The hands tell how far it came: after an exception, dropping the lease does the rest.
+        try:
+            self.pool._bring_home(self._returning_hands())
+        except PoolError:  # freed by hand behind the lease's back
+            self.state = RELEASED
+            raise
+        self.state = RELEASED
+
+    def __del__(self) -> None:
+        if self.state == HELD:
+            hands: Hands | None = self._returning_hands()
+            if hands is None:
+                return  # the pool gave nothing: the exception came first
+            self.state = RELEASED
+            warnings.warn(
+                f"{self.pool._called()}: a lease was dropped without release{self.pool._taken_at(hands.elements[0])}; "
+                "use `with pool.lease()`",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
+            self.pool._bring_home(hands)
+
+    @cython.cfunc
+    def _use(self) -> cython.void:
+        if self.state != NEW:
+            raise RuntimeError(f"{self.pool._called()}: a lease is used once; take another with pool.lease()")
+        self.state = HELD
+
+    @cython.cfunc
+    def _returning_hands(self) -> Hands | None:
+        if self.hands is None and self.thing is not None:
+            hands: Hands = Hands(1)
+            hands.hold(self.thing)
+            self.hands = hands
+        if self.hands is None or self.hands.count == self.hands.first:
+            return None
+        return self.hands
+
+
+def new_lease(pool: Any, core: Reserve, timeout: Any) -> Lease:
+    """The way to make one: without the cost of a call to `Lease`."""
+    lease: Lease = Lease.__new__(Lease)
+    lease.pool = pool
+    lease.core = core
+    lease.timeout = timeout
+    lease.thing = None
+    lease.hands = None
+    lease.state = NEW
+    return lease

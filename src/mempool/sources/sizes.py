@@ -1,0 +1,35 @@
+"""Sizes in words."""
+
+from __future__ import annotations
+
+import operator
+import re
+
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_DECIMAL_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*\Z", re.IGNORECASE)
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes from a number or from words: 65536, "64 KiB", "1.5 MiB", "1 GB" (KB, MB, GB are powers of ten).
+
+    Raises ValueError or TypeError for anything that is not a whole number of bytes, at least one.
+    """
+    if isinstance(size, str):
+        match = _SIZE.match(size)
+        unit = match[2].lower() if match else "?"
+        factor = _DECIMAL_UNITS.get(unit) or _UNITS.get(unit.removesuffix("ib"))
+        if match is None or factor is None:
+            raise ValueError(f'a size is a number of bytes or words such as "64 KiB" or "1.5 MiB", not {size!r}')
+        number = float(match[1]) * factor
+        if number != int(number):
+            raise ValueError(f"a size is a whole number of bytes, {size!r} is {number}")
+        size = int(number)
+    else:
+        try:
+            size = operator.index(size)
+        except TypeError:
+            raise TypeError(f'a size is a number of bytes or words such as "64 KiB", not {size!r}') from None
+    if size < 1:
+        raise ValueError(f"a size is at least one byte, not {size}")
+    return size
