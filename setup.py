@@ -1,0 +1,72 @@
+"""The compiled modules and two switches; everything else is in pyproject.toml.
+
+MEMPOOL_PURE=1              compile nothing: a py3-none-any wheel
+MEMPOOL_REQUIRE_COMPILED=1  a failed compile is an error; without it, it only warns and the install goes on pure
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# Each has a top line "# cython: ..."; tests/test_tidy.py compares this list with the files on disk and with the one in
+# src/mempool/_core/__init__.py, which loads the same modules uncompiled.
+COMPILED = (
+    "src/mempool/_core/line.py",
+    "src/mempool/_core/roll.py",
+    "src/mempool/_core/books.py",
+    "src/mempool/_core/reserve.py",
+    "src/mempool/lease.py",
+    "src/mempool/_core/quick.py",
+)
+PURE = os.environ.get("MEMPOOL_PURE", "0") not in {"", "0"}
+REQUIRE_COMPILED = os.environ.get("MEMPOOL_REQUIRE_COMPILED", "0") not in {"", "0"}
+DIRECTIVES = {
+    "language_level": 3,
+    "binding": False,  # True costs 40 % of a warm alloc + free
+    "freethreading_compatible": True,  # declared, not yet tested
+}
+
+if PURE and REQUIRE_COMPILED:
+    sys.exit("mempool: MEMPOOL_PURE and MEMPOOL_REQUIRE_COMPILED contradict each other; set one of them")
+
+
+class BuildAllOrNone(build_ext):
+    """Compiles every module or none: the modules share C structures, so half a compiled core could not be loaded."""
+
+    def build_extensions(self) -> None:
+        try:
+            self.translate()
+            super().build_extensions()
+        except Exception as failure:
+            if REQUIRE_COMPILED:
+                raise
+            for extension in self.extensions:
+                Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
+            self.extensions.clear()
+            print(f"mempool: WARNING: the core was not compiled, a slower pure one is installed: {failure}", file=sys.stderr)
+
+    def translate(self) -> None:
+        from Cython.Build import cythonize
+
+        # Here and not beside setup() below: an sdist then needs no Cython and carries no generated C.
+        # force: a time stamp that a copy or a checkout kept must not hide an edit.
+        translated = cythonize(self.extensions, compiler_directives=DIRECTIVES, build_dir="build/cython", force=True)
+        sources = {extension.name: extension.sources for extension in translated}
+        for extension in self.extensions:
+            extension.sources = sources[extension.name]
+
+
+def module_name(path: str) -> str:
+    return path.removeprefix("src/").removesuffix(".py").replace("/", ".")
+
+
+setup(
+    ext_modules=[]
+    if PURE
+    else [Extension(module_name(p), [p], extra_compile_args=["/O2" if os.name == "nt" else "-O3"]) for p in COMPILED],
+    cmdclass={"build_ext": BuildAllOrNone},
+    options={"build_ext": {"parallel": True}},
+)
