@@ -1,0 +1,136 @@
+# `make demo` and `make test` need nothing but make and a Python >= 3.11; `make help` lists the rest.
+#
+# What is tested is what is installed: a wheel is built from the tree and installed in .venv, never linked to it.
+# A stamp in .venv/.stamps stands for a step that was finished, so an interrupted one is begun again, a finished one is
+# not, and an edit under src builds and installs anew without asking the network for anything.
+
+.SHELLFLAGS := -eu -c
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+# -- which Python ---------------------------------------------------------------------------------------------------
+PYENV_VERSIONS := $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.1[1-9]*/bin/python3)
+CANDIDATES := python3 python3.13 python3.12 python3.11 python3.14 python $(PYENV_VERSIONS)
+# The first that answers, is at least $(1) and can make a venv (Debian keeps that in python3-venv).
+find-python = $(shell for p in $(CANDIDATES); do \
+	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < $(1))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+
+ifndef PYTHON
+PYTHON := $(call find-python,(3, 11))
+endif
+VERSION := $(shell "$(PYTHON)" -c 'import platform; print(platform.python_version())' 2>/dev/null)
+
+# -- where things are -----------------------------------------------------------------------------------------------
+VENV ?= .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+STAMPS := $(VENV)/.stamps
+TOOLS := $(VENV)/build-tools
+SOURCES := $(shell find src -name '*.py' -o -name '*.pxd' -o -name py.typed) \
+	$(shell find src -type d -not -name __pycache__ -not -name '*.egg-info' -mindepth 1) \
+	setup.py pyproject.toml README.md LICENSE
+PIP := $(PY) -m pip --disable-pip-version-check --no-input -q
+export PIP_DEFAULT_TIMEOUT ?= 180
+export PIP_RETRIES ?= 10
+PYTEST := $(PY) -m pytest
+
+.PHONY: help demo test check stress bench verify verify-here mutate docs clean print-python
+
+help:
+	@echo "make demo    run the main job: hash a tree of files while memory runs out"
+	@echo "make test    the tests, on the compiled and on the pure core"
+	@echo "make check   ruff, mypy, pyright and the tidy test"
+	@echo "make stress  minutes of threads against resizers"
+	@echo "make bench   measure beside everything else there is"
+	@echo "make verify  search the schedules (Python >= 3.12), run the Spin model where spin is installed"
+	@echo "make mutate  plant bugs and see that the tests catch them"
+	@echo "make docs    build the documentation"
+	@echo "make clean   remove what the others made"
+	@echo "PYTHON=/path/to/python chooses the interpreter, VENV=dir where to install"
+
+# -- steps ----------------------------------------------------------------------------------------------------------
+# The version is part of the name: another Python begins a new .venv, and with it every other step.
+$(STAMPS)/python-$(VERSION):
+	@test -n "$(VERSION)" || { echo "mempool needs Python >= 3.11 with its venv module (Debian: apt-get install python3-venv)," \
+		"and found none; name one with PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "mempool needs Python >= 3.11; $(PYTHON) is $(VERSION)" >&2; exit 1; }
+	@echo "making $(VENV) with Python $(VERSION)"
+	@"$(PYTHON)" -m venv --clear $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+# Beside the venv and not in it: the tests then see what a user has, and a user has no Cython.
+$(STAMPS)/build-tools: pyproject.toml | $(STAMPS)/python-$(VERSION)
+	@$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+		> $(TOOLS).wanted
+	@cmp -s $(TOOLS).wanted $(TOOLS).installed || { \
+		echo "installing what the build needs"; \
+		rm -rf $(TOOLS); \
+		$(PIP) install --target $(TOOLS) -r $(TOOLS).wanted; \
+		cp $(TOOLS).wanted $(TOOLS).installed; }
+	@touch $@
+
+$(STAMPS)/mempool: $(SOURCES) $(STAMPS)/build-tools
+	@echo "building and installing mempool"
+	@rm -rf build/lib* $(VENV)/wheel  # setuptools would pack a module that was deleted since
+	@PYTHONPATH=$(abspath $(TOOLS)) $(PIP) wheel --no-index --no-deps --no-build-isolation --wheel-dir $(VENV)/wheel .
+	@$(PIP) install --no-index --no-deps --force-reinstall $(VENV)/wheel/mempool-*.whl
+	@touch $@
+
+# An extra: what it names is installed, mempool itself stays as the step above left it.
+$(STAMPS)/extra-%: pyproject.toml | $(STAMPS)/mempool
+	@echo "installing what mempool[$*] needs"
+	@$(PIP) install "mempool[$*]"
+	@touch $@
+
+# -- commands -------------------------------------------------------------------------------------------------------
+demo: $(STAMPS)/mempool $(STAMPS)/extra-cli
+	$(BIN)/mempool demo $(ARGS)
+
+# REPORTS=dir writes compiled.xml and pure.xml there. Where no C compiler was found the pure suite is all there is, unless
+# MEMPOOL_REQUIRE_COMPILED=1 says that this is an error.
+test: $(STAMPS)/mempool $(STAMPS)/extra-test
+	@status=0; \
+	if [ "$${MEMPOOL_REQUIRE_COMPILED:-0}" = 1 ] || \
+		env -u MEMPOOL_PURE $(PY) -c 'import mempool, sys; sys.exit(mempool.IMPLEMENTATION != "compiled")'; then \
+		echo "== the compiled core"; \
+		env -u MEMPOOL_PURE $(PYTEST) $(if $(REPORTS),--junitxml=$(REPORTS)/compiled.xml) $(ARGS) || status=1; \
+	else echo "== the core is not compiled here: get a C compiler, then 'make clean test'; pure only"; fi; \
+	echo "== the pure core"; \
+	env -u MEMPOOL_REQUIRE_COMPILED MEMPOOL_PURE=1 \
+		$(PYTEST) $(if $(REPORTS),--junitxml=$(REPORTS)/pure.xml) $(ARGS) || status=1; \
+	exit $$status
+
+check: $(STAMPS)/mempool $(STAMPS)/extra-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --python-executable $(PY)
+	PATH="$(abspath $(BIN)):$$PATH" pyright --ignoreexternal --verifytypes mempool
+	$(PYTEST) -q tests/test_tidy.py
+
+stress: $(STAMPS)/mempool $(STAMPS)/extra-test
+	$(PYTEST) -m stress -o timeout=600 -o faulthandler_timeout=580 $(ARGS)
+
+bench: $(STAMPS)/mempool $(STAMPS)/extra-bench
+	$(PY) -m benchmarks $(ARGS)
+
+# The search needs Python >= 3.12, and so a venv of its own where the default is older.
+verify:
+	@$(MAKE) --no-print-directory verify-here VENV=.venv-verify PYTHON="$(or $(call find-python,(3, 12)),python3.12)"
+
+verify-here: $(STAMPS)/mempool $(STAMPS)/extra-verify
+	MEMPOOL_PURE=1 $(PYTEST) verification $(ARGS)
+
+mutate: $(STAMPS)/mempool $(STAMPS)/extra-test
+	$(PY) verification/mutate.py $(ARGS)
+
+docs: $(STAMPS)/mempool $(STAMPS)/extra-docs
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf .venv .venv-verify build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests benchmarks examples verification -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find src -name '*.so' -delete
+
+print-python:
+	@echo "$(PYTHON)"
