@@ -1,0 +1,14 @@
+"""Only the header: which core these tests run on, and when it was built."""
+
+from datetime import datetime
+from pathlib import Path
+
+
+def pytest_report_header() -> str:
+    try:
+        from mempool._core import IMPLEMENTATION, reserve
+    except ImportError as failure:
+        return f"mempool core: none, {failure}"
+    loaded = Path(reserve.__file__)
+    built = datetime.fromtimestamp(loaded.stat().st_mtime)  # noqa: DTZ006 - the reader's own clock
+    return f"mempool core: {IMPLEMENTATION}, built {built:%H:%M} from {loaded}"
