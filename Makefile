@@ -26,7 +26,7 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 STAMPS := $(VENV)/.stamps
 TOOLS := $(VENV)/build-tools
-SOURCES := $(shell find src -name '*.py' -o -name '*.pxd' -o -name py.typed) \
+SOURCES := $(shell find src -name '*.py' -o -name '*.pxd' -o -name '*.pyi' -o -name py.typed) \
 	$(shell find src -type d -not -name __pycache__ -not -name '*.egg-info' -mindepth 1) \
 	setup.py pyproject.toml README.md LICENSE
 PIP := $(PY) -m pip --disable-pip-version-check --no-input -q

@@ -28,6 +28,7 @@ DIRECTIVES = {
     "binding": False,  # True costs 40 % of a warm alloc + free
     "freethreading_compatible": True,  # declared, not yet tested
 }
+FLAGS = ["/O2"] if os.name == "nt" else ["-O3", "-g0"]  # without -g0 most of a wheel is debug information
 
 if PURE and REQUIRE_COMPILED:
     sys.exit("mempool: MEMPOOL_PURE and MEMPOOL_REQUIRE_COMPILED contradict each other; set one of them")
@@ -64,9 +65,7 @@ def module_name(path: str) -> str:
 
 
 setup(
-    ext_modules=[]
-    if PURE
-    else [Extension(module_name(p), [p], extra_compile_args=["/O2" if os.name == "nt" else "-O3"]) for p in COMPILED],
+    ext_modules=[] if PURE else [Extension(module_name(p), [p], extra_compile_args=FLAGS) for p in COMPILED],
     cmdclass={"build_ext": BuildAllOrNone},
     options={"build_ext": {"parallel": True}},
 )

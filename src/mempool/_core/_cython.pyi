@@ -1,5 +1,5 @@
-# What the type checkers take `cython` for: the names the core uses, as the uncompiled core sees them. The verdict is then
-# the same with and without Cython. Its partner at run time is src/mempool/_core/_cython.py.
+# What type checkers take `cython` for: the names the core uses, as the uncompiled core sees them, with or without Cython
+# installed, here and where mempool is used. Its partner at run time is _cython.py.
 import builtins
 from collections.abc import Callable
 from contextlib import AbstractContextManager
