@@ -1,9 +1,8 @@
 from mempool._core.line cimport Hands
-from mempool._core.reserve cimport Reserve
+from mempool._core.quick cimport Quick, put_warm, take_warm
 
 cdef class Lease:
-    cdef Reserve core
-    cdef object pool
+    cdef Quick pool
     cdef object timeout
     cdef object thing
     cdef Hands hands
@@ -11,4 +10,4 @@ cdef class Lease:
     cdef void _use(self) except *
     cdef Hands _returning_hands(self)
 
-cpdef Lease new_lease(object pool, Reserve core, object timeout)
+cpdef Lease new_lease(Quick pool, object timeout)

@@ -9,13 +9,14 @@ except ModuleNotFoundError:
     from mempool._core import _cython as cython  # type: ignore[no-redef]
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mempool.errors import DoubleFree, PoolError
 
+if TYPE_CHECKING:
+    from mempool._core.quick import Quick
 if not cython.compiled:
     from mempool._core.line import Hands
-    from mempool._core.reserve import Reserve
 
 NEW = 0
 HELD = 1
@@ -35,8 +36,7 @@ class Lease:
     A lease that is dropped while it holds an element sends it home at once and warns with ResourceWarning.
     """
 
-    core: Reserve
-    pool: Any
+    pool: Quick
     timeout: Any
     thing: Any
     hands: Hands | None
@@ -53,10 +53,11 @@ class Lease:
 
     def __enter__(self) -> Any:
         self._use()
-        element: object = self.core.take_warm()
-        if element is not None:
-            self.thing = element
-            return element
+        if cython.compiled:
+            element: object = take_warm(self.pool)
+            if element is not None:
+                self.thing = element
+                return element
         self.hands = self.pool._new_ticket(1)
         try:
             self.pool._obtain(self.hands, self.timeout)
@@ -67,10 +68,11 @@ class Lease:
 
     async def __aenter__(self) -> Any:
         self._use()
-        element: object = self.core.take_warm()
-        if element is not None:
-            self.thing = element
-            return element
+        if cython.compiled:
+            element: object = take_warm(self.pool)
+            if element is not None:
+                self.thing = element
+                return element
         self.hands = self.pool._new_ticket(1)
         try:
             await self.pool._obtain_async(self.hands, self.timeout)
@@ -97,7 +99,7 @@ class Lease:
             self.state = RELEASED
             element: object = self.thing
             self.thing = None
-            if not self.core.put_warm(element):
+            if not put_warm(self.pool, element):
                 self.pool._free_slowly(element)
             return
         # The hands tell how far it came: after an exception, dropping the lease does the rest.
@@ -140,11 +142,10 @@ class Lease:
         return self.hands
 
 
-def new_lease(pool: Any, core: Reserve, timeout: Any) -> Lease:
+def new_lease(pool: Quick, timeout: Any) -> Lease:
     """The way to make one: without the cost of a call to `Lease`."""
     lease: Lease = Lease.__new__(Lease)
     lease.pool = pool
-    lease.core = core
     lease.timeout = timeout
     lease.thing = None
     lease.hands = None

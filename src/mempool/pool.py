@@ -16,12 +16,13 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from mempool import clock, parking
 from mempool._core import Hands, Quick, Reserve, Ticket
 from mempool._core import line as states
-from mempool._core.quick import DEFAULT, Default
+from mempool._core.quick import DEFAULT
 from mempool._core.reserve import HAS_ALL, IS_CLOSED, IS_FULL, TIMED_OUT, WAIT_BUCKETS
 from mempool.errors import DoubleFree, ForeignElement, LineFull, PoolClosed, PoolTimeout
 from mempool.guarantee import Guarantee, PoolStats
@@ -68,6 +69,21 @@ class Pool(Quick, Generic[T]):
     Raises MemoryError when the source cannot make the reserve; what it made is disposed of. Kernel: mempool_create.
     """
 
+    # Slots, because a __dict__ makes every `pool.alloc()` look into it first: a third of the whole call.
+    __slots__ = (
+        "__weakref__",
+        "_asked_at",
+        "_clock",
+        "_keep_given",
+        "_patience",
+        "_reset",
+        "_source",
+        "_source_failures",
+        "_source_said",
+        "_timeout",
+        "name",
+    )
+
     def __init__(
         self,
         source: Source[T],
@@ -109,10 +125,10 @@ class Pool(Quick, Generic[T]):
 
     if TYPE_CHECKING:
         # What Quick does, with the types that a compiled class cannot have.
-        def alloc(self, *, timeout: float | None | Default = DEFAULT) -> T: ...
-        async def alloc_async(self, *, timeout: float | None | Default = DEFAULT) -> T: ...
+        def alloc(self, *, timeout: float | None | EllipsisType = DEFAULT) -> T: ...
+        async def alloc_async(self, *, timeout: float | None | EllipsisType = DEFAULT) -> T: ...
         def free(self, element: T) -> None: ...
-        def lease(self, *, timeout: float | None | Default = DEFAULT) -> Lease: ...
+        def lease(self, *, timeout: float | None | EllipsisType = DEFAULT) -> Lease: ...
 
     # -- allocating
 
@@ -139,7 +155,7 @@ class Pool(Quick, Generic[T]):
             self._hand_back(hands)
             raise
 
-    def alloc_many(self, n: int, *, timeout: float | None | Default = DEFAULT) -> list[T]:
+    def alloc_many(self, n: int, *, timeout: float | None | EllipsisType = DEFAULT) -> list[T]:
         """Take `n` elements, all or none. In the line, they are gathered as they come home; nobody overtakes.
 
         More than the reserve is served as far as the source can, without a promise. Raises ValueError at once when `n`
@@ -149,7 +165,7 @@ class Pool(Quick, Generic[T]):
         self._obtain(ticket, timeout)
         return ticket.elements
 
-    async def alloc_many_async(self, n: int, *, timeout: float | None | Default = DEFAULT) -> list[T]:
+    async def alloc_many_async(self, n: int, *, timeout: float | None | EllipsisType = DEFAULT) -> list[T]:
         """`alloc_many` for a task of an event loop."""
         ticket = self._new_ticket(self._many(n))
         await self._obtain_async(ticket, timeout)
@@ -162,12 +178,12 @@ class Pool(Quick, Generic[T]):
             raise ValueError(f"{self._called()}: {n} elements at once can never be had, limit is {limit}; raise the limit")
         return n
 
-    def _alloc_slowly(self, timeout: float | None | Default) -> T:
+    def _alloc_slowly(self, timeout: float | None | EllipsisType) -> T:
         ticket = self._new_ticket(1)
         self._obtain(ticket, timeout)
         return ticket.elements[0]  # type: ignore[no-any-return]
 
-    async def _alloc_slowly_async(self, timeout: float | None | Default) -> T:
+    async def _alloc_slowly_async(self, timeout: float | None | EllipsisType) -> T:
         ticket = self._new_ticket(1)
         await self._obtain_async(ticket, timeout)
         return ticket.elements[0]  # type: ignore[no-any-return]
@@ -175,7 +191,7 @@ class Pool(Quick, Generic[T]):
     def _new_ticket(self, wanted: int) -> Ticket:
         return Ticket(wanted)
 
-    def _obtain(self, ticket: Ticket, timeout: float | None | Default) -> None:
+    def _obtain(self, ticket: Ticket, timeout: float | None | EllipsisType) -> None:
         """Fill the ticket and sign it out, or raise and leave it empty. Parks the thread where it must wait."""
         try:
             deadline = self._deadline(timeout)
@@ -188,7 +204,7 @@ class Pool(Quick, Generic[T]):
             self._hand_back(ticket)
             raise
 
-    async def _obtain_async(self, ticket: Ticket, timeout: float | None | Default) -> None:
+    async def _obtain_async(self, ticket: Ticket, timeout: float | None | EllipsisType) -> None:
         """The same for a task."""
         try:
             deadline = self._deadline(timeout)
@@ -331,9 +347,9 @@ class Pool(Quick, Generic[T]):
         bucket = sum(seconds > bound for bound in WAIT_BUCKETS)
         self.core.count_wait(outcome, bucket, seconds)
 
-    def _deadline(self, timeout: float | None | Default) -> float | None:
+    def _deadline(self, timeout: float | None | EllipsisType) -> float | None:
         """One absolute deadline per call, which nothing extends."""
-        seconds = self._timeout if isinstance(timeout, Default) else self._seconds("timeout", timeout)
+        seconds = self._timeout if timeout is DEFAULT else self._seconds("timeout", timeout)
         return None if seconds is None else self._clock.now() + seconds
 
     # -- freeing
@@ -393,7 +409,7 @@ class Pool(Quick, Generic[T]):
     # -- resizing
 
     def resize(
-        self, reserve: int | None = None, *, keep: int | None = None, limit: int | None | Default = DEFAULT
+        self, reserve: int | None = None, *, keep: int | None = None, limit: int | None | EllipsisType = DEFAULT
     ) -> Guarantee:
         """Change the promise, live. Returns what is promised and covered when it is done.
 
@@ -413,7 +429,7 @@ class Pool(Quick, Generic[T]):
             keep_now = max(figures["keep"], reserve) if self._keep_given else None
         else:
             keep_now = keep
-        if isinstance(limit, Default):
+        if limit is DEFAULT:
             limit = None if figures["limit"] == sys.maxsize else figures["limit"]
         targets = self._targets(reserve, keep_now, limit)
         if keep is not None:
@@ -551,7 +567,7 @@ class Pool(Quick, Generic[T]):
         self._dispose_surplus()
         return int(self.core.figures()["out"])
 
-    def drain(self, timeout: float | None | Default = DEFAULT) -> None:
+    def drain(self, timeout: float | None | EllipsisType = DEFAULT) -> None:
         """Wait until no element is out. Raises PoolTimeout if some are when the time is up."""
         deadline = self._deadline(timeout)
         place = parking.ThreadPlace(self._clock)

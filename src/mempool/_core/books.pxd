@@ -37,7 +37,7 @@ cdef class Books:
     cdef dict heirs
     cdef Books ancestor
     cdef Py_ssize_t out(self) noexcept
-    cdef void tune(self) noexcept
+    cdef void tune(self, bint quick) noexcept
     cdef void shelve(self, element)
     cdef void unshelve(self, Hands hands)
     cdef bint has_on_shelf(self, element)

@@ -131,9 +131,9 @@ class Books:
 
     @cython.cfunc
     @cython.exceptval(check=False)
-    def tune(self) -> cython.void:
+    def tune(self, quick: cython.bint) -> cython.void:
         """Set the gates of the quick path, after everything else: a line or a drainer closes them."""
-        if self.closed or self.first_in_line() is not None or self.drainers:
+        if not quick or self.closed or self.first_in_line() is not None or self.drainers:
             self.floor = UNLIMITED
             self.room = 0
         else:

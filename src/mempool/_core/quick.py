@@ -13,19 +13,17 @@ except ModuleNotFoundError:
 
 from typing import Any
 
-if not cython.compiled:
+if cython.compiled:
+    from cython.cimports.mempool.lease import Lease, new_lease
+else:
+    from mempool._core.books import Books
     from mempool._core.reserve import Reserve
+    from mempool._core.roll import Roll
     from mempool.lease import Lease, new_lease
 
 
-class Default:
-    """The type of DEFAULT: take the pool's own timeout."""
-
-    def __repr__(self) -> str:
-        return "DEFAULT"
-
-
-DEFAULT = Default()
+#: Take the pool's own timeout.
+DEFAULT = ...
 
 
 @cython.cclass
@@ -33,9 +31,15 @@ class Quick:
     """`alloc`, `alloc_async` and `free` of a pool."""
 
     core: Reserve
+    books: Books
+    roll: Roll
+    tracks: cython.bint
 
     def __init__(self, core: Reserve) -> None:
         self.core = core
+        self.books = core.books  # compiled: the only one there is
+        self.roll = core.roll
+        self.tracks = core.tracks
 
     def alloc(self, *, timeout: Any = DEFAULT) -> Any:
         """Take an element. Never None: a spare beyond the reserve, else from the source, else the reserve, else waits.
@@ -45,16 +49,18 @@ class Quick:
         Raises PoolTimeout, PoolClosed, LineFull, DeadlockError, or what the source raises that is not MemoryError.
         Kernel: mempool_alloc.
         """
-        element: object = self.core.take_warm()
-        if element is not None:
-            return element
+        if cython.compiled:
+            element: object = take_warm(self)
+            if element is not None:
+                return element
         return self._alloc_slowly(timeout)
 
     async def alloc_async(self, *, timeout: Any = DEFAULT) -> Any:
         """`alloc` for a task of an event loop. Does not yield to the loop when there is no need to wait."""
-        element: object = self.core.take_warm()
-        if element is not None:
-            return element
+        if cython.compiled:
+            element: object = take_warm(self)
+            if element is not None:
+                return element
         return await self._alloc_slowly_async(timeout)
 
     def free(self, element: Any) -> None:
@@ -65,9 +71,10 @@ class Quick:
         Raises DoubleFree, ForeignElement (with `track` other than "nothing"), or what the source's free raises.
         Kernel: mempool_free.
         """
-        if not self.core.put_warm(element):
-            self._free_slowly(element)
+        if cython.compiled and put_warm(self, element):
+            return
+        self._free_slowly(element)
 
     def lease(self, *, timeout: Any = DEFAULT) -> Lease:
         """An element that goes home by itself: for `with`, for `async with`, or held; see Lease. timeout: as for alloc."""
-        return new_lease(self, self.core, timeout)
+        return new_lease(self, timeout)

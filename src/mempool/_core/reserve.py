@@ -13,6 +13,7 @@ try:
 except ModuleNotFoundError:
     from mempool._core import _cython as cython  # type: ignore[no-redef]
 
+import sysconfig
 from typing import Any
 
 if not cython.compiled:
@@ -25,6 +26,7 @@ else:
     CLOSED: cython.Py_ssize_t = 2
     WITHDRAWN: cython.Py_ssize_t = 3
 
+HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
 #: Beside the states of a ticket, how a wait can end.
 TIMED_OUT = 4
 #: Upper bounds, in seconds, of the buckets in which waits are counted; the last bucket has none.
@@ -38,14 +40,16 @@ class Reserve:
     """The books of one pool and the decisions about them."""
 
     books: Books
-    roll: Roll | None
+    roll: Roll
+    tracks: cython.bint
     quick: cython.bint
 
     def __init__(self, tracks: bool, quick: bool) -> None:
         """tracks: keep a roll of the elements that are out. quick: nothing needs to be told of each alloc and free."""
         self.books = Books()
-        self.roll = Roll() if tracks else None
-        self.quick = quick
+        self.roll = Roll()
+        self.tracks = tracks
+        self.quick = quick and HAS_GIL
 
     # -- opening and closing the books
 
@@ -65,7 +69,7 @@ class Reserve:
     @cython.exceptval(-1, check=True)
     def shut(self, books: Books) -> cython.bint:
         """Put the edited books in force. False, uncompiled only: somebody was faster, decide again."""
-        books.tune()
+        books.tune(self.quick)
         if cython.compiled:
             return True
         try:
@@ -98,42 +102,6 @@ class Reserve:
                 except BaseException:
                     self.spread_news()  # the others must hear of it whatever befell this one
                     raise
-
-    # -- the quick path: one spare out of many, nobody in line. Compiled only; the slow path comes to the same.
-
-    @cython.cfunc
-    def take_warm(self) -> object:
-        """A spare beyond the reserve, signed out; or None: go the slow way."""
-        if cython.compiled:
-            with cython.critical_section(self):
-                books: Books = self.books
-                if books.spare > books.floor and self.quick:
-                    books.spare -= 1
-                    books.from_spare += 1
-                    element = books.places[books.spare]
-                    books.places[books.spare] = None
-                    if self.roll is not None:
-                        self.roll.enter(cython.cast(cython.p_void, element))
-                    return element
-        return None
-
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
-    def put_warm(self, element: object) -> cython.bint:
-        """Take back an element that is out while there is room and nobody waits. False: go the slow way."""
-        if cython.compiled:
-            with cython.critical_section(self):
-                books: Books = self.books
-                if books.spare < books.room and self.quick:
-                    if self.roll is not None:
-                        if not self.roll.strike(cython.cast(cython.p_void, element)):
-                            return False
-                    elif books.out() == 0:
-                        return False
-                    books.places[books.spare] = element
-                    books.spare += 1
-                    return True
-        return False
 
     # -- allocating
 
@@ -176,7 +144,7 @@ class Reserve:
                     elements = books.limit - existing
                 if elements <= 0:
                     return 0
-                if self.roll is not None:
+                if self.tracks:
                     self.roll.make_room(existing + elements)
                 books.claimed += elements
                 own.claims += elements
@@ -199,7 +167,7 @@ class Reserve:
                 elements = min(elements, own.wanted, books.limit - existing)
                 if books.closed or elements <= 0:
                     return 0
-                if self.roll is not None:
+                if self.tracks:
                     self.roll.make_room(existing + elements)
                 books.claimed += elements
                 books.filling += elements
@@ -245,7 +213,7 @@ class Reserve:
 
     def sign_out(self, hands: Hands) -> None:
         """From now on the elements in these hands are the user's."""
-        if self.roll is not None:
+        if self.tracks:
             with cython.critical_section(self):
                 self.roll.sign_out(hands)
 
@@ -254,7 +222,7 @@ class Reserve:
     def sign_in(self, hands: Hands) -> bool:
         """What these hands hold is no longer its user's. False: not all of it is out, and nothing has changed."""
         with cython.critical_section(self):
-            if self.roll is not None:
+            if self.tracks:
                 return self.roll.sign_in(hands)
             if self.open().out() < hands.count - hands.first:
                 return False  # more would come home than went out
@@ -549,7 +517,7 @@ class Reserve:
 
     def is_out(self, element: Any) -> bool:
         with cython.critical_section(self):
-            return self.roll is not None and self.roll.lists(element)
+            return self.tracks and self.roll.lists(element)
 
     def is_spare(self, element: Any) -> bool:
         """A search through all spares: for error messages."""
