@@ -17,6 +17,7 @@ COMPILED = (
     "src/mempool/_core/line.py",
     "src/mempool/_core/roll.py",
     "src/mempool/_core/books.py",
+    "src/mempool/_core/ledger.py",
     "src/mempool/_core/reserve.py",
     "src/mempool/lease.py",
     "src/mempool/_core/quick.py",

@@ -3,19 +3,21 @@
 
 from __future__ import annotations
 
-try:
-    import cython
-except ModuleNotFoundError:
-    from mempool._core import _cython as cython  # type: ignore[no-redef]
-
 import warnings
 from typing import TYPE_CHECKING, Any
 
 from mempool.errors import DoubleFree, PoolError
 
 if TYPE_CHECKING:
+    from mempool._core import _cython as cython
     from mempool._core.quick import Quick
-if not cython.compiled:
+else:
+    try:
+        import cython
+    except ModuleNotFoundError:
+        from mempool._core import _cython as cython
+
+if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.line import Hands
 
 NEW = 0

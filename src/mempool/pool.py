@@ -71,7 +71,6 @@ class Pool(Quick, Generic[T]):
 
     # Slots, because a __dict__ makes every `pool.alloc()` look into it first: a third of the whole call.
     __slots__ = (
-        "__weakref__",
         "_asked_at",
         "_clock",
         "_keep_given",

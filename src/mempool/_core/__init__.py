@@ -3,6 +3,7 @@
 books.py    what the pool knows, as one value, and how it is changed in one step
 line.py     Hands, what a call owns; Ticket, its place in the line
 roll.py     which elements are out, by identity
+ledger.py   how the books are opened, shut and read
 reserve.py  the decisions
 quick.py    where alloc and free come in
 (../lease.py is compiled too.)
@@ -20,6 +21,7 @@ COMPILED_MODULES = (
     "mempool._core.line",
     "mempool._core.roll",
     "mempool._core.books",
+    "mempool._core.ledger",
     "mempool._core.reserve",
     "mempool.lease",
     "mempool._core.quick",

@@ -23,21 +23,21 @@ the line a tuple.
 
 from __future__ import annotations
 
-try:
-    import cython
-except ModuleNotFoundError:
-    from mempool._core import _cython as cython  # type: ignore[no-redef]
-
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-if not cython.compiled:
-    from mempool._core.line import SERVED, WAITING, Hands, Ticket
+if TYPE_CHECKING:
+    from mempool._core import _cython as cython
 else:
-    SERVED = 1
-    WAITING = 0
+    try:
+        import cython
+    except ModuleNotFoundError:
+        from mempool._core import _cython as cython
 
-UNLIMITED: cython.Py_ssize_t = sys.maxsize
+if not cython.compiled:  # compiled, the .pxd beside this file says the same
+    from mempool._core.line import Hands, Ticket
+
+UNLIMITED = sys.maxsize
 
 
 @cython.final

@@ -8,13 +8,16 @@ the books or in exactly one pair of hands, and whoever catches it knows what to 
 
 from __future__ import annotations
 
-try:
-    import cython
-except ModuleNotFoundError:
-    from mempool._core import _cython as cython  # type: ignore[no-redef]
-
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mempool._core import _cython as cython
+else:
+    try:
+        import cython
+    except ModuleNotFoundError:
+        from mempool._core import _cython as cython
 
 WAITING = 0  #: stands in the line, or never joined it
 SERVED = 1  #: has all it asked for

@@ -12,6 +12,7 @@ from mempool._core.reserve cimport Reserve
 from mempool._core.roll cimport Roll
 
 cdef class Quick:
+    cdef object __weakref__
     cdef readonly Reserve core
     cdef Books books
     cdef Roll roll

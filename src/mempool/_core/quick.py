@@ -6,21 +6,23 @@ This class is the base of `mempool.Pool`, which adds the slow path: asking the s
 
 from __future__ import annotations
 
-try:
-    import cython
-except ModuleNotFoundError:
-    from mempool._core import _cython as cython  # type: ignore[no-redef]
+from typing import TYPE_CHECKING, Any
 
-from typing import Any
+if TYPE_CHECKING:
+    from mempool._core import _cython as cython
+else:
+    try:
+        import cython
+    except ModuleNotFoundError:
+        from mempool._core import _cython as cython
 
-if cython.compiled:
+if cython.compiled:  # the rest is in quick.pxd
     from cython.cimports.mempool.lease import Lease, new_lease
 else:
     from mempool._core.books import Books
     from mempool._core.reserve import Reserve
     from mempool._core.roll import Roll
     from mempool.lease import Lease, new_lease
-
 
 #: Take the pool's own timeout.
 DEFAULT = ...

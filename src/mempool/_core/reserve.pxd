@@ -1,17 +1,6 @@
-# cython: language_level=3
-"""The C side of Reserve."""
-
 from mempool._core.books cimport Books
+from mempool._core.ledger cimport Ledger
 from mempool._core.line cimport Hands, Ticket
-from mempool._core.roll cimport Roll
 
-cdef class Reserve:
-    cdef Books books
-    cdef Roll roll
-    cdef bint tracks
-    cdef bint quick
-    cdef Books open(self)
-    cdef bint shut(self, Books books) except? -1
-    cdef void serve_line(self, Books books)
-    cdef void tell_drainers(self, Books books)
-    cdef list tickets(self, Books books)
+cdef class Reserve(Ledger):
+    pass

@@ -8,25 +8,23 @@ woken. Read books.py first.
 
 from __future__ import annotations
 
-try:
-    import cython
-except ModuleNotFoundError:
-    from mempool._core import _cython as cython  # type: ignore[no-redef]
+from typing import TYPE_CHECKING, Any
 
-import sysconfig
-from typing import Any
+from mempool._core.line import CLOSED, SERVED, WITHDRAWN
 
-if not cython.compiled:
-    from mempool._core.books import UNLIMITED, Books
-    from mempool._core.line import CLOSED, SERVED, WITHDRAWN, Hands, Ticket
-    from mempool._core.roll import Roll
+if TYPE_CHECKING:
+    from mempool._core import _cython as cython
 else:
-    UNLIMITED: cython.Py_ssize_t = 9223372036854775807  # as in books.py: sys.maxsize
-    SERVED: cython.Py_ssize_t = 1  # as in line.py
-    CLOSED: cython.Py_ssize_t = 2
-    WITHDRAWN: cython.Py_ssize_t = 3
+    try:
+        import cython
+    except ModuleNotFoundError:
+        from mempool._core import _cython as cython
 
-HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
+if not cython.compiled:  # compiled, the .pxd beside this file says the same
+    from mempool._core.books import Books
+    from mempool._core.ledger import Ledger
+    from mempool._core.line import Hands, Ticket
+
 #: Beside the states of a ticket, how a wait can end.
 TIMED_OUT = 4
 #: Upper bounds, in seconds, of the buckets in which waits are counted; the last bucket has none.
@@ -36,72 +34,8 @@ IN_LINE, HAS_ALL, IS_CLOSED, IS_FULL = range(4)
 
 
 @cython.cclass
-class Reserve:
-    """The books of one pool and the decisions about them."""
-
-    books: Books
-    roll: Roll
-    tracks: cython.bint
-    quick: cython.bint
-
-    def __init__(self, tracks: bool, quick: bool) -> None:
-        """tracks: keep a roll of the elements that are out. quick: nothing needs to be told of each alloc and free."""
-        self.books = Books()
-        self.roll = Roll()
-        self.tracks = tracks
-        self.quick = quick and HAS_GIL
-
-    # -- opening and closing the books
-
-    @cython.cfunc
-    def open(self) -> Books:
-        if cython.compiled:
-            return self.books
-        # `self.books` may be an old value if its winner was interrupted: the heirs lead to the one in force.
-        books = self.books
-        heir = books.heirs.get(0)
-        while heir is not None:
-            books = heir
-            heir = books.heirs.get(0)
-        return books.draft()
-
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
-    def shut(self, books: Books) -> cython.bint:
-        """Put the edited books in force. False, uncompiled only: somebody was faster, decide again."""
-        books.tune(self.quick)
-        if cython.compiled:
-            return True
-        try:
-            # The compare-and-swap: a value of the books has one heir, and setdefault is one indivisible step.
-            if books.ancestor.heirs.setdefault(0, books) is not books:  # type: ignore[union-attr]
-                return False
-            self.books = books
-            books.settle()
-        except BaseException:
-            if books.is_in_force():
-                self.books = books
-                books.settle()
-            raise
-        return True
-
-    def spread_news(self) -> None:
-        """Wake those whom a decision concerned. (Uncompiled, the swap has done it.)"""
-        if cython.compiled:
-            ticket: Ticket | None
-            while True:
-                with cython.critical_section(self):
-                    ticket = self.books.news
-                    if ticket is None:
-                        return
-                    self.books.news = ticket.told
-                    ticket.told = None
-                    ticket.in_news = False
-                try:
-                    ticket.wake()
-                except BaseException:
-                    self.spread_news()  # the others must hear of it whatever befell this one
-                    raise
+class Reserve(Ledger):
+    """The decisions about one pool."""
 
     # -- allocating
 
@@ -375,37 +309,6 @@ class Reserve:
                 if self.shut(books):
                     return
 
-    def is_closed(self) -> bool:
-        with cython.critical_section(self):
-            return self.open().closed
-
-    def waiting(self) -> int:
-        """How many stand in the line."""
-        with cython.critical_section(self):
-            return self.open().waiting
-
-    def is_first(self, ticket: Ticket) -> bool:
-        with cython.critical_section(self):
-            return self.open().first_in_line() is ticket
-
-    @cython.cfunc
-    def serve_line(self, books: Books) -> cython.void:
-        """Serve the head of the line as long as the spares suffice."""
-        served: cython.bint = False
-        head: Ticket | None = books.first_in_line()
-        while head is not None and books.spare >= head.wanted:
-            books.step_out(head)
-            own: Ticket = books.lend(head)
-            while own.count < own.wanted:
-                books.unshelve(own)
-                books.from_line += 1
-            own.state = SERVED
-            books.tell(head)
-            served = True
-            head = books.first_in_line()
-        if served:
-            books.prod_head()
-
     # -- resizing and closing
 
     def retarget(
@@ -460,12 +363,6 @@ class Reserve:
                 if self.shut(books):
                     return books.out() == 0
 
-    @cython.cfunc
-    def tell_drainers(self, books: Books) -> cython.void:
-        if books.drainers and books.out() == 0:
-            for ticket in books.drainers:
-                books.tell(ticket)
-
     def after_fork(self, survivor: object) -> None:
         """In the child only the thread `survivor` lives on: the others' tickets and claims are void, their elements out."""
         while True:
@@ -497,61 +394,3 @@ class Reserve:
                 if self.shut(books):
                     return
 
-    # -- looking
-
-    @cython.cfunc
-    def tickets(self, books: Books) -> list:
-        if not cython.compiled:
-            return list(books.line)
-        tickets: list[Ticket] = []
-        ticket: Ticket | None = books.head
-        while ticket is not None:
-            tickets.append(ticket)
-            ticket = ticket.behind
-        return tickets
-
-    def queue(self) -> list[Ticket]:
-        """The tickets in the line, first to last."""
-        with cython.critical_section(self):
-            return self.tickets(self.open())
-
-    def is_out(self, element: Any) -> bool:
-        with cython.critical_section(self):
-            return self.tracks and self.roll.lists(element)
-
-    def is_spare(self, element: Any) -> bool:
-        """A search through all spares: for error messages."""
-        with cython.critical_section(self):
-            return self.open().has_on_shelf(element)
-
-    def capacity(self) -> int:
-        with cython.critical_section(self):
-            return self.open().capacity
-
-    def figures(self) -> dict[str, Any]:
-        """All numbers of the books at one moment."""
-        with cython.critical_section(self):
-            books: Books = self.open()
-            return {
-                "reserve": books.reserve,
-                "keep": books.keep,
-                "limit": books.limit,
-                "waiting_max": books.waiting_max,
-                "closed": books.closed,
-                "spare": books.spare,
-                "out": books.out(),
-                "made": books.made,
-                "disposed": books.disposed,
-                "disposing": books.disposing,
-                "claimed": books.claimed,
-                "waiting": books.waiting,
-                "from_spare": books.from_spare,
-                "from_source": books.from_source,
-                "from_reserve": books.from_reserve,
-                "from_line": books.from_line,
-                "resizes": books.resizes,
-                "waits": list(books.waits),
-                "wait_histogram": list(books.wait_histogram),
-                "wait_seconds_total": books.wait_seconds_total,
-                "wait_seconds_max": books.wait_seconds_max,
-            }

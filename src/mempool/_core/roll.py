@@ -12,17 +12,19 @@ dict, each of whose methods is one indivisible step.
 
 from __future__ import annotations
 
-try:
-    import cython
-except ModuleNotFoundError:
-    from mempool._core import _cython as cython  # type: ignore[no-redef]
-
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING
 
-if not cython.compiled:
+if TYPE_CHECKING:
+    from mempool._core import _cython as cython
+else:
+    try:
+        import cython
+    except ModuleNotFoundError:
+        from mempool._core import _cython as cython
+
+if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.line import Hands
-
 
 @cython.final
 @cython.cclass

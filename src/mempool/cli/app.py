@@ -1,0 +1,40 @@
+"""The commands together, and how they fail: one clear line and a status, never a traceback for a user's mistake."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Sequence
+
+import click
+
+from mempool import IMPLEMENTATION, __version__
+from mempool.cli.demo import demo
+
+INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
+VERSION = f"%(prog)s %(version)s, {IMPLEMENTATION} core, Python {platform.python_version()}"
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", prog_name="mempool", message=VERSION)
+@click.pass_context
+def mempool(context: click.Context) -> None:
+    """A reserve of elements that can always be had, even when memory runs out."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+mempool.add_command(demo)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0 well, 1 not, 2 bad arguments, 130 interrupted."""
+    try:
+        status = mempool.main(arguments, prog_name="mempool", standalone_mode=False)
+    except click.ClickException as error:
+        print(f"mempool: {' '.join(error.format_message().split())}", file=sys.stderr)
+        return error.exit_code
+    except click.Abort:
+        print("mempool: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return status if isinstance(status, int) else 0
