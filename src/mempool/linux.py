@@ -42,8 +42,6 @@ __all__ = [
     "GFP_NOFS",
     "GFP_NOIO",
     "GFP_NOWAIT",
-    "KmemCache",
-    "Mempool",
     "__GFP_DIRECT_RECLAIM",
     "__GFP_FS",
     "__GFP_HIGH",
@@ -57,6 +55,8 @@ __all__ = [
     "__GFP_RECLAIM",
     "__GFP_RETRY_MAYFAIL",
     "__GFP_ZERO",
+    "KmemCache",
+    "Mempool",
     "mempool_alloc",
     "mempool_alloc_bulk",
     "mempool_alloc_pages",
@@ -149,6 +149,8 @@ class Mempool(Pool[T]):
     One made for `min_nr` 0 promises nothing, yet holds one element, so that a free serves somebody who waits: as a Pool
     it has a reserve of 1 until it is resized. Change the size with `mempool_resize`, which moves `keep` along.
     """
+
+    __slots__ = ("_was_made_for_none",)  # as in Pool: a __dict__ would slow each call down
 
     def __init__(self, min_nr: int, source: _Callbacks[T, Any]) -> None:
         self._was_made_for_none = min_nr == 0
