@@ -1,11 +1,11 @@
 """mempool: a reserve of elements that can always be had, even when making new ones fails.
 
-    Pool                    the pool: alloc, free, lease, resize
-    Objects, Buffers        where elements come from
-    Guarantee, PoolStats    what a pool promises; what it has done
-    Lease                   an element that goes home by itself
-    PoolError ...           what can go wrong
-    mempool.linux           the kernel's own names
+Pool                    the pool: alloc, free, lease, resize
+Objects, Buffers        where elements come from
+Guarantee, PoolStats    what a pool promises; what it has done
+Lease                   an element that goes home by itself
+PoolError ...           what can go wrong
+mempool.linux           the kernel's own names
 """
 
 from mempool._core import IMPLEMENTATION
@@ -19,6 +19,7 @@ from mempool.errors import (
     PoolTimeout,
 )
 from mempool.guarantee import Guarantee, PoolStats
+from mempool.holders import Holder
 from mempool.lease import Lease
 from mempool.pool import Pool, Source
 from mempool.sources import Buffers, Objects
@@ -32,6 +33,7 @@ __all__ = [
     "DoubleFree",
     "ForeignElement",
     "Guarantee",
+    "Holder",
     "Lease",
     "LineFull",
     "Objects",

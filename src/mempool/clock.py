@@ -12,6 +12,7 @@ class Clock:
     """Monotonic time in seconds, and how a thread parks until it is woken or the time is up."""
 
     def now(self) -> float:
+        """Seconds, from an arbitrary beginning."""
         return time.monotonic()
 
     def park(self, wakes: SimpleQueue[None], seconds: float | None) -> None:

@@ -10,7 +10,6 @@ from mempool.errors import DoubleFree, PoolError
 
 if TYPE_CHECKING:
     from mempool._core import _cython as cython
-    from mempool._core.quick import Quick
 else:
     try:
         import cython
@@ -38,7 +37,7 @@ class Lease:
     A lease that is dropped while it holds an element sends it home at once and warns with ResourceWarning.
     """
 
-    pool: Quick
+    pool: Any  # a Pool
     timeout: Any
     thing: Any
     hands: Hands | None
@@ -144,7 +143,7 @@ class Lease:
         return self.hands
 
 
-def new_lease(pool: Quick, timeout: Any) -> Lease:
+def new_lease(pool: Any, timeout: Any) -> Lease:
     """The way to make one: without the cost of a call to `Lease`."""
     lease: Lease = Lease.__new__(Lease)
     lease.pool = pool

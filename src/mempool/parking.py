@@ -1,13 +1,15 @@
-"""Where a caller waits until its ticket is served: a thread on a queue, a task on a future."""
+"""Where a caller waits until its ticket is served: a thread on a queue, a task on a future or an event of its loop."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from _queue import SimpleQueue
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
-from mempool.clock import Clock
+from mempool.clock import SYSTEM_CLOCK, Clock
 
 
 class Place(Protocol):
@@ -17,6 +19,11 @@ class Place(Protocol):
     """Who waits: a thread's ident or a task."""
     thread: int
     """In which thread."""
+    on_loss: Callable[[], object] | None
+    """Called by `wake` when nobody is there any more: the loop is closed. Sends home what the ticket got."""
+
+    def now(self) -> float:
+        """The time, in seconds, by the clock this caller lives by."""
 
     def wake(self) -> None:
         """End the parking, now or the next time. Never blocks; callable from anywhere, any number of times."""
@@ -26,12 +33,15 @@ class ThreadPlace:
     """A thread parks on a queue, whose `put` is one C call that finalizers and signal handlers may make."""
 
     def __init__(self, clock: Clock) -> None:
-        self.thread = threading.get_ident()
-        self.owner: object = self.thread
+        self.thread: int = threading.get_ident()
+        self.owner: object = current_owner()
+        self.on_loss: Callable[[], object] | None = None
+        self.now: Callable[[], float] = clock.now
         self._clock = clock
         self._wakes: SimpleQueue[None] = SimpleQueue()
 
     def wake(self) -> None:
+        """See Place."""
         self._wakes.put(None)
 
     def park(self, seconds: float | None) -> None:
@@ -40,24 +50,28 @@ class ThreadPlace:
 
 
 class TaskPlace:
-    """A task parks on a future of its loop; a wake-up from another thread goes through the loop."""
+    """A task of asyncio, whatever the loop, parks on a future; a wake-up from another thread goes through the loop."""
 
     def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
-        self.thread = threading.get_ident()
+        self.thread: int = threading.get_ident()
         self.owner: object = asyncio.current_task(loop)
+        self.on_loss: Callable[[], object] | None = None
+        self.now: Callable[[], float] = clock.now
         self._clock = clock
         self._loop = loop
         self._woken = False
         self._future: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
+        """See Place."""
         try:
-            if threading.get_ident() == self.thread and asyncio._get_running_loop() is self._loop:
-                self._rouse()
+            if asyncio._get_running_loop() is self._loop and asyncio.current_task(self._loop) is not None:
+                self._rouse()  # inside a task of this loop, so the loop is not asleep
             else:
                 self._loop.call_soon_threadsafe(self._rouse)
-        except RuntimeError:
-            pass  # the loop is closed: nobody is there, and the place in the line is given up by the caller's end
+        except RuntimeError:  # the loop is closed: its ticket loses its place, and not an element
+            if self.on_loss is not None:
+                self.on_loss()
 
     def _rouse(self) -> None:
         self._woken = True
@@ -78,6 +92,68 @@ class TaskPlace:
         self._woken = False
 
 
-def task_place(clock: Clock) -> TaskPlace:
+class TrioPlace:
+    """A task of trio parks on an event; a wake-up from another thread goes through the run's token."""
+
+    def __init__(self, clock: Clock, trio: Any) -> None:
+        self.thread: int = threading.get_ident()
+        self.owner: object = trio.lowlevel.current_task()
+        self.on_loss: Callable[[], object] | None = None
+        # Trio's own clock, which may be a test's, unless the pool has been given another.
+        self.now: Callable[[], float] = trio.current_time if clock is SYSTEM_CLOCK else clock.now
+        self._trio = trio
+        self._token = trio.lowlevel.current_trio_token()
+        self._event = trio.Event()
+
+    def wake(self) -> None:
+        """See Place."""
+        try:
+            self._token.run_sync_soon(self._rouse)
+        except RuntimeError:  # trio.RunFinishedError: as above
+            if self.on_loss is not None:
+                self.on_loss()
+
+    def _rouse(self) -> None:
+        self._event.set()
+
+    async def park(self, seconds: float | None) -> None:
+        """Suspend this task until woken, at most so many seconds; None: without end."""
+        with self._trio.move_on_after(float("inf") if seconds is None else seconds):
+            await self._event.wait()
+        self._event = self._trio.Event()
+
+
+def task_place(clock: Clock) -> TaskPlace | TrioPlace:
     """The place of the task that runs now."""
-    return TaskPlace(clock, asyncio.get_running_loop())
+    loop = asyncio._get_running_loop()
+    if loop is not None:
+        return TaskPlace(clock, loop)
+    trio = _trio_running()
+    if trio is not None:
+        return TrioPlace(clock, trio)
+    raise RuntimeError("no event loop of asyncio or trio is running here; await alloc_async inside one, or call alloc")
+
+
+def current_owner() -> object:
+    """The task that runs now, else this thread's ident."""
+    loop = asyncio._get_running_loop()
+    task: object = None
+    if loop is not None:
+        task = asyncio.current_task(loop)
+    else:
+        trio = _trio_running()
+        if trio is not None:
+            task = trio.lowlevel.current_task()
+    return task if task is not None else threading.get_ident()
+
+
+def _trio_running() -> Any:
+    """The module trio if one of its runs is active in this thread. Never imports it."""
+    trio = sys.modules.get("trio")
+    if trio is None:
+        return None
+    try:
+        trio.lowlevel.current_task()
+    except (RuntimeError, AttributeError):
+        return None
+    return trio

@@ -1,46 +1,31 @@
-"""Pool: the face of a pool in one process. Waits for threads and tasks; what is decided, `_core` decides.
-
-How an element travels: between the books and its user it lies in the Hands of the call that moves it (see
-_core/line.py). Each public call therefore ends in one of two ways: it has done what it says, or an exception flies and
-`_hand_back` has sent home whatever the hands still held. The source's code, a user's `reset` and every wake-up run here,
-outside of all decisions.
-"""
+"""Pool: the face of a pool in one process. What is decided, `_core` decides; how elements travel, traffic.py says."""
 
 from __future__ import annotations
 
+import collections
 import itertools
-import logging
-import operator
 import os
 import sys
 import threading
-import weakref
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Iterable
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
-from mempool import clock, parking
-from mempool._core import Hands, Quick, Reserve, Ticket
+from mempool import clock, parking, registry
+from mempool._core import Hands, Reserve, Ticket
 from mempool._core import line as states
+from mempool._core import reserve as answers
 from mempool._core.quick import DEFAULT
-from mempool._core.reserve import HAS_ALL, IS_CLOSED, IS_FULL, TIMED_OUT, WAIT_BUCKETS
-from mempool.errors import DoubleFree, ForeignElement, LineFull, PoolClosed, PoolTimeout
+from mempool.errors import PoolTimeout
 from mempool.guarantee import Guarantee, PoolStats
+from mempool.holders import Holder, HolderBook, name_of
+from mempool.traffic import Traffic
 
 if TYPE_CHECKING:
     from mempool.lease import Lease
 
 T = TypeVar("T")
-
-#: Seconds. The head of the line asks the source by itself after the first, then in doubling steps up to the last
-#: (kernel: every 5 s); and, whatever the news, never sooner than the third after a failure.
-ASK_FIRST, ASK_LAST, ASK_SOONEST = 0.05, 5.0, 0.001
-#: Elements made or disposed of in one go. Between two goes other threads' calls get their turn.
-BATCH = 64
-
-log = logging.getLogger("mempool")
 _numbers = itertools.count(1)
-_pools: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()
 
 
 class Source(Protocol[T]):
@@ -53,7 +38,7 @@ class Source(Protocol[T]):
         """Dispose of an element."""
 
 
-class Pool(Quick, Generic[T]):
+class Pool(Traffic, Generic[T]):
     """A reserve of elements that can always be had, even when making new ones fails.
 
     source: where elements come from, an object with `alloc()` and `free(element)`.
@@ -63,25 +48,15 @@ class Pool(Quick, Generic[T]):
     name: for messages and statistics; None: a number.
     timeout: what a call waits at most when it does not say; seconds, None: for ever.
     max_waiting: how many callers may stand in the line; one more raises LineFull; None: any number.
-    track: "identity": a double or a foreign free raises; "nothing": not looked at; "holders": see `holders()`.
-    patience: seconds after which a wait is logged, once.
+    track: "identity": a double or a foreign free raises; "nothing": not looked at; "holders": also who holds what since
+        when, and deadlocks raise, see `holders()`; None: what the environment variable MEMPOOL_TRACK says, else
+        "identity".
+    patience: seconds after which a wait is logged, once; None: never.
 
     Raises MemoryError when the source cannot make the reserve; what it made is disposed of. Kernel: mempool_create.
     """
 
-    # Slots, because a __dict__ makes every `pool.alloc()` look into it first: a third of the whole call.
-    __slots__ = (
-        "_asked_at",
-        "_clock",
-        "_keep_given",
-        "_patience",
-        "_reset",
-        "_source",
-        "_source_failures",
-        "_source_said",
-        "_timeout",
-        "name",
-    )
+    __slots__ = ()
 
     def __init__(
         self,
@@ -93,41 +68,45 @@ class Pool(Quick, Generic[T]):
         name: str | None = None,
         timeout: float | None = None,
         max_waiting: int | None = None,
-        track: str = "identity",
-        patience: float = 10.0,
+        track: str | None = None,
+        patience: float | None = 10.0,
     ) -> None:
         self.name = name if name is not None else f"pool-{next(_numbers)}"
         if not (callable(getattr(source, "alloc", None)) and callable(getattr(source, "free", None))):
             raise TypeError(f"{self._called()}: a source has alloc() and free(element); {source!r} has not")
-        if track not in ("identity", "nothing"):
-            raise ValueError(f'{self._called()}: track is "identity" or "nothing", not {track!r}')
+        track = track or os.environ.get("MEMPOOL_TRACK") or "identity"
+        if track not in ("identity", "nothing", "holders"):
+            raise ValueError(f'{self._called()}: track is "identity", "nothing" or "holders", not {track!r}')
         self._source = source
-        self._reset: Callable[[T], object] | None = getattr(source, "reset", None)
-        self._keep_given = keep is not None
+        self._reset = getattr(source, "reset", None)
+        self._book = HolderBook() if track == "holders" else None
+        self._resizing = {}
+        self._lost = collections.deque()
+        self._recovering = threading.Lock()
         self._timeout = self._seconds("timeout", timeout)
         self._patience = self._seconds("patience", patience)
         self._clock = clock.SYSTEM_CLOCK
         self._asked_at = float("-inf")
-        self._source_said: str | None = None
+        self._source_said = None
         self._source_failures = 0
-        super().__init__(Reserve(tracks=track != "nothing", quick=self._reset is None))
-        targets = self._targets(reserve, keep, limit)
         waiting_max = sys.maxsize if max_waiting is None else self._count("max_waiting", max_waiting)
+        targets = self._targets(self._count("reserve", reserve), keep, limit)
+        super().__init__(Reserve(tracks=track != "nothing", quick=self._reset is None and self._book is None))
         self.core.set_waiting_max(waiting_max)
-        self._retarget(targets)
+        self._retarget(*targets)
         try:
             self._fill(beyond_out=False, all_or_raise=True)
         except BaseException:
             self.close()
             raise
-        _pools.add(self)
+        registry.register(self)
 
     if TYPE_CHECKING:
-        # What Quick does, with the types that a compiled class cannot have.
-        def alloc(self, *, timeout: float | None | EllipsisType = DEFAULT) -> T: ...
-        async def alloc_async(self, *, timeout: float | None | EllipsisType = DEFAULT) -> T: ...
-        def free(self, element: T) -> None: ...
-        def lease(self, *, timeout: float | None | EllipsisType = DEFAULT) -> Lease: ...
+        # What Quick does and documents, with the types that a compiled class cannot have.
+        def alloc(self, *, timeout: float | None | EllipsisType = DEFAULT) -> T: ...  # noqa: D102
+        async def alloc_async(self, *, timeout: float | None | EllipsisType = DEFAULT) -> T: ...  # noqa: D102
+        def free(self, element: T) -> None: ...  # noqa: D102
+        def lease(self, *, timeout: float | None | EllipsisType = DEFAULT) -> Lease: ...  # noqa: D102
 
     # -- allocating
 
@@ -137,22 +116,11 @@ class Pool(Quick, Generic[T]):
         While others wait, it can have what the source gives but never a spare. Raises PoolClosed, or what the source
         raises that is not MemoryError.
         """
-        return self._try_one(ask=True)
+        return cast("T | None", self._try_one(ask=True))
 
     def alloc_reserved(self) -> T | None:
         """A spare, or None; never calls the source. Kernel: mempool_alloc_preallocated. Raises PoolClosed."""
-        return self._try_one(ask=False)
-
-    def _try_one(self, *, ask: bool) -> T | None:
-        hands = Hands(1)
-        try:
-            if self._try(hands, ask=ask):
-                self.core.sign_out(hands)
-                return hands.elements[0]  # type: ignore[no-any-return]
-            return None
-        except BaseException:
-            self._hand_back(hands)
-            raise
+        return cast("T | None", self._try_one(ask=False))
 
     def alloc_many(self, n: int, *, timeout: float | None | EllipsisType = DEFAULT) -> list[T]:
         """Take `n` elements, all or none. In the line, they are gathered as they come home; nobody overtakes.
@@ -177,180 +145,6 @@ class Pool(Quick, Generic[T]):
             raise ValueError(f"{self._called()}: {n} elements at once can never be had, limit is {limit}; raise the limit")
         return n
 
-    def _alloc_slowly(self, timeout: float | None | EllipsisType) -> T:
-        ticket = self._new_ticket(1)
-        self._obtain(ticket, timeout)
-        return ticket.elements[0]  # type: ignore[no-any-return]
-
-    async def _alloc_slowly_async(self, timeout: float | None | EllipsisType) -> T:
-        ticket = self._new_ticket(1)
-        await self._obtain_async(ticket, timeout)
-        return ticket.elements[0]  # type: ignore[no-any-return]
-
-    def _new_ticket(self, wanted: int) -> Ticket:
-        return Ticket(wanted)
-
-    def _obtain(self, ticket: Ticket, timeout: float | None | EllipsisType) -> None:
-        """Fill the ticket and sign it out, or raise and leave it empty. Parks the thread where it must wait."""
-        try:
-            deadline = self._deadline(timeout)
-            if not self._try(ticket, ask=True, may_wait=True):
-                place = parking.ThreadPlace(self._clock)
-                for seconds in self._wait(ticket, place, deadline):
-                    place.park(seconds)
-            self.core.sign_out(ticket)
-        except BaseException:
-            self._hand_back(ticket)
-            raise
-
-    async def _obtain_async(self, ticket: Ticket, timeout: float | None | EllipsisType) -> None:
-        """The same for a task."""
-        try:
-            deadline = self._deadline(timeout)
-            if not self._try(ticket, ask=True, may_wait=True):
-                place = parking.task_place(self._clock)
-                for seconds in self._wait(ticket, place, deadline):
-                    await place.park(seconds)
-            self.core.sign_out(ticket)
-        except BaseException:
-            self._hand_back(ticket)
-            raise
-
-    def _try(self, hands: Hands, *, ask: bool, may_wait: bool = False) -> bool:
-        """All that can be had without waiting: a spare beyond the reserve, the source, the reserve, in this order."""
-        if self.core.is_closed():
-            raise self._closed()
-        if not ask:
-            return self.core.take(hands, True)
-        if self.core.take(hands, False):
-            return True
-        if may_wait and self.core.waiting():
-            return False  # those who wait come first
-        self._ask(hands, hands.missing(), for_caller=True)
-        return hands.missing() == 0 or self.core.take(hands, True)
-
-    def _hand_back(self, hands: Hands) -> None:
-        """Send home what these hands hold. May be done again after an exception cut it short."""
-        self.core.leave(hands)
-        self.core.arrive(hands, False)
-        self.core.give(hands)
-        self._dispose(hands)
-
-    # -- the source
-
-    def _ask(self, hands: Hands, elements: int, *, for_caller: bool) -> None:
-        """Ask the source for so many elements. When memory runs out there are fewer in the hands, or none."""
-        try:
-            if self.core.claim(hands, elements) > 0:
-                self._call_source(hands, for_caller)
-        except MemoryError as error:
-            self._note_failure(error)
-
-    def _call_source(self, hands: Hands, for_caller: bool) -> None:
-        try:
-            # One call into C: what the source returns lies in the hands before any exception can fly.
-            hands.arrivals.extend(itertools.starmap(self._source.alloc, itertools.repeat((), hands.claims)))
-            if any(element is None for element in hands.arrivals):
-                hands.arrivals[:] = [element for element in hands.arrivals if element is not None]
-                raise TypeError(
-                    f"{self._called()}: the source's alloc returned None; raise MemoryError where nothing can be had"
-                )
-        finally:
-            self.core.arrive(hands, for_caller)
-
-    def _note_failure(self, error: MemoryError) -> None:
-        self._source_failures += 1
-        self._source_said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        self._asked_at = self._clock.now()
-
-    def _dispose(self, hands: Hands) -> None:
-        """Call the source's free for what these hands hold. Goes on to the last whatever flies; then raises the first."""
-        errors: list[BaseException] = []
-        while hands.first < hands.count:
-            done: list[object] = []
-            try:
-                # One call into C: `done` has an entry from the moment on at which the source's free was entered.
-                element = hands.elements[hands.first]
-                done.extend(map(operator.call, (id, self._source.free), (None, element)))
-            except BaseException as error:
-                errors.append(error)
-            del element
-            if done:
-                self.core.dispose_of(hands)
-        if errors:
-            raise errors[0]
-
-    # -- waiting
-
-    def _wait(
-        self, ticket: Ticket, place: parking.Place, deadline: float | None
-    ) -> Generator[float | None, None, None]:
-        """Stand in the line until the ticket is served. Yields how many seconds to park, at most; None: until woken.
-
-        The caller that parks may be thrown out of it by any exception; then this generator is closed, and withdraws.
-        """
-        core, now = self.core, self._clock.now
-        began = now()
-        outcome = states.WITHDRAWN
-        ticket.set_waiter(place.wake, place.owner, place.thread)
-        try:
-            answer = core.join(ticket, [None] * ticket.wanted if ticket.wanted > core.capacity() else [])
-            if answer == IS_CLOSED:
-                raise self._closed()
-            if answer == IS_FULL:
-                raise LineFull(f"{self._called()}: {self._in_line()} already, as max_waiting allows; try again later")
-            if answer == HAS_ALL:
-                outcome = states.SERVED
-                return
-            ask_after, ask_at, warn_at = ASK_FIRST, None, began + (self._patience or 0.0)
-            while not ticket.is_settled():
-                time = now()
-                if deadline is not None and time >= deadline:
-                    outcome = TIMED_OUT
-                    raise PoolTimeout(self._timeout_text(time - began))
-                if self._patience is not None and time >= warn_at:
-                    warn_at = float("inf")
-                    log.warning("a caller has waited for %.1f s. %s", time - began, self._why_empty())
-                if core.is_first(ticket):
-                    if ask_at is None:
-                        ask_at = time + ask_after
-                    if ticket.take_prod():
-                        ask_at = min(ask_at, max(time, self._asked_at + ASK_SOONEST))
-                    if time >= ask_at:
-                        self._ask_for_line(ticket)
-                        ask_after = min(2 * ask_after, ASK_LAST)
-                        ask_at = now() + ask_after
-                        continue
-                until = [t for t in (deadline, ask_at, warn_at) if t is not None and t != float("inf")]
-                yield max(0.0, min(until) - time) if until else None
-            if ticket.state == states.CLOSED:
-                raise self._closed()
-            if ticket.state == states.WITHDRAWN:
-                raise self._closed()
-            outcome = states.SERVED
-        finally:
-            core.leave(ticket)
-            if ticket.state == states.SERVED:
-                outcome = states.SERVED if outcome == states.WITHDRAWN else outcome
-            self._count_wait(outcome, now() - began)
-
-    def _ask_for_line(self, ticket: Ticket) -> None:
-        """The head of the line asks the source; what comes goes to the line in its order."""
-        hands = Hands(max(1, ticket.wanted - self.core.figures()["spare"]))
-        try:
-            self._ask(hands, hands.wanted, for_caller=False)
-        finally:
-            self._hand_back(hands)
-
-    def _count_wait(self, outcome: int, seconds: float) -> None:
-        bucket = sum(seconds > bound for bound in WAIT_BUCKETS)
-        self.core.count_wait(outcome, bucket, seconds)
-
-    def _deadline(self, timeout: float | None | EllipsisType) -> float | None:
-        """One absolute deadline per call, which nothing extends."""
-        seconds = self._timeout if timeout is DEFAULT else self._seconds("timeout", timeout)
-        return None if seconds is None else self._clock.now() + seconds
-
     # -- freeing
 
     def free_many(self, elements: Iterable[T]) -> int:
@@ -363,47 +157,6 @@ class Pool(Quick, Generic[T]):
         for element in elements:
             hands.hold(element)
         return self._bring_home(hands)
-
-    def _free_slowly(self, element: T) -> None:
-        hands = Hands(1)
-        hands.hold(element)
-        self._bring_home(hands)
-
-    def _bring_home(self, hands: Hands) -> int:
-        """Take what these hands hold back from its user. Returns how many were kept. May be done again, to finish it."""
-        total = hands.count - hands.first
-        if not total:
-            return 0
-        is_reset = self._reset is None
-        try:
-            if not hands.are_owners() and not self.core.sign_in(hands):
-                raise self._not_out(hands.held())
-            if self._reset is not None:
-                for element in hands.held():
-                    self._reset(element)
-                is_reset = True
-            self.core.give(hands)
-            kept = total - (hands.count - hands.first)
-            self._dispose(hands)
-        except BaseException:
-            if hands.are_owners():
-                if not is_reset:
-                    self.core.condemn(hands)  # nobody knows what state it is in
-                self._hand_back(hands)
-            raise
-        return kept
-
-    def _not_out(self, elements: list[T]) -> Exception:
-        element = next((e for e in elements if not self.core.is_out(e)), elements[0])
-        what = f"{type(element).__name__} at {id(element):#x}"
-        if self.core.is_spare(element) or sum(e is element for e in elements) > 1:
-            return DoubleFree(
-                f"{self._called()}: this {what} was freed already and is a spare; free an element once, or use a lease"
-            )
-        return ForeignElement(
-            f"{self._called()}: this {what} is not out of this pool: it never was this pool's, or it was freed and "
-            "disposed of already; free an element once, to the pool that gave it"
-        )
 
     # -- resizing
 
@@ -420,25 +173,18 @@ class Pool(Quick, Generic[T]):
         Raises ValueError or TypeError for what makes no sense, MemoryError when not even the list of places can be had
         (kernel: -ENOMEM), PoolClosed; nothing has changed then. Kernel: mempool_resize.
         """
-        if self.core.is_closed():
-            raise self._closed()
-        figures = self.core.figures()
-        reserve = figures["reserve"] if reserve is None else self._count("reserve", reserve)
-        if keep is None:
-            keep_now = max(figures["keep"], reserve) if self._keep_given else None
-        else:
-            keep_now = keep
-        if limit is DEFAULT:
-            limit = None if figures["limit"] == sys.maxsize else figures["limit"]
-        targets = self._targets(reserve, keep_now, limit)
-        if keep is not None:
-            self._keep_given = True
-        grew = self._retarget(targets)
+        wanted = "to " + ", ".join(f"{what} {number}" for what, number in (("reserve", reserve), ("keep", keep)) if number)
+        token = object()
+        self._resizing[token] = f"{wanted} by {name_of(parking.current_owner())}"
         try:
-            if grew:
-                self._fill(beyond_out=False)
+            grew = self._retarget(*self._targets(reserve, keep, limit))
+            try:
+                if grew:
+                    self._fill(beyond_out=False)
+            finally:
+                self._dispose_surplus()
         finally:
-            self._dispose_surplus()
+            self._resizing.pop(token, None)
         return self.guarantee()
 
     def refill(self) -> Guarantee:
@@ -446,60 +192,60 @@ class Pool(Quick, Generic[T]):
         self._fill(beyond_out=True)
         return self.guarantee()
 
-    def _targets(self, reserve: int, keep: int | None, limit: int | None) -> tuple[int, int, int]:
-        reserve = self._count("reserve", reserve)
-        keep = 2 * reserve if keep is None else self._count("keep", keep)
-        if keep < reserve:
+    def _targets(self, reserve: int | None, keep: int | None, limit: int | None | EllipsisType) -> tuple[int, int, int]:
+        return (
+            answers.UNCHANGED if reserve is None else self._count("reserve", reserve),
+            answers.UNCHANGED if keep is None else self._count("keep", keep),
+            sys.maxsize if limit is None else answers.UNCHANGED if limit is DEFAULT else self._count("limit", limit),
+        )
+
+    def _retarget(self, reserve: int, keep: int, limit: int) -> bool:
+        """Change the targets at one moment. Returns whether the reserve grew. Raises, and then nothing has changed."""
+        answer, places = answers.PLACES_TOO_FEW, 0
+        while answer == answers.PLACES_TOO_FEW:
+            # How long the list must be is known at the moment itself; until then, the next power of two is tried.
+            places = max(2 * places, keep, 2 * reserve, 1)
+            answer = self.core.retarget(reserve, keep, limit, self._places(places))
+        now = self.core.figures()
+        reserve = now["reserve"] if reserve == answers.UNCHANGED else reserve
+        if answer == answers.IS_CLOSED:
+            raise self._closed()
+        if answer == answers.KEEP_TOO_LOW:
             raise ValueError(f"{self._called()}: keep {keep} is below the reserve of {reserve}; keep at least the reserve")
-        if limit is None:
-            return reserve, keep, sys.maxsize
-        limit = self._count("limit", limit)
-        if limit < reserve:
+        if answer == answers.LIMIT_TOO_LOW:
+            limit = now["limit"] if limit == answers.UNCHANGED else limit
             raise ValueError(
                 f"{self._called()}: a limit of {limit} cannot hold the reserve of {reserve}; raise the limit or lower "
                 "the reserve"
             )
-        return reserve, keep, limit
+        return answer == answers.GROWN
 
-    def _retarget(self, targets: tuple[int, int, int]) -> bool:
-        reserve, keep, limit = targets
+    def _places(self, places: int) -> list[None]:
+        if places <= self.core.capacity():
+            return []
         try:
-            places = [None] * keep if keep > self.core.capacity() else []
-        except OverflowError:
-            raise MemoryError(f"{self._called()}: no list is long enough for {keep} places") from None
-        return self.core.retarget(reserve, keep, limit, places)
-
-    def _fill(self, *, beyond_out: bool, all_or_raise: bool = False) -> None:
-        """Make elements until the reserve is full, or (beyond_out) would be if all that is out came home."""
-        batch = 1
-        while True:
-            hands = Hands(batch)
-            began = self._clock.now()
-            try:
-                if not self.core.claim_to_fill(hands, beyond_out):
-                    return
-                self._call_source(hands, False)
-            except MemoryError as error:
-                self._note_failure(error)
-                if all_or_raise:
-                    raise
-                return
-            finally:
-                self._hand_back(hands)
-            # Cheap elements come in larger batches; dear ones one by one, so that a waiter gets each at once.
-            if self._clock.now() - began < 0.001:
-                batch = min(2 * batch, BATCH)
-
-    def _dispose_surplus(self) -> None:
-        while True:
-            hands = Hands(BATCH)
-            try:
-                if not self.core.surplus(hands):
-                    return
-            finally:
-                self._dispose(hands)
+            return [None] * places
+        except (OverflowError, MemoryError):
+            raise MemoryError(f"{self._called()}: a list of {places} places cannot be had; keep fewer") from None
 
     # -- looking
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Who holds which element, since when, taken where; oldest first. Empty unless `track="holders"`."""
+        return () if self._book is None else self._book.holders(self._clock.now())
+
+    def hand_over(self, element: T) -> None:
+        """Say that another thread or task will free this element, so that its taker is not held for its holder.
+
+        With `track="holders"` a caller that waits while only waiting callers hold elements gets DeadlockError. An
+        element on its way through a queue to a worker is nobody's until then.
+        """
+        if self._book is not None:
+            self._book.disown(element)
+
+    def why_empty(self) -> str:
+        """One paragraph a person can act on: what is promised, out and awaited, who holds what, what the source said."""
+        return self._why_empty()
 
     def guarantee(self) -> Guarantee:
         """What is promised now, and what covers it."""
@@ -530,11 +276,11 @@ class Pool(Quick, Generic[T]):
             resizes=f["resizes"],
             source_failures=self._source_failures,
             waits_served=f["waits"][states.SERVED],
-            waits_timed_out=f["waits"][TIMED_OUT],
+            waits_timed_out=f["waits"][answers.TIMED_OUT],
             waits_cancelled=f["waits"][states.WITHDRAWN] + f["waits"][states.CLOSED],
             wait_seconds_total=f["wait_seconds_total"],
             wait_seconds_max=f["wait_seconds_max"],
-            wait_histogram=tuple(zip((*WAIT_BUCKETS, float("inf")), f["wait_histogram"], strict=True)),
+            wait_histogram=tuple(zip((*answers.WAIT_BUCKETS, float("inf")), f["wait_histogram"], strict=True)),
         )
 
     @property
@@ -568,8 +314,8 @@ class Pool(Quick, Generic[T]):
 
     def drain(self, timeout: float | None | EllipsisType = DEFAULT) -> None:
         """Wait until no element is out. Raises PoolTimeout if some are when the time is up."""
-        deadline = self._deadline(timeout)
         place = parking.ThreadPlace(self._clock)
+        deadline = self._deadline(timeout, place)
         ticket = Ticket(0)
         ticket.set_waiter(place.wake, place.owner, place.thread)
         try:
@@ -591,57 +337,3 @@ class Pool(Quick, Generic[T]):
         # A pool whose constructor failed has no core yet.
         if getattr(self, "core", None) is not None and not sys.is_finalizing():
             self.close()
-
-    # -- words for messages
-
-    def _called(self) -> str:
-        return f"pool {self.name!r}"
-
-    def _closed(self) -> PoolClosed:
-        return PoolClosed(f"{self._called()} is closed and hands out nothing any more; make another")
-
-    def _in_line(self) -> str:
-        waiting = self.core.waiting()
-        return f"{waiting} caller{'' if waiting == 1 else 's'} in line"
-
-    def _taken_at(self, element: T) -> str:
-        return ""
-
-    def _timeout_text(self, seconds: float) -> str:
-        return f"waited {seconds:.3f} s in vain. {self._why_empty()}"
-
-    def _why_empty(self) -> str:
-        f = self.core.figures()
-        said = f"the source failed {self._source_failures} times, last with {self._source_said}"
-        return (
-            f"{self._called()}: {f['out']} elements out, {f['spare']} spare of a reserve of {f['reserve']}, "
-            f"{self._in_line()}; {said if self._source_said else 'the source has not failed'}"
-            + (f"; the limit of {f['limit']} is reached" if f["made"] - f["disposed"] >= f["limit"] else "")
-            + ". Free what is out, raise the reserve or the limit, or wait longer"
-        )
-
-    def _count(self, what: str, number: int) -> int:
-        try:
-            number = operator.index(number)
-        except TypeError:
-            raise TypeError(f"{self._called()}: {what} is a whole number, not {number!r}") from None
-        if number < 0:
-            raise ValueError(f"{self._called()}: {what} cannot be negative, {number} is; 0 is the least")
-        return number
-
-    def _seconds(self, what: str, seconds: float | None) -> float | None:
-        if seconds is None:
-            return None
-        if isinstance(seconds, (int, float)) and seconds >= 0:
-            return float(seconds)
-        raise ValueError(f"{self._called()}: {what} is a number of seconds, 0 or more, or None for ever, not {seconds!r}")
-
-
-def _after_fork_in_child() -> None:
-    """The child has working pools: the line holds none but the forking thread. (No lock can be left locked: none is.)"""
-    for pool in list(_pools):
-        pool.core.after_fork(threading.get_ident())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -5,7 +5,9 @@ cdef class Books:
     cdef Py_ssize_t keep
     cdef Py_ssize_t limit
     cdef Py_ssize_t waiting_max
+    cdef bint keep_given
     cdef bint closed
+    cdef bint dismissed
     cdef Py_ssize_t spare
     cdef Py_ssize_t made
     cdef Py_ssize_t disposed
@@ -32,6 +34,7 @@ cdef class Books:
     cdef tuple drainers
     cdef object shelf
     cdef tuple line
+    cdef dict lenders
     cdef dict lent
     cdef tuple told
     cdef dict heirs

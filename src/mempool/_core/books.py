@@ -57,7 +57,9 @@ class Books:
     keep: cython.Py_ssize_t
     limit: cython.Py_ssize_t
     waiting_max: cython.Py_ssize_t
+    keep_given: cython.bint  # else keep follows the reserve
     closed: cython.bint
+    dismissed: cython.bint  # nobody may wait any more
     # What there is.
     spare: cython.Py_ssize_t
     made: cython.Py_ssize_t
@@ -72,8 +74,8 @@ class Books:
     from_reserve: cython.Py_ssize_t
     from_line: cython.Py_ssize_t
     resizes: cython.Py_ssize_t
-    waits: cython.Py_ssize_t[8]  # by outcome: see Reserve.count_wait
-    wait_histogram: cython.Py_ssize_t[8]  # by duration: see WAIT_BUCKETS
+    waits: Any  # by outcome: see Reserve.count_wait
+    wait_histogram: Any  # by duration: see WAIT_BUCKETS
     wait_seconds_total: cython.double
     wait_seconds_max: cython.double
     # The gates of the quick path: alloc may take a spare at once while spare > floor, free may keep one while spare < room.
@@ -90,7 +92,8 @@ class Books:
     # Uncompiled.
     shelf: Any  # None or (element, the shelf below)
     line: tuple[Ticket, ...]
-    lent: dict[int, tuple[Hands, Hands]]
+    lenders: dict[int, Hands]  # hands that change with these books
+    lent: dict[int, dict[str, Any]]  # what they shall hold; whoever takes it out gives it to them
     told: tuple[Ticket, ...]
     heirs: dict[int, Books]
     ancestor: Books | None
@@ -98,7 +101,7 @@ class Books:
     def __init__(self) -> None:
         self.reserve = self.keep = 0
         self.limit = self.waiting_max = UNLIMITED
-        self.closed = False
+        self.keep_given = self.closed = self.dismissed = False
         self.spare = self.made = self.disposed = self.disposing = self.claimed = self.filling = self.waiting = 0
         self.from_spare = self.from_source = self.from_reserve = self.from_line = 0
         self.resizes = -1  # the first retarget is the constructor's
@@ -118,6 +121,7 @@ class Books:
         self.drainers = ()
         self.shelf = None
         self.line = ()
+        self.lenders = {}
         self.lent = {}
         self.told = ()
         self.heirs = {}
@@ -267,6 +271,7 @@ class Books:
         draft.__dict__.update(self.__dict__)
         draft.waits = list(self.waits)
         draft.wait_histogram = list(self.wait_histogram)
+        draft.lenders = {}
         draft.lent = {}
         draft.told = ()
         draft.heirs = {}
@@ -278,23 +283,29 @@ class Books:
         """These hands, to be filled or emptied together with the books."""
         if cython.compiled:
             return hands
-        if id(hands) not in self.lent:
-            copy = type(hands).__new__(type(hands))
-            copy.__dict__.update(hands.__dict__)
-            copy.elements = list(hands.elements)
-            self.lent[id(hands)] = (hands, copy)
-        return self.lent[id(hands)][1]
+        copy = type(hands).__new__(type(hands))
+        copy.__dict__.update(hands.__dict__)
+        copy.elements = list(hands.elements)
+        self.lenders[id(hands)] = hands
+        self.lent[id(hands)] = copy.__dict__
+        return copy
 
     def is_in_force(self) -> bool:
         """Whether this draft has won the swap."""
         return self.ancestor is None or self.ancestor.heirs.get(0) is self
 
     def settle(self) -> None:
-        """Give the hands back and wake whom it concerns. May be done twice: an exception may have cut the first short."""
-        for hands, copy in self.lent.values():
-            hands.__dict__.update(copy.__dict__)
+        """Fill the hands and wake whom it concerns. Anybody may do it, at the same time or again, if the winner was cut
+        short: whoever opens these books does, so only the newest can be unsettled.
+        """
+        for key, hands in list(self.lenders.items()):
+            try:
+                # Out of `lent` and into the hands, by one call into C: it happens once, and never half.
+                [*map(hands.__dict__.update, map(self.lent.pop, (key,)))]
+            except KeyError:
+                pass  # somebody else has done it
         for ticket in self.told:
-            ticket.wake()
-        self.lent = {}
+            if ticket.wake is not None:
+                ticket.wake()
         self.told = ()
         self.ancestor = None

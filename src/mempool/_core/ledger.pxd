@@ -11,4 +11,3 @@ cdef class Ledger:
     cdef bint shut(self, Books books) except? -1
     cdef void serve_line(self, Books books)
     cdef void tell_drainers(self, Books books)
-    cdef list tickets(self, Books books)

@@ -18,7 +18,7 @@ else:
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.books import Books
-    from mempool._core.line import Hands, Ticket
+    from mempool._core.line import Ticket
     from mempool._core.roll import Roll
 
 HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
@@ -52,6 +52,7 @@ class Ledger:
         while heir is not None:
             books = heir
             heir = books.heirs.get(0)
+        books.settle()
         return books.draft()
 
     @cython.cfunc
@@ -99,7 +100,7 @@ class Ledger:
         head: Ticket | None = books.first_in_line()
         while head is not None and books.spare >= head.wanted:
             books.step_out(head)
-            own: Ticket = books.lend(head)
+            own: Ticket = books.lend(head)  # type: ignore[assignment]
             while own.count < own.wanted:
                 books.unshelve(own)
                 books.from_line += 1
@@ -131,8 +132,7 @@ class Ledger:
         with cython.critical_section(self):
             return self.open().first_in_line() is ticket
 
-    @cython.cfunc
-    def tickets(self, books: Books) -> list:
+    def tickets(self, books: Books) -> list[Ticket]:
         if not cython.compiled:
             return list(books.line)
         tickets: list[Ticket] = []
@@ -169,7 +169,7 @@ class Ledger:
                 "keep": books.keep,
                 "limit": books.limit,
                 "waiting_max": books.waiting_max,
-                "closed": books.closed,
+                "closed": bool(books.closed),
                 "spare": books.spare,
                 "out": books.out(),
                 "made": books.made,

@@ -55,7 +55,7 @@ class Quick:
             element: object = take_warm(self)
             if element is not None:
                 return element
-        return self._alloc_slowly(timeout)
+        return self._alloc_slowly(timeout)  # type: ignore[attr-defined]  # Traffic's
 
     async def alloc_async(self, *, timeout: Any = DEFAULT) -> Any:
         """`alloc` for a task of an event loop. Does not yield to the loop when there is no need to wait."""
@@ -63,7 +63,7 @@ class Quick:
             element: object = take_warm(self)
             if element is not None:
                 return element
-        return await self._alloc_slowly_async(timeout)
+        return await self._alloc_slowly_async(timeout)  # type: ignore[attr-defined]  # Traffic's
 
     def free(self, element: Any) -> None:
         """Give an element back: to the first in line, else to the shelf while `spare < keep`, else to the source.
@@ -75,7 +75,7 @@ class Quick:
         """
         if cython.compiled and put_warm(self, element):
             return
-        self._free_slowly(element)
+        self._free_slowly(element)  # type: ignore[attr-defined]  # Traffic's
 
     def lease(self, *, timeout: Any = DEFAULT) -> Lease:
         """An element that goes home by itself: for `with`, for `async with`, or held; see Lease. timeout: as for alloc."""

@@ -3,4 +3,4 @@ from mempool._core.ledger cimport Ledger
 from mempool._core.line cimport Hands, Ticket
 
 cdef class Reserve(Ledger):
-    pass
+    cdef void empty_line(self, Books books)

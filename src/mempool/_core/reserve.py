@@ -31,6 +31,9 @@ TIMED_OUT = 4
 WAIT_BUCKETS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 #: What `join` answers.
 IN_LINE, HAS_ALL, IS_CLOSED, IS_FULL = range(4)
+#: For `retarget`, and what it answers beside IS_CLOSED.
+UNCHANGED = -1
+CHANGED, GROWN, KEEP_TOO_LOW, LIMIT_TOO_LOW, PLACES_TOO_FEW = range(10, 15)
 
 
 @cython.cclass
@@ -151,6 +154,12 @@ class Reserve(Ledger):
             with cython.critical_section(self):
                 self.roll.sign_out(hands)
 
+    def retract(self, hands: Hands) -> None:
+        """The elements in these hands are not the user's after all, whether they were signed out already or not."""
+        if self.tracks:
+            with cython.critical_section(self):
+                self.roll.discard(hands)
+
     # -- freeing
 
     def sign_in(self, hands: Hands) -> bool:
@@ -247,7 +256,7 @@ class Reserve(Ledger):
         while True:
             with cython.critical_section(self):
                 books: Books = self.open()
-                own: Ticket = books.lend(ticket)
+                own: Ticket = books.lend(ticket)  # type: ignore[assignment]
                 if books.closed:
                     return IS_CLOSED
                 answer: cython.Py_ssize_t = IN_LINE
@@ -259,6 +268,8 @@ class Reserve(Ledger):
                     own.state = SERVED
                     answer = HAS_ALL
                 else:
+                    if books.dismissed:
+                        return IS_CLOSED
                     if books.waiting >= books.waiting_max:
                         return IS_FULL
                     books.install(places)
@@ -283,7 +294,7 @@ class Reserve(Ledger):
                 books: Books = self.open()
                 if not books.stands_in_line(ticket):
                     return False
-                own: Ticket = books.lend(ticket)
+                own: Ticket = books.lend(ticket)  # type: ignore[assignment]
                 was_first: cython.bint = books.first_in_line() is ticket
                 books.step_out(ticket)
                 own.state = WITHDRAWN
@@ -312,29 +323,47 @@ class Reserve(Ledger):
     # -- resizing and closing
 
     def retarget(
-        self,
-        reserve: cython.Py_ssize_t,
-        keep: cython.Py_ssize_t,
-        limit: cython.Py_ssize_t,
-        places: list[Any],
-    ) -> bool:
-        """All targets change at this one moment. Returns whether the reserve grew. places: at least `keep` long."""
+        self, reserve: cython.Py_ssize_t, keep: cython.Py_ssize_t, limit: cython.Py_ssize_t, places: list[Any]
+    ) -> int:
+        """All targets change at this one moment, or none does. Answers GROWN, CHANGED, or why nothing changed.
+
+        UNCHANGED leaves a target as it is at the moment itself, so that two resizes of different targets both count.
+        keep UNCHANGED: twice the reserve until it is given once; then it
+        stays, but never below the reserve. places: at least as long as the new keep,
+        unless there are so many already.
+        """
         while True:
             with cython.critical_section(self):
                 books: Books = self.open()
-                grew: cython.bint = reserve > books.reserve
-                raised: cython.bint = limit > books.limit
+                if books.closed:
+                    return IS_CLOSED
+                # Worked out here and nowhere else: a target read before the moment may be another resize's past.
+                new_reserve: cython.Py_ssize_t = books.reserve if reserve == UNCHANGED else reserve
+                new_limit: cython.Py_ssize_t = books.limit if limit == UNCHANGED else limit
+                given: cython.bint = books.keep_given or keep != UNCHANGED
+                new_keep: cython.Py_ssize_t = keep
+                if keep == UNCHANGED:
+                    new_keep = max(books.keep, new_reserve) if given else 2 * new_reserve
+                if new_keep < new_reserve:
+                    return KEEP_TOO_LOW
+                if new_limit < new_reserve:
+                    return LIMIT_TOO_LOW
+                if new_keep > books.capacity and new_keep > len(places):
+                    return PLACES_TOO_FEW
+                grew: cython.bint = new_reserve > books.reserve
+                raised: cython.bint = new_limit > books.limit
                 books.install(places)
-                books.reserve = reserve
-                books.keep = keep
-                books.limit = limit
+                books.reserve = new_reserve
+                books.keep = new_keep
+                books.keep_given = given
+                books.limit = new_limit
                 books.resizes += 1
                 if raised:
                     books.prod_head()
                 if self.shut(books):
                     break
         self.spread_news()
-        return grew
+        return GROWN if grew else CHANGED
 
     def close(self) -> None:
         """No more allocs; everybody in the line is told."""
@@ -342,16 +371,31 @@ class Reserve(Ledger):
             with cython.critical_section(self):
                 books: Books = self.open()
                 books.closed = True
-                head: Ticket | None = books.first_in_line()
-                while head is not None:
-                    books.step_out(head)
-                    own: Ticket = books.lend(head)
-                    own.state = CLOSED
-                    books.tell(head)
-                    head = books.first_in_line()
+                self.empty_line(books)
                 if self.shut(books):
                     break
         self.spread_news()
+
+    def dismiss(self) -> None:
+        """Nobody waits here any more: everybody in the line is told, and nobody joins. The rest goes on."""
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                books.dismissed = True
+                self.empty_line(books)
+                if self.shut(books):
+                    break
+        self.spread_news()
+
+    @cython.cfunc
+    def empty_line(self, books: Books) -> cython.void:
+        head: Ticket | None = books.first_in_line()
+        while head is not None:
+            books.step_out(head)
+            own: Ticket = books.lend(head)  # type: ignore[assignment]
+            own.state = CLOSED
+            books.tell(head)
+            head = books.first_in_line()
 
     def watch_drain(self, ticket: Ticket, watch: bool) -> bool:
         """Tell this ticket when the last element has come home (or stop telling it). Returns whether it has already."""
@@ -393,4 +437,3 @@ class Reserve(Ledger):
                 books.wait_seconds_max = max(books.wait_seconds_max, seconds)
                 if self.shut(books):
                     return
-

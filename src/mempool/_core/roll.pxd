@@ -12,4 +12,5 @@ cdef class Roll:
     cdef bint strike(self, void* address) noexcept
     cpdef sign_out(self, Hands hands)
     cpdef bint sign_in(self, Hands hands) except -1
+    cpdef discard(self, Hands hands)
     cpdef bint lists(self, element) except -1

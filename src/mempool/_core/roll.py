@@ -13,7 +13,7 @@ dict, each of whose methods is one indivisible step.
 from __future__ import annotations
 
 from itertools import repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mempool._core import _cython as cython
@@ -25,6 +25,7 @@ else:
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.line import Hands
+
 
 @cython.final
 @cython.cclass
@@ -143,6 +144,16 @@ class Roll:
         except KeyError:
             return False
         return True
+
+    def discard(self, hands: Hands) -> None:
+        """Strike off what these hands hold, as far as it is there."""
+        i: cython.Py_ssize_t
+        if cython.compiled:
+            for i in range(hands.first, hands.count):
+                self.strike(cython.cast(cython.p_void, hands.elements[i]))
+        else:
+            for element in hands.held():
+                self.marks.pop(id(element), None)
 
     def lists(self, element: Any) -> bool:
         """Whether this element is out."""

@@ -1,0 +1,421 @@
+"""How an element travels: between the books, the source and its user. The private half of Pool; pool.py is the public.
+
+Between the books and its user an element lies in the Hands of the call that moves it (see _core/line.py). Each call
+therefore ends in one of two ways: it has done what it says, or an exception flies and `_hand_back` has sent home
+whatever the hands still held. The source's code, a user's `reset` and every wake-up run here, outside of all decisions.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import itertools
+import logging
+import operator
+import threading
+from collections.abc import Callable, Generator
+from types import EllipsisType
+from typing import Any
+
+from mempool import parking, registry
+from mempool._core import Hands, Quick, Ticket
+from mempool._core import line as states
+from mempool._core.quick import DEFAULT
+from mempool._core.reserve import IS_CLOSED, IS_FULL, TIMED_OUT, WAIT_BUCKETS
+from mempool.clock import Clock
+from mempool.errors import DeadlockError, DoubleFree, ForeignElement, LineFull, PoolClosed, PoolTimeout
+from mempool.holders import HolderBook, describe, find_deadlock
+
+#: Seconds. The head of the line asks the source by itself after the first, then in doubling steps up to the last
+#: (kernel: every 5 s); and, whatever the news, never sooner than the third after a failure.
+ASK_FIRST, ASK_LAST, ASK_SOONEST = 0.05, 5.0, 0.001
+#: Elements made or disposed of in one go. Between two goes other threads' calls get their turn.
+BATCH = 64
+#: Seconds. A go that takes longer is large enough.
+GO_SECONDS = 0.001
+
+#: How many holders `why_empty` names, the oldest.
+HOLDERS_NAMED = 8
+
+log: logging.Logger = logging.getLogger("mempool")
+
+
+class Traffic(Quick):
+    """Everything a pool does that is not quick."""
+
+    # Slots, because a __dict__ makes every `pool.alloc()` look into it first: a third of the whole call.
+    __slots__ = (
+        "_asked_at",
+        "_book",
+        "_clock",
+        "_lost",
+        "_patience",
+        "_recovering",
+        "_reset",
+        "_resizing",
+        "_source",
+        "_source_failures",
+        "_source_said",
+        "_timeout",
+        "name",
+    )
+
+    name: str
+    _asked_at: float
+    _book: HolderBook | None
+    _clock: Clock
+    _lost: collections.deque[Ticket]
+    _patience: float | None
+    _recovering: threading.Lock
+    _reset: Callable[[Any], object] | None
+    _resizing: dict[object, str]
+    _source: Any
+    _source_failures: int
+    _source_said: str | None
+    _timeout: float | None
+
+    # -- from the books to a user
+
+    def _try_one(self, *, ask: bool) -> Any:
+        hands = Hands(1)
+        try:
+            if self._try(hands, ask=ask):
+                self._sign_out(hands)
+                return hands.elements[0]
+            return None
+        except BaseException:
+            self._hand_back(hands)
+            raise
+
+    def _alloc_slowly(self, timeout: float | None | EllipsisType) -> Any:
+        ticket = self._new_ticket(1)
+        self._obtain(ticket, timeout)
+        return ticket.elements[0]
+
+    async def _alloc_slowly_async(self, timeout: float | None | EllipsisType) -> Any:
+        ticket = self._new_ticket(1)
+        await self._obtain_async(ticket, timeout)
+        return ticket.elements[0]
+
+    def _new_ticket(self, wanted: int) -> Ticket:
+        return Ticket(wanted)
+
+    def _obtain(self, ticket: Ticket, timeout: float | None | EllipsisType) -> None:
+        """Fill the ticket and sign it out, or raise and leave it empty. Parks the thread where it must wait."""
+        try:
+            place = parking.ThreadPlace(self._clock)
+            deadline = self._deadline(timeout, place)
+            if not self._try(ticket, ask=True, may_wait=True):
+                for seconds in self._wait(ticket, place, deadline):
+                    place.park(seconds)
+            self._sign_out(ticket)
+        except BaseException:
+            self._hand_back(ticket)
+            raise
+
+    async def _obtain_async(self, ticket: Ticket, timeout: float | None | EllipsisType) -> None:
+        """The same for a task."""
+        try:
+            place = parking.task_place(self._clock)
+            deadline = self._deadline(timeout, place)
+            if not self._try(ticket, ask=True, may_wait=True):
+                for seconds in self._wait(ticket, place, deadline):
+                    await place.park(seconds)
+            self._sign_out(ticket)
+        except BaseException:
+            self._hand_back(ticket)
+            raise
+
+    def _try(self, hands: Hands, *, ask: bool, may_wait: bool = False) -> bool:
+        """All that can be had without waiting: a spare beyond the reserve, the source, the reserve, in this order."""
+        if self.core.is_closed():
+            raise self._closed()
+        if not ask:
+            return self.core.take(hands, True)
+        if self.core.take(hands, False):
+            return True
+        if may_wait and self.core.waiting():
+            return False  # those who wait come first
+        self._ask(hands, hands.missing(), for_caller=True)
+        return hands.missing() == 0 or self.core.take(hands, True)
+
+    def _sign_out(self, hands: Hands) -> None:
+        """What these hands hold is the user's from now on."""
+        self.core.sign_out(hands)
+        if self._book is not None:
+            self._book.record(hands.held(), self._clock.now())
+
+    def _hand_back(self, hands: Hands) -> None:
+        """Send home what these hands hold. May be done again after an exception cut it short."""
+        self.core.leave(hands)
+        self.core.arrive(hands, False)
+        self.core.retract(hands)
+        if self._book is not None:
+            self._book.forget(hands.held())
+        self.core.give(hands)
+        self._dispose(hands)
+
+    # -- from and to the source
+
+    def _ask(self, hands: Hands, elements: int, *, for_caller: bool) -> None:
+        """Ask the source for so many elements. When memory runs out there are fewer in the hands, or none."""
+        try:
+            if self.core.claim(hands, elements) > 0:
+                self._call_source(hands, for_caller)
+        except MemoryError as error:
+            self._note_failure(error)
+
+    def _call_source(self, hands: Hands, for_caller: bool) -> None:
+        try:
+            # One call into C: what the source returns lies in the hands before any exception can fly.
+            hands.arrivals.extend(itertools.starmap(self._source.alloc, itertools.repeat((), hands.claims)))
+            if any(element is None for element in hands.arrivals):
+                hands.arrivals[:] = [element for element in hands.arrivals if element is not None]
+                raise TypeError(
+                    f"{self._called()}: the source's alloc returned None; raise MemoryError where nothing can be had"
+                )
+        finally:
+            self.core.arrive(hands, for_caller)
+
+    def _note_failure(self, error: MemoryError) -> None:
+        self._source_failures += 1
+        self._source_said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        self._asked_at = self._clock.now()
+
+    def _dispose(self, hands: Hands) -> None:
+        """Call the source's free for what these hands hold. Goes on to the last whatever flies; then raises the first."""
+        errors: list[BaseException] = []
+        while hands.first < hands.count:
+            done: list[object] = []
+            try:
+                # One call into C: `done` has an entry from the moment on at which the source's free was entered.
+                element = hands.elements[hands.first]
+                done.extend(map(operator.call, (id, self._source.free), (None, element)))
+            except BaseException as error:  # noqa: BLE001 - raised below, when all is disposed of
+                errors.append(error)
+            del element
+            if done:
+                self.core.dispose_of(hands)
+        if errors:
+            raise errors[0]
+
+    def _fill(self, *, beyond_out: bool, all_or_raise: bool = False) -> None:
+        """Make elements until the reserve is full, or (beyond_out) would be if all that is out came home."""
+        batch = 1
+        while True:
+            hands = Hands(batch)
+            began = self._clock.now()
+            try:
+                if not self.core.claim_to_fill(hands, beyond_out):
+                    return
+                self._call_source(hands, False)
+            except MemoryError as error:
+                self._note_failure(error)
+                if all_or_raise:
+                    raise
+                return
+            finally:
+                self._hand_back(hands)
+            # Cheap elements come in larger batches; dear ones one by one, so that a waiter gets each at once.
+            if self._clock.now() - began < 0.001:
+                batch = min(2 * batch, BATCH)
+
+    def _dispose_surplus(self) -> None:
+        while True:
+            hands = Hands(BATCH)
+            try:
+                if not self.core.surplus(hands):
+                    return
+            finally:
+                self._dispose(hands)
+
+    # -- waiting
+
+    def _wait(self, ticket: Ticket, place: parking.Place, deadline: float | None) -> Generator[float | None, None, None]:
+        """Stand in the line until the ticket is served. Yields how many seconds to park, at most; None: until woken.
+
+        The caller that parks may be thrown out of it by any exception; then this generator is closed, and withdraws.
+        """
+        core, now = self.core, place.now
+        began = now()
+        outcome = states.WITHDRAWN
+        ticket.set_waiter(place.wake, place.owner, place.thread)
+        place.on_loss = functools.partial(self._lose, ticket)
+        try:
+            self._join(ticket)
+            ask_after, ask_at = ASK_FIRST, None
+            warn_at = None if self._patience is None else began + self._patience
+            while not ticket.is_settled():
+                time = now()
+                if deadline is not None and time >= deadline:
+                    outcome = TIMED_OUT
+                    raise PoolTimeout(f"{self._called()}: waited {time - began:.3g} s in vain. {self._why_empty()}")
+                if warn_at is not None and time >= warn_at:
+                    warn_at = None
+                    log.warning("a caller has waited for %.3g s. %s", time - began, self._why_empty())
+                if core.is_first(ticket):
+                    if ask_at is None:
+                        ask_at = time + ask_after
+                    if ticket.take_prod():
+                        ask_at = min(ask_at, time + max(0.0, self._asked_at + ASK_SOONEST - self._clock.now()))
+                    if time >= ask_at:
+                        self._ask_for_line(ticket)
+                        ask_after = min(2 * ask_after, ASK_LAST)
+                        ask_at = now() + ask_after
+                        continue
+                until = [moment for moment in (deadline, ask_at, warn_at) if moment is not None]
+                yield max(0.0, min(until) - time) if until else None
+            if ticket.state != states.SERVED:
+                raise self._closed()
+            outcome = states.SERVED
+        finally:
+            core.leave(ticket)
+            place.on_loss = None
+            self._count_wait(outcome, now() - began)
+
+    def _join(self, ticket: Ticket) -> None:
+        if self._book is not None:
+            deadlock = find_deadlock(self, ticket.owner, registry.pools())
+            if deadlock is not None:
+                raise DeadlockError(
+                    f"{self._called()}: nobody can ever serve this caller. {'; '.join(deadlock)}. Take all you need at "
+                    "once with alloc_many, or take from several pools in one order"
+                )
+        places = [None] * ticket.wanted if ticket.wanted > self.core.capacity() else []
+        answer = self.core.join(ticket, places)
+        if answer == IS_CLOSED:
+            raise self._closed()
+        if answer == IS_FULL:
+            raise LineFull(f"{self._called()}: {self._in_line()} already, as max_waiting allows; try again later")
+
+    def _ask_for_line(self, ticket: Ticket) -> None:
+        """The head of the line asks the source; what comes goes to the line in its order."""
+        hands = Hands(max(1, ticket.wanted - self.core.figures()["spare"]))
+        try:
+            self._ask(hands, hands.wanted, for_caller=False)
+        finally:
+            self._hand_back(hands)
+
+    def _lose(self, ticket: Ticket) -> None:
+        """The loop of this ticket's caller is closed: what it got goes to the next. Many may be lost one after another."""
+        self._lost.append(ticket)
+        # An inbox, because handing back may find the next in line lost, too, and this call is at its bottom.
+        while self._lost and self._recovering.acquire(blocking=False):
+            try:
+                while self._lost:
+                    self._hand_back(self._lost.popleft())
+            finally:
+                self._recovering.release()
+
+    def _count_wait(self, outcome: int, seconds: float) -> None:
+        bucket = sum(seconds > bound for bound in WAIT_BUCKETS)
+        self.core.count_wait(outcome, bucket, seconds)
+
+    def _deadline(self, timeout: float | None | EllipsisType, place: parking.Place) -> float | None:
+        """One absolute deadline per call, which nothing extends."""
+        seconds = self._timeout if timeout is DEFAULT else self._seconds("timeout", timeout)
+        return None if seconds is None else place.now() + seconds
+
+    # -- home
+
+    def _free_slowly(self, element: Any) -> None:
+        hands = Hands(1)
+        hands.hold(element)
+        self._bring_home(hands)
+
+    def _bring_home(self, hands: Hands) -> int:
+        """Take what these hands hold back from its user. Returns how many were kept. May be done again, to finish it."""
+        total = hands.count - hands.first
+        if not total:
+            return 0
+        is_reset = self._reset is None
+        try:
+            if not hands.are_owners() and not self.core.sign_in(hands):
+                raise self._not_out(hands.held())
+            if self._book is not None:
+                self._book.forget(hands.held())
+            if self._reset is not None:
+                for element in hands.held():
+                    self._reset(element)
+                is_reset = True
+            self.core.give(hands)
+            kept = total - (hands.count - hands.first)
+            self._dispose(hands)
+        except BaseException:
+            if hands.are_owners():
+                if not is_reset:
+                    self.core.condemn(hands)  # nobody knows what state it is in
+                self._hand_back(hands)
+            raise
+        return kept
+
+    def _not_out(self, elements: list[Any]) -> Exception:
+        element = next((e for e in elements if not self.core.is_out(e)), elements[0])
+        what = describe(element)
+        if self.core.is_spare(element) or sum(e is element for e in elements) > 1:
+            return DoubleFree(
+                f"{self._called()}: this {what} was freed already and is a spare; free an element once, or use a lease"
+            )
+        return ForeignElement(
+            f"{self._called()}: this {what} is not out of this pool: it never was this pool's, or it was freed and "
+            "disposed of already; free an element once, to the pool that gave it"
+        )
+
+    # -- words for messages
+
+    def _called(self) -> str:
+        return f"pool {self.name!r}"
+
+    def _closed(self) -> PoolClosed:
+        if not self.core.is_closed():
+            return PoolClosed(f"{self._called()}: the interpreter is ending, and nobody may wait any more")
+        return PoolClosed(f"{self._called()} is closed and hands out nothing any more; make another")
+
+    def _in_line(self) -> str:
+        waiting = self.core.waiting()
+        return f"{waiting} caller{'' if waiting == 1 else 's'} in line"
+
+    def _taken_at(self, element: Any) -> str:
+        site = None if self._book is None else self._book.site_of(element)
+        return "" if site is None else f", taken at {site}"
+
+    def _why_empty(self) -> str:
+        """One paragraph a person can act on."""
+        f = self.core.figures()
+        sentences = [
+            f"{self._called()}: {f['reserve']} promised, {f['spare']} spare, {f['out']} out, {self._in_line()}",
+            f"the source has failed {self._source_failures} times, last with {self._source_said}"
+            if self._source_said
+            else "the source has not failed",
+        ]
+        if f["made"] - f["disposed"] + f["claimed"] >= f["limit"]:
+            sentences.append(f"the limit of {f['limit']} is reached")
+        if f["claimed"]:
+            sentences.append(f"{f['claimed']} are being made")
+        if f["disposing"]:
+            sentences.append(f"{f['disposing']} are being disposed of")
+        sentences += [f"a resize {what} is under way" for what in list(self._resizing.values())]
+        if self._book is not None:
+            holders = self._book.holders(self._clock.now())
+            sentences += [str(holder) for holder in holders[:HOLDERS_NAMED]]
+            if len(holders) > HOLDERS_NAMED:
+                sentences.append(f"{len(holders) - HOLDERS_NAMED} more are held for less long")
+        elif f["out"]:
+            sentences.append('track="holders" would tell who holds them')
+        return "; ".join(sentences) + ". Free what is out, raise the reserve or the limit, or wait longer"
+
+    def _count(self, what: str, number: int) -> int:
+        try:
+            number = operator.index(number)
+        except TypeError:
+            raise TypeError(f"{self._called()}: {what} is a whole number, not {number!r}") from None
+        if number < 0:
+            raise ValueError(f"{self._called()}: {what} cannot be negative, {number} is; 0 is the least")
+        return number
+
+    def _seconds(self, what: str, seconds: float | None) -> float | None:
+        if seconds is None:
+            return None
+        if isinstance(seconds, (int, float)) and seconds >= 0:
+            return float(seconds)
+        raise ValueError(f"{self._called()}: {what} is a number of seconds, 0 or more, or None for ever, not {seconds!r}")
