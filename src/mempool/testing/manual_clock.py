@@ -43,6 +43,8 @@ class ManualClock(Clock):
 
     def __init__(self) -> None:
         self._now = 0.0
+        self.looks = 0
+        """How often anybody asked for the time."""
         self._lock = threading.RLock()
         self._seen = threading.local()  # when each thread last looked
         self._alarms: dict[object, tuple[float, Callable[[], object]]] = {}
@@ -54,6 +56,7 @@ class ManualClock(Clock):
 
     def now(self) -> float:
         """Seconds since the beginning, as advanced."""
+        self.looks += 1
         self._seen.now = self._now
         return self._now
 

@@ -24,6 +24,18 @@ What waits is tested with a thread and with a task of an event loop: see callers
 ManualClock, so nothing happens by itself; each test ends with an audit: see base.py.
 """
 
+import pytest
+
+# Before they are imported, so that a failed assert shows its values.
+pytest.register_assert_rewrite(
+    *[
+        f"mempool.testing.contract.{part}"
+        for part in (
+            "account alloc bad_input base bulk callers closing guarantees leases line resize retry".split()
+        )
+    ]
+)
+
 from mempool.testing.contract.account import AccountContract
 from mempool.testing.contract.alloc import AllocContract
 from mempool.testing.contract.bad_input import InputContract

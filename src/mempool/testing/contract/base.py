@@ -13,11 +13,15 @@ from mempool.pool import Pool, Source
 from mempool.testing.contract.callers import KINDS, Callers, in_line
 from mempool.testing.manual_clock import ManualClock
 from mempool.testing.scripted import Action, ScriptedSource, Step
+from mempool.testing.waiting import wait_until
 
 works, fails, raises, slow = Step
 
 #: Seconds of real time in which a caller that was served must have noticed.
 SOON = 10
+
+#: A test that waits or that could: it runs once by each kind of caller.
+waits = pytest.mark.usefixtures("calling")
 
 
 class Contract:
@@ -48,21 +52,22 @@ class Contract:
         self.clock = ManualClock()
         self._pools: list[tuple[Pool[Any], ScriptedSource[Any]]] = []
         yield
+        waiting = [pool.stats().waiting for pool, _source in self._pools]
         for pool, source in self._pools:
             source.open()
             source.otherwise_free = works
-            stats = pool.stats()
+            pool.close()  # also ends those who still wait, whatever has failed
+        for pool, source in self._pools:
             assert source.wrong == []
-            assert stats.waiting == 0
-            pool.close()
             stats = pool.stats()
             assert stats.made == source.made
             assert stats.disposed == source.disposed
             assert stats.spare == 0
             assert stats.disposing == 0
             assert stats.out == len(source.existing)
+        assert not any(waiting)
 
-    @pytest.fixture(params=list(KINDS), autouse=False)
+    @pytest.fixture(params=list(KINDS))
     def calling(self, request: pytest.FixtureRequest) -> Iterator[None]:
         """For tests that wait: once by a thread, once by a task, once by a task of uvloop where that is installed."""
         self.callers = KINDS[request.param]()
@@ -117,11 +122,5 @@ class Contract:
         """Let the time of callers run out until only so many still wait."""
         self.clock.wait_until_parked(pool.stats().waiting)
         self.clock.advance(seconds)
-        in_vain(lambda: pool.stats().waiting == waiting)
+        wait_until(lambda: pool.stats().waiting == waiting)
 
-
-def in_vain(condition: Any) -> None:
-    """Wait until somebody has given up."""
-    from mempool.testing.waiting import wait_until
-
-    wait_until(condition)
