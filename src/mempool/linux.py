@@ -29,8 +29,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, Generic, TypeVar
 
-from mempool.pool import Pool
-from mempool.sources.buffers import Buffers
+from mempool import Buffers, Pool, Source
 from mempool.sources.sizes import parse_size
 
 T = TypeVar("T")
@@ -152,7 +151,7 @@ class Mempool(Pool[T]):
 
     __slots__ = ("_was_made_for_none",)  # as in Pool: a __dict__ would slow each call down
 
-    def __init__(self, min_nr: int, source: _Callbacks[T, Any]) -> None:
+    def __init__(self, min_nr: int, source: Source[T]) -> None:
         self._was_made_for_none = min_nr == 0
         places = 1 if min_nr == 0 else min_nr
         super().__init__(source, places, keep=places)
@@ -310,7 +309,7 @@ def _take(pool: Mempool[T], wanted: int, gfp_mask: int) -> list[T] | None:
             if not served and gfp_mask != gentle_mask:
                 served = pool._try(ticket, ask=True)
         if served:
-            pool.core.sign_out(ticket)
+            pool._sign_out(ticket)
             return ticket.elements
     except BaseException:
         pool._hand_back(ticket)
@@ -366,7 +365,7 @@ class KmemCache:
     """
 
     def __init__(self, size: int | str) -> None:
-        self.size = parse_size(size)
+        self.size: int = parse_size(size)
 
     def alloc(self, gfp_mask: int) -> memoryview | None:
         """Make an object; None when there is no memory. Kernel: kmem_cache_alloc."""
