@@ -31,7 +31,7 @@ MASKS = [GFP_KERNEL, GFP_NOIO, GFP_NOFS, GFP_ATOMIC, GFP_NOWAIT, 0, IO, DIRECT_R
 
 
 class BesideTheKernel(RuleBasedStateMachine):
-    """The same calls on the model of the kernel and on mempool.linux: the same answers, elements, calls of the source."""
+    """The same calls on the model of the kernel and on mempool.linux: the same answers, elements, source calls."""
 
     @initialize(min_nr=st.integers(0, 12), plan=st.lists(st.booleans(), max_size=14) | st.just([]))
     def create(self, min_nr: int, plan: list[bool]) -> None:

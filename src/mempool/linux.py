@@ -79,7 +79,7 @@ __all__ = [
 # -- masks
 #
 # The values are those of Linux 6.19. The pool itself looks at __GFP_DIRECT_RECLAIM, __GFP_IO and __GFP_ZERO; the others
-# are for `alloc_fn`. Inside a class Python rewrites names that begin with two underscores: give them another name first.
+# are for `alloc_fn`. Inside a class Python rewrites names that begin with two underscores: rename them first.
 
 __GFP_HIGH: Final = 1 << 5  #: Urgent: may use what the system keeps for emergencies.
 __GFP_IO: Final = 1 << 6  #: May start input and output to get memory back.
@@ -189,7 +189,7 @@ def mempool_create(
 def mempool_destroy(pool: Mempool[Any] | None) -> None:
     """Dispose of the elements that the pool holds, the last first, and hand out nothing any more. None is ignored.
 
-    An element still out is disposed of when it is freed (in the kernel that would be a bug). An alloc raises PoolClosed.
+    An element still out is disposed of when it is freed (in the kernel, a bug). An alloc raises PoolClosed.
     Kernel: mempool_destroy, mempool_exit.
     """
     if pool is not None:
@@ -201,14 +201,15 @@ def mempool_resize(pool: Mempool[Any], new_min_nr: int) -> int:
 
     Smaller: what is held beyond it is disposed of, the last first. Larger: elements are made (GFP_KERNEL) until the
     promise is covered or memory runs out; that is 0 too, and later frees fill the rest; `pool.guarantee()` tells.
-    -ENOMEM: not even the list of places could be had, and nothing has changed.
+    -ENOMEM: not even the list of places could be had, and nothing has changed. Elements are made and disposed of
+    in lots of up to 64 (kernel: one by one); an `alloc_fn` or `free_fn` that itself calls the pool finds a lot under way.
 
     Raises ValueError for 0 and less, where the kernel stops the machine, PoolClosed, and what the pool's functions
     raise. Kernel: mempool_resize.
     """
     if new_min_nr <= 0:
         raise ValueError(
-            f"pool {pool.name!r}: a pool is resized to one element or more, not to {new_min_nr}; mempool_destroy ends it"
+            f"pool {pool.name!r}: a pool is resized to 1 element or more, not to {new_min_nr}; mempool_destroy ends it"
         )
     old_min_nr = pool.min_nr
     with _asking_with(GFP_KERNEL):
@@ -337,7 +338,7 @@ def mempool_free_bulk(pool: Mempool[T], elems: Sequence[T], count: int | None = 
     them. The list is unchanged. None: all of it. When another thread has filled the reserve at the same moment, some of
     those returned may have gone to `free_fn`.
 
-    Raises DoubleFree and ForeignElement, and ValueError when `elems` is shorter than `count`. Kernel: mempool_free_bulk.
+    Raises DoubleFree, ForeignElement, and ValueError when `elems` is shorter than `count`. Kernel: mempool_free_bulk.
     """
     short = max(0, max(1, pool.min_nr) - pool.curr_nr)  # a pool for none holds one
     taken = elems[: min(short, _checked_count(pool, elems, count))]
