@@ -202,7 +202,7 @@ def mempool_resize(pool: Mempool[Any], new_min_nr: int) -> int:
     Smaller: what is held beyond it is disposed of, the last first. Larger: elements are made (GFP_KERNEL) until the
     promise is covered or memory runs out; that is 0 too, and later frees fill the rest; `pool.guarantee()` tells.
     -ENOMEM: not even the list of places could be had, and nothing has changed. Elements are made and disposed of
-    in lots of up to 64 (kernel: one by one); an `alloc_fn` or `free_fn` that itself calls the pool finds a lot under way.
+    in lots of up to 64 (kernel: one by one); an `alloc_fn` or `free_fn` that calls the pool finds a lot under way.
 
     Raises ValueError for 0 and less, where the kernel stops the machine, PoolClosed, and what the pool's functions
     raise. Kernel: mempool_resize.
