@@ -1,0 +1,1 @@
+"""What is proved about the pool, and by what. See README.md."""

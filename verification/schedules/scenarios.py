@@ -1,0 +1,319 @@
+"""What must hold, whatever the order of steps. Each scenario says what it is about and ends with the books at rest.
+
+`with it.no_interleave()` marks what is prepared before the threads start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mempool import Pool, PoolClosed, PoolTimeout
+from verification.schedules.world import Memory, StandingClock, at_rest, interrupted_by, it, together
+
+SCENARIOS: dict[str, Callable[[], None]] = {}
+
+
+def scenario(function: Callable[[], None]) -> Callable[[], None]:
+    SCENARIOS[function.__name__.replace("_", " ")] = function
+    return function
+
+
+@scenario
+def three_resizers() -> None:
+    """The last resize to reach its moment wins whole: the targets are those of one call, and the reserve is filled."""
+    with it.no_interleave():
+        memory = Memory(100)
+        pool = Pool(memory, 4, keep=4)
+    together(
+        lambda: pool.resize(3, keep=3),
+        lambda: pool.resize(1, keep=1),
+        lambda: pool.resize(2, keep=2),
+    )
+    figures = at_rest(pool, memory)
+    assert figures["reserve"] == figures["keep"] == figures["spare"]
+    assert figures["reserve"] in {1, 2, 3}
+
+
+@scenario
+def resizes_of_different_targets() -> None:
+    """A resize changes what it names and nothing else: of two that name different targets, both hold."""
+    with it.no_interleave():
+        memory = Memory(100)
+        pool = Pool(memory, 1, limit=10)
+    together(lambda: pool.resize(reserve=3), lambda: pool.resize(limit=20))
+    figures = at_rest(pool, memory)
+    assert (figures["reserve"], figures["limit"]) == (3, 20)
+
+
+@scenario
+def grow_and_free_and_alloc() -> None:
+    """A caller that waits on an empty pool is served by the free or by the grow, whichever comes; nothing is lost."""
+    held: list[object] = []
+    with it.no_interleave():
+        memory = Memory(1)
+        pool = Pool(memory, 1)
+        element = pool.alloc()
+
+    def grow() -> None:
+        memory.room = 3  # memory recovers, and nobody says so but the resize
+        pool.resize(2)
+
+    together(lambda: held.append(pool.alloc()), grow, lambda: pool.free(element))
+    at_rest(pool, memory, held)
+    assert len(held) == 1
+
+
+@scenario
+def grow_serves_the_line() -> None:
+    """What a resize makes goes to who waits, although nothing is freed. (The kernel's sleeps on.)"""
+    held: list[object] = []
+    with it.no_interleave():
+        memory = Memory(1)
+        pool = Pool(memory, 1)
+        held.append(pool.alloc())
+
+    def grow() -> None:
+        memory.room = 3
+        pool.resize(2)
+
+    together(lambda: held.append(pool.alloc()), grow)
+    at_rest(pool, memory, held)
+
+
+@scenario
+def shrink_and_free() -> None:
+    """What comes home during a shrink is not kept beyond the new target, and nothing is disposed of twice."""
+    with it.no_interleave():
+        memory = Memory(100)
+        pool = Pool(memory, 3, keep=3)
+        out = [pool.alloc(), pool.alloc_reserved()]
+    together(lambda: pool.resize(1, keep=1), *[lambda e=e: pool.free(e) for e in out])
+    assert at_rest(pool, memory)["spare"] == 1
+
+
+@scenario
+def timeout_and_hand_off() -> None:
+    """An element that is handed to a caller whose time is up is the caller's or the pool's, never nobody's."""
+    held: list[object] = []
+    with it.no_interleave():
+        memory = Memory(1)
+        pool = Pool(memory, 1)
+        element = pool.alloc()
+
+    def caller() -> None:
+        try:
+            held.append(pool.alloc(timeout=0))
+        except PoolTimeout:
+            pass
+
+    together(caller, lambda: pool.free(element))
+    at_rest(pool, memory, held)
+
+
+@scenario
+def timeout_ahead_of_another() -> None:
+    """What a caller refuses goes to the one behind it, which waits for ever if it does not."""
+    held: list[object] = []
+    with it.no_interleave():
+        memory = Memory(1)
+        pool = Pool(memory, 1)
+        element = pool.alloc()
+
+    def impatient() -> None:
+        try:
+            pool.free(pool.alloc(timeout=0))
+        except PoolTimeout:
+            pass
+
+    together(impatient, lambda: held.append(pool.alloc()), lambda: pool.free(element))
+    at_rest(pool, memory, held)
+    assert len(held) == 1
+
+
+class Cancelled(BaseException):
+    """What is thrown at a caller that waits."""
+
+
+class InterruptingClock(StandingClock):
+    """Whoever parks is thrown out of it at once, served or not."""
+
+    def park(self, _wakes: object, _seconds: float | None) -> None:
+        raise Cancelled
+
+
+@scenario
+def cancel_and_hand_off() -> None:
+    """A caller that is thrown out of its waiting leaves nothing behind: what was handed to it goes home."""
+    held: list[object] = []
+    with it.no_interleave():
+        memory = Memory(1)
+        pool = Pool(memory, 1)
+        pool._clock = InterruptingClock()
+        element = pool.alloc()
+
+    def caller() -> None:
+        try:
+            held.append(pool.alloc())
+        except Cancelled:
+            pass
+
+    together(caller, lambda: pool.free(element))
+    at_rest(pool, memory, held)
+
+
+@scenario
+def close_and_wait() -> None:
+    """Who waits when the pool closes is told or served, and everything is disposed of once it is home."""
+    with it.no_interleave():
+        memory = Memory(1)
+        pool = Pool(memory, 1)
+        element = pool.alloc()
+
+    def caller() -> None:
+        try:
+            pool.free(pool.alloc())
+        except PoolClosed:
+            pass
+
+    together(caller, pool.close, lambda: pool.free(element))
+    at_rest(pool, memory)
+    assert not memory.existing
+
+
+@scenario
+def drain_and_free() -> None:
+    """Whoever drains is woken by the last element that comes home."""
+    with it.no_interleave():
+        memory = Memory(2)
+        pool = Pool(memory, 2)
+        out = [pool.alloc(), pool.alloc()]
+    together(pool.drain, *[lambda e=e: pool.free(e) for e in out])
+    at_rest(pool, memory)
+
+
+@scenario
+def bulk_and_single() -> None:
+    """A caller that wants two and one that wants one are both served by what comes home: all or none, nobody starves."""
+    with it.no_interleave():
+        memory = Memory(2)
+        pool = Pool(memory, 2)
+        out = [pool.alloc(), pool.alloc()]
+    together(
+        lambda: pool.free_many(pool.alloc_many(2)),
+        lambda: pool.free(pool.alloc()),
+        lambda: pool.free_many(out),
+    )
+    assert at_rest(pool, memory)["spare"] == 2
+
+
+@scenario
+def bulk_gives_up() -> None:
+    """What was gathered for a caller that gives up is not kept beyond `keep`."""
+    with it.no_interleave():
+        memory = Memory(3)
+        pool = Pool(memory, 1, keep=1)
+        out = [pool.alloc(), pool.alloc(), pool.alloc()]
+
+    def caller() -> None:
+        try:
+            pool.free_many(pool.alloc_many(3, timeout=0))
+        except PoolTimeout:
+            pass
+
+    together(caller, lambda: pool.free_many(out[:2]))
+    at_rest(pool, memory, out[2:])
+
+
+@scenario
+def finalizer_reentry() -> None:
+    """A finalizer that frees, at any moment of the same thread's alloc, free and resize, disturbs none of them."""
+    due: list[object] = []
+    with it.no_interleave():
+        memory = Memory(3)
+        pool = Pool(memory, 2, keep=2)
+        kept, dropped = pool.alloc(), pool.alloc()
+
+    def finalizer() -> None:
+        try:
+            element = due.pop()
+        except IndexError:
+            return
+        pool.free(element)
+
+    def busy() -> None:
+        pool.free(kept)
+        pool.resize(1, keep=1)
+
+    with interrupted_by(finalizer):
+        together(busy, lambda: due.append(dropped))
+    finalizer()
+    assert at_rest(pool, memory)["spare"] == 1
+
+
+@scenario
+def finalizer_serves_its_own_thread() -> None:
+    """A caller about to wait can be served by a finalizer that runs in its own thread."""
+    due: list[object] = []
+    held: list[object] = []
+    with it.no_interleave():
+        memory = Memory(1)
+        pool = Pool(memory, 1)
+        dropped = pool.alloc()
+
+    def finalizer() -> None:
+        try:
+            element = due.pop()
+        except IndexError:
+            return
+        pool.free(element)
+
+    def drop() -> None:
+        due.append(dropped)
+        finalizer()  # if the caller sleeps already, here
+
+    with interrupted_by(finalizer):
+        together(lambda: held.append(pool.alloc()), drop)
+    at_rest(pool, memory, held)
+    assert len(held) == 1
+
+
+@scenario
+def limit_and_dispose() -> None:
+    """Room under the limit is news: it does not matter whether it comes before or after the caller stands in line."""
+    held: list[object] = []
+    with it.no_interleave():
+        memory = Memory(1)
+        pool = Pool(memory, 0, keep=0, limit=1)
+        element = pool.alloc()
+    together(lambda: held.append(pool.alloc()), lambda: pool.free(element))
+    at_rest(pool, memory, held)
+
+
+@scenario
+def two_pools() -> None:
+    """The source of one pool is another: what the inner makes for the outer is home or out, in both books."""
+    with it.no_interleave():
+        memory = Memory(100)
+        inner = Pool(memory, 2, keep=2)
+
+        outer = Pool(_Borrowed(inner), 1, keep=1)
+        element = outer.alloc()
+    together(lambda: outer.free(element), lambda: outer.resize(2, keep=2), lambda: inner.resize(1, keep=1))
+    with it.no_interleave():
+        spares = []
+        while (spare := outer.alloc_reserved()) is not None:
+            spares.append(spare)
+    at_rest(inner, memory, spares)
+
+
+class _Borrowed:
+    """A source that borrows from another pool."""
+
+    def __init__(self, pool: Pool[object]) -> None:
+        self.pool, self.free = pool, pool.free
+
+    def alloc(self) -> object:
+        element = self.pool.try_alloc()
+        if element is None:
+            raise MemoryError
+        return element

@@ -1,0 +1,150 @@
+"""How schedules are chosen. `interleave-test` runs one thread at a time and asks a strategy, before each step, who goes on.
+
+    PCT             random priorities and two random demotions; a switch is possible before every bytecode of the library
+    N preemptions   every schedule that stops a thread at most N times while it could go on; a switch is possible before
+                    every step that other threads can see. A decision of the pure core edits a private copy of the
+                    books, and a switch in the midst of that makes no difference to anybody: only the lines that SHARED
+                    matches do. (PCT does not rely on it.)
+    random          a random choice at every bytecode; only to compare
+
+This file is never traced itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import random
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import mempool
+from verification.schedules.world import it
+
+FOLDER = Path(__file__).resolve().parent
+LIBRARY = Path(mempool.__file__).resolve().parent
+#: What other threads can see of the core: the swap of the books, what is handed over, the wake-ups, the roll.
+SHARED = re.compile(r"\.heirs\.|hands\.__dict__|hands\.elements\)|\.marks\b|\.wake\(|\.prodded|self\.state\b")
+SHARING_FILES = [path for path in sorted((LIBRARY / "_core").glob("*.py")) if SHARED.search(path.read_text("utf-8"))]
+monotonic = time.monotonic  # the tool puts a clock of its own in its place
+
+_visible: dict[tuple[CodeType, int], bool] = {}
+
+
+def is_visible(place: object) -> bool:
+    """Whether the step that a thread stands before can matter to others. place: as the tool notes it."""
+    if not (isinstance(place, tuple) and place[0] == "line"):
+        return False  # one of the tool's own primitives; the line that called it was a step already
+    code, line = place[1:]
+    if (code, line) not in _visible:
+        in_scenario = Path(code.co_filename).resolve().parent == FOLDER
+        _visible[code, line] = in_scenario or bool(SHARED.search(linecache.getline(code.co_filename, line)))
+    return _visible[code, line]
+
+
+class Bounded(it.DFSStrategy):
+    """All schedules with at most so many preemptions.
+
+    They are taken in random order, so that a search that runs out of time has seen a bit of everything.
+    """
+
+    def __init__(self, seconds: float, preemptions: int) -> None:
+        super().__init__(max_preemptions=preemptions)
+        self._end = monotonic() + seconds
+        self._order = random.Random(1)
+        self.switch_points = 0
+
+    def more(self) -> bool:
+        return bool(super().more()) and monotonic() < self._end
+
+    def begin(self, iteration: int, seed: int) -> None:
+        untried = self._frontier
+        chosen = self._order.randrange(len(untried))
+        untried[chosen], untried[-1] = untried[-1], untried[chosen]
+        super().begin(iteration, seed)
+
+    def pick(self, runnable: Any, current: Any, index: int) -> Any:
+        if current is not None and not is_visible(current.last_location):
+            return current
+        self.switch_points += 1
+        return super().pick(runnable, current, index)
+
+
+class Pct(it.PCTStrategy):
+    """PCT, until the time is up."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(depth=3)
+        self._end = monotonic() + seconds
+
+    def more(self) -> bool | None:
+        return None if monotonic() < self._end else False
+
+
+class Random(it.RandomStrategy):
+    """A random choice at every step, until the time is up."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = monotonic() + seconds
+
+    def more(self) -> bool | None:
+        return None if monotonic() < self._end else False
+
+
+@dataclass(frozen=True)
+class Search:
+    """A way to choose schedules. traced: the files and folders in whose code a thread may be stopped."""
+
+    name: str
+    granularity: str
+    strategy: Callable[[float], it.Strategy]
+    traced: list[Path]
+
+
+PCT = Search("PCT", "opcode", Pct, [LIBRARY, FOLDER])
+RANDOM = Search("random", "opcode", Random, [LIBRARY, FOLDER])
+ONE = Search("1 preemption", "line", lambda seconds: Bounded(seconds, 1), [*SHARING_FILES, FOLDER])
+TWO = Search("2 preemptions", "line", lambda seconds: Bounded(seconds, 2), [*SHARING_FILES, FOLDER])
+
+
+def search(scenario: Callable[[], None], how: Search, seconds: float, seed: int = 1) -> it.Result:
+    """Run a scenario until it fails, the time is used up, or (bounded) no schedule is left."""
+    said = sys.unraisablehook
+    # A schedule that failed is torn down in the midst of finalizers. `id`: something that takes it and is not traced.
+    sys.unraisablehook = id  # type: ignore[assignment]
+    try:
+        strategy = how.strategy(seconds)
+        result = it.explore(
+            scenario,
+            iterations=1_000_000,
+            seed=seed,
+            strategy=strategy,
+            granularity=how.granularity,
+            include=how.traced,
+            exclude=[__file__],
+            raise_on_failure=False,
+        )
+    finally:
+        sys.unraisablehook = said
+    if isinstance(strategy, Bounded) and not strategy.switch_points:
+        raise RuntimeError(f"{scenario.__name__}: no step was a switch point; the tool does not trace {how.traced}")
+    return result
+
+
+def told(failure: it.Failure) -> str:
+    """A failing schedule in a few lines: what went wrong, and where it went from one thread to another."""
+    reason = failure.details if failure.exception is None else repr(failure.exception)
+    lines = [f"{failure.kind}: {reason}"]
+    for before, after in itertools.pairwise(failure.steps):
+        if before.chosen != after.chosen:
+            lines.append(f"  {before.thread_name} stops, last seen at {before.location};")
+            lines.append(f"      {after.thread_name} goes on at {after.location}")
+    if failure.traceback:
+        lines += failure.traceback.strip().splitlines()[-6:]
+    return "\n".join(lines)

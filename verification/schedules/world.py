@@ -1,0 +1,110 @@
+"""The world of a scenario: memory that runs out, time that stands still, parking that the tool can see.
+
+Nothing may block where the tool cannot see it: threads park on `Wakes` instead of the C queue. No time passes, so a
+wake-up that is missed is a deadlock, which the tool reports, and not a delay that nobody notices.
+"""
+
+from __future__ import annotations
+
+from _queue import Empty
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import interleave_test as it
+
+from mempool import Pool, clock, parking
+from mempool._core.books import Books
+from mempool._core.reserve import Reserve
+
+
+class Memory:
+    """A source with room for so many elements, which knows what it made and did not get back."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.existing: dict[int, object] = {}
+
+    def alloc(self) -> object:
+        if len(self.existing) >= self.room:
+            raise MemoryError
+        element = bytearray(1)
+        self.existing[id(element)] = element
+        return element
+
+    def free(self, element: object) -> None:
+        assert self.existing.pop(id(element), None) is element, "disposed of twice, or never made here"
+
+
+class Wakes:
+    """The queue that a thread parks on, in a form in which the tool sees it block."""
+
+    def __init__(self) -> None:
+        self._count = it.Semaphore(0)
+
+    def put(self, _wake: None) -> None:
+        self._count.release()
+
+    def get(self, timeout: float | None = None) -> None:
+        if not self._count.acquire(timeout=timeout):
+            raise Empty
+
+
+class StandingClock(clock.Clock):
+    """It is always 0 o'clock: `timeout=0` is the only deadline that ever comes, and nobody is woken by time."""
+
+    def now(self) -> float:
+        return 0.0
+
+    def park(self, wakes: Any, seconds: float | None) -> None:
+        wakes.get()
+
+
+parking.SimpleQueue = Wakes  # type: ignore[misc,assignment]
+clock.SYSTEM_CLOCK = StandingClock()
+
+
+def together(*callers: Callable[[], object]) -> None:
+    """Run each in a thread of its own, to the end."""
+    with it.no_interleave():
+        threads = [it.spawn(caller) for caller in callers]
+    for thread in threads:
+        thread.join()
+
+
+def at_rest(pool: Pool[Any], memory: Memory, held: Iterable[object] = ()) -> dict[str, Any]:
+    """Check, when no call is under way, that each element is where the books say; `held`: what users have."""
+    with it.no_interleave():
+        held = list(held)
+        figures = pool.core.figures()
+        assert len({*map(id, held)}) == len(held), "two users have the same element"
+        assert figures["out"] == len(held), f"the books say {figures['out']} are out; users have {len(held)}"
+        spare, existing = figures["spare"], len(memory.existing)
+        assert existing == spare + len(held), f"{existing} exist: {spare} spare, {len(held)} out, the rest is lost"
+        assert figures["made"] - figures["disposed"] == existing, "made - disposed is not what exists"
+        assert figures["claimed"] == figures["disposing"] == 0, "claims or disposals that nobody carries out"
+        assert figures["waiting"] == 0, "somebody stands in the line and all have gone"
+        assert spare <= (0 if figures["closed"] else figures["keep"]), f"{spare} spares, keep is {figures['keep']}"
+        assert all(map(pool.core.is_out, held)), "a user has an element that the roll does not list"
+        return figures
+
+
+@contextmanager
+def interrupted_by(handler: Callable[[], None]) -> Iterator[None]:
+    """Call the handler, as a finalizer or a signal would, around each look at the books, each swap and each hand-over."""
+
+    def around(method: Callable[..., Any]) -> Callable[..., Any]:
+        def interrupted(*arguments: Any) -> Any:
+            handler()
+            try:
+                return method(*arguments)
+            finally:
+                handler()
+
+        return interrupted
+
+    with ExitStack() as stack:
+        for owner, name in ((Reserve, "open"), (Reserve, "shut"), (Books, "settle")):
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, around(getattr(owner, name)))
+        yield
