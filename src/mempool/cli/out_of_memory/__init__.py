@@ -8,4 +8,6 @@
     child.py     one run: sets the limit, starts the threads              (the child's side)
     hashing.py   what the threads do, without a pool and with one
     memory.py    the limit, and the ballast that takes all that is left
+
+Only `words` loads where there is no Linux.
 """

@@ -1,20 +1,27 @@
-"""One run, in a process of its own: told a Job on standard input, it tells its progress, events and end on standard output.
+"""One run, in a process of its own: told a Job on standard input, it tells how it goes on standard output.
 
     line:  a JSON list: ["progress", ...], ["event", seconds, text] or ["end", {...}]
     after the last line: a status byte per file, then a digest per file
+
+The demo's side of it is in children.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from queue import Queue
 from typing import Any
 
-from mempool import Buffers, Pool
+from mempool import Buffers, Guarantee, Pool, PoolTimeout
 from mempool.cli.out_of_memory import memory
 from mempool.cli.out_of_memory.hashing import Course, Hashing
 from mempool.cli.out_of_memory.memory import Ballast, Level
@@ -22,10 +29,18 @@ from mempool.cli.out_of_memory.words import Job, Outcome, Progress, Status
 
 #: Seconds between two lines of progress.
 INTERVAL = 0.1
+#: Seconds. Uncompiled, a thread that lost its turn inside a decision of the pool keeps alive what the others decide
+#: meanwhile, some MiB in the usual 5 ms times the number of threads.
+SWITCH_INTERVAL = 0.001
 #: Bytes. The threads go a few calls deep; the usual 8 MiB each would make every figure hard to read.
 STACK_SIZE = 512 * 1024
+#: The share of the files after which memory runs out, half of it comes back, and it runs out again.
+OUT_AT, HALF_AT, OUT_AGAIN_AT = 0.2, 0.5, 0.6
+#: Half of it is back: what a resize fell short of may be filled now.
+REFILL_AT = 0.55
 #: The resizes are spread over this part of the course, so that most of them meet the ballast.
-RESIZES_FROM, RESIZES_TO = 0.25, 0.95
+RESIZES_FROM, RESIZES_TO = 0.25, 1.0
+REFILL = -1
 LIMIT_IGNORED = 3  # exit status
 
 
@@ -35,7 +50,8 @@ class Child:
     def __init__(self, job: Job, paths: list[bytes]) -> None:
         self.job = job
         self.ballast = Ballast(job.element_size, job.allowance)
-        self.course = Course(len(paths), job.seconds, self._order)
+        self._orders: Queue[int | None] = Queue()  # for the resizer: a reserve, REFILL, or None: enough
+        self.course = Course(job.rounds * len(paths), job.seconds, self._marks())
         self.hashing = Hashing(job, paths, self.course)
         self.pool: Pool[Any] | None = None
         self.resizes: list[dict[str, int]] = []
@@ -49,6 +65,7 @@ class Child:
     def run(self) -> Outcome:
         """Do the job."""
         threading.stack_size(STACK_SIZE)
+        sys.setswitchinterval(SWITCH_INTERVAL)
         workers = [threading.Thread(target=self._work, args=(n,), daemon=True) for n in range(self.job.threads)]
         resizer = threading.Thread(target=self._resize, daemon=True)
         for thread in (*workers, resizer, self.ballast):
@@ -70,7 +87,7 @@ class Child:
         while not self._over.wait(INTERVAL):
             self._tell_progress()
         seconds = time.monotonic() - self.course.began
-        self.course.end()
+        self._orders.put(None)
         resizer.join()
         if self._failure is not None:
             raise self._failure
@@ -96,7 +113,21 @@ class Child:
             left_after_close=left,
         )
 
+    def _marks(self) -> list[tuple[float, Callable[[], None]]]:
+        """What happens on the way: ballast and resizes, by turns."""
+        steps = self.job.reserves[1:] if self.job.pooled else ()
+        step = (RESIZES_TO - RESIZES_FROM) / max(1, len(steps))
+        marks: list[tuple[float, Callable[[], None]]] = [
+            (OUT_AT, partial(self._order, Level.ALL)),
+            (HALF_AT, partial(self._order, Level.HALF)),
+            (REFILL_AT, partial(self._orders.put, REFILL)),
+            (OUT_AGAIN_AT, partial(self._order, Level.ALL)),
+        ]
+        marks += [(RESIZES_FROM + step * (n + 0.5), partial(self._orders.put, r)) for n, r in enumerate(steps)]
+        return sorted(marks, key=lambda mark: mark[0])
+
     def _order(self, level: Level) -> None:
+        self._orders.join()  # a resize meets the memory that was there when it was ordered
         self.ballast.be(level)
         what = "memory is out" if level is Level.ALL else "half of the memory comes back"
         self._tell_event(f"{what}: the ballast holds {self.ballast.size / (1 << 20):.1f} MiB")
@@ -117,44 +148,36 @@ class Child:
                     self._over.set()
 
     def _resize(self) -> None:
-        """Change the reserve while the others work; and try to fill it when half of the memory has come back."""
-        try:
-            steps = self.job.reserves[1:]
-            step = (RESIZES_TO - RESIZES_FROM) / max(1, len(steps))
-            marks = [(RESIZES_FROM + step * (n + 0.5), reserve) for n, reserve in enumerate(steps)]
-            for mark, reserve in sorted([*marks, (0.55, 0)]):
-                self.course.wait_for_share(mark)
+        """Change the reserve while the others work."""
+        while (order := self._orders.get()) is not None:
+            try:
                 if self.pool is not None:
-                    self._resize_to(self.pool, reserve)
-        except BaseException as error:  # noqa: BLE001 - the main thread raises it
-            self._failure = error
+                    self._resize_to(self.pool, order)
+            except BaseException as error:  # noqa: BLE001 - the main thread raises it
+                self._failure = error
+            self._orders.task_done()
 
-    def _resize_to(self, pool: Pool[Any], reserve: int) -> None:
+    def _resize_to(self, pool: Pool[Any], order: int) -> None:
         before = pool.guarantee()
-        if reserve:
-            what, now = f"reserve {before.promised} -> {reserve}", pool.resize(reserve)
-        elif not before.held:
-            what, now = "refill", pool.refill()
-        else:
+        if order == REFILL and before.held:
             return
-        self.resizes.append(
-            {
-                "from": before.promised,
-                "to": now.promised,
-                "spare": now.spare,
-                "owed": now.owed,
-                "unfunded": now.unfunded,
-            }
-        )
-        short = f"{now.unfunded} of them unfunded until memory comes back"
-        self._tell_event(f"{what}: {now.promised} promised, {'all covered' if now.held else short}")
+        what = f"refill to {before.promised}" if order == REFILL else f"reserve {before.promised} -> {order}"
+        try:
+            now = pool.refill() if order == REFILL else pool.resize(order)
+        except MemoryError:
+            self._tell_event(f"{what}: refused, not even the list of its places can be had")
+            return
+        figures = {"spare": now.spare, "owed": now.owed, "unfunded": now.unfunded}
+        self.resizes.append({"from": before.promised, "to": now.promised, **figures})
+        self._tell_event(f"{what}: {covered(now)}")
 
     def _close(self) -> tuple[dict[str, float], int]:
         if self.pool is None:
             return {}, 0
-        self.pool.drain(timeout=10)
+        with contextlib.suppress(PoolTimeout):  # the audit tells it
+            self.pool.drain(timeout=5)
         now = self.pool.refill()
-        self._tell_event(f"memory is back: {now.promised} promised, {now.unfunded} unfunded")
+        self._tell_event(f"memory is back, reserve {now.promised}: {covered(now)}")
         stats = self.pool.stats()
         self.pool.close()
         after = self.pool.stats()
@@ -192,6 +215,11 @@ class Child:
         tell("event", time.monotonic() - self.course.began, text)
 
 
+def covered(now: Guarantee) -> str:
+    """What became of a promise, in words."""
+    return "covered" if now.held else f"{now.unfunded} unfunded until memory comes back"
+
+
 _telling = threading.Lock()
 
 
@@ -214,7 +242,13 @@ def main() -> None:
     try:
         outcome = child.run()
     except memory.LimitIgnoredError:
-        sys.exit(LIMIT_IGNORED)
+        os._exit(LIMIT_IGNORED)
+    except BaseException as error:  # noqa: BLE001 - told in one line; the threads may stand anywhere, so no orderly end
+        memory.lift_limit()
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        sys.stderr.write(f"{type(error).__name__}: {error} ({at.filename}:{at.lineno})\n")
+        sys.stderr.flush()
+        os._exit(1)
     tell("end", vars(outcome))
     sys.stdout.buffer.write(child.hashing.statuses)
     sys.stdout.buffer.write(child.hashing.digests)

@@ -36,7 +36,7 @@ class Results:
 
     outcome: Outcome
     statuses: bytes
-    """A Status per file."""
+    """A Status per file, round after round."""
     digests: bytes
     """DIGEST_SIZE bytes per file; meaningful where it is DONE."""
 
@@ -73,12 +73,13 @@ def run_child(
                 on_event(*words)
             elif kind == "end":
                 rest = b"".join(lines)
-                if len(rest) == len(paths) * (1 + DIGEST_SIZE):
-                    return Results(Outcome(*words[0].values()), rest[: len(paths)], rest[len(paths) :])
+                files = job.rounds * len(paths)
+                if len(rest) == files * (1 + DIGEST_SIZE):
+                    return Results(Outcome(**words[0]), rest[:files], rest[files:])
         status = process.wait()
-        hearing.join()
+        hearing.join()  # all that it said on its way out
         if status == child.LIMIT_IGNORED:
-            raise ChildFailedError("this system does not enforce RLIMIT_AS, so memory does not run out; nothing to show")
+            raise ChildFailedError("this system does not enforce RLIMIT_AS: memory does not run out, nothing to show")
         last = b"".join(said).decode(errors="replace").strip().splitlines()[-1:]
         raise ChildFailedError(f"{what} ended early, with status {status}" + "".join(f": {line}" for line in last))
     except TimeoutError:
@@ -86,6 +87,7 @@ def run_child(
     finally:
         process.kill()
         process.wait()
+        hearing.join()
         for pipe in (process.stdin, process.stdout, process.stderr):
             pipe.close()
 
@@ -104,7 +106,7 @@ def _hear(pipe: IO[bytes], said: list[bytes]) -> None:
 
 
 def _lines(pipe: IO[bytes], deadline: float) -> Iterator[bytes]:
-    """Lines without their ends until the one that says "end"; after that, what comes, as it comes. Raises TimeoutError."""
+    """Lines without their ends until the one that says "end"; after that, what comes. Raises TimeoutError."""
     rest, is_end = b"", False
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)

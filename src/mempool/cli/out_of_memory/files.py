@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +40,7 @@ class Comparison:
     compared: int
     equal: int
     changed: int
-    """Not compared: the file was changed, or has vanished, since the files were counted."""
+    """Not compared: the file was changed, or has vanished, since the tree was read."""
     different: list[str]
     """Paths whose digests should be equal and are not."""
 
@@ -73,6 +73,7 @@ def _walk(
 
     count = 0
     for folder, folders, names in os.walk(root, onerror=unreadable):
+        tree.skipped += sum(os.path.islink(os.path.join(folder, name)) for name in folders)  # noqa: PTH114, PTH118 - bytes
         folders[:] = [name for name in folders if name not in without]
         for name in names:
             path = os.path.join(folder, name)  # noqa: PTH118 - bytes
@@ -88,22 +89,25 @@ def _walk(
         saw(count)
 
 
-def compare(
-    tree: Tree, statuses: Sequence[int], digests: bytes, saw: Callable[[int], None]
-) -> Comparison:
-    """Hash whole files with hashlib and no limit, as many as the run has done, and compare."""
+def compare(tree: Tree, statuses: bytes, digests: bytes, saw: Callable[[int], None]) -> Comparison:
+    """Hash whole files with hashlib and no limit, all that the run has done, and compare."""
+    files = len(tree.paths)
     done = [number for number, status in enumerate(statuses) if status == Status.DONE]
-    equal, changed, different = 0, 0, []
+    wanted = sorted({number % files for number in done})
+    truth: dict[int, bytes | None] = {}
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for count, (number, digest) in enumerate(zip(done, threads.map(lambda n: _digest(tree, n), done), strict=True)):
-            if digest is None:
-                changed += 1
-            elif digest == digests[number * DIGEST_SIZE : (number + 1) * DIGEST_SIZE]:
-                equal += 1
-            else:
-                different.append(os.fsdecode(tree.paths[number]))
-            if count % 100 == 0:
-                saw(count)
+        for number, digest in zip(wanted, threads.map(lambda n: _digest(tree, n), wanted), strict=True):
+            truth[number] = digest
+            saw(len(truth))
+    equal, changed, different = 0, 0, []
+    for number in done:
+        expected = truth[number % files]
+        if expected is None:
+            changed += 1
+        elif expected == digests[number * DIGEST_SIZE : (number + 1) * DIGEST_SIZE]:
+            equal += 1
+        else:
+            different.append(os.fsdecode(tree.paths[number % files]))
     return Comparison(len(done) - changed, equal, changed, different)
 
 

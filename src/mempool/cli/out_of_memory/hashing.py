@@ -12,11 +12,10 @@ import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from io import FileIO
 from typing import TYPE_CHECKING, Any
 
-from mempool.cli.out_of_memory.memory import Level
 from mempool.cli.out_of_memory.words import Job, Status
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 DIGEST_SIZE = 32
 COMPLAINTS_MAX = 5
-#: The share of the files (or of the time) after which memory runs out, half of it comes back, and runs out again.
-COURSE = ((0.2, Level.ALL), (0.5, Level.HALF), (0.6, Level.ALL))
 
 
 class TimeUpError(Exception):
@@ -33,20 +30,20 @@ class TimeUpError(Exception):
 
 
 class Course:
-    """Hands out one file after the other. At marks on the way memory runs out or comes back, before the next file.
+    """Hands out one file after the other. At marks on the way something happens, before the next file.
 
-    Both runs have the same course. It is measured in files, so that it is the same on a slow machine; in time, where the
-    time does not do for all of them.
+    Both runs have the same course. It is measured in files, so that it is the same on a slow machine; in time, where
+    the time does not do for all of them.
+
+    marks: the share of the files (or of the time) from 0 to 1, and what happens there, in this order.
     """
 
-    def __init__(self, files: int, seconds: float, order: Callable[[Level], None]) -> None:
+    def __init__(self, files: int, seconds: float, marks: Iterable[tuple[float, Callable[[], None]]]) -> None:
         self._files = files
         self._seconds = seconds
-        self._order = order
-        self._marks = deque(COURSE)
+        self._marks = deque(marks)
         self._given = 0
-        self._share = 0.0
-        self._moved = threading.Condition()
+        self._turn = threading.Lock()
         self.began = time.monotonic()
 
     def begin(self) -> None:
@@ -55,13 +52,13 @@ class Course:
 
     def next(self) -> int | None:
         """The number of a file, or None: there is no more."""
-        with self._moved:
+        with self._turn:
             share = max(self._given / self._files, (time.monotonic() - self.began) / self._seconds)
+            # Rounded down, so that even a single file meets all of them.
+            while self._marks and share >= int(self._marks[0][0] * self._files) / self._files:
+                self._marks.popleft()[1]()
             if share >= 1.0:
                 return None
-            while self._marks and share >= int(self._marks[0][0] * self._files) / self._files:
-                self._order(self._marks.popleft()[1])
-            self._move(share)
             self._given += 1
             return self._given - 1
 
@@ -70,28 +67,14 @@ class Course:
         if time.monotonic() - self.began > self._seconds:
             raise TimeUpError
 
-    def end(self) -> None:
-        """Let all pass that wait for a share."""
-        with self._moved:
-            self._move(1.0)
-
-    def _move(self, share: float) -> None:
-        self._share = share
-        self._moved.notify_all()
-
-    def wait_for_share(self, share: float) -> None:
-        """Return when so much has been handed out, or all is over."""
-        with self._moved:
-            self._moved.wait_for(lambda: self._share >= share)
-
 
 class Hashing:
     """The files of one run, and what became of them."""
 
     def __init__(self, job: Job, paths: Sequence[bytes], course: Course) -> None:
         self.pool: Pool[Any] | None = None
-        self.statuses = bytearray(len(paths))
-        self.digests = bytearray(len(paths) * DIGEST_SIZE)
+        self.statuses = bytearray(job.rounds * len(paths))
+        self.digests = bytearray(job.rounds * len(paths) * DIGEST_SIZE)
         self.complaints: list[str] = []
         self._chunk_size = job.element_size
         self._paths = paths
@@ -121,7 +104,7 @@ class Hashing:
 
     def _try(self, number: int, thread: int) -> Status:
         try:
-            digest = self._hash(self._paths[number], thread)
+            digest = self._hash(self._paths[number % len(self._paths)], thread)
         except MemoryError:
             return Status.OUT_OF_MEMORY
         except FileNotFoundError:
@@ -139,27 +122,26 @@ class Hashing:
 
     def _hash(self, path: bytes, thread: int) -> bytes:
         digest = hashlib.sha256()
-        with open_regular(path) as file:
-            if self.pool is None:
-                self._read_without_pool(file, digest, thread)
-            else:
-                self._read_with_pool(self.pool, file, digest, thread)
+        if self.pool is None:
+            self._read_without_pool(path, digest, thread)
+        else:
+            self._read_with_pool(self.pool, path, digest, thread)
         return digest.digest()
 
-    def _read_without_pool(self, file: FileIO, digest: hashlib._Hash, thread: int) -> None:
-        while True:
-            chunk = bytearray(self._chunk_size)
-            self._chunks[thread] += 1
-            length = file.readinto(chunk)
-            if not length:
-                return
-            with memoryview(chunk) as whole, whole[:length] as part:
-                digest.update(part)
-            self._hashed[thread] += length
-            self._course.check_time()
+    def _read_without_pool(self, path: bytes, digest: hashlib._Hash, thread: int) -> None:
+        with open_regular(path) as file:
+            length = 1
+            while length:
+                chunk = bytearray(self._chunk_size)
+                self._chunks[thread] += 1
+                length = file.readinto(chunk) or 0
+                with memoryview(chunk) as whole, whole[:length] as part:
+                    digest.update(part)
+                self._hashed[thread] += length
+                self._course.check_time()
 
-    def _read_with_pool(self, pool: Pool[Any], file: FileIO, digest: hashlib._Hash, thread: int) -> None:
-        with pool.lease() as element, memoryview(element) as whole:
+    def _read_with_pool(self, pool: Pool[Any], path: bytes, digest: hashlib._Hash, thread: int) -> None:
+        with pool.lease() as element, memoryview(element) as whole, open_regular(path) as file:
             while length := file.readinto(whole):
                 with whole[:length] as part:
                     digest.update(part)
@@ -168,7 +150,7 @@ class Hashing:
 
 
 def open_regular(path: bytes) -> FileIO:
-    """Open for raw reading. Raises OSError for what is not a regular file (any more), without waiting for a FIFO's writer."""
+    """Open for raw reading. Raises OSError for what is not a regular file any more; waits for no FIFO's writer."""
     file = FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
     try:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import resource
 import threading
 from enum import Enum, auto
+from pathlib import Path
 
 #: Bytes. Blocks below it the ballast leaves alone, so an element is at least as large.
 SMALLEST = 64 * 1024
@@ -41,13 +42,13 @@ class Level(Enum):
 
 def address_space_used() -> int:
     """Bytes of address space in use, as RLIMIT_AS counts them."""
-    with open("/proc/self/statm", "rb", buffering=0) as statm:
+    with Path("/proc/self/statm").open("rb", buffering=0) as statm:
         return int(statm.read(200).split()[0]) * resource.getpagesize()
 
 
 def resident_max() -> int:
     """Bytes of memory in use at most so far. (ru_maxrss would begin with the parent's.)"""
-    with open("/proc/self/status", "rb") as status:
+    with Path("/proc/self/status").open("rb") as status:
         for line in status:
             if line.startswith(b"VmHWM:"):
                 return int(line.split()[1]) * 1024
@@ -76,12 +77,10 @@ def lay_in_stock() -> list[object]:
     """
     # Objects up to 512 bytes come from pools in arenas of 1 MiB. One object per MiB keeps the arena, the rest is free.
     small = [bytes(440) for _ in range(8 * 2048)]
-    stays: list[object] = [*small[::2048]]
-    # Larger ones, up to a buffer, come from malloc's heap.
-    for _ in range(128):
-        hole = bytearray(16 * 1024)
-        stays.append(bytes(1024))
-        small.append(hole)
+    stays: list[object] = list(small[::2048])
+    # Larger ones, up to a buffer, come from malloc's heap. Every second piece stays: the free ones must not merge.
+    pieces = [bytearray(16 * 1024) for _ in range(512)]
+    stays += pieces[::2]
     return stays
 
 

@@ -24,10 +24,12 @@ class Status(IntEnum):
 
 @dataclass(frozen=True)
 class Job:
-    """What a child is to do. Beside it travel the paths."""
+    """What a child is to do. Beside it travel the paths. A file that is read in several rounds counts as so many."""
 
     pooled: bool
     """Run B; else run A."""
+    rounds: int
+    """How often each file is read; 0, until the files are known: often enough to see something."""
     threads: int
     """How many hash."""
     element_size: int

@@ -1,0 +1,56 @@
+"""Kinds of arguments that click does not know, as callbacks of its options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+
+from mempool.sources.sizes import parse_size
+
+RESERVE_MAX = 1_000_000
+DAY = 86_400
+
+
+def size(at_least: int, at_most: int | None = None) -> Callable[[click.Context, click.Parameter, str], int]:
+    """Bytes, as a number or in words."""
+
+    def convert(_context: click.Context, _option: click.Parameter, value: str) -> int:
+        try:
+            size = parse_size(int(value) if value.isdecimal() else value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+        if size < at_least:
+            raise click.BadParameter(f"{in_words(size)} is too little, {in_words(at_least)} is the least")
+        if at_most is not None and size > at_most:
+            raise click.BadParameter(f"{in_words(size)} is too much, {in_words(at_most)} is the most")
+        return size
+
+    return convert
+
+
+def reserves(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
+    """Numbers of elements, with commas between."""
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isdecimal() and part.isascii() and 1 <= int(part) <= RESERVE_MAX for part in parts):
+        raise click.BadParameter(f"numbers of elements such as 8 or 4,32,8,16, each 1 to {RESERVE_MAX}, not {value!r}")
+    return tuple(int(part) for part in parts)
+
+
+def seconds(_context: click.Context, _option: click.Parameter, value: str) -> float:
+    """A time, above zero and at most a day."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= DAY:  # false for nan too
+        raise click.BadParameter(f"a number of seconds above 0, at most {DAY}, not {value!r}")
+    return number
+
+
+def in_words(size: int) -> str:
+    """Bytes, for a person."""
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.4g} {name}"
+    return f"{size} bytes"

@@ -1,0 +1,75 @@
+"""The two runs, one after the other, and the comparison."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from mempool import IMPLEMENTATION
+from mempool.cli.kinds import in_words
+from mempool.cli.out_of_memory.children import run_child
+from mempool.cli.out_of_memory.files import Tree, compare, find_files
+from mempool.cli.out_of_memory.report import Report
+from mempool.cli.out_of_memory.screen import screen_for
+from mempool.cli.out_of_memory.words import Job
+
+#: A small tree is read in several rounds, so that there is something to see: up to about so many files and bytes.
+FILES_ENOUGH = 30_000
+BYTES_ENOUGH = 1 << 30
+
+
+#: A digest of each stays in memory, in a child and here.
+FILES_MAX = 10_000_000
+
+
+class UnfitTreeError(Exception):
+    """There is nothing to hash, or far too much."""
+
+
+def run_both(root: Path, job: Job, console: Console) -> Report:
+    """Run A, run B under the same limit, compare, show. Raises UnfitTreeError or ChildFailedError."""
+    with screen_for(console) as screen:
+        screen.begin("looking for files", 0)
+        tree = find_files(root, screen.count)
+        if not tree.paths:
+            raise UnfitTreeError(f"there is no regular file below {root}")
+        job = replace(job, rounds=job.rounds or enough_rounds(tree))
+        files = job.rounds * len(tree.paths)
+        if files > FILES_MAX:
+            raise UnfitTreeError(
+                f"{len(tree.paths):,} files x {job.rounds:,} rounds are too many, {FILES_MAX:,} is the most; "
+                "take a smaller folder or fewer --rounds"
+            )
+        size, rounds = f"{tree.size / 1e6:,.1f} MB", f" x {job.rounds} rounds" if job.rounds > 1 else ""
+        screen.say(f"{len(tree.paths):,} files ({size}){rounds} below {root}{skipped(tree)}")
+        chunks, memory = in_words(job.element_size), in_words(job.allowance)
+        screen.say(f"{job.threads} threads, chunks of {chunks}, {memory} of memory for all; {IMPLEMENTATION} core")
+        screen.begin("A, no pool", files)
+        without = run_child(job, tree.paths, screen.progress, screen.event)
+        screen.begin("B, pool", files)
+        same_limit = replace(job, pooled=True, address_space=without.outcome.address_space)
+        with_pool = run_child(same_limit, tree.paths, screen.progress, screen.event)
+        screen.begin("hashlib, no limit", len(tree.paths))
+        comparison = compare(tree, with_pool.statuses, with_pool.digests, screen.count)
+    report = Report(tree, job, without.outcome, with_pool.outcome, comparison)
+    console.print(report.table())
+    for line in report.closing_lines():
+        screen.say(line)
+    for fault in report.faults:
+        screen.say(f"FAILED: {fault}", "bold red")
+    if not report.faults:
+        screen.say("passed: run B failed no file", "bold green")
+    return report
+
+
+def skipped(tree: Tree) -> str:
+    """What of the tree is left out, in words; empty where nothing is."""
+    links = f"; {tree.skipped:,} links, pipes and the like skipped" if tree.skipped else ""
+    return links + (f"; {tree.unreadable_folders:,} folders may not be read" if tree.unreadable_folders else "")
+
+
+def enough_rounds(tree: Tree) -> int:
+    """How often to read this tree when nobody says."""
+    return max(1, min(FILES_ENOUGH // len(tree.paths), BYTES_ENOUGH // max(1, tree.size)))
