@@ -1,0 +1,440 @@
+"""`mempool demo` as its user meets it: files are hashed while memory really runs out; and how it fails."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mempool
+from mempool.cli import main
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+if not sys.platform.startswith("linux"):
+    pytest.skip("a limit on memory is enforced on Linux only", allow_module_level=True)
+
+from rich.console import Console
+
+from mempool.cli.out_of_memory import children, hashing
+from mempool.cli.out_of_memory.files import Tree, compare, find_files
+from mempool.cli.out_of_memory.hashing import Course, Hashing
+from mempool.cli.out_of_memory.report import Report
+from mempool.cli.out_of_memory.screen import LiveScreen
+from mempool.cli.out_of_memory.words import Job, Outcome, Progress, Status
+
+FILES = 60
+JOB = Job(
+    pooled=False,
+    rounds=1,
+    threads=2,
+    element_size=65536,
+    reserves=(2, 8),
+    allowance=8 << 20,
+    address_space=None,
+    seconds=5.0,
+)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Files of all sizes around the chunk's, in folders."""
+    root = tmp_path / "tree"
+    for number in range(FILES):
+        folder = root / f"folder {number % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}").write_bytes(bytes([number]) * (number * 7001))
+    return root
+
+
+def demo(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command, in a process, with what suits a small tree."""
+    command = [
+        sys.executable,
+        "-m",
+        "mempool",
+        "demo",
+        "--rounds=1",
+        "--threads=8",
+        "--limit=8 MiB",
+        "--reserve=2,24,4",
+    ]
+    command += ["--element-size=64 KiB", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+# -- the main job ---------------------------------------------------------------------------------------------------
+
+
+def test_files_fail_without_a_pool_and_none_fails_with_one(tree: Path, tmp_path: Path) -> None:
+    """The same files under the same limit beside the same ballast; the reserve is resized meanwhile."""
+    told = demo(tree, "--json", tmp_path / "figures.json")
+    assert told.returncode == 0, told.stdout + told.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text("utf-8"))
+    without, pooled = figures["run_a"], figures["run_b"]
+    assert without["address_space"] == pooled["address_space"]
+    assert without["files"]["out_of_memory"] >= FILES // 2
+    assert sum(without["files"].values()) == FILES
+    assert pooled["files"]["done"] == FILES
+    assert pooled["files"]["out_of_memory"] == 0
+    assert pooled["ballast_max"] > 4 << 20
+    assert figures["digests"] == {"compared": FILES, "equal": FILES, "changed": 0, "different": []}
+    assert figures["audit"]["holds"]
+    assert figures["faults"] == []
+    pool = pooled["pool"]
+    assert pool["made"] - pool["disposed"] == pool["spare"]
+    assert pool["out"] == 0
+    assert pool["resizes"] == 2
+
+
+def test_a_grow_while_memory_is_out_says_what_it_falls_short_of(tree: Path) -> None:
+    """The guarantee that a resize returns is shown: 24 promised, and not all of them to be had."""
+    told = demo(tree, "--json", "-")
+    figures = json.loads(told.stdout)
+    grow, *_, shrink = figures["run_b"]["resizes"]
+    assert (grow["from"], grow["to"]) == (2, 24)
+    assert grow["unfunded"] > 0
+    assert shrink["to"] == 4
+    assert shrink["unfunded"] == 0
+    assert "reserve 2 -> 24:" in told.stderr, "the lines for people go elsewhere"
+
+
+def test_the_output_to_a_pipe_is_plain_lines(tree: Path) -> None:
+    """No colours, no bars; the table, the audit and the verdict at the end."""
+    told = demo(tree)
+    assert "\x1b" not in told.stdout
+    assert "files failed" in told.stdout
+    assert "== spare" in told.stdout
+    assert told.stdout.endswith("passed: run B failed no file\n")
+
+
+def test_only_regular_files_are_hashed(tree: Path, tmp_path: Path) -> None:
+    """A FIFO would never end, a link would lead elsewhere; an empty file has a digest too."""
+    os.mkfifo(tree / "fifo")
+    (tree / "broken link").symlink_to("nowhere")
+    (tree / "link to a folder").symlink_to(tmp_path)
+    (tree / "empty").touch()
+    (tree / os.fsdecode(b"no \xff text")).write_text("named in bytes", "utf-8")
+    told = demo(tree, "--json", "-")
+    figures = json.loads(told.stdout)
+    assert told.returncode == 0
+    assert figures["files"] == figures["run_b"]["files"]["done"] == FILES + 2
+    assert figures["not_regular"] == 3
+
+
+def test_one_file_is_enough_to_show_it(tree: Path) -> None:
+    """Memory is out before the first file of one, too."""
+    figures = json.loads(demo(tree / "folder 1" / "1", "--json", "-").stdout)
+    assert figures["run_a"]["files"]["out_of_memory"] == 1
+    assert figures["run_b"]["files"]["done"] == 1
+
+
+def test_each_run_ends_in_time_and_counts_what_it_has_not_reached(tree: Path) -> None:
+    """Memory runs out within the time, too."""
+    told = demo(tree, "--rounds=5000", "--seconds=0.3", "--json", "-")
+    figures = json.loads(told.stdout)
+    assert told.returncode == 0, told.stderr
+    assert figures["run_b"]["files"]["not_reached"] > 0
+    assert figures["run_b"]["files"]["done"] > 0
+    assert figures["run_a"]["files"]["out_of_memory"] > 0
+    assert figures["run_a"]["seconds"] < 5
+
+
+def test_an_interrupt_ends_it_with_its_children(tree: Path) -> None:
+    """As from a keyboard, to all processes of the group; one line and a shell's status."""
+    command = [sys.executable, "-m", "mempool", "demo", "--rounds=20000", "--seconds=50", tree]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, process_group=0) as process:
+        assert process.stdout
+        while not process.stdout.readline().startswith("A "):
+            pass
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.strip() == "mempool: interrupted"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+# -- what becomes of a file -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (MemoryError(), Status.OUT_OF_MEMORY),
+        (OSError(errno.ENOMEM, "no memory"), Status.OUT_OF_MEMORY),
+        (PermissionError(errno.EACCES, "not yours"), Status.UNREADABLE),
+        (OSError(errno.EIO, "a bad disk"), Status.UNREADABLE),
+        (FileNotFoundError(errno.ENOENT, "gone"), Status.VANISHED),
+        (hashing.TimeUpError(), Status.NOT_REACHED),
+        (RuntimeError("a bug"), Status.BROKEN),
+    ],
+    ids=repr,
+)
+def test_only_a_want_of_memory_counts_as_one(error: Exception, status: Status, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What we may not read, what is gone and what the clock cut off are told apart from it."""
+
+    def fail(_path: bytes) -> None:
+        raise error
+
+    monkeypatch.setattr(hashing, "open_regular", fail)
+    work = Hashing(JOB, [b"a", b"b"], Course(2, 5.0, ()))
+    work.work(0)
+    assert list(work.statuses) == [status, status]
+    assert work.complaints == (["RuntimeError: a bug"] * 2 if status is Status.BROKEN else [])
+
+
+def test_a_file_that_became_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    """Between the count and its turn anything may happen to it."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    paths = [os.fsencode(tmp_path / name) for name in ("fifo", "folder", "nothing")]
+    work = Hashing(JOB, paths, Course(3, 5.0, ()))
+    work.work(1)
+    assert list(work.statuses) == [Status.UNREADABLE, Status.UNREADABLE, Status.VANISHED]
+
+
+def test_every_mark_of_a_course_is_met_in_its_order() -> None:
+    """With few files, and when the time is up before the files are."""
+    met: list[str] = []
+    marks = [
+        (0.2, lambda: met.append("out")),
+        (0.5, lambda: met.append("half")),
+        (0.6, lambda: met.append("out again")),
+    ]
+    course = Course(10, 60.0, marks)
+    assert [(course.next(), len(met)) for _ in range(11)] == [
+        *((n, 0) for n in range(2)),
+        *((n, 1) for n in range(2, 5)),
+        (5, 2),
+        *((n, 3) for n in range(6, 10)),
+        (None, 3),
+    ]
+    met.clear()
+    late = Course(10, 1e-9, marks)
+    assert late.next() is None
+    assert met == ["out", "half", "out again"]
+
+
+# -- the verdict ----------------------------------------------------------------------------------------------------
+
+
+def hashed(tree: Path) -> tuple[Tree, bytes, bytes]:
+    """A tree, and what a run without a fault would have of it."""
+    found = find_files(tree, lambda _count: None)
+    work = Hashing(JOB, found.paths, Course(len(found.paths), 60.0, ()))
+    work.work(0)
+    return found, bytes(work.statuses), bytes(work.digests)
+
+
+def test_a_wrong_digest_is_found(tree: Path) -> None:
+    """One bit of one file."""
+    found, statuses, digests = hashed(tree)
+    assert compare(found, statuses, digests, lambda _count: None).equal == FILES
+    wrong = bytes([digests[0] ^ 1]) + digests[1:]
+    comparison = compare(found, statuses, wrong, lambda _count: None)
+    assert comparison.equal == FILES - 1
+    assert comparison.different == [os.fsdecode(found.paths[0])]
+
+
+def test_a_file_that_was_changed_or_deleted_meanwhile_is_no_wrong_digest(tree: Path) -> None:
+    """There is nothing to compare with any more."""
+    found, statuses, digests = hashed(tree)
+    Path(os.fsdecode(found.paths[3])).write_text("something else", "utf-8")
+    Path(os.fsdecode(found.paths[4])).unlink()
+    comparison = compare(found, statuses, digests, lambda _count: None)
+    assert (comparison.compared, comparison.equal, comparison.changed) == (FILES - 2, FILES - 2, 2)
+    assert comparison.different == []
+
+
+def outcome(**changes: object) -> Outcome:
+    pool = {"reserve": 2, "spare": 3, "out": 0, "disposing": 0, "made": 5, "disposed": 2, "resizes": 1}
+    pool |= {"served_from_spare": 1, "served_from_source": 5, "served_from_reserve": 1, "served_from_line": 0}
+    pool |= {"waits_served": 0, "wait_seconds_max": 0.0, "wait_seconds_total": 0.0, "source_failures": 1}
+    files = {status.name.lower(): 0 for status in Status}
+    told = {
+        "seconds": 1.0,
+        "files": files | {"done": 2},
+        "complaints": [],
+        "hashed": 10,
+        "chunks": 0,
+        "address_space": 1 << 26,
+        "address_space_before": 1 << 25,
+        "ballast_max": 1 << 24,
+        "resident_max": 1 << 25,
+        "resizes": [],
+        "pool": pool,
+        "left_after_close": 0,
+    }
+    for name, change in changes.items():
+        told[name] = {**told[name], **change} if isinstance(change, dict) else change  # type: ignore[dict-item]
+    return Outcome(**told)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, None),
+        ({"files": {"unreadable": 1, "vanished": 1, "not_reached": 1}}, None),
+        ({"files": {"out_of_memory": 1}}, "run B failed 1 files for want of memory"),
+        ({"files": {"broken": 1}, "complaints": ["X: y"]}, "run B failed 1 files: X: y"),
+        ({"files": {"done": 0}}, "run B has hashed no file"),
+        ({"pool": {"made": 6}}, "the audit does not hold: made 6 - disposed 2 != spare 3 + out 0; 0 left after close"),
+        ({"pool": {"made": 6, "out": 1}}, "the audit does not hold: made 6 - disposed 2 == spare 3 + out 1; 0 left"),
+        (
+            {"left_after_close": 1},
+            "the audit does not hold: made 5 - disposed 2 == spare 3 + out 0; 1 left after close",
+        ),
+    ],
+    ids=str,
+)
+def test_run_b_passes_only_with_no_file_failed_and_books_that_balance(
+    changes: dict[str, object], fault: str | None, tree: Path
+) -> None:
+    found, statuses, digests = hashed(tree)
+    report = Report(found, JOB, outcome(), outcome(**changes), compare(found, statuses, digests, lambda _count: None))
+    assert len(report.faults) == (fault is not None)
+    assert fault is None or report.faults[0].startswith(fault)
+
+
+# -- what it looks like ---------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_shows_bars_and_the_state_of_the_pool() -> None:
+    """Files, failures, speed; spare, out, line and promise."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    with LiveScreen(console) as screen:
+        screen.begin("looking for files", 0)
+        screen.count(1200)
+        screen.begin("B, pool", 1200)
+        screen.progress(Progress(2.0, 600, 599, 1, 10_000_000, 5 << 20, 8, 3, 4, 2, 1))
+        screen.event(2.0, "memory is out")
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "600/1,200 files" in shown
+    assert "1 failed" in shown
+    assert "5 MB/s" in shown
+    assert "ballast 5 MiB; 3 spare, 4 out, 2 in line; promise of 8: 1 unfunded" in shown
+    assert "B   2.0 s  memory is out" in shown
+
+
+# -- how it fails ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nowhere"],
+        ["a", "b"],
+        ["--threads=0"],
+        ["--threads=many"],
+        ["--element-size=4 KiB"],
+        ["--element-size=big"],
+        ["--element-size=1.3"],
+        ["--reserve=0"],
+        ["--reserve=4,,8"],
+        ["--reserve=-1"],
+        ["--limit=1 MiB"],
+        ["--limit=1 TiB"],
+        ["--seconds=0"],
+        ["--seconds=nan"],
+        ["--seconds=soon"],
+        ["--rounds=0"],
+        ["--json=/nowhere/figures.json"],
+        ["--json=."],
+        ["--unheard-of"],
+        ["."],
+    ],
+    ids=" ".join,
+)
+def test_a_bad_argument_gets_one_clear_line_and_status_2(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`.` is an empty folder: nothing to hash is a bad argument too."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", *arguments]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("mempool: ")
+    assert told.err.count("\n") == 1
+
+
+def test_more_files_than_digests_have_room_is_a_bad_argument(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is refused before anything is begun."""
+    assert main(["demo", "--rounds=1000000", str(tree)]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("mempool: 60 files x 1,000,000 rounds are too many, 10,000,000 is the most")
+    assert told.out == ""
+
+
+@pytest.mark.parametrize("name", ["click", "rich"])
+def test_without_the_extra_one_line_says_what_to_install(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    assert main([]) == 1
+    told = capsys.readouterr()
+    assert told.err == f'mempool: the command line needs {name}: pip install "mempool[cli]"\n'
+
+
+def test_the_version_names_the_core(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith(f"mempool {mempool.__version__}, {mempool.IMPLEMENTATION} core")
+
+
+def test_no_command_at_all_gets_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "demo" in capsys.readouterr().out
+
+
+def test_elsewhere_than_on_linux_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert main(["demo"]) == 1
+    told = capsys.readouterr()
+    assert told.err == ("mempool: the demo needs Linux, where a limit on memory is enforced; this is darwin\n")
+
+
+@pytest.mark.parametrize(
+    ("program", "line"),
+    [
+        ("import sys; sys.exit('it broke')", "mempool: run A ended early, with status 1: it broke\n"),
+        ("import os; os.kill(os.getpid(), 9)", "mempool: run A ended early, with status -9\n"),
+        ("print('[\"end\", {}]')", "mempool: run A ended early, with status 0\n"),
+        (
+            "import sys; sys.exit(3)",
+            "mempool: this system does not enforce RLIMIT_AS: memory does not run out, nothing to show\n",
+        ),
+    ],
+)
+def test_a_child_that_dies_is_told_in_one_line(
+    program: str, line: str, tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(children, "PROGRAM", program)
+    assert main(["demo", str(tree)]) == 1
+    assert capsys.readouterr().err == line
+
+
+def test_a_child_that_hangs_is_ended(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It reads its job and says nothing; nobody waits longer than its time and the grace."""
+    monkeypatch.setattr(children, "PROGRAM", "import sys, threading; sys.stdin.read(); threading.Event().wait()")
+    monkeypatch.setattr(children, "GRACE", 0.2)
+    assert main(["demo", "--seconds=0.1", str(tree)]) == 1
+    assert capsys.readouterr().err == "mempool: run A has not ended 0 s after its time was up\n"
+
+
+def test_the_digests_are_those_of_hashlib(tree: Path) -> None:
+    """Chunk by chunk as well as whole."""
+    found, _, digests = hashed(tree)
+    for number, path in enumerate(found.paths):
+        whole = hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).digest()
+        assert digests[number * 32 : (number + 1) * 32] == whole
