@@ -100,8 +100,9 @@ class ScriptedSource(Generic[T]):
         self.wrong: list[str] = []
         """What the pool did wrong: elements it gave to `free` that did not exist (any more)."""
         self._source: Source[Any] | None = source
-        if hasattr(source, "reset"):
-            self.reset = source.reset
+        reset = getattr(source, "reset", None)
+        if reset is not None:
+            self.reset = reset
         self._script: deque[Action] = deque(script)
         self._free_script: deque[Action] = deque()
         self._lock = threading.RLock()  # may be entered again by a finalizer
@@ -129,7 +130,7 @@ class ScriptedSource(Generic[T]):
         held.released.set()
 
     def open(self) -> None:
-        """Let every blocked call go on and work, and block none from now on."""
+        """The play is over: every blocked call goes on, and every call works from now on."""
         with self._lock:
             self._is_open = True
             held, self._held = self._held, []
@@ -188,13 +189,13 @@ class ScriptedSource(Generic[T]):
                 self._source.free(element)
 
     def _act(self, call: str, action: Action) -> None:
+        with self._lock:
+            if self._is_open:
+                action = Step.WORKS
+            elif action is Step.SLOW:
+                held = _Held()
+                self._held.append(held)
         if action is Step.SLOW:
-            held = _Held()
-            with self._lock:
-                if not self._is_open:
-                    self._held.append(held)
-                else:
-                    held.released.set()
             action = held.wait()
         self.log.append(f"{call} {action.value if isinstance(action, Step) else 'calls'}")
         if action is Step.FAILS:

@@ -28,7 +28,7 @@ def wait_until(condition: Callable[[], Answer], timeout: float = 10) -> Answer:
     return answer
 
 
-async def wait_until_async(condition: Callable[[], Answer], timeout: float = 10) -> Answer:  # noqa: ASYNC109 - as above
+async def wait_until_async(condition: Callable[[], Answer], timeout: float = 10) -> Answer:
     """`wait_until` for a coroutine: the loop goes on between two looks."""
     until = time.monotonic() + timeout
     while not (answer := condition()):

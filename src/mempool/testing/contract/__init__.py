@@ -29,40 +29,28 @@ import pytest
 # Before they are imported, so that a failed assert shows its values.
 pytest.register_assert_rewrite(
     *[
-        f"mempool.testing.contract.{part}"
-        for part in (
-            "account alloc bad_input base bulk callers closing guarantees leases line resize retry".split()
+        f"mempool.testing.contract.{room}"
+        for room in (
+            *("account", "alloc", "bad_input", "base", "bulk", "closing", "guarantees", "leases", "line", "resize"),
+            *("retry", "whole"),
         )
     ]
 )
 
-from mempool.testing.contract.account import AccountContract
-from mempool.testing.contract.alloc import AllocContract
-from mempool.testing.contract.bad_input import InputContract
-from mempool.testing.contract.base import Contract
-from mempool.testing.contract.bulk import BulkContract
-from mempool.testing.contract.closing import CloseContract
-from mempool.testing.contract.guarantees import GuaranteeContract
-from mempool.testing.contract.leases import LeaseContract
-from mempool.testing.contract.line import LineContract
-from mempool.testing.contract.resize import ResizeContract
-from mempool.testing.contract.retry import RetryContract
-
-
-class PoolContract(
-    AllocContract,
+from mempool.testing.contract.whole import (  # noqa: E402 - after the above
     AccountContract,
-    LineContract,
-    RetryContract,
-    ResizeContract,
-    GuaranteeContract,
+    AllocContract,
     BulkContract,
-    LeaseContract,
     CloseContract,
+    Contract,
+    GuaranteeContract,
     InputContract,
-):
-    """All promises."""
-
+    LeaseContract,
+    LineContract,
+    PoolContract,
+    ResizeContract,
+    RetryContract,
+)
 
 __all__ = [
     "AccountContract",

@@ -19,7 +19,8 @@ NUMBERS: list[tuple[object, type[Exception]]] = [
 ]
 SECONDS: list[object] = [-1, -0.001, float("nan"), "1", object()]
 TARGETS: list[tuple[dict[str, Any], type[Exception]]] = [
-    *[({"reserve": number}, error) for number, error in [*NUMBERS, (None, TypeError)]],
+    ({"reserve": None}, TypeError),
+    *[({"reserve": number}, error) for number, error in NUMBERS],
     *[({name: number}, error) for number, error in NUMBERS for name in ("keep", "limit")],
     ({"reserve": 3, "keep": 2}, ValueError),
     ({"reserve": 3, "limit": 2}, ValueError),
@@ -71,7 +72,8 @@ class InputContract(Contract):
     @pytest.mark.parametrize("name", ["limit", "max_waiting"])
     def test_a_huge_number_is_as_good_as_none(self, name: str) -> None:
         """Numbers beyond what a machine word holds are legal where more is only laxer."""
-        pool, source = self.pool(1, **{name: 10**30})
+        options: dict[str, Any] = {name: 10**30}
+        pool, source = self.pool(1, **options)
         pool.free(pool.alloc())
         if name == "limit":
             pool.resize(limit=10**40)

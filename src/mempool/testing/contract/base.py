@@ -55,7 +55,6 @@ class Contract:
         waiting = [pool.stats().waiting for pool, _source in self._pools]
         for pool, source in self._pools:
             source.open()
-            source.otherwise_free = works
             pool.close()  # also ends those who still wait, whatever has failed
         for pool, source in self._pools:
             assert source.wrong == []
@@ -123,4 +122,3 @@ class Contract:
         self.clock.wait_until_parked(pool.stats().waiting)
         self.clock.advance(seconds)
         wait_until(lambda: pool.stats().waiting == waiting)
-

@@ -1,0 +1,46 @@
+"""All parts of the contract in one."""
+
+from __future__ import annotations
+
+from mempool.testing.contract.account import AccountContract
+from mempool.testing.contract.alloc import AllocContract
+from mempool.testing.contract.bad_input import InputContract
+from mempool.testing.contract.base import Contract
+from mempool.testing.contract.bulk import BulkContract
+from mempool.testing.contract.closing import CloseContract
+from mempool.testing.contract.guarantees import GuaranteeContract
+from mempool.testing.contract.leases import LeaseContract
+from mempool.testing.contract.line import LineContract
+from mempool.testing.contract.resize import ResizeContract
+from mempool.testing.contract.retry import RetryContract
+
+
+class PoolContract(
+    AllocContract,
+    AccountContract,
+    LineContract,
+    RetryContract,
+    ResizeContract,
+    GuaranteeContract,
+    BulkContract,
+    LeaseContract,
+    CloseContract,
+    InputContract,
+):
+    """All promises."""
+
+
+__all__ = [
+    "AccountContract",
+    "AllocContract",
+    "BulkContract",
+    "CloseContract",
+    "Contract",
+    "GuaranteeContract",
+    "InputContract",
+    "LeaseContract",
+    "LineContract",
+    "PoolContract",
+    "ResizeContract",
+    "RetryContract",
+]

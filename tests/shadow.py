@@ -1,0 +1,164 @@
+"""A model of one pool as its users see it: numbers and nothing else. Beside it a real pool is run by test_model.py.
+
+It knows the promises and none of the means: no locks, no hands, no batches. `line` holds how many each waiting caller wants.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from mempool.testing import Step
+
+# Promises that the pool does not keep yet (see NOT_YET in test_contract.py): the model looks away.
+CUTS_WHAT_A_GATHERER_LEAVES = False
+CUTS_WHAT_IS_ABOVE_THE_LIMIT = False
+REMEMBERS_THE_KEEP_THAT_WAS_GIVEN = False
+
+
+@dataclass
+class Shadow:
+    """One pool. `answers` is what the source will say, then `otherwise`."""
+
+    reserve: int
+    keep_given: int | None
+    limit: int | None
+    spare: int = 0
+    out: int = 0
+    made: int = 0
+    disposed: int = 0
+    failures: int = 0
+    resizes: int = 0
+    closed: bool = False
+    answers: deque[Step] = field(default_factory=deque)
+    otherwise: Step = Step.WORKS
+    bad_frees: int = 0  # how many of the next disposals raise
+    line: list[tuple[object, int]] = field(default_factory=list)
+    served: list[object] = field(default_factory=list)
+
+    @property
+    def keep(self) -> int:
+        return 2 * self.reserve if self.keep_given is None else max(self.keep_given, self.reserve)
+
+    def existing(self) -> int:
+        return self.made - self.disposed
+
+    def is_over_the_limit(self, surplus: int = 0) -> bool:
+        over = self.limit is not None and self.existing() - surplus > self.limit
+        return CUTS_WHAT_IS_ABOVE_THE_LIMIT and over and not self.closed
+
+    def guarantee(self) -> tuple[int, int, int, int]:
+        lacking = max(0, self.reserve - self.spare)
+        owed = min(lacking, self.out)
+        return self.reserve, self.spare, owed, lacking - owed
+
+    # -- the source
+
+    def asked(self) -> Step | None:
+        """What the source says now; None: the limit forbids asking."""
+        if self.limit is not None and self.existing() >= self.limit:
+            return None
+        answer = self.answers.popleft() if self.answers else self.otherwise
+        self.made += answer is Step.WORKS
+        self.failures += answer is Step.FAILS
+        return answer
+
+    def dispose(self) -> bool:
+        """Returns whether the source's free raises."""
+        self.disposed += 1
+        raises, self.bad_frees = self.bad_frees > 0, max(0, self.bad_frees - 1)
+        return raises
+
+    # -- calls; what they return tells the exceptions that may fly
+
+    def take(self, wanted: int) -> Iterator[str]:
+        """alloc_many(wanted), or try_alloc; yields "raises", "nothing", or ends when it has all."""
+        got = max(0, min(wanted, self.spare - self.reserve)) if not self.line else 0
+        self.spare -= got
+        while got < wanted:
+            answer = self.asked()
+            if answer is not Step.WORKS:
+                break
+            got += 1
+        else:
+            answer = None
+        if answer is Step.RAISES:
+            yield "raises"
+            yield from self.come_home(got)
+        elif wanted - got <= self.spare and not self.line:
+            self.spare -= wanted - got
+            self.out += wanted
+        elif wanted == got:
+            self.out += wanted
+        else:
+            yield "nothing"
+            self.lay_by(got)
+            if CUTS_WHAT_A_GATHERER_LEAVES:
+                yield from self.cut()
+
+    def come_home(self, elements: int) -> Iterator[str]:
+        """free: to the line, else kept, else disposed of."""
+        surplus = 0
+        for _ in range(elements):
+            over = self.is_over_the_limit(surplus) and self.spare >= self.reserve
+            if self.closed or (not self.line and (self.spare >= self.keep or over)):
+                surplus += 1
+            else:
+                self.lay_by(1)
+        for _ in range(surplus):
+            if self.dispose():
+                yield "raises"
+
+    def lay_by(self, elements: int) -> None:
+        """Lay these on the shelf and serve the line from it."""
+        self.spare += elements
+        while self.line and self.spare >= self.line[0][1]:
+            caller, wanted = self.line.pop(0)
+            self.spare -= wanted
+            self.out += wanted
+            self.served.append(caller)
+
+    def cut(self) -> Iterator[str]:
+        """Dispose of spares beyond keep and limit, unless they are being gathered."""
+        if self.line:
+            return
+        while self.spare > (0 if self.closed else self.keep) or (self.is_over_the_limit() and self.spare > self.reserve):
+            self.spare -= 1
+            if self.dispose():
+                yield "raises"
+
+    def fill(self, beyond_out: bool) -> Iterator[str]:
+        while self.spare + (self.out if beyond_out else 0) < self.reserve:
+            answer = self.asked()
+            if answer is Step.RAISES:
+                yield "raises"
+            if answer is not Step.WORKS:
+                return
+            self.lay_by(1)
+
+    def resize(self, reserve: int | None, keep: int | None, limit: int | None) -> Iterator[str]:
+        """limit: None leaves it; 0 and below take it away."""
+        grew = reserve is not None and reserve > self.reserve
+        self.reserve = self.reserve if reserve is None else reserve
+        if keep is not None:
+            self.keep_given = keep
+        elif self.keep_given is not None and not REMEMBERS_THE_KEEP_THAT_WAS_GIVEN:
+            self.keep_given = self.keep
+        self.limit = self.limit if limit is None else limit if limit > 0 else None
+        self.resizes += 1
+        if grew:
+            yield from self.fill(beyond_out=False)
+        yield from self.cut()
+
+    def leave(self, caller: object) -> Iterator[str]:
+        """One who waits gives up."""
+        self.line = [(other, wanted) for other, wanted in self.line if other is not caller]
+        self.lay_by(0)
+        if CUTS_WHAT_A_GATHERER_LEAVES:
+            yield from self.cut()
+
+    def close(self) -> Iterator[str]:
+        self.closed = True
+        self.line = []
+        yield from self.cut()
