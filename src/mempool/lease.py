@@ -64,6 +64,7 @@ class Lease:
             self.pool._obtain(self.hands, self.timeout)
         except BaseException:
             self.state = RELEASED
+            self.pool._hand_back(self.hands)
             raise
         return self.hands.elements[0]
 
@@ -79,6 +80,7 @@ class Lease:
             await self.pool._obtain_async(self.hands, self.timeout)
         except BaseException:
             self.state = RELEASED
+            self.pool._hand_back(self.hands)
             raise
         return self.hands.elements[0]
 
@@ -112,6 +114,8 @@ class Lease:
         self.state = RELEASED
 
     def __del__(self) -> None:
+        if not cython.compiled and not hasattr(self, "state"):
+            return  # interrupted while it was being made
         if self.state == HELD:
             hands: Hands | None = self._returning_hands()
             if hands is None:

@@ -116,11 +116,27 @@ class Pool(Traffic, Generic[T]):
         While others wait, it can have what the source gives but never a spare. Raises PoolClosed, or what the source
         raises that is not MemoryError.
         """
-        return cast("T | None", self._try_one(ask=True))
+        hands = Hands(1)
+        try:
+            if not self._try(hands, ask=True):
+                return None
+            self._sign_out(hands)
+            return cast("T", hands.elements[0])
+        except BaseException:
+            self._hand_back(hands)
+            raise
 
     def alloc_reserved(self) -> T | None:
         """A spare, or None; never calls the source. Kernel: mempool_alloc_preallocated. Raises PoolClosed."""
-        return cast("T | None", self._try_one(ask=False))
+        hands = Hands(1)
+        try:
+            if not self._try(hands, ask=False):
+                return None
+            self._sign_out(hands)
+            return cast("T", hands.elements[0])
+        except BaseException:
+            self._hand_back(hands)
+            raise
 
     def alloc_many(self, n: int, *, timeout: float | None | EllipsisType = DEFAULT) -> list[T]:
         """Take `n` elements, all or none. In the line, they are gathered as they come home; nobody overtakes.
@@ -129,14 +145,22 @@ class Pool(Traffic, Generic[T]):
         exceeds the limit, and what `alloc` raises. Kernel: mempool_alloc_bulk.
         """
         ticket = self._new_ticket(self._many(n))
-        self._obtain(ticket, timeout)
-        return ticket.elements
+        try:
+            self._obtain(ticket, timeout)
+            return ticket.elements
+        except BaseException:
+            self._hand_back(ticket)
+            raise
 
     async def alloc_many_async(self, n: int, *, timeout: float | None | EllipsisType = DEFAULT) -> list[T]:
         """`alloc_many` for a task of an event loop."""
         ticket = self._new_ticket(self._many(n))
-        await self._obtain_async(ticket, timeout)
-        return ticket.elements
+        try:
+            await self._obtain_async(ticket, timeout)
+            return ticket.elements
+        except BaseException:
+            self._hand_back(ticket)
+            raise
 
     def _many(self, n: int) -> int:
         n = self._count("n", n)

@@ -76,55 +76,29 @@ class Traffic(Quick):
 
     # -- from the books to a user
 
-    def _try_one(self, *, ask: bool) -> Any:
-        hands = Hands(1)
-        try:
-            if self._try(hands, ask=ask):
-                self._sign_out(hands)
-                return hands.elements[0]
-            return None
-        except BaseException:
-            self._hand_back(hands)
-            raise
-
-    def _alloc_slowly(self, timeout: float | None | EllipsisType) -> Any:
-        ticket = self._new_ticket(1)
-        self._obtain(ticket, timeout)
-        return ticket.elements[0]
-
-    async def _alloc_slowly_async(self, timeout: float | None | EllipsisType) -> Any:
-        ticket = self._new_ticket(1)
-        await self._obtain_async(ticket, timeout)
-        return ticket.elements[0]
+    # Whoever hands elements to a user does it in one frame that made the hands and gives them back if anything flies:
+    # a frame further in could be interrupted between its own end and its caller's next step.
 
     def _new_ticket(self, wanted: int) -> Ticket:
         return Ticket(wanted)
 
     def _obtain(self, ticket: Ticket, timeout: float | None | EllipsisType) -> None:
-        """Fill the ticket and sign it out, or raise and leave it empty. Parks the thread where it must wait."""
-        try:
-            place = parking.ThreadPlace(self._clock)
-            deadline = self._deadline(timeout, place)
-            if not self._try(ticket, ask=True, may_wait=True):
-                for seconds in self._wait(ticket, place, deadline):
-                    place.park(seconds)
-            self._sign_out(ticket)
-        except BaseException:
-            self._hand_back(ticket)
-            raise
+        """Fill the ticket and sign it out. Parks the thread where it must wait."""
+        place = parking.ThreadPlace(self._clock)
+        deadline = self._deadline(timeout, place)
+        if not self._try(ticket, ask=True, may_wait=True):
+            for seconds in self._wait(ticket, place, deadline):
+                place.park(seconds)
+        self._sign_out(ticket)
 
     async def _obtain_async(self, ticket: Ticket, timeout: float | None | EllipsisType) -> None:
         """The same for a task."""
-        try:
-            place = parking.task_place(self._clock)
-            deadline = self._deadline(timeout, place)
-            if not self._try(ticket, ask=True, may_wait=True):
-                for seconds in self._wait(ticket, place, deadline):
-                    await place.park(seconds)
-            self._sign_out(ticket)
-        except BaseException:
-            self._hand_back(ticket)
-            raise
+        place = parking.task_place(self._clock)
+        deadline = self._deadline(timeout, place)
+        if not self._try(ticket, ask=True, may_wait=True):
+            for seconds in self._wait(ticket, place, deadline):
+                await place.park(seconds)
+        self._sign_out(ticket)
 
     def _try(self, hands: Hands, *, ask: bool, may_wait: bool = False) -> bool:
         """All that can be had without waiting: a spare beyond the reserve, the source, the reserve, in this order."""
@@ -186,15 +160,15 @@ class Traffic(Quick):
         """Call the source's free for what these hands hold. Goes on to the last whatever flies; then raises the first."""
         errors: list[BaseException] = []
         while hands.first < hands.count:
-            done: list[object] = []
-            try:
-                # One call into C: `done` has an entry from the moment on at which the source's free was entered.
-                element = hands.elements[hands.first]
-                done.extend(map(operator.call, (id, self._source.free), (None, element)))
-            except BaseException as error:  # noqa: BLE001 - raised below, when all is disposed of
-                errors.append(error)
-            del element
-            if done:
+            if not hands.entered:
+                try:
+                    # One call into C: `entered` has an entry from the moment on at which the source's free was entered.
+                    calls = (id, self._source.free), (None, hands.elements[hands.first])
+                    hands.entered.extend(map(operator.call, *calls))
+                except BaseException as error:  # noqa: BLE001 - raised below, when all is disposed of
+                    errors.append(error)
+                calls = None
+            if hands.entered:
                 self.core.dispose_of(hands)
         if errors:
             raise errors[0]
@@ -209,13 +183,15 @@ class Traffic(Quick):
                 if not self.core.claim_to_fill(hands, beyond_out):
                     return
                 self._call_source(hands, False)
-            except MemoryError as error:
+                self._hand_back(hands)
+            except BaseException as error:
+                self._hand_back(hands)
+                if not isinstance(error, MemoryError):
+                    raise
                 self._note_failure(error)
                 if all_or_raise:
                     raise
                 return
-            finally:
-                self._hand_back(hands)
             # Cheap elements come in larger batches; dear ones one by one, so that a waiter gets each at once.
             if self._clock.now() - began < 0.001:
                 batch = min(2 * batch, BATCH)
@@ -226,8 +202,10 @@ class Traffic(Quick):
             try:
                 if not self.core.surplus(hands):
                     return
-            finally:
                 self._dispose(hands)
+            except BaseException:
+                self._hand_back(hands)
+                raise
 
     # -- waiting
 
@@ -293,8 +271,10 @@ class Traffic(Quick):
         hands = Hands(max(1, ticket.wanted - self.core.figures()["spare"]))
         try:
             self._ask(hands, hands.wanted, for_caller=False)
-        finally:
             self._hand_back(hands)
+        except BaseException:
+            self._hand_back(hands)
+            raise
 
     def _lose(self, ticket: Ticket) -> None:
         """The loop of this ticket's caller is closed: what it got goes to the next. Many may be lost one after another."""

@@ -299,11 +299,8 @@ class Books:
         short: whoever opens these books does, so only the newest can be unsettled.
         """
         for key, hands in list(self.lenders.items()):
-            try:
-                # Out of `lent` and into the hands, by one call into C: it happens once, and never half.
-                [*map(hands.__dict__.update, map(self.lent.pop, (key,)))]
-            except KeyError:
-                pass  # somebody else has done it
+            # Out of `lent` and into the hands by one call into C: it happens once, and never half.
+            list(map(hands.__dict__.update, map(self.lent.pop, (key,), ({},))))
         for ticket in self.told:
             if ticket.wake is not None:
                 ticket.wake()

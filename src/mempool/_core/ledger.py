@@ -176,6 +176,7 @@ class Ledger:
                 "disposed": books.disposed,
                 "disposing": books.disposing,
                 "claimed": books.claimed,
+                "filling": books.filling,
                 "waiting": books.waiting,
                 "from_spare": books.from_spare,
                 "from_source": books.from_source,

@@ -8,6 +8,7 @@ cdef class Hands:
     cdef readonly bint condemned
     cdef bint proven
     cdef readonly list arrivals
+    cdef readonly list entered
     cdef readonly list struck
     cdef void add(self, element)
 

@@ -39,6 +39,7 @@ class Hands:
     proven: cython.bint
     struck: list[bool]
     arrivals: list[Any]
+    entered: list[Any]
 
     def __init__(self, wanted: int) -> None:
         self.wanted = wanted
@@ -50,6 +51,7 @@ class Hands:
         self.condemned = False  # what these hands hold is surplus, counted as being disposed of
         self.proven = False  # the roll let go of what these hands hold (compiled)
         self.arrivals = []  # what the source has made and the books do not know yet
+        self.entered = []  # not empty: the source's free has been entered for the first element
         self.struck = []  # the same (uncompiled), see Roll.sign_in
 
     def held(self) -> list[Any]:

@@ -55,7 +55,13 @@ class Quick:
             element: object = take_warm(self)
             if element is not None:
                 return element
-        return self._alloc_slowly(timeout)  # type: ignore[attr-defined]  # Traffic's
+        ticket: Any = self._new_ticket(1)  # type: ignore[attr-defined]  # this and the rest are Traffic's
+        try:
+            self._obtain(ticket, timeout)  # type: ignore[attr-defined]
+            return ticket.elements[0]
+        except BaseException:
+            self._hand_back(ticket)  # type: ignore[attr-defined]
+            raise
 
     async def alloc_async(self, *, timeout: Any = DEFAULT) -> Any:
         """`alloc` for a task of an event loop. Does not yield to the loop when there is no need to wait."""
@@ -63,7 +69,13 @@ class Quick:
             element: object = take_warm(self)
             if element is not None:
                 return element
-        return await self._alloc_slowly_async(timeout)  # type: ignore[attr-defined]  # Traffic's
+        ticket: Any = self._new_ticket(1)  # type: ignore[attr-defined]
+        try:
+            await self._obtain_async(ticket, timeout)  # type: ignore[attr-defined]
+            return ticket.elements[0]
+        except BaseException:
+            self._hand_back(ticket)  # type: ignore[attr-defined]
+            raise
 
     def free(self, element: Any) -> None:
         """Give an element back: to the first in line, else to the shelf while `spare < keep`, else to the source.

@@ -238,6 +238,10 @@ class Reserve(Ledger):
                 element = own.elements[own.first]  # its last reference goes when this method returns
                 own.elements[own.first] = None
                 own.first += 1
+                if cython.compiled:
+                    del own.entered[:]
+                else:
+                    own.entered = []
                 books.disposing -= 1
                 books.disposed += 1
                 books.prod_head()  # there may be room under the limit

@@ -1,0 +1,297 @@
+"""KeyboardInterrupt at any bytecode: nothing is lost, nobody is left in line, the next alloc works."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from _queue import SimpleQueue
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import mempool
+from mempool.clock import Clock
+from sweeps import audit, interrupted_everywhere
+
+pure_only = pytest.mark.skipif(mempool.IMPLEMENTATION != "pure", reason="compiled code has no bytecodes: see the storms")
+
+
+class Counting:
+    """A source that knows which of its elements exist, and fails on demand."""
+
+    def __init__(self) -> None:
+        self.alive: dict[int, object] = {}
+        self.fails = False
+
+    def alloc(self) -> bytearray:
+        if self.fails:
+            raise MemoryError
+        element = bytearray(8)
+        self.alive[id(element)] = element
+        return element
+
+    def free(self, element: bytearray) -> None:
+        del self.alive[id(element)]
+
+
+class FreeingClock(Clock):
+    """Whoever parks is served at once: an element that is out is freed by 'another'."""
+
+    def __init__(self, others: list[Any]) -> None:
+        self.others = others
+        self.pool: mempool.Pool[Any] | None = None
+
+    def park(self, wakes: SimpleQueue[None], seconds: float | None) -> None:
+        if self.others and self.pool is not None:
+            self.pool.free(self.others[-1])
+            self.others.pop()
+
+
+class Scene:
+    """A pool of four with room for eight, and what a call under test has taken from it."""
+
+    def __init__(self, reset: bool = False, **options: Any) -> None:
+        self.source = Counting()
+        if reset:
+            self.source.reset = lambda element: None  # type: ignore[attr-defined]
+        self.pool = mempool.Pool(self.source, 4, name="scene", **options)
+        self.mine: list[Any] = []
+        self.others: list[Any] = []
+
+    def take(self, n: int) -> list[Any]:
+        return [self.pool.alloc() for _ in range(n)]
+
+    def end(self) -> None:
+        """Give back what is known to be out, and look."""
+        self.source.fails = False
+        for element in self.mine + self.others:
+            if self.pool.core.is_out(element):
+                self.pool.free(element)
+        audit(self.pool)
+        stats = self.pool.stats()
+        assert len(self.source.alive) == stats.made - stats.disposed
+
+
+def alloc_warm(scene: Scene) -> Callable[[], object]:
+    scene.pool.free(scene.pool.alloc())
+    return lambda: scene.mine.append(scene.pool.alloc())
+
+
+def alloc_from_source(scene: Scene) -> Callable[[], object]:
+    return lambda: scene.mine.append(scene.pool.alloc())
+
+
+def alloc_from_reserve(scene: Scene) -> Callable[[], object]:
+    scene.source.fails = True
+    return lambda: scene.mine.append(scene.pool.alloc())
+
+
+def alloc_in_vain(scene: Scene) -> Callable[[], object]:
+    scene.others = scene.take(4)
+    scene.source.fails = True
+    scene.others += scene.take(4)
+    for element in scene.others:
+        scene.pool.hand_over(element)  # else, with holders tracked, waiting for oneself is a deadlock
+
+    def call() -> None:
+        with pytest.raises(mempool.PoolTimeout):
+            scene.pool.alloc(timeout=0)
+
+    return call
+
+
+def alloc_by_waiting(scene: Scene) -> Callable[[], object]:
+    alloc_in_vain(scene)
+    clock = FreeingClock(scene.others)
+    clock.pool = scene.pool
+    scene.pool._clock = clock
+    return lambda: scene.mine.append(scene.pool.alloc())
+
+
+def alloc_many_by_waiting(scene: Scene) -> Callable[[], object]:
+    alloc_by_waiting(scene)
+    return lambda: scene.mine.extend(scene.pool.alloc_many(3))
+
+
+def try_alloc(scene: Scene) -> Callable[[], object]:
+    return lambda: scene.mine.append(scene.pool.try_alloc())
+
+
+def alloc_reserved(scene: Scene) -> Callable[[], object]:
+    return lambda: scene.mine.append(scene.pool.alloc_reserved())
+
+
+def free_kept(scene: Scene) -> Callable[[], object]:
+    scene.mine = scene.take(1)
+    return lambda: scene.pool.free(scene.mine[0])
+
+
+def free_surplus(scene: Scene) -> Callable[[], object]:
+    scene.mine = scene.take(1)
+    scene.pool.resize(reserve=0, keep=0)
+    return lambda: scene.pool.free(scene.mine[0])
+
+
+def free_twice(scene: Scene) -> Callable[[], object]:
+    element = scene.take(1)[0]
+    scene.pool.free(element)
+
+    def call() -> None:
+        with pytest.raises(mempool.DoubleFree):
+            scene.pool.free(element)
+
+    return call
+
+
+def free_many(scene: Scene) -> Callable[[], object]:
+    scene.mine = scene.take(6)
+    scene.pool.resize(reserve=2, keep=7)
+    return lambda: scene.pool.free_many(scene.mine)
+
+
+def lease(scene: Scene) -> Callable[[], object]:
+    def call() -> None:
+        with scene.pool.lease() as element:
+            element[0] = 1
+
+    return call
+
+
+def lease_held(scene: Scene) -> Callable[[], object]:
+    def call() -> None:
+        held = scene.pool.lease()
+        held.element[0] = 1
+        held.release()
+
+    return call
+
+
+def grow(scene: Scene) -> Callable[[], object]:
+    return lambda: scene.pool.resize(reserve=7)
+
+
+def grow_in_vain(scene: Scene) -> Callable[[], object]:
+    scene.source.fails = True
+    return lambda: scene.pool.resize(reserve=7)
+
+
+def shrink(scene: Scene) -> Callable[[], object]:
+    scene.pool.resize(reserve=9)
+    return lambda: scene.pool.resize(reserve=1)
+
+
+def refill(scene: Scene) -> Callable[[], object]:
+    scene.source.fails = True
+    scene.pool.resize(reserve=7)
+    scene.source.fails = False
+    return lambda: scene.pool.refill()
+
+
+CALLS = [
+    alloc_warm,
+    alloc_from_source,
+    alloc_from_reserve,
+    alloc_in_vain,
+    alloc_by_waiting,
+    alloc_many_by_waiting,
+    try_alloc,
+    alloc_reserved,
+    free_kept,
+    free_surplus,
+    free_twice,
+    free_many,
+    lease,
+    lease_held,
+    grow,
+    grow_in_vain,
+    shrink,
+    refill,
+]
+
+
+@pure_only
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # a lease that an interrupt cuts short is dropped: that is the point
+@pytest.mark.parametrize("options", [{}, {"track": "nothing"}, {"track": "holders"}, {"reset": True}], ids=["identity", "nothing", "holders", "reset"])
+@pytest.mark.parametrize("prepare", CALLS, ids=lambda prepare: prepare.__name__)
+def test_an_interrupt_at_any_bytecode_loses_nothing(prepare: Callable[[Scene], Callable[[], object]], options: Any) -> None:
+    """Whatever bytecode a KeyboardInterrupt comes at, every element is accounted for and the pool works."""
+    if prepare is free_twice and options.get("track") == "nothing":
+        pytest.skip("not tracked, not found")
+    strikes = 0
+    for interrupter in interrupted_everywhere():
+        scene = Scene(**options)
+        call = prepare(scene)
+        caught = None
+        try:
+            with interrupter:
+                call()
+        except KeyboardInterrupt as interrupt:
+            caught = interrupt.__traceback__.tb_lineno  # type: ignore[union-attr]  # keep no frames alive
+        except BaseException as error:  # noqa: BLE001 - an error that hides the interrupt is a finding, too
+            raise AssertionError(f"interrupted at {interrupter.struck_at}: {error!r}") from error
+        assert (caught is not None) == (interrupter.struck_at is not None), interrupter.struck_at
+        strikes += caught is not None
+        if options.get("track") == "nothing":
+            _end_untracked(scene, interrupter.struck_at)
+        else:
+            try:
+                scene.end()
+            except AssertionError as error:
+                raise AssertionError(f"interrupted at {interrupter.struck_at}: {error}") from error
+    assert strikes > 10
+
+
+def _end_untracked(scene: Scene, struck_at: str | None) -> None:
+    """Without a roll only the sums can be compared: what is out is what the test has in its hands."""
+    stats = scene.pool.stats()
+    assert stats.made - stats.disposed == stats.spare + stats.out, struck_at
+    assert stats.waiting == 0, struck_at
+    assert stats.disposing == 0, struck_at
+    assert len(scene.source.alive) == stats.made - stats.disposed, struck_at
+    assert stats.out <= len(scene.mine) + len(scene.others), struck_at
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # as above
+def test_a_storm_of_signals_loses_nothing() -> None:
+    """Real KeyboardInterrupts, at whatever moment they come."""
+    source = Counting()
+    pool = mempool.Pool(source, 2, limit=4, keep=3, name="storm")
+    armed = False
+    caught = rounds = 0
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise KeyboardInterrupt
+
+    def shoot() -> None:
+        pause = threading.Event()
+        for i in range(400):
+            signal.pthread_kill(main, signal.SIGINT)
+            pause.wait(0.0003 + (i % 7) * 0.0001)
+
+    main = threading.get_ident()
+    old = signal.signal(signal.SIGINT, interrupt)
+    shooter = threading.Thread(target=shoot)
+    shooter.start()
+    try:
+        while shooter.is_alive():
+            try:
+                armed = True
+                while shooter.is_alive():
+                    with pool.lease():
+                        rounds += 1
+                        with pool.lease():
+                            pool.resize(reserve=rounds % 4)
+                armed = False
+            except KeyboardInterrupt:
+                caught += 1
+    finally:
+        armed = False
+        shooter.join()
+        signal.signal(signal.SIGINT, old)
+    assert caught > 10
+    audit(pool)
+    assert len(source.alive) == pool.stats().made - pool.stats().disposed
