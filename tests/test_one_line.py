@@ -1,0 +1,172 @@
+"""One line for everybody: threads and tasks of any loop stand in it in the order in which they came."""
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from mempool import Pool
+from mempool.testing import Element, ManualClock, ScriptedSource, Step
+from mempool.testing.contract.callers import KINDS, Callers, in_line
+
+works, fails, raises, slow = Step
+SOON = 10
+HANDOFFS = 10_000
+
+
+@pytest.fixture
+def callers() -> Iterator[dict[str, Callers]]:
+    """One of each kind, and a second loop."""
+    made = {kind: make() for kind, make in KINDS.items()}
+    made["another task"] = KINDS["task"]()
+    yield made
+    for caller in made.values():
+        caller.close()
+
+
+def test_threads_and_tasks_are_served_in_the_order_in_which_they_came(callers: dict[str, Callers]) -> None:
+    """The order in the line is the order of arrival, whatever the kind of caller and of its neighbours."""
+    source = ScriptedSource(works, otherwise=fails)
+    pool = ManualClock().attach(Pool(source, 1))
+    element = pool.alloc()
+    kinds = [kind for pair in itertools.product(callers, repeat=2) for kind in pair]
+    waiters = [in_line(pool, lambda kind=kind: callers[kind].call(pool, "alloc")) for kind in kinds]
+    for place, waiter in enumerate(waiters):
+        pool.free(element)
+        assert waiter.result(SOON) is element
+        assert [later for later in waiters[place + 1 :] if later.done()] == []
+    pool.free(element)
+    assert (source.made, pool.stats().spare) == (1, 1)
+
+
+class HandToHand:
+    """One element passes through everybody's hands. Its holder compares the line with what its predecessor saw."""
+
+    def __init__(self) -> None:
+        self.pool = Pool(ScriptedSource(), 1, limit=1)
+        self.in_order = 0  # hand-offs to somebody who stood in the line
+        self.seen: list[object] = []
+        self.errors: list[str] = []
+
+    def hold(self, owner: object) -> None:
+        """Called by the one who has the element, and so by one at a time."""
+        line = [ticket.owner for ticket in self.pool.core.queue()]
+        if self.seen:
+            self.in_order += 1
+            if self.seen[0] is not owner and self.seen[0] != owner:
+                self.errors.append(f"{self.seen[0]} was first, {owner} was served")
+            if line[: len(self.seen) - 1] != self.seen[1:]:
+                self.errors.append(f"the line was {self.seen}, and is {line}")
+        self.seen = line
+
+    def goes_on(self) -> bool:
+        return self.in_order < HANDOFFS and not self.errors
+
+    def in_thread(self) -> None:
+        while self.goes_on():
+            element = self.pool.alloc()
+            self.hold(threading.get_ident())
+            self.pool.free(element)
+
+    async def in_task(self) -> None:
+        while self.goes_on():
+            element = await self.pool.alloc_async()
+            self.hold(asyncio.current_task())
+            self.pool.free(element)
+
+
+def test_ten_thousand_hand_offs_keep_the_order_of_arrival() -> None:
+    """Eight threads and eight tasks in one line: it loses nobody but its head, and wins nobody but at its end."""
+    hands = HandToHand()
+
+    async def tasks() -> None:
+        await asyncio.gather(*(hands.in_task() for _ in range(8)))
+
+    threads = [threading.Thread(target=hands.in_thread, daemon=True) for _ in range(8)]
+    threads.append(threading.Thread(target=lambda: asyncio.run(tasks()), daemon=True))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert hands.errors == []
+    assert not any(thread.is_alive() for thread in threads)
+    assert hands.in_order >= HANDOFFS
+    assert hands.pool.stats().spare == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_can_be_had_at_once_does_not_yield_to_the_loop(kind: str) -> None:
+    """Uncontended, none of the asynchronous calls lets another task run."""
+    pool = Pool(ScriptedSource(), 4)
+    ran: list[str] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(ran.append, "another")
+        element = await pool.alloc_async()
+        pool.free(element)
+        pool.free_many(await pool.alloc_many_async(3))
+        async with pool.lease():
+            pass
+        assert ran == []
+        await asyncio.sleep(0)  # sleeps: now the other has its turn
+        assert ran == ["another"]
+
+    if kind == "thread":
+        asyncio.run(main())
+    else:
+        loop = KINDS[kind]()
+        asyncio.run_coroutine_threadsafe(main(), loop.loop).result(SOON)  # type: ignore[attr-defined]
+        loop.close()
+
+
+def test_a_free_in_the_same_loop_serves_a_task_without_a_thread() -> None:
+    """A task's free wakes another task of the same loop; the one that waits needs no timer and no other thread."""
+    pool = ManualClock().attach(Pool(ScriptedSource(), 1, limit=1))
+
+    async def main() -> None:
+        element = await pool.alloc_async()
+        waiting = asyncio.ensure_future(pool.alloc_async())
+        await asyncio.sleep(0)  # sleeps: lets it stand in the line
+        assert pool.stats().waiting == 1
+        pool.free(element)
+        assert await asyncio.wait_for(waiting, SOON) is element
+        pool.free(element)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("from_where", ["a callback of the loop", "a callback of another loop", "a thread"])
+def test_a_free_from_anywhere_wakes_a_loop_that_sleeps(from_where: str) -> None:
+    """The loop sleeps in its selector, without any timer; a free from elsewhere wakes it."""
+    pool = ManualClock().attach(Pool(ScriptedSource(), 1, limit=1))
+    element = pool.alloc()
+    waits = threading.Event()
+
+    def free_later() -> None:
+        waits.wait(SOON)
+        if from_where == "a callback of another loop":
+
+            async def free() -> None:
+                asyncio.get_running_loop().call_soon(pool.free, element)
+
+            asyncio.run(free())
+        else:
+            pool.free(element)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        if from_where == "a callback of the loop":
+            loop.call_soon(loop.call_soon, loop.call_soon, pool.free, element)
+        else:
+            loop.call_soon(waits.set)
+        assert await pool.alloc_async() is element
+
+    thread = threading.Thread(target=free_later)
+    if from_where != "a callback of the loop":
+        thread.start()
+    asyncio.run(main())
+    if from_where != "a callback of the loop":
+        thread.join(SOON)
+    pool.free(element)

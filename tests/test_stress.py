@@ -1,0 +1,280 @@
+"""Threads and tasks that take and give back, while others resize. A second by default; `make stress` lets it last.
+
+At the end: accounting exact, no exception, no element lost or in two hands at once, every waiter served.
+
+MEMPOOL_STRESS_SECONDS: how long each of the marked tests lasts; 30 by default.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from mempool import Pool, PoolTimeout
+from mempool.testing import Element
+
+SECONDS = float(os.environ.get("MEMPOOL_STRESS_SECONDS", "30"))
+RESERVES = (0, 3, 5, 8, 1000)
+
+lasting = pytest.mark.parametrize(
+    "seconds",
+    [pytest.param(1.0, id="1s"), pytest.param(SECONDS, id="long", marks=[pytest.mark.stress, pytest.mark.timeout(0)])],
+)
+hurried = pytest.mark.parametrize("switch", [0.005, 1e-6], ids=["", "hurried"])
+
+
+class Source:
+    """Elements that know who has them; fails at random when told to. Counts by itself, as the pool does."""
+
+    def __init__(self, failing: float = 0) -> None:
+        self.existing: set[Element] = set()
+        self.made = 0
+        self._failing = failing
+        self._lock = threading.Lock()
+
+    def alloc(self) -> Element:
+        if random.random() < self._failing:
+            raise MemoryError
+        with self._lock:
+            self.made += 1
+            element = Element(self.made)
+            self.existing.add(element)
+        return element
+
+    def free(self, element: Element) -> None:
+        with self._lock:
+            self.existing.remove(element)  # a KeyError: disposed of twice
+
+
+class Traffic:
+    """Callers of one pool, in threads and tasks, until the time is up."""
+
+    def __init__(self, pool: Pool[Element], seconds: float, most: int = 5) -> None:
+        self.pool = pool
+        self.sizes = [1, 1, 1, 1, 2, most]
+        self.errors: list[BaseException] = []
+        self.owner: dict[Element, object] = {}  # who has what; setdefault and pop are single steps
+        self.served = 0
+        self._until = time.monotonic() + seconds
+        self._threads: list[threading.Thread] = []
+
+    def goes_on(self) -> bool:
+        return time.monotonic() < self._until and not self.errors
+
+    def took(self, elements: list[Element], who: object) -> None:
+        for element in elements:
+            assert self.owner.setdefault(element, who) is who, f"{element} is in two hands"
+        self.served += 1
+
+    def gives(self, elements: list[Element]) -> None:
+        for element in elements:
+            del self.owner[element]
+
+    def thread(self, turn: Callable[[random.Random], object]) -> None:
+        """Take turns in a thread until the time is up."""
+
+        def run() -> None:
+            chance = random.Random(len(self._threads))
+            try:
+                while self.goes_on():
+                    turn(chance)
+            except BaseException as error:  # noqa: BLE001 - shown at the end
+                self.errors.append(error)
+
+        self._threads.append(threading.Thread(target=run, daemon=True))
+
+    def take_and_give(self, chance: random.Random) -> None:
+        who = object()
+        n = chance.choice(self.sizes)
+        match chance.randrange(6):
+            case 0:
+                with self.pool.lease() as element:
+                    self.took([element], who)
+                    self.gives([element])
+                return
+            case 1:
+                element = self.pool.try_alloc()
+                elements = [] if element is None else [element]
+            case 2:
+                elements = []
+                with contextlib.suppress(PoolTimeout):
+                    elements = self.pool.alloc_many(n, timeout=chance.choice([0, 0.0001, 0.001]))
+            case 3:
+                elements = self.pool.alloc_many(n)
+            case _:
+                elements = [self.pool.alloc()]
+        self.took(elements, who)
+        self.gives(elements)
+        if len(elements) == 1:
+            self.pool.free(elements[0])
+        else:
+            self.pool.free_many(elements)
+
+    def resize(self, chance: random.Random) -> None:
+        self.pool.resize(chance.choice(RESERVES))
+
+    async def take_and_give_async(self, chance: random.Random) -> None:
+        who = object()
+        match chance.randrange(4):
+            case 0:
+                async with self.pool.lease() as element:
+                    self.took([element], who)
+                    await asyncio.sleep(0)  # sleeps: lets the other tasks have a turn, and no longer
+                    self.gives([element])
+            case 1:
+                with contextlib.suppress(PoolTimeout):
+                    n, timeout = chance.choice(self.sizes), chance.choice([0, 0.001])
+                    elements = await self.pool.alloc_many_async(n, timeout=timeout)
+                    self.took(elements, who)
+                    self.gives(elements)
+                    self.pool.free_many(elements)
+            case 2:
+                task = asyncio.ensure_future(self.pool.alloc_async())
+                await asyncio.sleep(0)  # sleeps: lets the task begin
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    element = await task
+                    self.pool.free(element)
+            case 3:
+                element = await self.pool.alloc_async()
+                self.took([element], who)
+                self.gives([element])
+                self.pool.free(element)
+
+    def loop(self, tasks: int) -> None:
+        """Take turns in so many tasks of a loop until the time is up."""
+
+        async def take_turns(number: int) -> None:
+            chance = random.Random(number)
+            while self.goes_on():
+                await self.take_and_give_async(chance)
+                await asyncio.sleep(0)  # sleeps: lets the other tasks have a turn
+
+        async def main() -> None:
+            async with asyncio.TaskGroup() as group:
+                for number in range(tasks):
+                    group.create_task(take_turns(number))
+
+        def run() -> None:
+            try:
+                asyncio.run(main())
+            except BaseException as error:  # noqa: BLE001 - shown at the end
+                self.errors.append(error)
+
+        self._threads.append(threading.Thread(target=run, daemon=True))
+
+    def run(self) -> None:
+        for thread in self._threads:
+            thread.start()
+        for thread in self._threads:
+            while thread.is_alive() and not self.errors and time.monotonic() < self._until + 30:
+                thread.join(1)
+        unserved = [thread for thread in self._threads if thread.is_alive()]
+        if unserved or self.errors:
+            state = repr(self.pool)
+            self.pool.close()
+            assert self.errors == []
+            raise AssertionError(f"{len(unserved)} threads were not served: {state}")
+
+
+@pytest.fixture
+def switch_often(switch: float) -> Iterator[None]:
+    """Let threads take turns more often than they would."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(switch)
+    yield
+    sys.setswitchinterval(before)
+
+
+def audit(pool: Pool[Element], source: Source, traffic: Traffic) -> None:
+    stats = pool.stats()
+    assert stats.waiting == 0
+    assert stats.out == 0
+    assert stats.disposing == 0
+    assert stats.made == source.made
+    assert stats.made - stats.disposed == stats.spare == len(source.existing)
+    assert traffic.owner == {}
+    assert traffic.served > 0
+    source._failing = 0
+    assert pool.resize(3).held
+    assert pool.stats().spare <= 6
+    elements = [pool.alloc() for _ in range(20)]
+    assert len(set(elements)) == 20
+    pool.free_many(elements)
+    assert pool.close() == 0
+    assert source.existing == set()
+
+
+@lasting
+@hurried
+@pytest.mark.usefixtures("switch_often")
+@pytest.mark.parametrize(
+    ("failing", "limit"), [(0, None), (0.3, None), (0, 1000)], ids=["", "a failing source", "a limit"]
+)
+def test_ten_threads_take_and_give_while_three_resize(seconds: float, failing: float, limit: int | None) -> None:
+    """Ten threads alloc and free while three resize between 0, 3, 5, 8 and 1000: nothing lost, everybody served."""
+    source = Source()
+    pool = Pool(source, 5, limit=limit)
+    source._failing = failing
+    traffic = Traffic(pool, seconds)
+    for _ in range(10):
+        traffic.thread(traffic.take_and_give)
+    for _ in range(3):
+        traffic.thread(traffic.resize)
+    traffic.run()
+    audit(pool, source, traffic)
+
+
+@lasting
+@hurried
+@pytest.mark.usefixtures("switch_often")
+@pytest.mark.parametrize("failing", [0, 0.3], ids=["", "a failing source"])
+def test_tasks_of_two_loops_share_the_pool_with_threads(seconds: float, failing: float) -> None:
+    """The same with tasks in the line, some of which are cancelled."""
+    source = Source()
+    pool = Pool(source, 5, limit=1000)
+    source._failing = failing
+    traffic = Traffic(pool, seconds)
+    traffic.loop(tasks=6)
+    traffic.loop(tasks=6)
+    for _ in range(4):
+        traffic.thread(traffic.take_and_give)
+    for _ in range(2):
+        traffic.thread(traffic.resize)
+    traffic.run()
+    audit(pool, source, traffic)
+
+
+@lasting
+@hurried
+@pytest.mark.usefixtures("switch_often")
+def test_nobody_starves_in_a_short_line(seconds: float) -> None:
+    """Ten threads and ten tasks share three elements that are never made anew: all of them are served all the time."""
+    source = Source()
+    pool = Pool(source, 3, keep=3, limit=3)
+    traffic = Traffic(pool, seconds, most=3)
+    turns = [0] * 10
+
+    def counting(number: int) -> Callable[[random.Random], None]:
+        def turn(_chance: random.Random) -> None:
+            elements = pool.alloc_many(1 + number % 3)
+            traffic.took(elements, number)
+            turns[number] += 1
+            traffic.gives(elements)
+            pool.free_many(elements)
+
+        return turn
+
+    for number in range(10):
+        traffic.thread(counting(number))
+    traffic.loop(tasks=10)
+    traffic.run()
+    assert min(turns) > 0
+    assert pool.stats().spare == 3
+    assert source.made == 3
