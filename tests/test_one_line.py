@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from mempool import Pool
-from mempool.testing import Element, ManualClock, ScriptedSource, Step
+from mempool.testing import ManualClock, ScriptedSource, Step
 from mempool.testing.contract.callers import KINDS, Callers, in_line
 
 works, fails, raises, slow = Step

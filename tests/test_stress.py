@@ -214,9 +214,7 @@ def audit(pool: Pool[Element], source: Source, traffic: Traffic) -> None:
 @lasting
 @hurried
 @pytest.mark.usefixtures("switch_often")
-@pytest.mark.parametrize(
-    ("failing", "limit"), [(0, None), (0.3, None), (0, 1000)], ids=["", "a failing source", "a limit"]
-)
+@pytest.mark.parametrize(("failing", "limit"), [(0, None), (0.3, None), (0, 1000)], ids=["", "a failing source", "a limit"])
 def test_ten_threads_take_and_give_while_three_resize(seconds: float, failing: float, limit: int | None) -> None:
     """Ten threads alloc and free while three resize between 0, 3, 5, 8 and 1000: nothing lost, everybody served."""
     source = Source()

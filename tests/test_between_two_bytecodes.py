@@ -1,0 +1,159 @@
+"""The pure core stopped where a thread switch could stop it: after a decision has won, before anybody was told.
+
+A decision of the pure core is in force at one moment (books.py: the swap) and fills the hands of those it concerns
+later. Each test holds one thread in between, and lets another go on.
+"""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+import mempool
+from mempool import Pool, PoolTimeout
+from mempool._core.books import Books
+from mempool.testing import Element, ManualClock, ScriptedSource, Step, wait_until
+from mempool.testing.contract.callers import ThreadCallers, in_line
+
+if mempool.IMPLEMENTATION == "compiled":
+    pytest.skip("compiled, a decision is in force and told in one step", allow_module_level=True)
+
+works, fails, raises, slow = Step
+SOON = 10
+
+
+class Gap:
+    """Holds a chosen thread each time a decision of its own has won and its news are not told yet."""
+
+    def __init__(self) -> None:
+        self.thread: int | None = None
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+
+    def hold_me(self) -> None:
+        self.thread = threading.get_ident()
+
+    def passes(self) -> None:
+        if threading.get_ident() == self.thread:
+            self.thread = None
+            self.reached.set()
+            assert self.go_on.wait(SOON)
+
+
+@pytest.fixture
+def gap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gap]:
+    gap = Gap()
+    settle = Books.settle
+
+    def settle_late(books: Books) -> None:
+        if books.ancestor is not None and books.is_in_force():
+            gap.passes()
+        settle(books)
+
+    monkeypatch.setattr(Books, "settle", settle_late)
+    yield gap
+    gap.go_on.set()
+
+
+def held(gap: Gap, function: object, *args: object) -> threading.Thread:
+    """A thread that is held in the gap of its first decision."""
+
+    def run() -> None:
+        gap.hold_me()
+        function(*args)  # type: ignore[operator]
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert gap.reached.wait(SOON)
+    return thread
+
+
+@pytest.fixture
+def scene() -> tuple[Pool[Element], ScriptedSource[Element], ManualClock, Element]:
+    source = ScriptedSource(works, otherwise=fails)
+    clock = ManualClock()
+    pool = clock.attach(Pool(source, 1))
+    return pool, source, clock, pool.alloc()
+
+
+Scene = tuple[Pool[Element], ScriptedSource[Element], ManualClock, Element]
+
+
+def audit(pool: Pool[Element], source: ScriptedSource[Element], out: int) -> None:
+    stats = pool.stats()
+    assert (stats.out, stats.waiting, stats.made) == (out, 0, source.made)
+    assert len(source.existing) == stats.spare + out
+    assert source.wrong == []
+
+
+def test_one_who_is_served_before_it_knows_that_it_joined(gap: Gap, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller has joined the line and does not know it yet; a free serves it. It has the element, once."""
+    pool, source, _clock, element = scene
+    join = type(pool.core).join
+
+    def join_late(core: object, *args: object) -> object:
+        gap.hold_me()
+        return join(core, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(pool.core), "join", join_late)
+    waiter = ThreadCallers().call(pool, "alloc")
+    assert gap.reached.wait(SOON)
+    pool.free(element)
+    gap.go_on.set()
+    assert waiter.result(SOON) is element
+    audit(pool, source, out=1)
+
+
+def test_one_who_gives_up_when_it_has_been_served_and_does_not_know_it(gap: Gap, scene: Scene) -> None:
+    """A free has served a caller whose time is up before it hears of it: it has the element, or it came home."""
+    pool, source, clock, element = scene
+    waiter = in_line(pool, lambda: ThreadCallers().call(pool, "alloc", timeout=1))
+    clock.wait_until_parked(1)
+    freeing = held(gap, pool.free, element)
+    clock.advance(1)
+    error = waiter.exception(SOON)
+    gap.go_on.set()
+    freeing.join(SOON)
+    assert error is None or isinstance(error, PoolTimeout)
+    audit(pool, source, out=0 if error else 1)
+
+
+def test_two_frees_at_once_serve_two(gap: Gap, scene: Scene) -> None:
+    """While one free's news are held back, another free, and the one it serves, go on."""
+    pool, source, _clock, element = scene
+    source.then(works)
+    second = pool.try_alloc()
+    waiters = [in_line(pool, lambda: ThreadCallers().call(pool, "alloc")) for _ in range(2)]
+    freeing = held(gap, pool.free, element)
+    pool.free(second)
+    wait_until(lambda: pool.stats().waiting == 0)
+    assert {id(w.result(SOON)) for w in waiters} == {id(element), id(second)}
+    gap.go_on.set()
+    freeing.join(SOON)
+    audit(pool, source, out=2)
+
+
+def test_a_close_overtakes_a_free(gap: Gap, scene: Scene) -> None:
+    """A free has served a caller; the pool closes before it hears of it: the element is its own, and comes home."""
+    pool, source, _clock, element = scene
+    waiter = in_line(pool, lambda: ThreadCallers().call(pool, "alloc"))
+    freeing = held(gap, pool.free, element)
+    pool.close()
+    gap.go_on.set()
+    freeing.join(SOON)
+    assert waiter.result(SOON) is element
+    pool.free(element)
+    assert source.existing == []
+
+
+def test_a_resize_is_overtaken_by_another(gap: Gap) -> None:
+    """The resize that won first does not write again what the second has changed."""
+    source = ScriptedSource()
+    pool = Pool(source, 4)
+    first = held(gap, pool.resize, 9)
+    pool.resize(2)
+    gap.go_on.set()
+    first.join(SOON)
+    assert (pool.stats().reserve, pool.stats().keep) == (2, 4)
+    assert pool.stats().spare <= 4
+    audit(pool, source, out=0)

@@ -1,0 +1,308 @@
+"""Tasks that are cancelled, time out, or whose loop ends, at every point: no element is lost, nobody waits in vain."""
+
+import asyncio
+import gc
+import itertools
+import signal
+import threading
+import warnings
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from mempool import Pool, PoolTimeout
+from mempool.testing import Element, ManualClock, ScriptedSource, Step, wait_until
+
+works, fails, raises, slow = Step
+SOON = 10
+
+Call = Callable[[Pool[Element]], Awaitable[object]]
+
+
+async def alloc(pool: Pool[Element]) -> object:
+    element = await pool.alloc_async()
+    try:
+        await asyncio.sleep(0)  # sleeps: one more point at which it can be cancelled
+    finally:
+        pool.free(element)
+    return element
+
+
+async def alloc_many(pool: Pool[Element]) -> object:
+    elements = await pool.alloc_many_async(2)
+    try:
+        await asyncio.sleep(0)  # sleeps: as above
+    finally:
+        pool.free_many(elements)
+    return elements
+
+
+async def lease(pool: Pool[Element]) -> object:
+    async with pool.lease() as element:
+        await asyncio.sleep(0)  # sleeps: as above
+    return element
+
+
+calls = pytest.mark.parametrize("call", [alloc, alloc_many, lease])
+
+
+def begin(reserve: int = 2) -> tuple[Pool[Element], ScriptedSource[Element]]:
+    """A pool whose source is dry and whose clock stands still."""
+    source = ScriptedSource()
+    pool = ManualClock().attach(Pool(source, reserve))
+    source.otherwise = fails
+    return pool, source
+
+
+def audit(pool: Pool[Element], source: ScriptedSource[Element]) -> None:
+    """Everything is home, nobody waits, and the reserve can be had."""
+    stats = pool.stats()
+    assert (stats.out, stats.waiting) == (0, 0)
+    assert (stats.made, stats.disposed) == (source.made, source.disposed)
+    assert len(source.existing) == stats.spare
+    assert source.wrong == []
+    pool.free_many(pool.alloc_many(pool.min_nr, timeout=0))
+
+
+async def turns(n: int) -> None:
+    """Let the loop go round."""
+    for _ in range(n):
+        await asyncio.sleep(0)  # sleeps: one turn of the loop
+
+
+@calls
+@pytest.mark.parametrize("wait", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("more", [0, 1, 2, 3])
+def test_a_task_cancelled_at_any_turn_loses_nothing(call: Call, wait: int, more: int) -> None:
+    """Before it runs, in the line, between the offer and the resumption, with the element, after: at every turn."""
+    pool, source = begin()
+
+    async def main() -> None:
+        held = await pool.alloc_many_async(2)
+        task = asyncio.ensure_future(call(pool))
+        behind = asyncio.ensure_future(call(pool))
+        await turns(wait)
+        pool.free_many(held)
+        await turns(more)
+        task.cancel()
+        await asyncio.wait([task, behind], timeout=SOON)
+        assert behind.done()
+        assert behind.exception() is None
+
+    asyncio.run(main())
+    audit(pool, source)
+
+
+@calls
+def test_a_task_cancelled_between_the_offer_and_its_resumption_gives_it_to_the_next(call: Call) -> None:
+    """The element was accepted for a task that is cancelled before it runs again: the next in line has it at once."""
+    pool, source = begin()
+
+    async def main() -> None:
+        held = await pool.alloc_many_async(2)
+        first, second = asyncio.ensure_future(call(pool)), asyncio.ensure_future(call(pool))
+        await turns(2)
+        assert pool.stats().waiting == 2
+        pool.free_many(held)  # both are offered to the one, or one to each
+        first.cancel()
+        await asyncio.wait([first, second], timeout=SOON)
+        assert first.cancelled()
+        assert second.done()
+        assert second.exception() is None
+
+    asyncio.run(main())
+    audit(pool, source)
+    assert pool.stats().waits_cancelled + pool.stats().waits_served == 2
+
+
+@calls
+def test_asyncios_own_timeout_is_a_cancellation_like_any_other(call: Call) -> None:
+    """asyncio.timeout around a call: TimeoutError for its task, nothing lost."""
+    pool, source = begin()
+
+    async def main() -> None:
+        held = await pool.alloc_many_async(2)
+        for seconds in (0, -1, 0.001):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await call(pool)
+        assert pool.stats().waiting == 0
+        pool.free_many(held)
+
+    asyncio.run(main())
+    audit(pool, source)
+
+
+@calls
+def test_a_group_that_fails_cancels_its_callers_in_the_line(call: Call) -> None:
+    """One task of a TaskGroup fails while the others wait: they leave the line and take nothing with them."""
+    pool, source = begin()
+
+    async def five_and_one_that_fails(held: Element) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(5):
+                group.create_task(call(pool))
+            await turns(2)
+            assert pool.stats().waiting == 5
+            pool.free(held)
+            raise KeyError
+
+    async def main() -> None:
+        held = await pool.alloc_many_async(2)
+        with pytest.raises(ExceptionGroup):
+            await five_and_one_that_fails(held[0])
+        assert pool.stats().waiting == 0
+        pool.free(held[1])
+
+    asyncio.run(main())
+    audit(pool, source)
+
+
+def test_cancellation_storms_lose_nothing() -> None:
+    """Hundreds of tasks on few elements, each cancelled after another number of turns, beside some that are not."""
+    pool, source = begin(reserve=3)
+
+    async def main() -> None:
+        numbers = itertools.cycle([0, 1, 2, 3, 5, 8])
+        steady = [asyncio.ensure_future(call(pool)) for call in [alloc, alloc_many, lease] * 20]
+        for _ in range(300):
+            task = asyncio.ensure_future(next(kinds)(pool))
+            await turns(next(numbers))
+            task.cancel()
+        await asyncio.wait(steady, timeout=SOON)
+        assert all(task.done() and task.exception() is None for task in steady)
+
+    kinds = itertools.cycle([alloc, alloc_many, lease])
+    asyncio.run(main())
+    audit(pool, source)
+
+
+def test_time_that_is_up_at_the_moment_of_the_offer_loses_nothing() -> None:
+    """The deadline passes and an element is freed in the same turn: the caller has it or PoolTimeout."""
+    pool, source = begin(reserve=1)
+    clock = pool._clock
+    assert isinstance(clock, ManualClock)
+
+    async def main(free_first: bool) -> None:
+        held = await pool.alloc_async()
+        task = asyncio.ensure_future(pool.alloc_async(timeout=1))
+        await turns(2)
+        if free_first:
+            pool.free(held)
+        clock.advance(1)
+        if not free_first:
+            pool.free(held)
+        try:
+            pool.free(await asyncio.wait_for(task, SOON))
+        except PoolTimeout:
+            assert not free_first
+
+    for free_first in (True, False):
+        asyncio.run(main(free_first))
+        audit(pool, source)
+
+
+# -- loops that end
+
+
+@pytest.fixture
+def lost_loop() -> Callable[[Pool[Element], Call], list[asyncio.Task[object]]]:
+    """Tasks that stand in the line while their loop is closed, uncancelled: what no program should do."""
+    tasks: list[asyncio.Task[object]] = []
+
+    def lose(pool: Pool[Element], call: Call) -> list[asyncio.Task[object]]:
+        loop = asyncio.new_event_loop()
+
+        async def line_up() -> None:
+            for _ in range(2):
+                task = asyncio.ensure_future(call(pool))
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                tasks.append(task)
+            await turns(2)
+
+        loop.run_until_complete(line_up())
+        loop.close()
+        return tasks
+
+    return lose
+
+
+@calls
+@pytest.mark.parametrize("remembered", [True, False])
+def test_a_loop_closed_while_its_tickets_wait_loses_their_places_and_no_element(
+    lost_loop: Callable[[Pool[Element], Call], list[asyncio.Task[object]]], call: Call, remembered: bool
+) -> None:
+    """Elements freed after a loop was closed go to those behind its tickets, whether anybody remembers the tasks or not."""
+    pool, source = begin()
+    held = pool.alloc_many(2)
+    tasks = lost_loop(pool, call)
+    assert pool.stats().waiting == 2
+    if not remembered:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tasks.clear()
+            gc.collect()
+    behind = threading.Thread(target=lambda: pool.free(pool.alloc()))
+    behind.start()
+    wait_until(lambda: pool.stats().waiting in (1, 3))
+    pool.free_many(held)
+    behind.join(SOON)
+    assert not behind.is_alive()
+    audit(pool, source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tasks cannot run their ends
+        tasks.clear()
+        gc.collect()
+    audit(pool, source)
+
+
+def test_a_run_that_ends_cancels_its_callers_in_the_line() -> None:
+    """asyncio.run ends while tasks wait: they are cancelled, and leave the line."""
+    pool, source = begin()
+    held = pool.alloc_many(2)
+
+    async def main() -> None:
+        tasks.extend(asyncio.ensure_future(call(pool)) for call in (alloc, alloc_many, lease))
+        await turns(2)
+        assert pool.stats().waiting == 3
+
+    tasks: list[asyncio.Future[object]] = []
+    asyncio.run(main())
+    assert pool.stats().waiting == 0
+    pool.free_many(held)
+    audit(pool, source)
+
+
+# -- frees that come from outside of every task
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
+def test_a_signal_handler_that_frees_wakes_a_loop_that_sleeps() -> None:
+    """The loop sleeps in its selector; a signal handler frees: the task has the element at once, without any timer."""
+    pool, source = begin(reserve=1)
+    held = [pool.alloc()]
+    main_thread = threading.get_ident()
+    asleep = threading.Event()
+
+    def free(*_signal: object) -> None:
+        if held:
+            pool.free(held.pop())
+
+    def send() -> None:
+        assert asleep.wait(SOON)
+        # Again, because one that comes just before select is looked at only after it.
+        wait_until(lambda: not held or signal.pthread_kill(main_thread, signal.SIGUSR1))
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(asleep.set)
+        pool.free(await asyncio.wait_for(pool.alloc_async(), SOON))
+
+    before = signal.signal(signal.SIGUSR1, free)
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        asyncio.run(main())
+    finally:
+        sender.join(SOON)
+        signal.signal(signal.SIGUSR1, before)
+    audit(pool, source)
