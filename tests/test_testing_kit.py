@@ -1,0 +1,282 @@
+"""mempool.testing tests others, and is tested here: the source that does as it is told, the clock, the waiting."""
+
+import asyncio
+import itertools
+import threading
+import weakref
+from _queue import SimpleQueue
+from collections.abc import Callable
+
+import pytest
+
+from mempool import Buffers, Objects, Pool, PoolTimeout
+from mempool.testing import (
+    Element,
+    ManualClock,
+    ScriptedSource,
+    SourceBroken,
+    Step,
+    wait_until,
+    wait_until_async,
+)
+from mempool.testing.contract.callers import KINDS
+
+works, fails, raises, slow = Step
+SOON = 10
+
+
+def outcome(call: Callable[[], object]) -> Step:
+    """How a call of a source ended."""
+    try:
+        call()
+    except MemoryError:
+        return fails
+    except SourceBroken:
+        return raises
+    return works
+
+
+# -- ScriptedSource
+
+
+@pytest.mark.parametrize("script", list(itertools.product([works, fails, raises], repeat=3)), ids=str)
+def test_a_source_follows_its_script(script: tuple[Step, ...]) -> None:
+    """Each call does what the script says; when it is at its end, what `otherwise` says."""
+    source: ScriptedSource[Element] = ScriptedSource(*script)
+    assert tuple(outcome(source.alloc) for _ in script) == script
+    assert outcome(source.alloc) is works
+    source.otherwise = fails
+    assert outcome(source.alloc) is fails
+    source.then(works)
+    assert outcome(source.alloc) is works
+    assert source.alloc_calls == 6
+    assert source.made == len(source.existing) == script.count(works) + 2
+    assert source.log == [f"alloc {step.value}" for step in (*script, works, fails, works)]
+
+
+def test_a_source_knows_which_elements_exist() -> None:
+    """Made, disposed of, existing in the order of making; and what it is given wrongly."""
+    source: ScriptedSource[Element] = ScriptedSource()
+    one, two, three = (source.alloc() for _ in range(3))
+    assert repr(two) == "<element 2>"
+    assert weakref.ref(two)() is two
+    source.free(two)
+    assert source.existing == [one, three]
+    assert source.has([one, three])
+    assert not source.has([one, two])
+    for wrong in (two, Element(1)):
+        with pytest.raises(AssertionError):
+            source.free(wrong)
+    assert len(source.wrong) == 2
+    assert (source.made, source.disposed) == (3, 1)
+
+
+def test_a_free_that_raises_has_disposed() -> None:
+    """The element is gone all the same."""
+    source: ScriptedSource[Element] = ScriptedSource()
+    source.then_free(raises)
+    element = source.alloc()
+    assert outcome(lambda: source.free(element)) is raises
+    assert (source.existing, source.disposed, source.free_calls) == ([], 1, 1)
+
+
+@pytest.mark.parametrize("end", [works, fails, raises])
+def test_a_slow_call_is_held_until_it_is_released(end: Step) -> None:
+    """release() says how it ends; the one held the longest goes first."""
+    source: ScriptedSource[Element] = ScriptedSource(slow, slow)
+    ends: list[Step] = []
+    threads = []
+    for number in range(2):
+        threads.append(threading.Thread(target=lambda: ends.append(outcome(source.alloc))))
+        threads[-1].start()
+        source.wait_until_held(number + 1)
+    assert (source.held, ends) == (2, [])
+    source.release(end)
+    threads[0].join(SOON)
+    assert (source.held, ends) == (1, [end])
+    source.open()
+    threads[1].join(SOON)
+    assert ends == [end, works]
+
+
+def test_the_play_can_be_ended() -> None:
+    """open(): every call works from now on, whatever the script says."""
+    source: ScriptedSource[Element] = ScriptedSource(fails, slow, otherwise=raises)
+    source.then_free(raises)
+    source.open()
+    elements = [source.alloc() for _ in range(3)]
+    for element in elements:
+        source.free(element)
+    assert source.existing == []
+
+
+def test_a_step_can_be_a_function() -> None:
+    """It is called in the middle of the call; what it raises, the call raises."""
+    seen: list[int] = []
+    source: ScriptedSource[Element] = ScriptedSource(lambda: seen.append(source.alloc_calls), lambda: 1 / 0)
+    assert outcome(source.alloc) is works
+    with pytest.raises(ZeroDivisionError):
+        source.alloc()
+    assert seen == [1]
+    assert source.made == 1
+
+
+def test_a_source_stands_before_another() -> None:
+    """source=...: the elements are the other's, and so is its reset."""
+    reset: list[object] = []
+    source = ScriptedSource(works, fails, source=Objects(bytearray, reset=reset.append))
+    pool = Pool(source, 1)
+    element = pool.alloc()
+    assert isinstance(element, bytearray)
+    pool.free(element)
+    assert reset == [element]
+    buffers = ScriptedSource(source=Buffers(4096))
+    buffer = buffers.alloc()
+    buffers.free(buffer)
+    assert buffer.closed
+    assert not hasattr(buffers, "reset")
+
+
+def test_every_combination_of_answers_in_a_pool() -> None:
+    """The example of the documentation: drive every combination, with one assertion about accounting."""
+    for script in itertools.product([works, fails, raises], repeat=4):
+        source: ScriptedSource[Element] = ScriptedSource()
+        pool = Pool(source, 1)
+        source.then(*script)
+        elements = []
+        for _ in script:
+            try:
+                elements.append(pool.alloc(timeout=0))
+            except (PoolTimeout, SourceBroken):
+                pass
+        assert pool.stats().made == source.made
+        assert len(source.existing) == pool.stats().spare + len(elements)
+
+
+# -- ManualClock
+
+
+def test_the_clock_moves_when_it_is_told_to() -> None:
+    """now() is what was advanced; looks counts who asked."""
+    clock = ManualClock()
+    assert (clock.now(), clock.next_alarm, clock.parked) == (0, None, 0)
+    clock.advance(1.5)
+    clock.advance(2)
+    assert clock.now() == 3.5
+    assert clock.looks == 2
+
+
+def test_a_thread_is_woken_at_its_time_and_not_before() -> None:
+    """park(seconds) ends when that much has been advanced, or when something is put into its queue."""
+    clock = ManualClock()
+    woken = threading.Event()
+    wakes: SimpleQueue[None] = SimpleQueue()
+
+    def park() -> None:
+        clock.now()
+        clock.park(wakes, 2)
+        woken.set()
+
+    for put in (False, True):
+        woken.clear()
+        thread = threading.Thread(target=park)
+        thread.start()
+        clock.wait_until_parked(1)
+        assert clock.next_alarm == 2
+        clock.advance(1.5)
+        assert not woken.is_set()
+        assert clock.parked == 1
+        if put:
+            wakes.put(None)
+        else:
+            clock.advance(0.5)
+        thread.join(SOON)
+        assert woken.is_set()
+        assert clock.parked == 0
+
+
+def test_a_deadline_counts_from_the_look_at_the_clock() -> None:
+    """Time that is advanced between a caller's look and its parking is not lost."""
+    clock = ManualClock()
+    clock.now()
+    clock.advance(3)
+    clock.park(SimpleQueue(), 3)  # returns at once
+    assert clock.parked == 0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "thread"])
+def test_a_timer_of_a_loop_fires_at_its_time(kind: str) -> None:
+    """call_later fires when that much has been advanced, from any thread; a cancelled one never does."""
+    clock = ManualClock()
+    fired: list[str] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        clock.now()
+        clock.call_later(loop, 1, lambda: fired.append("one"))
+        clock.call_later(loop, 1, lambda: fired.append("cancelled")).cancel()
+        clock.call_later(loop, 2, lambda: fired.append("two"))
+        clock.call_later(loop, 0, lambda: fired.append("at once"))
+        await wait_until_async(lambda: fired == ["at once"])
+        clock.advance(1)
+        await wait_until_async(lambda: fired == ["at once", "one"])
+        threading.Thread(target=clock.advance, args=(1,)).start()
+        await wait_until_async(lambda: fired == ["at once", "one", "two"])
+        assert clock.parked == 0
+
+    callers = KINDS[kind]()
+    try:
+        asyncio.run_coroutine_threadsafe(main(), callers.loop).result(SOON)  # type: ignore[attr-defined]
+    finally:
+        callers.close()
+
+
+def test_the_alarms_of_a_loop_that_is_closed_ring_in_vain() -> None:
+    """advance() does not mind."""
+    clock = ManualClock()
+    loop = asyncio.new_event_loop()
+    clock.call_later(loop, 1, lambda: None)
+    loop.close()
+    clock.advance(1)
+    assert clock.parked == 0
+
+
+def test_a_pool_lives_by_the_clock_it_is_attached_to() -> None:
+    """attach(pool) returns the pool, whose waits are the clock's from then on."""
+    clock = ManualClock()
+    pool = clock.attach(Pool(ScriptedSource(works, otherwise=fails), 1))
+    pool.alloc()
+    errors: list[PoolTimeout] = []
+
+    def wait() -> None:
+        try:
+            pool.alloc(timeout=3600)
+        except PoolTimeout as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    clock.wait_until_parked(1)
+    clock.advance(3600)
+    thread.join(SOON)
+    assert len(errors) == 1
+    assert pool.stats().wait_seconds_max == 3600
+
+
+# -- wait_until
+
+
+def test_waiting_for_a_state_returns_what_was_seen() -> None:
+    """wait_until returns what the condition gave when it was true; wait_until_async the same."""
+    answers = iter([0, None, [], "here"])
+    assert wait_until(lambda: next(answers)) == "here"
+    answers = iter([0, "there"])
+    assert asyncio.run(wait_until_async(lambda: next(answers))) == "there"
+
+
+def test_waiting_in_vain_names_the_condition() -> None:
+    """When the time is up, AssertionError says for what was waited, and where that is written."""
+    with pytest.raises(AssertionError, match=r"waited 0 s in vain .*test_testing_kit\.py:\d+"):
+        wait_until(lambda: False, timeout=0)
+    with pytest.raises(AssertionError, match=r"waited 0 s in vain .*test_testing_kit\.py:\d+"):
+        asyncio.run(wait_until_async(lambda: False, timeout=0))
