@@ -26,6 +26,7 @@ RELEASED = 2
 
 @cython.final
 @cython.freelist(16)
+@cython.no_gc  # a free list of objects that the collector knows would finalize each place only once
 @cython.cclass
 class Lease:
     """One element of a pool, for use once: by `with`, by `async with`, or held and released by hand.
@@ -98,12 +99,9 @@ class Lease:
                 + ("was released already" if self.state == RELEASED else "has not taken an element yet")
                 + "; a lease is released once, and `with` does it by itself"
             )
-        if cython.compiled and self.hands is None:
-            self.state = RELEASED
-            element: object = self.thing
+        if cython.compiled and self.hands is None and put_warm(self.pool, self.thing):
             self.thing = None
-            if not put_warm(self.pool, element):
-                self.pool._free_slowly(element)
+            self.state = RELEASED
             return
         # The hands tell how far it came: after an exception, dropping the lease does the rest.
         try:
@@ -117,18 +115,25 @@ class Lease:
         if not cython.compiled and not hasattr(self, "state"):
             return  # interrupted while it was being made
         if self.state == HELD:
-            hands: Hands | None = self._returning_hands()
-            if hands is None:
-                return  # the pool gave nothing: the exception came first
-            self.state = RELEASED
-            warnings.warn(
-                f"{self.pool._called()}: a lease was dropped without release{self.pool._taken_at(hands.elements[0])}; "
-                "use `with pool.lease()`",
-                ResourceWarning,
-                source=self,
-                stacklevel=2,
-            )
-            self.pool._bring_home(hands)
+            try:
+                self._go_home()
+            except KeyboardInterrupt:  # Python swallows what flies here, and nobody would come back to it
+                self._go_home()
+                raise
+
+    def _go_home(self) -> None:
+        hands: Hands | None = self._returning_hands()
+        if hands is None:
+            return  # the pool gave nothing, or has it back
+        where = self.pool._taken_at(hands.elements[hands.first])
+        self.pool._bring_home(hands)
+        self.state = RELEASED
+        warnings.warn(
+            f"{self.pool._called()}: a lease was dropped without release{where}; use `with pool.lease()`",
+            ResourceWarning,
+            source=self,
+            stacklevel=3,
+        )
 
     @cython.cfunc
     def _use(self) -> cython.void:

@@ -33,6 +33,10 @@ def final(cls: _Decorated) -> _Decorated:
     return cls
 
 
+def no_gc(cls: _Decorated) -> _Decorated:
+    return cls
+
+
 def inline(function: _Decorated) -> _Decorated:
     return function
 
