@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, Self
 
 import mempool
 
@@ -24,7 +24,7 @@ class Interrupter:
         self.countdown = n
         self.struck_at: str | None = None
 
-    def __enter__(self) -> Interrupter:
+    def __enter__(self) -> Self:
         sys.settrace(self._enter_frame)
         return self
 

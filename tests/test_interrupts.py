@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sweeps import audit, interrupted_everywhere
 
 import mempool
 from mempool.clock import Clock
-from sweeps import audit, interrupted_everywhere
 
 pure_only = pytest.mark.skipif(mempool.IMPLEMENTATION != "pure", reason="compiled code has no bytecodes: see the storms")
 
@@ -212,7 +212,11 @@ CALLS = [
 
 @pure_only
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # a lease that an interrupt cuts short is dropped: that is the point
-@pytest.mark.parametrize("options", [{}, {"track": "nothing"}, {"track": "holders"}, {"reset": True}], ids=["identity", "nothing", "holders", "reset"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"track": "nothing"}, {"track": "holders"}, {"reset": True}],
+    ids=["identity", "nothing", "holders", "reset"],
+)
 @pytest.mark.parametrize("prepare", CALLS, ids=lambda prepare: prepare.__name__)
 def test_an_interrupt_at_any_bytecode_loses_nothing(prepare: Callable[[Scene], Callable[[], object]], options: Any) -> None:
     """Whatever bytecode a KeyboardInterrupt comes at, every element is accounted for and the pool works."""
@@ -228,7 +232,7 @@ def test_an_interrupt_at_any_bytecode_loses_nothing(prepare: Callable[[Scene], C
                 call()
         except KeyboardInterrupt as interrupt:
             caught = interrupt.__traceback__.tb_lineno  # type: ignore[union-attr]  # keep no frames alive
-        except BaseException as error:  # noqa: BLE001 - an error that hides the interrupt is a finding, too
+        except BaseException as error:
             raise AssertionError(f"interrupted at {interrupter.struck_at}: {error!r}") from error
         assert (caught is not None) == (interrupter.struck_at is not None), interrupter.struck_at
         strikes += caught is not None

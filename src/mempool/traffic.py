@@ -163,11 +163,9 @@ class Traffic(Quick):
             if not hands.entered:
                 try:
                     # One call into C: `entered` has an entry from the moment on at which the source's free was entered.
-                    calls = (id, self._source.free), (None, hands.elements[hands.first])
-                    hands.entered.extend(map(operator.call, *calls))
+                    hands.entered.extend(map(operator.call, (id, self._source.free), (None, hands.elements[hands.first])))
                 except BaseException as error:  # noqa: BLE001 - raised below, when all is disposed of
                     errors.append(error)
-                calls = None
             if hands.entered:
                 self.core.dispose_of(hands)
         if errors:
