@@ -71,7 +71,7 @@ class Pool(Traffic, Generic[T]):
         track: str | None = None,
         patience: float | None = 10.0,
     ) -> None:
-        self.name = name if name is not None else f"pool-{next(_numbers)}"
+        self.name: str = name if name is not None else f"pool-{next(_numbers)}"
         if not (callable(getattr(source, "alloc", None)) and callable(getattr(source, "free", None))):
             raise TypeError(f"{self._called()}: a source has alloc() and free(element); {source!r} has not")
         track = track or os.environ.get("MEMPOOL_TRACK") or "identity"

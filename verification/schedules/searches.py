@@ -12,6 +12,7 @@ This file is never traced itself.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import linecache
 import random
@@ -48,6 +49,13 @@ def is_visible(place: object) -> bool:
     return _visible[code, line]
 
 
+def collect_garbage(iteration: int) -> None:
+    """Between schedules only: a pool that is collected in the midst of one would add steps to it, or meet its locks."""
+    gc.disable()
+    if iteration % 100 == 0:
+        gc.collect()
+
+
 class Bounded(it.DFSStrategy):
     """All schedules with at most so many preemptions.
 
@@ -64,6 +72,7 @@ class Bounded(it.DFSStrategy):
         return bool(super().more()) and monotonic() < self._end
 
     def begin(self, iteration: int, seed: int) -> None:
+        collect_garbage(iteration)
         untried = self._frontier
         chosen = self._order.randrange(len(untried))
         untried[chosen], untried[-1] = untried[-1], untried[chosen]
@@ -83,6 +92,10 @@ class Pct(it.PCTStrategy):
         super().__init__(depth=3)
         self._end = monotonic() + seconds
 
+    def begin(self, iteration: int, seed: int) -> None:
+        collect_garbage(iteration)
+        super().begin(iteration, seed)
+
     def more(self) -> bool | None:
         return None if monotonic() < self._end else False
 
@@ -92,6 +105,10 @@ class Random(it.RandomStrategy):
 
     def __init__(self, seconds: float) -> None:
         self._end = monotonic() + seconds
+
+    def begin(self, iteration: int, seed: int) -> None:
+        collect_garbage(iteration)
+        super().begin(iteration, seed)
 
     def more(self) -> bool | None:
         return None if monotonic() < self._end else False
@@ -104,13 +121,13 @@ class Search:
     name: str
     granularity: str
     strategy: Callable[[float], it.Strategy]
-    traced: list[Path]
+    traced: tuple[Path, ...]
 
 
-PCT = Search("PCT", "opcode", Pct, [LIBRARY, FOLDER])
-RANDOM = Search("random", "opcode", Random, [LIBRARY, FOLDER])
-ONE = Search("1 preemption", "line", lambda seconds: Bounded(seconds, 1), [*SHARING_FILES, FOLDER])
-TWO = Search("2 preemptions", "line", lambda seconds: Bounded(seconds, 2), [*SHARING_FILES, FOLDER])
+PCT = Search("PCT", "opcode", Pct, (LIBRARY, FOLDER))
+RANDOM = Search("random", "opcode", Random, (LIBRARY, FOLDER))
+ONE = Search("1 preemption", "line", lambda seconds: Bounded(seconds, 1), (*SHARING_FILES, FOLDER))
+TWO = Search("2 preemptions", "line", lambda seconds: Bounded(seconds, 2), (*SHARING_FILES, FOLDER))
 
 
 def search(scenario: Callable[[], None], how: Search, seconds: float, seed: int = 1) -> it.Result:
@@ -131,6 +148,8 @@ def search(scenario: Callable[[], None], how: Search, seconds: float, seed: int 
             raise_on_failure=False,
         )
     finally:
+        gc.collect()  # what a failed schedule left behind, while its complaints are still unheard
+        gc.enable()
         sys.unraisablehook = said
     if isinstance(strategy, Bounded) and not strategy.switch_points:
         raise RuntimeError(f"{scenario.__name__}: no step was a switch point; the tool does not trace {how.traced}")

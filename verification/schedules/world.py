@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from _queue import Empty
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import interleave_test as it
@@ -43,7 +43,8 @@ class Wakes:
         self._count = it.Semaphore(0)
 
     def put(self, _wake: None) -> None:
-        self._count.release()
+        with suppress(RuntimeError):  # the run is over: nobody is there to wake
+            self._count.release()
 
     def get(self, timeout: float | None = None) -> None:
         if not self._count.acquire(timeout=timeout):
