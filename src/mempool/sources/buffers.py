@@ -22,7 +22,7 @@ class Buffers:
     """
 
     def __init__(self, size: int | str) -> None:
-        self.size = parse_size(size)
+        self.size: int = parse_size(size)
 
     def alloc(self) -> mmap.mmap:
         """Map and populate an element."""
