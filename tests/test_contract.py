@@ -12,7 +12,6 @@ from mempool.testing.contract import PoolContract
 
 #: Promises that are not kept yet, as patterns of test names, and why.
 NOT_YET: dict[str, str] = {
-    "test_a_dropped_lease_goes_home_also_where_warnings_are_errors": "the warning is raised before the element is home",
     r"test_all_or_nothing\[.*FAILS.*|test_a_(cancelled_gatherer|gatherer_that_gives_up)_leaves_no_more_than_keep.*": (
         "what a gatherer leaves behind is not cut to `keep`"
     ),
@@ -25,7 +24,6 @@ NOT_YET: dict[str, str] = {
 if mempool.IMPLEMENTATION == "compiled":
     NOT_YET |= {
         "test_a_huge_number_is_as_good_as_none.*": "OverflowError",
-        "test_a_dropped_lease_(goes_home_and_warns|serves_the_line.*)": "a Lease off the freelist is never finalized again",
         "test_two_bulk_requests_that_meet_find_room.*": "IndexError: the list of places is too short, and elements are lost",
     }
 
