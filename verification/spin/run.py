@@ -1,0 +1,118 @@
+"""`python -m verification.spin`: search every model, print what was searched, and the kernel's counterexamples as steps.
+
+Status 0: all as it must be. 1: it is not. 77: spin or a C compiler is not installed, and nothing was searched.
+Debian has spin as a package of that name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+NOT_INSTALLED = 77
+ROW = "{:<46} {:>10} {:>6} {:>8} {:>7}  {}"
+#: A search that takes longer has met a state space that it was not made for.
+SECONDS_MAX = 300
+
+
+@dataclass(frozen=True)
+class Run:
+    """One search. breaks: the assertion that must be found violated, in part; None: none may be."""
+
+    name: str
+    model: str
+    flags: tuple[str, ...] = ()
+    breaks: str | None = None
+    breadth_first: bool = False  # finds the shortest counterexample
+
+
+RUNS = (
+    Run("ours: 2 resizers, 2 callers, a freer", "ours.pml"),
+    Run("ours: 3 resizers, a caller, a freer", "ours.pml", ("-DTHREE",)),
+    Run("kernel: three resizers overflow the array", "kernel.pml", (), "curr_nr<places", breadth_first=True),
+    Run("kernel: a grow wakes nobody", "kernel.pml", ("-DWAKE",), "sleeping", breadth_first=True),
+    Run("broken: targets written after the disposal", "ours.pml", ("-DTHREE", "-DSTALE"), "<=places"),
+    Run("broken: a grow passes the line", "ours.pml", ("-DNO_SERVE",), "spare<wanted"),
+    Run("broken: who is served is not woken", "ours.pml", ("-DNO_WAKE",), "asleep"),
+    Run("broken: who gives up keeps its place", "ours.pml", ("-DNO_ACCEPT",), "users==0"),
+    Run("broken: what is being made is not counted", "ours.pml", ("-DTHREE", "-DNO_CLAIM"), "<=5"),
+)
+
+
+def call(*command: str, cwd: Path) -> str:
+    """Run a command to its end and return what it prints. Raises CalledProcessError."""
+    done = subprocess.run(
+        command, cwd=cwd, timeout=SECONDS_MAX, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    return done.stdout
+
+
+def figure(pattern: str, text: str) -> str:
+    found = re.search(pattern, text)
+    return found[1] if found else "?"
+
+
+def steps(run: Run, folder: Path) -> list[str]:
+    """The counterexample in the words that the model prints on its way."""
+    printed = call("spin", "-t", "-T", *run.flags, run.model, cwd=folder)
+    told = [line.strip() for line in printed.splitlines()]
+    end = next((i for i, line in enumerate(told) if line.startswith("spin:")), len(told))
+    return [f"    {i}. {line}" for i, line in enumerate(filter(None, told[:end]), 1)]
+
+
+def search(run: Run) -> bool:
+    """Search one model; whether it came out as it must."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        shutil.copy(FOLDER / run.model, folder)
+        call("spin", *run.flags, "-a", run.model, cwd=folder)
+        kind = "-DBFS" if run.breadth_first else "-DCOLLAPSE"
+        call("gcc", "-w", "-O2", "-DSAFETY", kind, "-o", "pan", "pan.c", cwd=folder)
+        began = time.monotonic()
+        # -E: who waits for an element that nobody frees is no error; the model's Monitor says who may not wait.
+        printed = call("./pan", "-E", "-m1000000", "-w26", cwd=folder)
+        seconds = time.monotonic() - began
+        violated = figure(r"pan:\d+: (?:assertion violated )?(.*) \(at depth", printed)
+        complete = "errors: 0" in printed and "Search not completed" not in printed and "max search depth" not in printed
+        if run.breaks is None:
+            good = complete
+            verdict = "holds in every state" if good else f"FAILS: {violated}"
+        else:
+            good = run.breaks in violated
+            verdict = f"counterexample: {violated}" if good else f"NOT CAUGHT ({violated})"
+        states, depth = figure(r"(\d+) states, stored", printed), figure(r"depth reached (\d+)", printed)
+        megabytes = figure(r"([\d.]+)\ttotal actual memory", printed).split(".")[0]
+        print(ROW.format(run.name, states, depth, f"{seconds:.1f}", megabytes, verdict), flush=True)
+        if run.breaks and run.model == "kernel.pml" and violated != "?":
+            print(*steps(run, folder), sep="\n", flush=True)
+        return good
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(prog="python -m verification.spin", description=__doc__)
+    options.add_argument("words", nargs="*", help="only searches whose name contains one of these")
+    chosen = options.parse_args()
+    missing = [tool for tool in ("spin", "gcc") if shutil.which(tool) is None]
+    if missing:
+        print(f"not installed: {', '.join(missing)}; no model was searched (Debian: apt-get install {' '.join(missing)})")
+        return NOT_INSTALLED
+    print(ROW.format("model", "states", "depth", "seconds", "MB", "result"))
+    runs = [run for run in RUNS if not chosen.words or any(word in run.name for word in chosen.words)]
+    failed: list[str] = []
+    for run in runs:
+        try:
+            if not search(run):
+                failed.append(run.name)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            print(f"{run.name}: {error}\n{error.output}")
+            failed.append(run.name)
+    outcome = f"NOT as it must be: {', '.join(failed)}" if failed else "all as it must be"
+    print(f"{len(runs)} searches; {outcome}")
+    return 1 if failed else 0
