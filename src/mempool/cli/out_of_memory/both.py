@@ -43,7 +43,8 @@ def run_both(root: Path, job: Job, console: Console) -> Report:
                 "take a smaller folder or fewer --rounds"
             )
         size, rounds = f"{tree.size / 1e6:,.1f} MB", f" x {job.rounds} rounds" if job.rounds > 1 else ""
-        screen.say(f"{len(tree.paths):,} files ({size}){rounds} below {root}{skipped(tree)}")
+        count = "1 file" if len(tree.paths) == 1 else f"{len(tree.paths):,} files"
+        screen.say(f"{count} ({size}){rounds} below {root}{skipped(tree)}")
         chunks, memory = in_words(job.element_size), in_words(job.allowance)
         screen.say(f"{job.threads} threads, chunks of {chunks}, {memory} of memory for all; {IMPLEMENTATION} core")
         screen.begin("A, no pool", files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -93,12 +94,10 @@ def run_child(
 
 
 def _give(pipe: IO[bytes], job: Job, paths: Sequence[bytes]) -> None:
-    try:
+    # How it died, its status tells. Closing writes too, so it belongs inside.
+    with contextlib.suppress(BrokenPipeError), pipe:
         pipe.write(json.dumps(asdict(job)).encode() + b"\n")
         pipe.writelines(path + b"\0" for path in paths)
-        pipe.close()
-    except BrokenPipeError:
-        pass  # how it died, its status tells
 
 
 def _hear(pipe: IO[bytes], said: list[bytes]) -> None:

@@ -16,6 +16,7 @@ from mempool.cli.out_of_memory.screen import MIB, speed
 from mempool.cli.out_of_memory.words import Job, Outcome
 
 NONE = "-"
+FAILED = "files failed"
 
 
 class Report:
@@ -75,7 +76,9 @@ class Report:
             cells = [show(run) for run in (self.without, self.with_pool)]
             if name in RARE and set(cells) == {"0"}:
                 continue
-            table.add_row(name, *cells, style="bold" if name == "files failed" else "")
+            if name == FAILED:
+                cells = [f"[bold {'green' if cell == '0' else 'red'}]{cell}[/]" for cell in cells]
+            table.add_row(name, *cells)
         return table
 
     def closing_lines(self) -> list[str]:
@@ -132,7 +135,7 @@ def _source(run: Outcome) -> str:
 
 ROWS: tuple[tuple[str, Callable[[Outcome], str]], ...] = (
     ("files done", _file("done")),
-    ("files failed", lambda run: f"{run.files['out_of_memory'] + run.files['broken']:,}"),
+    (FAILED, lambda run: f"{run.files['out_of_memory'] + run.files['broken']:,}"),
     ("files we may not read", _file("unreadable")),
     ("files that vanished", _file("vanished")),
     ("files not reached in time", _file("not_reached")),
