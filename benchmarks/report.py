@@ -1,0 +1,90 @@
+"""What is printed: the machine, and the table of ratios with the targets of DESIGN.md beside them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import mempool
+from benchmarks.measure import Row
+
+HEADINGS = ("what", "beside", "median", "lowest .. highest", "target", "", "note")
+STYLES = {"met": "green", "missed": "bold red", "not measured": "yellow"}
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, str | int | float]:
+    """What the figures depend on. `load` is how many others wanted a core during the last minute."""
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count() or 0,
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else -1.0,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "mempool": mempool.__version__,
+        "core": mempool.IMPLEMENTATION,
+    }
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    if row.figure is None:
+        return row.what, row.beside, "-", "", "" if row.target is None else str(row.target), row.verdict, row.note
+    spread = f"{row.lowest:.3g} .. {row.highest:.3g}"
+    target = "" if row.target is None else f"{row.target} {row.unit}"
+    return row.what, row.beside, f"{row.figure:.3g} {row.unit}".strip(), spread, target, row.verdict, row.note
+
+
+def print_head() -> None:
+    facts = machine()
+    print(f"mempool {facts['mempool']}, core: {facts['core']}, {facts['python']}, {facts['system']}")
+    print(f"{facts['processor']}, {facts['cores']} cores, load {facts['load']}")
+    if facts["core"] != "compiled":
+        print("The targets are those of the compiled core; this one is not compiled.")
+    if facts["load"] > facts["cores"] / 2:
+        print("Others are using this machine: times are noisy, the ratios less so.")
+
+
+def print_group(group: str, rows: Sequence[Row]) -> None:
+    table = [cells(row) for row in rows]
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        print_plainly(group, table)
+        return
+    if not sys.stdout.isatty():  # rich would fold the cells to 80 columns
+        print_plainly(group, table)
+        return
+    shown = Table(*HEADINGS, title=group, title_justify="left")
+    for row, line in zip(rows, table, strict=True):
+        shown.add_row(*line, style=STYLES.get(row.verdict))
+    Console().print(shown)
+
+
+def print_plainly(group: str, table: Sequence[tuple[str, ...]]) -> None:
+    lines = [HEADINGS, *table]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    print(f"\n{group}")
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_verdict(rows: Sequence[Row]) -> None:
+    verdicts = [row.verdict for row in rows]
+    print(f"\ntargets: {verdicts.count('met')} met, {verdicts.count('missed')} missed", end="")
+    print(f", {verdicts.count('not measured')} not measured" if "not measured" in verdicts else "")
+    for row in rows:
+        if row.verdict in ("missed", "not measured"):
+            what, beside, median, *_ = cells(row)
+            print(f"  {row.verdict}: {what} : {beside}: {median}, target {row.target}{' ' if row.unit else ''}{row.unit}")

@@ -1,0 +1,174 @@
+"""What a resize costs per element, and how long other threads' calls are held up while it runs.
+
+Another thread's call can be late for three reasons: the resize held it up, Python gave the turn to the thread that resizes
+(each turn lasts up to `sys.getswitchinterval()`), or the machine gave the core to somebody else. The last is left out by
+the clock: what counts is how much processor time the resizing thread used while the call lasted. The second is told from
+the first by a control in the same round: the same caller, for the same time, next to a thread that adds up numbers in
+a Python loop and touches no pool. What the resize adds is the difference. The clock on the wall is shown as well.
+"""
+
+from __future__ import annotations
+
+import collections
+import gc
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import clock_gettime, perf_counter, pthread_getcpuclockid
+
+from benchmarks.measure import ROUNDS_QUICK, Row, Target, in_rounds, in_words, ratios, row_of
+from mempool import Pool
+from mempool.sources import Objects
+
+GROUP = "resize"
+FEW = 10
+MANY, MANY_QUICK = (10**3, 10**5, 10**6), (10**3, 10**4)
+FILLED = "deque.append(object())"
+EMPTIED = "deque.pop()"
+#: Short turns, so that waiting for one hides less of what the resize itself does.
+SWITCH_SECONDS = 0.0001
+#: Calls faster than this are counted, but not listed: nobody was held up.
+LISTED_SECONDS = 2e-6
+
+
+@dataclass(slots=True)
+class Delays:
+    """How long the calls of one thread took, in seconds."""
+
+    longest: float = 0.0  # of processor time that the other thread used meanwhile
+    longest_on_the_wall: float = 0.0
+    p999_on_the_wall: float = 0.0
+    calls: int = 0
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Short turns, and no garbage collection: a million new objects set it off, whoever makes them."""
+    interval, collects = sys.getswitchinterval(), gc.isenabled()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.disable()
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+        if collects:
+            gc.enable()
+
+
+def delays_during(pool: Pool[object], work: Callable[[], object]) -> tuple[Delays, float]:
+    """How long alloc and free of another thread took while `work` was done here, and how long that lasted."""
+    seen, late = Delays(), []
+    worker = pthread_getcpuclockid(threading.get_ident())
+    ready, stop = threading.Event(), threading.Event()
+
+    def call() -> None:
+        alloc, free, stopped = pool.alloc, pool.free, stop.is_set
+        ready.set()
+        while not stopped():
+            used, began = clock_gettime(worker), perf_counter()
+            element = alloc()
+            taken, used_taken = perf_counter(), clock_gettime(worker)
+            again = perf_counter()
+            free(element)
+            freed, used_freed = perf_counter(), clock_gettime(worker)
+            seen.calls += 2
+            seen.longest = max(seen.longest, used_taken - used, used_freed - used_taken)
+            if taken - began > LISTED_SECONDS:
+                late.append(taken - began)
+            if freed - again > LISTED_SECONDS:
+                late.append(freed - again)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    ready.wait()
+    began = perf_counter()
+    work()
+    lasted = perf_counter() - began
+    stop.set()
+    caller.join()
+    late.sort()
+    beyond = seen.calls // 1000  # so many calls may be longer than the p99.9
+    seen.p999_on_the_wall = late[-1 - beyond] if len(late) > beyond else LISTED_SECONDS
+    seen.longest_on_the_wall = late[-1] if late else LISTED_SECONDS
+    return seen, lasted
+
+
+def busy_for(seconds: float) -> None:
+    end, total = perf_counter() + seconds, 0
+    while perf_counter() < end:
+        for number in range(100):
+            total += number
+
+
+def costs(many: int) -> Iterator[Row]:
+    """Growing and shrinking with nobody watching, beside a deque filled and emptied one by one."""
+    grown: list[float] = []
+    pool = Pool(Objects(object), FEW)
+
+    def grow_and_shrink() -> float:
+        began = perf_counter()
+        pool.resize(many)
+        grown.append((perf_counter() - began) / many)
+        began = perf_counter()
+        pool.resize(FEW)
+        return (perf_counter() - began) / many
+
+    filled: list[float] = []
+
+    def fill_and_empty() -> float:
+        shelf: collections.deque[object] = collections.deque()
+        append, pop = shelf.append, shelf.pop
+        began = perf_counter()
+        for _ in range(many):
+            append(object())
+        filled.append((perf_counter() - began) / many)
+        began = perf_counter()
+        for _ in range(many):
+            pop()
+        return (perf_counter() - began) / many
+
+    with undisturbed():
+        shrunk = in_rounds({"pool": grow_and_shrink, EMPTIED: fill_and_empty}, ROUNDS_QUICK)
+    every = {"grow": grown, "shrink": shrunk["pool"], FILLED: filled, EMPTIED: shrunk[EMPTIED]}
+    for what, beside in (("grow", FILLED), ("shrink", EMPTIED)):
+        way = f"{FEW} -> {many:,}" if what == "grow" else f"{many:,} -> {FEW}"
+        note = f"{in_words(min(every[what]))} : {in_words(min(every[beside]))} an element"
+        yield row_of(GROUP, f"{what} {way}, per element", beside, ratios(every, what, beside), note=note)
+
+
+def held_up(many: int, target: Target | None) -> Iterator[Row]:
+    """The delays that another thread sees."""
+    runs: list[tuple[Delays, Delays]] = []
+    pool = Pool(Objects(object), FEW)
+    pool.free_many(pool.alloc_many(2 * FEW))
+
+    def work() -> None:
+        pool.resize(many)
+        pool.resize(FEW)
+
+    with undisturbed():
+        for _ in range(ROUNDS_QUICK):
+            resized, lasted = delays_during(pool, work)
+            control, _ = delays_during(pool, lambda lasted=lasted: busy_for(lasted))
+            runs.append((resized, control))
+    during = f"calls of another thread during {FEW} -> {many:,} -> {FEW}"
+    added = [(resized.longest - control.longest) * 1e3 for resized, control in runs]
+    yield row_of(GROUP, f"{during}: the longest delay added", "a busy Python loop", added, unit="ms", target=target)
+    for which, name in enumerate((during, "calls of another thread next to a busy Python loop")):
+        seen = [run[which] for run in runs]
+        note = f"{sum(delays.calls for delays in seen):,} calls"
+        for what, seconds in (
+            ("longest delay", [delays.longest for delays in seen]),
+            ("longest on the wall", [delays.longest_on_the_wall for delays in seen]),
+            ("p99.9 on the wall", [delays.p999_on_the_wall for delays in seen]),
+        ):
+            yield row_of(GROUP, f"{name}: {what}", "nothing", [each * 1e3 for each in seconds], unit="ms", note=note)
+
+
+def run(*, quick: bool) -> Iterator[Row]:
+    several = MANY_QUICK if quick else MANY
+    for many in several:
+        yield from costs(many)
+    yield from held_up(several[-1], None if quick else Target(1.0))  # DESIGN speaks of a million

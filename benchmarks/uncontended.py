@@ -1,0 +1,95 @@
+"""One thread, elements at hand: what taking an element and giving it back costs, beside a deque's pop and append.
+
+Bound methods are kept in local variables for every contestant alike; a second row calls them as attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from benchmarks import peers
+from benchmarks.measure import ROUNDS, ROUNDS_QUICK, Row, Target, in_rounds, in_words, ratios, row_of, slices_of
+from mempool import Pool
+from mempool.sources import Objects
+
+GROUP = "uncontended"
+RESERVE = 8
+PAIR = "deque.pop + append"
+POOL = "alloc + free"
+LEASE = "with pool.lease()"
+
+
+def warm(track: str) -> Pool[object]:
+    """A pool with as many spares beyond its reserve as it keeps."""
+    pool = Pool(Objects(object), RESERVE, track=track)
+    pool.free_many(pool.alloc_many(2 * RESERVE))
+    return pool
+
+
+def no_memory() -> object:
+    raise MemoryError
+
+
+def without_source() -> Pool[object]:
+    """A pool that lives on its reserve: the source has failed ever since the pool was made."""
+    source = Objects(object)
+    pool = Pool(source, RESERVE, keep=RESERVE)
+    source.alloc = no_memory  # type: ignore[method-assign]
+    return pool
+
+
+def ours() -> dict[str, tuple[peers.Peer, Target | None]]:
+    """Our own ways, each with what DESIGN.md asks of it as a multiple of the deque's pair."""
+    lease, identity = warm("identity"), warm("identity")
+    source = Pool(Objects(object), 0, keep=0)
+    limited = Pool(Objects(object), RESERVE, keep=RESERVE, limit=RESERVE)
+    failing = without_source()
+    reserved = warm("identity")
+    nothing, holders = warm("nothing"), warm("holders")
+    return {
+        f'{POOL}, track="nothing"': (peers.bound(nothing.alloc, nothing.free), Target(1.6)),
+        POOL: (peers.bound(identity.alloc, identity.free), Target(2.0)),
+        f'{POOL}, track="holders"': (peers.bound(holders.alloc, holders.free), None),
+        LEASE: (peers.Peer("with lease(): pass", {"lease": lease.lease}), Target(5.0)),
+        f"{POOL}, from the source and back to it": (peers.bound(source.alloc, source.free), None),
+        f"{POOL}, from the reserve, at the limit": (peers.bound(limited.alloc, limited.free), None),
+        f"{POOL}, from the reserve, source failing": (peers.bound(failing.alloc, failing.free), None),
+        "alloc_reserved + free": (peers.bound(reserved.alloc_reserved, reserved.free), None),
+    }
+
+
+def run(*, quick: bool) -> Iterator[Row]:
+    deque, pool = peers.of_deque(), warm("identity")
+    mine = ours()
+    contestants = {PAIR: deque, **{name: peer for name, (peer, _target) in mine.items()}}
+    missing: dict[str, peers.Missing] = {}
+    for name, make in {**peers.POOLS, **peers.OTHERS}.items():
+        peer = peers.find(make)
+        if isinstance(peer, peers.Missing):
+            missing[name] = peer
+        else:
+            contestants[name] = peer
+    attributes = {
+        "deque, called as attributes": peers.Peer("shelf.append(shelf.pop())", {"shelf": deque.names["take"].__self__}),
+        "pool, called as attributes": peers.Peer("pool.free(pool.alloc())", {"pool": pool}),
+    }
+    seconds = in_rounds(
+        {name: slices_of(peer.statement, quick=quick, **peer.names) for name, peer in {**contestants, **attributes}.items()},
+        ROUNDS_QUICK if quick else ROUNDS,
+    )
+
+    def versus(what: str, beside: str, target: Target | None = None) -> Row:
+        note = f"{in_words(min(seconds[what]))} : {in_words(min(seconds[beside]))}"
+        return row_of(GROUP, what, beside, ratios(seconds, what, beside), target=target, note=note)
+
+    for name, (_peer, target) in mine.items():
+        yield versus(name, PAIR, target)
+    yield versus("pool, called as attributes", "deque, called as attributes", Target(2.0))
+    for name in (*peers.POOLS, *peers.OTHERS):
+        target = Target(8.0, at_most=False) if name in peers.POOLS else None
+        if name in missing:
+            yield Row(GROUP, name, POOL, target=target, note=missing[name].why)
+        else:
+            yield versus(name, POOL, target)
+    if "anopool" in seconds:  # it has no pair of calls, only a context manager; the like of it is our lease
+        yield versus("anopool", LEASE)
