@@ -14,7 +14,7 @@ GROUPS = {module.GROUP: module for module in (uncontended, asynchronous, contend
 
 
 def as_json(row: Row) -> dict[str, object]:
-    return dataclasses.asdict(row) | {"verdict": row.verdict}
+    return dataclasses.asdict(row) | {"verdict": row.verdict, "is_steady": row.is_steady}
 
 
 def main(arguments: list[str] | None = None) -> int:

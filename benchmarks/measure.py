@@ -61,6 +61,13 @@ class Row:
             return "not measured"
         return "met" if self.target.is_met_by(self.figure) else "missed"
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether every round gave the same verdict."""
+        if self.target is None or self.lowest is None or self.highest is None:
+            return True
+        return self.target.is_met_by(self.lowest) == self.target.is_met_by(self.highest)
+
 
 def slices_of(statement: str, *, quick: bool, **names: Any) -> Contestant:
     """Seconds that one execution of this statement takes, with `names` as local variables."""

@@ -42,7 +42,8 @@ def cells(row: Row) -> tuple[str, ...]:
         return row.what, row.beside, "-", "", "" if row.target is None else str(row.target), row.verdict, row.note
     spread = f"{row.lowest:.3g} .. {row.highest:.3g}"
     target = "" if row.target is None else f"{row.target} {row.unit}"
-    return row.what, row.beside, f"{row.figure:.3g} {row.unit}".strip(), spread, target, row.verdict, row.note
+    verdict = row.verdict if row.is_steady else f"{row.verdict}, not in every round"
+    return row.what, row.beside, f"{row.figure:.3g} {row.unit}".strip(), spread, target, verdict, row.note
 
 
 def print_head() -> None:
