@@ -11,11 +11,6 @@ from dataclasses import dataclass, field
 
 from mempool.testing import Step
 
-# Promises that the pool does not keep yet (see NOT_YET in test_contract.py): the model looks away.
-CUTS_WHAT_A_GATHERER_LEAVES = False
-CUTS_WHAT_IS_ABOVE_THE_LIMIT = False
-REMEMBERS_THE_KEEP_THAT_WAS_GIVEN = False
-
 
 @dataclass
 class Shadow:
@@ -45,8 +40,7 @@ class Shadow:
         return self.made - self.disposed
 
     def is_over_the_limit(self, surplus: int = 0) -> bool:
-        over = self.limit is not None and self.existing() - surplus > self.limit
-        return CUTS_WHAT_IS_ABOVE_THE_LIMIT and over and not self.closed
+        return self.limit is not None and self.existing() - surplus > self.limit and not self.closed
 
     def guarantee(self) -> tuple[int, int, int, int]:
         lacking = max(0, self.reserve - self.spare)
@@ -94,8 +88,7 @@ class Shadow:
         else:
             yield "nothing"
             self.lay_by(got)
-            if CUTS_WHAT_A_GATHERER_LEAVES:
-                yield from self.cut()
+            yield from self.cut()
 
     def come_home(self, elements: int) -> Iterator[str]:
         """free: to the line, else kept, else disposed of."""
@@ -141,10 +134,7 @@ class Shadow:
         """limit: None leaves it; 0 and below take it away."""
         grew = reserve is not None and reserve > self.reserve
         self.reserve = self.reserve if reserve is None else reserve
-        if keep is not None:
-            self.keep_given = keep
-        elif self.keep_given is not None and not REMEMBERS_THE_KEEP_THAT_WAS_GIVEN:
-            self.keep_given = self.keep
+        self.keep_given = self.keep_given if keep is None else keep
         self.limit = self.limit if limit is None else limit if limit > 0 else None
         self.resizes += 1
         if grew:
@@ -155,8 +145,7 @@ class Shadow:
         """One who waits gives up."""
         self.line = [(other, wanted) for other, wanted in self.line if other is not caller]
         self.lay_by(0)
-        if CUTS_WHAT_A_GATHERER_LEAVES:
-            yield from self.cut()
+        yield from self.cut()
 
     def close(self) -> Iterator[str]:
         self.closed = True

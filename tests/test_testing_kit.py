@@ -204,6 +204,17 @@ def test_a_deadline_counts_from_the_look_at_the_clock() -> None:
     assert clock.parked == 0
 
 
+def test_what_remains_by_a_rounding_error_is_no_time() -> None:
+    """One that sums up its deadline otherwise than the clock, and is not quite there, does not park for ever."""
+    clock = ManualClock()
+    for _ in range(10):
+        deadline = clock.now() + 0.1 + 0.2
+        clock.advance(0.3)
+        while (left := deadline - clock.now()) > 0:
+            clock.park(SimpleQueue(), left)  # returns at once
+    assert clock.now() == pytest.approx(3)
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "thread"])
 def test_a_timer_of_a_loop_fires_at_its_time(kind: str) -> None:
     """call_later fires when that much has been advanced, from any thread; a cancelled one never does."""

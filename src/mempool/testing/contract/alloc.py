@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import itertools
+from typing import Any
 
 import pytest
 
 from mempool.errors import PoolTimeout
-from mempool.testing.contract.base import Contract, fails, raises, waits, works
+from mempool.testing.contract.base import SOON, Contract, fails, raises, waits, works
 from mempool.testing.scripted import Action, SourceBroken
 
 
@@ -235,6 +236,40 @@ class AllocContract(Contract):
         with pytest.raises(SourceBroken):
             pool.free(element)
         self.audit(pool, source)
+
+    # -- reset
+
+    @waits
+    def test_an_element_is_reset_when_it_comes_home(self) -> None:
+        """The source's reset runs on return, before anybody else can have the element."""
+        reset: list[Any] = []
+        pool, source = self.pool(0, works, otherwise=fails, reset=reset.append)
+        element = self.alloc(pool)
+        waiter = self.wait_for(pool)
+        assert reset == []
+        pool.free(element)
+        assert reset == [element]
+        assert waiter.result(SOON) is element
+        pool.free_many([element])
+        assert reset == [element, element]
+        self.audit(pool, source)
+
+    def test_an_element_whose_reset_raises_is_disposed_of(self) -> None:
+        """Nobody knows what state it is in; what the reset raised reaches the caller of free."""
+
+        def broken(_element: object) -> None:
+            raise SourceBroken
+
+        pool, source = self.pool(1, keep=9, reset=broken)
+        elements = pool.alloc_many(3)
+        with pytest.raises(SourceBroken):
+            pool.free(elements.pop())
+        self.audit(pool, source, out=elements)
+        assert pool.stats().disposing == 0
+        with pytest.raises(SourceBroken):
+            pool.free_many(elements)
+        self.audit(pool, source)
+        assert source.disposed == 3
 
     # -- the end of a pool nobody closed
 

@@ -76,8 +76,13 @@ class Contract:
     def pool(
         self, reserve: int, *script: Action, otherwise: Action = works, **options: Any
     ) -> tuple[Pool[Any], ScriptedSource[Any]]:
-        """A pool under the manual clock, and its source. The script begins when the reserve has been filled."""
+        """A pool under the manual clock, and its source. The script begins when the reserve has been filled.
+
+        `reset` among the options becomes the source's; the others are those of Pool.
+        """
         source = self.make_source()
+        if "reset" in options:
+            source.reset = options.pop("reset")
         pool = self.clock.attach(self.make_pool(source, reserve, **options))
         source.then(*script)
         source.otherwise = otherwise
@@ -91,6 +96,7 @@ class Contract:
         assert stats.made == source.made
         assert stats.disposed == source.disposed
         assert stats.out == len(out)
+        assert stats.disposing >= 0
         assert stats.spare + stats.disposing == source.made - source.disposed - len(out)
         assert source.has(out)
         assert len({id(element) for element in out}) == len(out)

@@ -152,6 +152,21 @@ class CloseContract(Contract):
         draining.result(SOON)
         self.audit(pool, source)
 
+    def test_drain_is_told_of_an_element_that_could_not_be_reset(self) -> None:
+        """It is home, though it is disposed of."""
+
+        def broken(_element: object) -> None:
+            raise SourceBroken
+
+        pool, source = self.pool(0, reset=broken)
+        element = pool.alloc()
+        draining = self.drain(pool)
+        self.clock.wait_until_parked(1)
+        with pytest.raises(SourceBroken):
+            pool.free(element)
+        draining.result(SOON)
+        self.audit(pool, source)
+
     def test_drain_after_close_waits_as_well(self) -> None:
         """Elements still out when the pool was closed are waited for."""
         pool, source = self.pool(1)

@@ -114,6 +114,21 @@ class ResizeContract(Contract):
         assert len(source.existing) == 4
         self.audit(pool, source)
 
+    def test_a_lowered_limit_does_not_touch_the_reserve(self) -> None:
+        """What is out above a lowered limit cannot be helped; the reserve that is there stays, and is refilled first."""
+        pool, source = self.pool(2, keep=10)
+        elements = [pool.alloc() for _ in range(6)]
+        source.otherwise = fails
+        pool.resize(limit=4)
+        assert pool.stats().spare == 2
+        elements += [pool.alloc_reserved(), pool.alloc_reserved()]
+        assert None not in elements
+        pool.free(elements.pop())
+        assert pool.stats().spare == 1
+        pool.free_many(elements)
+        assert len(source.existing) == 4
+        self.audit(pool, source)
+
     def test_a_grow_stops_at_the_limit(self) -> None:
         """A grow never makes more than `limit` allows; what is out counts."""
         pool, source = self.pool(1, limit=4)

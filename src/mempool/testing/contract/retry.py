@@ -20,15 +20,14 @@ class RetryContract(Contract):
     """The head of the line asks the source: by itself, and at every news."""
 
     def seconds_until_asked(self, source: ScriptedSource[object]) -> float:
-        """Advance to each alarm in turn until the source has been asked; return the seconds that took."""
-        calls, began = source.alloc_calls, self.clock.now()
+        """Advance from alarm to alarm until the source has been asked; return the seconds that took."""
+        calls, began, parked = source.alloc_calls, self.clock.now(), self.clock.parked
         while source.alloc_calls == calls:
-            self.clock.wait_until_parked(1)
-            wait_until(lambda: self.clock.next_alarm is not None)
             self.clock.advance(self.clock.next_alarm or 0)
-            wait_until(lambda: source.alloc_calls > calls or self.clock.next_alarm is not None)
-        self.clock.wait_until_parked(1)
-        return self.clock.now() - began
+            wait_until(lambda: source.alloc_calls > calls or self.clock.parked == parked)
+        seconds = self.clock.now() - began
+        self.clock.wait_until_parked(parked)
+        return seconds
 
     @waits
     def test_the_head_asks_again_by_itself_in_doubling_steps(self) -> None:
