@@ -142,9 +142,10 @@ def test_what_another_thread_was_about_to_make_is_not_awaited_in_the_child() -> 
         pool.free_many([first, second])
         audit(pool)
 
-    assert in_child(check) == ""
+    problem = in_child(check)
     source.open()
     maker.join(SOON)
+    assert problem == ""
     pool.free(first)
     audit(pool)
 
@@ -166,9 +167,10 @@ def test_what_another_thread_was_about_to_dispose_of_is_gone_in_the_child() -> N
         pool.free_many(pool.alloc_many(2, timeout=0))
         audit(pool)
 
-    assert in_child(check) == ""
+    problem = in_child(check)
     source.open()
     disposer.join(SOON)
+    assert problem == ""
     audit(pool)
 
 

@@ -112,7 +112,6 @@ def test_of_many_threads_that_free_the_same_element_one_passes() -> None:
 
 
 @pure
-@pytest.mark.xfail(strict=True, run=False, reason="it comes home twice, and is handed to two")
 def test_an_element_freed_while_many_are_being_freed_comes_home_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody frees one of the elements between free_many's look at the roll and its entry: a double free, and nothing
     happens; no element comes home twice.

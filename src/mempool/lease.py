@@ -19,9 +19,9 @@ else:
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.line import Hands
 
-NEW = 0
-HELD = 1
-RELEASED = 2
+    NEW = 0
+    HELD = 1
+    RELEASED = 2
 
 
 @cython.final
@@ -86,13 +86,18 @@ class Lease:
         return self.hands.elements[0]
 
     def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
-        self.release()
+        self._release()
 
     async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
-        self.release()
+        self._release()
 
     def release(self) -> None:
         """Send the element home. Raises DoubleFree the second time."""
+        self._release()
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def _release(self) -> cython.bint:
         if self.state != HELD:
             raise DoubleFree(
                 f"{self.pool._called()}: this lease "
@@ -102,7 +107,7 @@ class Lease:
         if cython.compiled and self.hands is None and put_warm(self.pool, self.thing):
             self.thing = None
             self.state = RELEASED
-            return
+            return True
         # The hands tell how far it came: after an exception, dropping the lease does the rest.
         try:
             self.pool._bring_home(self._returning_hands())
@@ -110,6 +115,7 @@ class Lease:
             self.state = RELEASED
             raise
         self.state = RELEASED
+        return True
 
     def __del__(self) -> None:
         if not cython.compiled and not hasattr(self, "state"):
@@ -136,10 +142,12 @@ class Lease:
         )
 
     @cython.cfunc
-    def _use(self) -> cython.void:
+    @cython.exceptval(-1, check=True)
+    def _use(self) -> cython.bint:
         if self.state != NEW:
             raise RuntimeError(f"{self.pool._called()}: a lease is used once; take another with pool.lease()")
         self.state = HELD
+        return True
 
     @cython.cfunc
     def _returning_hands(self) -> Hands | None:
@@ -157,7 +165,8 @@ def new_lease(pool: Any, timeout: Any) -> Lease:
     lease: Lease = Lease.__new__(Lease)
     lease.pool = pool
     lease.timeout = timeout
-    lease.thing = None
-    lease.hands = None
-    lease.state = NEW
+    if not cython.compiled:  # compiled, a new one comes with None and NEW
+        lease.thing = None
+        lease.hands = None
+        lease.state = NEW
     return lease

@@ -89,7 +89,7 @@ class Pool(Traffic, Generic[T]):
         self._asked_at = float("-inf")
         self._source_said = None
         self._source_failures = 0
-        waiting_max = sys.maxsize if max_waiting is None else self._count("max_waiting", max_waiting)
+        waiting_max = sys.maxsize if max_waiting is None else min(self._count("max_waiting", max_waiting), sys.maxsize)
         targets = self._targets(self._count("reserve", reserve), keep, limit)
         super().__init__(Reserve(tracks=track != "nothing", quick=self._reset is None and self._book is None))
         self.core.set_waiting_max(waiting_max)
@@ -220,7 +220,7 @@ class Pool(Traffic, Generic[T]):
         return (
             answers.UNCHANGED if reserve is None else self._count("reserve", reserve),
             answers.UNCHANGED if keep is None else self._count("keep", keep),
-            sys.maxsize if limit is None else answers.UNCHANGED if limit is DEFAULT else self._count("limit", limit),
+            sys.maxsize if limit is None else answers.UNCHANGED if limit is DEFAULT else min(self._count("limit", limit), sys.maxsize),
         )
 
     def _retarget(self, reserve: int, keep: int, limit: int) -> bool:
@@ -248,7 +248,12 @@ class Pool(Traffic, Generic[T]):
         if places <= self.core.capacity():
             return []
         try:
-            return [None] * places
+            bytes(8 * places)  # fails at once, where the list would fail in the end
+            # In pieces: as one, a list of millions would keep every other thread from running for milliseconds.
+            room: list[None] = []
+            while len(room) < places:
+                room.extend(itertools.repeat(None, min(32768, places - len(room))))
+            return room
         except (OverflowError, MemoryError):
             raise MemoryError(f"{self._called()}: a list of {places} places cannot be had; keep fewer") from None
 
@@ -344,6 +349,8 @@ class Pool(Traffic, Generic[T]):
         ticket.set_waiter(place.wake, place.owner, place.thread)
         try:
             while not self.core.watch_drain(ticket, True):
+                if self.core.is_dismissed():
+                    raise self._ending()
                 time = self._clock.now()
                 if deadline is not None and time >= deadline:
                     raise PoolTimeout(f"{self._called()}: {self.core.figures()['out']} elements are still out; free them")

@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 
 # A dict of weak references, because each change of it is one step, whoever interrupts it.
 _pools: dict[int, weakref.ref[Pool[Any]]] = {}
+#: Not empty: the interpreter joins its threads.
+_ending: list[bool] = []
 
 
 def register(pool: Pool[Any]) -> None:
     """Know this pool as long as it lives."""
+    if _ending:
+        pool.core.dismiss()
     key = id(pool)
     _pools[key] = weakref.ref(pool, lambda reference: _forget(key, reference))
 
@@ -41,6 +45,7 @@ def _after_fork_in_child() -> None:
 
 def _at_exit() -> None:
     """Threads that still wait would keep the interpreter from ending: each gets PoolClosed."""
+    _ending.append(True)
     for pool in pools():
         pool.core.dismiss()
 

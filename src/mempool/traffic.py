@@ -217,8 +217,10 @@ class Traffic(Quick):
         outcome = states.WITHDRAWN
         ticket.set_waiter(place.wake, place.owner, place.thread)
         place.on_loss = functools.partial(self._lose, ticket)
+        joined = False
         try:
             self._join(ticket)
+            joined = True
             ask_after, ask_at = ASK_FIRST, None
             warn_at = None if self._patience is None else began + self._patience
             while not ticket.is_settled():
@@ -232,12 +234,19 @@ class Traffic(Quick):
                 if core.is_first(ticket):
                     if ask_at is None:
                         ask_at = time + ask_after
-                    if ticket.take_prod():
-                        ask_at = min(ask_at, time + max(0.0, self._asked_at + ASK_SOONEST - self._clock.now()))
                     if time >= ask_at:
-                        self._ask_for_line(ticket)
                         ask_after = min(2 * ask_after, ASK_LAST)
-                        ask_at = now() + ask_after
+                        ask_at = time + ask_after
+                        self._ask_for_line(ticket)
+                        continue
+                    if ticket.prodded:
+                        # News: a question between the others, which does not change when those are due.
+                        soonest = time + max(0.0, self._asked_at + ASK_SOONEST - self._clock.now())
+                        if time >= soonest:
+                            ticket.take_prod()
+                            self._ask_for_line(ticket)
+                            continue
+                        yield max(0.0, min(soonest, ask_at, *(() if deadline is None else (deadline,))) - time)
                         continue
                 until = [moment for moment in (deadline, ask_at, warn_at) if moment is not None]
                 yield max(0.0, min(until) - time) if until else None
@@ -247,7 +256,10 @@ class Traffic(Quick):
         finally:
             core.leave(ticket)
             place.on_loss = None
-            self._count_wait(outcome, now() - began)
+            if joined:
+                self._count_wait(outcome, now() - began)
+            if ticket.wanted > 1 and ticket.state != states.SERVED:
+                self._dispose_surplus()  # what it had gathered and nobody else waits for
 
     def _join(self, ticket: Ticket) -> None:
         if self._book is not None:
@@ -320,6 +332,7 @@ class Traffic(Quick):
             kept = total - (hands.count - hands.first)
             self._dispose(hands)
         except BaseException:
+            self.core.undo_sign_in(hands)
             if hands.are_owners():
                 if not is_reset:
                     self.core.condemn(hands)  # nobody knows what state it is in
@@ -328,9 +341,10 @@ class Traffic(Quick):
         return kept
 
     def _not_out(self, elements: list[Any]) -> Exception:
-        element = next((e for e in elements if not self.core.is_out(e)), elements[0])
+        twice = next((e for e in elements if sum(other is e for other in elements) > 1), None)
+        element = twice if twice is not None else next((e for e in elements if not self.core.is_out(e)), elements[0])
         what = describe(element)
-        if self.core.is_spare(element) or sum(e is element for e in elements) > 1:
+        if twice is not None or self.core.is_spare(element):
             return DoubleFree(
                 f"{self._called()}: this {what} was freed already and is a spare; free an element once, or use a lease"
             )
@@ -346,8 +360,11 @@ class Traffic(Quick):
 
     def _closed(self) -> PoolClosed:
         if not self.core.is_closed():
-            return PoolClosed(f"{self._called()}: the interpreter is ending, and nobody may wait any more")
+            return self._ending()
         return PoolClosed(f"{self._called()} is closed and hands out nothing any more; make another")
+
+    def _ending(self) -> PoolClosed:
+        return PoolClosed(f"{self._called()}: the interpreter is ending, and nobody may wait any more; free and go")
 
     def _in_line(self) -> str:
         waiting = self.core.waiting()

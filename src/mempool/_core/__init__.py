@@ -48,6 +48,7 @@ from mempool._core.line import Hands, Ticket  # noqa: E402 - after the choice ab
 from mempool._core.quick import Quick  # noqa: E402
 from mempool._core.reserve import Reserve  # noqa: E402
 
+#: "compiled" or "pure": which life of the core this process runs.
 IMPLEMENTATION = "pure" if str(sys.modules["mempool._core.reserve"].__file__).endswith(".py") else "compiled"
 if IMPLEMENTATION == "pure" and os.environ.get("MEMPOOL_REQUIRE_COMPILED", "") not in ("", "0"):
     raise ImportError(

@@ -5,7 +5,7 @@ cdef class Books:
     cdef Py_ssize_t keep
     cdef Py_ssize_t limit
     cdef Py_ssize_t waiting_max
-    cdef bint keep_given
+    cdef Py_ssize_t keep_given
     cdef bint closed
     cdef bint dismissed
     cdef Py_ssize_t spare
@@ -40,6 +40,7 @@ cdef class Books:
     cdef dict heirs
     cdef Books ancestor
     cdef Py_ssize_t out(self) noexcept
+    cdef Py_ssize_t excess(self) noexcept
     cdef void tune(self, bint quick) noexcept
     cdef void shelve(self, element)
     cdef void unshelve(self, Hands hands)

@@ -57,7 +57,7 @@ class Books:
     keep: cython.Py_ssize_t
     limit: cython.Py_ssize_t
     waiting_max: cython.Py_ssize_t
-    keep_given: cython.bint  # else keep follows the reserve
+    keep_given: cython.Py_ssize_t  # -1: never given, keep follows the reserve
     closed: cython.bint
     dismissed: cython.bint  # nobody may wait any more
     # What there is.
@@ -101,7 +101,8 @@ class Books:
     def __init__(self) -> None:
         self.reserve = self.keep = 0
         self.limit = self.waiting_max = UNLIMITED
-        self.keep_given = self.closed = self.dismissed = False
+        self.keep_given = -1
+        self.closed = self.dismissed = False
         self.spare = self.made = self.disposed = self.disposing = self.claimed = self.filling = self.waiting = 0
         self.from_spare = self.from_source = self.from_reserve = self.from_line = 0
         self.resizes = -1  # the first retarget is the constructor's
@@ -135,6 +136,12 @@ class Books:
 
     @cython.cfunc
     @cython.exceptval(check=False)
+    def excess(self) -> cython.Py_ssize_t:
+        """How many more exist than the limit allows, since it was lowered."""
+        return self.made - self.disposed - self.disposing - self.limit
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
     def tune(self, quick: cython.bint) -> cython.void:
         """Set the gates of the quick path, after everything else: a line or a drainer closes them."""
         if not quick or self.closed or self.first_in_line() is not None or self.drainers:
@@ -142,7 +149,7 @@ class Books:
             self.room = 0
         else:
             self.floor = self.reserve
-            self.room = self.keep
+            self.room = self.keep if self.excess() <= 0 else 0
 
     # -- the shelf: spares, last in, first out, so that warm memory is used again
 
@@ -295,14 +302,16 @@ class Books:
         return self.ancestor is None or self.ancestor.heirs.get(0) is self
 
     def settle(self) -> None:
-        """Fill the hands and wake whom it concerns. Anybody may do it, at the same time or again, if the winner was cut
-        short: whoever opens these books does, so only the newest can be unsettled.
-        """
-        for key, hands in list(self.lenders.items()):
-            # Out of `lent` and into the hands by one call into C: it happens once, and never half.
-            list(map(hands.__dict__.update, map(self.lent.pop, (key,), ({},))))
+        """Fill the hands and wake whom it concerns: for the winner of the swap, again if it was cut short."""
+        self.fill_hands()
         for ticket in self.told:
             if ticket.wake is not None:
                 ticket.wake()
         self.told = ()
         self.ancestor = None
+
+    def fill_hands(self) -> None:
+        """Whoever opens these books does it, too, in case the winner has not come to it: so only the newest can be open."""
+        for key, hands in list(self.lenders.items()):
+            # Out of `lent` and into the hands by one call into C: it happens once, and never half.
+            list(map(hands.__dict__.update, map(self.lent.pop, (key,), ({},))))

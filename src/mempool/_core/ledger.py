@@ -52,7 +52,7 @@ class Ledger:
         while heir is not None:
             books = heir
             heir = books.heirs.get(0)
-        books.settle()
+        books.fill_hands()
         return books.draft()
 
     @cython.cfunc
@@ -122,6 +122,11 @@ class Ledger:
     def is_closed(self) -> bool:
         with cython.critical_section(self):
             return self.open().closed
+
+    def is_dismissed(self) -> bool:
+        """Whether nobody may wait any more."""
+        with cython.critical_section(self):
+            return self.open().dismissed
 
     def waiting(self) -> int:
         """How many stand in the line."""

@@ -14,7 +14,7 @@ cdef class Hands:
 
 cdef class Ticket(Hands):
     cdef readonly Py_ssize_t state
-    cdef bint prodded
+    cdef readonly bint prodded
     cdef object wake
     cdef readonly object owner
     cdef readonly object thread

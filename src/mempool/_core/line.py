@@ -60,7 +60,7 @@ class Hands:
 
     def are_owners(self) -> bool:
         """Whether the roll let go of the element, so that nobody else owns it."""
-        return self.proven or bool(self.struck)
+        return self.proven or len(self.struck) >= self.count > 0
 
     def missing(self) -> int:
         return self.wanted - (self.count - self.first)

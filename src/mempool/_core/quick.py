@@ -39,7 +39,8 @@ class Quick:
 
     def __init__(self, core: Reserve) -> None:
         self.core = core
-        self.books = core.books  # compiled: the only one there is
+        if cython.compiled:
+            self.books = core.books  # the only one there is; uncompiled, an old value would hold all that came after it
         self.roll = core.roll
         self.tracks = core.tracks
 

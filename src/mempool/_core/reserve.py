@@ -169,8 +169,14 @@ class Reserve(Ledger):
                 return self.roll.sign_in(hands)
             if self.open().out() < hands.count - hands.first:
                 return False  # more would come home than went out
-            hands.struck.append(True)
+            hands.proven = True
             return True
+
+    def undo_sign_in(self, hands: Hands) -> None:
+        """A sign_in that was cut short half-way has not happened."""
+        if self.tracks:
+            with cython.critical_section(self):
+                self.roll.undo_sign_in(hands)
 
     def give(self, hands: Hands) -> None:
         """What these hands hold comes home: to the first in line, else to the shelf while spare < keep.
@@ -184,7 +190,10 @@ class Reserve(Ledger):
                 if own.condemned or own.first >= own.count:
                     return
                 while own.first < own.count:
-                    if books.closed or (books.spare >= books.keep and books.first_in_line() is None):
+                    if books.closed or (
+                        books.first_in_line() is None
+                        and (books.spare >= books.keep or books.excess() >= own.count - own.first)
+                    ):
                         break
                     books.shelve(own.elements[own.first])
                     own.elements[own.first] = None
@@ -220,7 +229,7 @@ class Reserve(Ledger):
                 own: Hands = books.lend(hands)
                 keep: cython.Py_ssize_t = 0 if books.closed else books.keep
                 if books.first_in_line() is None:
-                    while books.spare > keep and own.count < own.wanted:
+                    while books.spare > 0 and (books.spare > keep or books.excess() > 0) and own.count < own.wanted:
                         books.unshelve(own)
                         books.disposing += 1
                         own.condemned = True
@@ -242,8 +251,9 @@ class Reserve(Ledger):
                     del own.entered[:]
                 else:
                     own.entered = []
-                books.disposing -= 1
-                books.disposed += 1
+                if books.disposing > 0:  # else a fork has counted it already
+                    books.disposing -= 1
+                    books.disposed += 1
                 books.prod_head()  # there may be room under the limit
                 if self.shut(books):
                     break
@@ -277,13 +287,13 @@ class Reserve(Ledger):
                     if books.waiting >= books.waiting_max:
                         return IS_FULL
                     books.install(places)
+                    is_first: cython.bint = books.first_in_line() is None
+                    books.line_up(ticket)
                     while own.count > 0:
                         own.count -= 1
                         books.shelve(own.elements[own.count])
                         own.elements[own.count] = None
-                    is_first: cython.bint = books.first_in_line() is None
-                    books.line_up(ticket)
-                    self.serve_line(books)
+                        self.serve_line(books)  # after each: the shelf has no more places than the head wants
                     if not is_first:
                         books.prod_head()  # a newcomer is news
                 if self.shut(books):
@@ -344,11 +354,9 @@ class Reserve(Ledger):
                 # Worked out here and nowhere else: a target read before the moment may be another resize's past.
                 new_reserve: cython.Py_ssize_t = books.reserve if reserve == UNCHANGED else reserve
                 new_limit: cython.Py_ssize_t = books.limit if limit == UNCHANGED else limit
-                given: cython.bint = books.keep_given or keep != UNCHANGED
-                new_keep: cython.Py_ssize_t = keep
-                if keep == UNCHANGED:
-                    new_keep = max(books.keep, new_reserve) if given else 2 * new_reserve
-                if new_keep < new_reserve:
+                given: cython.Py_ssize_t = books.keep_given if keep == UNCHANGED else keep
+                new_keep: cython.Py_ssize_t = 2 * new_reserve if given == UNCHANGED else max(given, new_reserve)
+                if keep != UNCHANGED and keep < new_reserve:
                     return KEEP_TOO_LOW
                 if new_limit < new_reserve:
                     return LIMIT_TOO_LOW
@@ -387,6 +395,8 @@ class Reserve(Ledger):
                 books: Books = self.open()
                 books.dismissed = True
                 self.empty_line(books)
+                for ticket in books.drainers:
+                    books.tell(ticket)
                 if self.shut(books):
                     break
         self.spread_news()

@@ -12,5 +12,6 @@ cdef class Roll:
     cdef bint strike(self, void* address) noexcept
     cpdef sign_out(self, Hands hands)
     cpdef bint sign_in(self, Hands hands) except -1
+    cpdef undo_sign_in(self, Hands hands)
     cpdef discard(self, Hands hands)
     cpdef bint lists(self, element) except -1

@@ -141,9 +141,17 @@ class Roll:
         try:
             # One call into C: no exception can fly between the roll letting go and the hands having hold.
             hands.struck.extend(map(self.marks.pop, map(id, hands.held())))
-        except KeyError:
+        except KeyError:  # somebody freed one of them just now
+            self.undo_sign_in(hands)
             return False
         return True
+
+    def undo_sign_in(self, hands: Hands) -> None:
+        """If only some of these were struck off, enter them again. (Compiled, all are struck off or none.)"""
+        struck = len(hands.struck)
+        if 0 < struck < hands.count - hands.first and not hands.are_owners():
+            self.marks.update(zip(map(id, hands.held()[:struck]), repeat(True)))
+            hands.struck.clear()
 
     def discard(self, hands: Hands) -> None:
         """Strike off what these hands hold, as far as it is there."""
