@@ -1,0 +1,57 @@
+"""Named threads that do as they are told, for tests of who holds and who waits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from mempool import Objects, Pool
+from mempool.testing import wait_until
+
+SOON = 10  # seconds
+
+
+def make(name: str, elements: int = 1) -> Pool[Any]:
+    """A pool with so many elements, that tracks who holds them."""
+    return Pool(Objects(bytearray), elements, limit=elements, name=name, track="holders")
+
+
+class Caller:
+    """A named thread that does one thing after another, each when it is told to."""
+
+    def __init__(self, name: str) -> None:
+        self._todo: list[tuple[Callable[[], object], Future[Any]]] = []
+        self._more = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def does(self, call: Callable[[], object]) -> Future[Any]:
+        done: Future[Any] = Future()
+        self._todo.append((call, done))
+        self._more.release()
+        return done
+
+    def take(self, pool: Pool[Any]) -> Any:
+        return self.does(pool.alloc).result(SOON)
+
+    def waits(self, pool: Pool[Any]) -> Future[Any]:
+        """Have it stand in the line."""
+        before = pool.stats().waiting
+        done = self.does(pool.alloc)
+        wait_until(lambda: pool.stats().waiting == before + 1)
+        return done
+
+    def _run(self) -> None:
+        while self._more.acquire() and self._todo:
+            call, done = self._todo.pop(0)
+            try:
+                done.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - for whoever asks for the result
+                done.set_exception(error)
+
+    def ends(self) -> None:
+        self._more.release()
+        self._thread.join(SOON)
+        assert not self._thread.is_alive()

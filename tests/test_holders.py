@@ -1,0 +1,142 @@
+"""Who holds what, since when, from where; and what the pool says of it when somebody waits."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import logging
+import re
+import warnings
+from typing import Any
+
+import pytest
+from named import SOON, Caller, make
+from sweeps import audit
+
+from mempool import Objects, Pool, PoolTimeout
+from mempool.testing import ManualClock, ScriptedSource, Step, wait_until
+
+works, fails, raises, slow = Step
+
+
+def test_holders_are_frozen_and_the_oldest_comes_first() -> None:
+    """Who, where, since when, and for how many seconds; for threads and for tasks."""
+    pool = make("frames", 3)
+    clock = ManualClock()
+    clock.attach(pool)
+    anna = Caller("anna")
+    elements = [anna.take(pool)]
+    clock.advance(2)
+
+    async def main() -> None:
+        asyncio.current_task().set_name("relay")  # type: ignore[union-attr]
+        elements.append(await pool.alloc_async())
+
+    asyncio.run(main())
+    clock.advance(3)
+    elements.append(pool.alloc())
+    holders = pool.holders()
+    assert [holder.who for holder in holders] == ["thread 'anna'", "task relay", "thread 'MainThread'"]
+    assert [holder.since for holder in holders] == [0, 2, 5]
+    assert [holder.seconds for holder in holders] == [5, 3, 0]
+    assert [holder.element for holder in holders] == [f"bytearray at {id(element):#x}" for element in elements]
+    assert re.fullmatch(r"test_holders\.py:\d+ in main", holders[1].site)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        holders[0].who = "me"  # type: ignore[misc]
+    pool.free(elements[1])
+    assert [holder.seconds for holder in pool.holders()] == [5, 0]
+    pool.free_many([elements[0], elements[2]])
+    assert pool.holders() == ()
+    anna.ends()
+
+
+@pytest.mark.parametrize("track", ["identity", "nothing"])
+def test_nobody_is_known_without_tracking_holders(track: str) -> None:
+    """holders() is empty; why_empty() says how to learn more; waiting for oneself is a wait like any other."""
+    pool = Pool(Objects(bytearray), 1, limit=1, track=track)
+    with pool.lease():
+        assert pool.holders() == ()
+        assert 'track="holders" would tell who holds them' in pool.why_empty()
+        with pytest.raises(PoolTimeout):
+            pool.alloc(timeout=0)
+
+
+def test_why_empty_says_what_a_person_needs() -> None:
+    """What is promised, out, in line; who holds it; what the source said; which resize is pending; the way out."""
+    source = ScriptedSource(works, fails, fails)
+    pool = Pool(source, 1, limit=2, name="frames", track="holders")
+    assert pool.why_empty().startswith("pool 'frames': 1 promised, 1 spare, 0 out, 0 callers in line; the source has not")
+    anna, bert, cleo = Caller("anna"), Caller("bert"), Caller("cleo")
+    element = anna.take(pool)  # from the reserve, because the source failed
+    assert "the source has failed 1 times, last with MemoryError: the script says so" in pool.why_empty()
+    waiting = bert.waits(pool)
+    assert "1 caller in line" in pool.why_empty()
+    assert re.search(r"thread 'anna' has held Element at \S+ for \S+ s, taken at named\.py:\d+ in", pool.why_empty())
+    source.otherwise = slow
+    growing = cleo.does(lambda: pool.resize(reserve=2))
+    source.wait_until_held()
+    assert "a resize to reserve 2 by thread 'cleo' is under way" in pool.why_empty()
+    assert "the limit of 2 is reached" in pool.why_empty()
+    assert "1 are being made" in pool.why_empty()
+    assert pool.why_empty().endswith("Free what is out, raise the reserve or the limit, or wait longer")
+    source.open()
+    pool.free(waiting.result(SOON))
+    pool.free(element)
+    growing.result(SOON)
+    for caller in (anna, bert, cleo):
+        caller.ends()
+    audit(pool)
+
+
+def test_tracking_may_be_asked_for_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MEMPOOL_TRACK is for pools that do not say; what it says is checked like an argument."""
+    monkeypatch.setenv("MEMPOOL_TRACK", "holders")
+    for track, holders in ((None, 1), ("identity", 0)):
+        pool = Pool(Objects(bytearray), 1, track=track)
+        with pool.lease():
+            assert len(pool.holders()) == holders
+    monkeypatch.setenv("MEMPOOL_TRACK", "everything")
+    with pytest.raises(ValueError, match="not 'everything'"):
+        Pool(Objects(bytearray), 1)
+
+
+def test_the_warning_of_a_dropped_lease_names_the_place_where_it_was_taken() -> None:
+    """ResourceWarning: which pool, and file and line."""
+    pool = make("frames")
+
+    def forget() -> None:
+        lease = pool.lease()
+        assert lease.element == b""
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        forget()
+        gc.collect()
+    messages = [str(warning.message) for warning in caught if warning.category is ResourceWarning]
+    assert len(messages) == 1
+    assert re.search(r"pool 'frames': a lease was dropped .*, taken at test_holders\.py:\d+ in forget", messages[0])
+    audit(pool)
+
+
+def test_a_wait_beyond_patience_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """After `patience` seconds, not before, with the words of why_empty; and never again for this wait."""
+    pool: Pool[Any] = Pool(Objects(bytearray), 1, limit=1, name="frames", patience=7, track="holders")
+    clock = ManualClock()
+    clock.attach(pool)
+    anna = Caller("anna")
+    with caplog.at_level(logging.WARNING, "mempool"):
+        element = pool.alloc()
+        waiting = anna.waits(pool)
+        for seconds, logged in ((6.5, 0), (1, 1), (100, 1)):
+            clock.wait_until_parked(1)
+            looks = clock.looks
+            clock.advance(seconds)
+            wait_until(lambda looks=looks: clock.looks > looks and clock.parked == 1)
+            assert len(caplog.records) == logged
+        assert "a caller has waited for 7.5 s. pool 'frames': 1 promised, 0 spare, 1 out, 1 caller in line" in caplog.text
+        assert "thread 'MainThread' has held bytearray at" in caplog.text
+        pool.free(element)
+        pool.free(waiting.result(SOON))
+    anna.ends()
+    audit(pool)
