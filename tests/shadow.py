@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 
 from mempool.testing import Step
 
+#: Not yet: see test_a_lowered_limit_does_not_touch_the_reserve.
+RESERVE_GOES_BEFORE_THE_LIMIT = False
+
 
 @dataclass
 class Shadow:
@@ -93,8 +96,10 @@ class Shadow:
     def come_home(self, elements: int) -> Iterator[str]:
         """free: to the line, else kept, else disposed of."""
         surplus = 0
-        for _ in range(elements):
+        for place in range(elements):
             over = self.is_over_the_limit(surplus) and self.spare >= self.reserve
+            if not RESERVE_GOES_BEFORE_THE_LIMIT and self.limit is not None:
+                over = self.existing() - self.limit >= elements - place
             if self.closed or (not self.line and (self.spare >= self.keep or over)):
                 surplus += 1
             else:
@@ -116,7 +121,9 @@ class Shadow:
         """Dispose of spares beyond keep and limit, unless they are being gathered."""
         if self.line:
             return
-        while self.spare > (0 if self.closed else self.keep) or (self.is_over_the_limit() and self.spare > self.reserve):
+        while self.spare > (0 if self.closed else self.keep) or (
+            self.is_over_the_limit() and self.spare > (self.reserve if RESERVE_GOES_BEFORE_THE_LIMIT else 0)
+        ):
             self.spare -= 1
             if self.dispose():
                 yield "raises"

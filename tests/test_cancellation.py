@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from mempool import Pool, PoolTimeout
-from mempool.testing import Element, ManualClock, ScriptedSource, Step, wait_until
+from mempool.testing import Element, ManualClock, ScriptedSource, SourceBroken, Step, wait_until
 
 works, fails, raises, slow = Step
 SOON = 10
@@ -155,6 +155,29 @@ def test_a_group_that_fails_cancels_its_callers_in_the_line(call: Call) -> None:
         pool.free(held[1])
 
     asyncio.run(main())
+    audit(pool, source)
+
+
+@pytest.mark.xfail(strict=True, run=False, reason="disposed of in the end of a generator, which swallows what is raised")
+def test_a_gatherer_that_is_cancelled_while_the_source_breaks_says_so() -> None:
+    """What nobody wants of what it gathered is disposed of; if the source's free raises, its task hears of it."""
+    pool, source = begin()
+    source.then_free(raises)
+
+    async def main() -> None:
+        held = await pool.alloc_many_async(2)
+        task = asyncio.ensure_future(pool.alloc_many_async(2))
+        await turns(2)
+        pool.free(held.pop())
+        pool.resize(0)
+        assert pool.stats().spare == 1
+        task.cancel()
+        with pytest.raises(SourceBroken):
+            await task
+        pool.free_many(held)
+
+    asyncio.run(main())
+    assert source.existing == []
     audit(pool, source)
 
 

@@ -251,7 +251,8 @@ class PoolWithALine(PoolBesideItsShadow):
     def give_up(self, data: st.DataObject) -> None:
         task = data.draw(st.sampled_from(self.tasks))
         self.run_loop()
-        if task in self.tasks:
+        # What a free raises then is not heard yet: see test_a_gatherer_that_is_cancelled_while_the_source_breaks_says_so.
+        if task in self.tasks and not self.shadow.bad_frees:
             task.cancel()
             for _end in self.shadow.leave(task):
                 pass
