@@ -158,7 +158,6 @@ def test_a_group_that_fails_cancels_its_callers_in_the_line(call: Call) -> None:
     audit(pool, source)
 
 
-@pytest.mark.xfail(strict=True, run=False, reason="disposed of in the end of a generator, which swallows what is raised")
 def test_a_gatherer_that_is_cancelled_while_the_source_breaks_says_so() -> None:
     """What nobody wants of what it gathered is disposed of; if the source's free raises, its task hears of it."""
     pool, source = begin()

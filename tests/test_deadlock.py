@@ -82,7 +82,6 @@ def test_a_ring_of_three_pools() -> None:
         audit(pool)
 
 
-@pytest.mark.xfail(strict=True, reason="both look for a deadlock before either stands in the line, and both wait for ever")
 def test_two_that_begin_to_wait_at_the_same_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever looks while the other is about to join the line: one of the two is told."""
     frames, sockets = make("frames"), make("sockets")

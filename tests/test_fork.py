@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from sweeps import audit
 
-import mempool
 from mempool import Objects, Pool, PoolClosed, PoolTimeout
 from mempool.testing import ScriptedSource, Step, wait_until, wait_until_async
 
@@ -23,11 +22,6 @@ SOON = 10  # seconds
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here"),
     pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning"),  # 3.12 and newer: that is what we are about
-    pytest.mark.xfail(
-        mempool.IMPLEMENTATION == "compiled",
-        reason="compiled, Reserve.after_fork raises AttributeError when another thread is in line: state is not writable",
-        strict=False,  # one that fails leaves a pool behind that spoils the others
-    ),
 ]
 
 

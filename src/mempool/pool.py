@@ -220,7 +220,11 @@ class Pool(Traffic, Generic[T]):
         return (
             answers.UNCHANGED if reserve is None else self._count("reserve", reserve),
             answers.UNCHANGED if keep is None else self._count("keep", keep),
-            sys.maxsize if limit is None else answers.UNCHANGED if limit is DEFAULT else min(self._count("limit", limit), sys.maxsize),
+            sys.maxsize
+            if limit is None
+            else answers.UNCHANGED
+            if limit is DEFAULT
+            else min(self._count("limit", limit), sys.maxsize),
         )
 
     def _retarget(self, reserve: int, keep: int, limit: int) -> bool:

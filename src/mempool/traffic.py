@@ -128,6 +128,8 @@ class Traffic(Quick):
             self._book.forget(hands.held())
         self.core.give(hands)
         self._dispose(hands)
+        if hands.wanted > 1 and isinstance(hands, Ticket):
+            self._dispose_surplus()  # what it had gathered and nobody else waits for
 
     # -- from and to the source
 
@@ -258,23 +260,23 @@ class Traffic(Quick):
             place.on_loss = None
             if joined:
                 self._count_wait(outcome, now() - began)
-            if ticket.wanted > 1 and ticket.state != states.SERVED:
-                self._dispose_surplus()  # what it had gathered and nobody else waits for
 
     def _join(self, ticket: Ticket) -> None:
-        if self._book is not None:
-            deadlock = find_deadlock(self, ticket.owner, registry.pools())
-            if deadlock is not None:
-                raise DeadlockError(
-                    f"{self._called()}: nobody can ever serve this caller. {'; '.join(deadlock)}. Take all you need at "
-                    "once with alloc_many, or take from several pools in one order"
-                )
         places = [None] * ticket.wanted if ticket.wanted > self.core.capacity() else []
         answer = self.core.join(ticket, places)
         if answer == IS_CLOSED:
             raise self._closed()
         if answer == IS_FULL:
             raise LineFull(f"{self._called()}: {self._in_line()} already, as max_waiting allows; try again later")
+        if self._book is None or ticket.is_settled():
+            return
+        # Only now, in line: of two who close a circle at the same moment, the later to line up sees the other.
+        deadlock = find_deadlock(self, ticket.owner, registry.pools())
+        if deadlock is not None and not ticket.is_settled():
+            raise DeadlockError(
+                f"{self._called()}: nobody can ever serve this caller. {'; '.join(deadlock)}. Take all you need at "
+                "once with alloc_many, or take from several pools in one order"
+            )
 
     def _ask_for_line(self, ticket: Ticket) -> None:
         """The head of the line asks the source; what comes goes to the line in its order."""

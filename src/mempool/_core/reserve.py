@@ -192,7 +192,10 @@ class Reserve(Ledger):
                 while own.first < own.count:
                     if books.closed or (
                         books.first_in_line() is None
-                        and (books.spare >= books.keep or books.excess() >= own.count - own.first)
+                        and (
+                            books.spare >= books.keep
+                            or (books.spare >= books.reserve and books.excess() >= own.count - own.first)
+                        )
                     ):
                         break
                     books.shelve(own.elements[own.first])
@@ -229,7 +232,9 @@ class Reserve(Ledger):
                 own: Hands = books.lend(hands)
                 keep: cython.Py_ssize_t = 0 if books.closed else books.keep
                 if books.first_in_line() is None:
-                    while books.spare > 0 and (books.spare > keep or books.excess() > 0) and own.count < own.wanted:
+                    while own.count < own.wanted and (
+                        books.spare > keep or (books.spare > books.reserve and books.excess() > 0)
+                    ):
                         books.unshelve(own)
                         books.disposing += 1
                         own.condemned = True
@@ -430,7 +435,8 @@ class Reserve(Ledger):
                 for ticket in self.tickets(books):
                     if ticket.thread != survivor:
                         books.step_out(ticket)
-                        books.lend(ticket).state = WITHDRAWN  # type: ignore[attr-defined]
+                        own: Ticket = books.lend(ticket)  # type: ignore[assignment]
+                        own.state = WITHDRAWN
                 books.drainers = tuple([drainer for drainer in books.drainers if drainer.thread == survivor])
                 books.claimed = books.filling = 0
                 books.disposed += books.disposing
