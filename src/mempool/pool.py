@@ -217,14 +217,17 @@ class Pool(Traffic, Generic[T]):
         return self.guarantee()
 
     def _targets(self, reserve: int | None, keep: int | None, limit: int | None | EllipsisType) -> tuple[int, int, int]:
+        most: int
+        if limit is None:
+            most = sys.maxsize
+        elif limit is DEFAULT:
+            most = answers.UNCHANGED
+        else:
+            most = min(self._count("limit", cast("int", limit)), sys.maxsize)
         return (
             answers.UNCHANGED if reserve is None else self._count("reserve", reserve),
             answers.UNCHANGED if keep is None else self._count("keep", keep),
-            sys.maxsize
-            if limit is None
-            else answers.UNCHANGED
-            if limit is DEFAULT
-            else min(self._count("limit", limit), sys.maxsize),
+            most,
         )
 
     def _retarget(self, reserve: int, keep: int, limit: int) -> bool:

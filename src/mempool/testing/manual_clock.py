@@ -47,7 +47,7 @@ class ManualClock(Clock):
 
     def __init__(self) -> None:
         self._now = 0.0
-        self.looks = 0
+        self.looks: int = 0
         """How often anybody asked for the time."""
         self._lock = threading.RLock()
         self._seen = threading.local()  # when each thread last looked

@@ -89,13 +89,13 @@ class ScriptedSource(Generic[T]):
         """What `free` does when its script is at its end."""
         self.log: list[str] = []
         """One line per call, when it ended: "alloc works", "alloc fails", "free works" ..."""
-        self.alloc_calls = 0
+        self.alloc_calls: int = 0
         """How often `alloc` was called."""
-        self.free_calls = 0
+        self.free_calls: int = 0
         """How often `free` was called."""
-        self.made = 0
+        self.made: int = 0
         """Elements made."""
-        self.disposed = 0
+        self.disposed: int = 0
         """Elements disposed of."""
         self.wrong: list[str] = []
         """What the pool did wrong: elements it gave to `free` that did not exist (any more)."""

@@ -49,10 +49,10 @@ class Child:
 
     def __init__(self, job: Job, paths: list[bytes]) -> None:
         self.job = job
-        self.ballast = Ballast(job.element_size, job.allowance)
+        self.ballast: Ballast = Ballast(job.element_size, job.allowance)
         self._orders: Queue[int | None] = Queue()  # for the resizer: a reserve, REFILL, or None: enough
-        self.course = Course(job.rounds * len(paths), job.seconds, self._marks())
-        self.hashing = Hashing(job, paths, self.course)
+        self.course: Course = Course(job.rounds * len(paths), job.seconds, self._marks())
+        self.hashing: Hashing = Hashing(job, paths, self.course)
         self.pool: Pool[Any] | None = None
         self.resizes: list[dict[str, int]] = []
         self._ready = threading.Barrier(job.threads + 1)

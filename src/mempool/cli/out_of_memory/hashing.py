@@ -44,7 +44,7 @@ class Course:
         self._marks = deque(marks)
         self._given = 0
         self._turn = threading.Lock()
-        self.began = time.monotonic()
+        self.began: float = time.monotonic()
 
     def begin(self) -> None:
         """The clock starts."""
@@ -73,8 +73,8 @@ class Hashing:
 
     def __init__(self, job: Job, paths: Sequence[bytes], course: Course) -> None:
         self.pool: Pool[Any] | None = None
-        self.statuses = bytearray(job.rounds * len(paths))
-        self.digests = bytearray(job.rounds * len(paths) * DIGEST_SIZE)
+        self.statuses: bytearray = bytearray(job.rounds * len(paths))
+        self.digests: bytearray = bytearray(job.rounds * len(paths) * DIGEST_SIZE)
         self.complaints: list[str] = []
         self._chunk_size = job.element_size
         self._paths = paths

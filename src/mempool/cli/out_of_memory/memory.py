@@ -89,8 +89,8 @@ class Ballast(threading.Thread):
 
     def __init__(self, block: int, allowance: int) -> None:
         super().__init__(name="ballast", daemon=True)
-        self.size = 0
-        self.size_max = 0
+        self.size: int = 0
+        self.size_max: int = 0
         self._block = block
         self._implausible = 2 * allowance + (64 << 20)
         self._blocks: list[bytearray] = []

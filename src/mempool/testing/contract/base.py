@@ -15,13 +15,16 @@ from mempool.testing.manual_clock import ManualClock
 from mempool.testing.scripted import Action, ScriptedSource, Step
 from mempool.testing.waiting import wait_until
 
-works, fails, raises, slow = Step
+works: Step = Step.WORKS
+fails: Step = Step.FAILS
+raises: Step = Step.RAISES
+slow: Step = Step.SLOW
 
 #: Seconds of real time in which a caller that was served must have noticed.
 SOON = 10
 
 #: A test that waits or that could: it runs once by each kind of caller.
-waits = pytest.mark.usefixtures("calling")
+waits: pytest.MarkDecorator = pytest.mark.usefixtures("calling")
 
 
 class Contract:

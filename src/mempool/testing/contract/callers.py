@@ -65,7 +65,7 @@ class TaskCallers:
     """Each call in a task of its own, all in one event loop, which runs in a thread of its own."""
 
     def __init__(self, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
-        self.loop = new_loop()
+        self.loop: asyncio.AbstractEventLoop = new_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
 
