@@ -223,7 +223,7 @@ class Pool(Traffic, Generic[T]):
         elif limit is DEFAULT:
             most = answers.UNCHANGED
         else:
-            most = min(self._count("limit", cast("int", limit)), sys.maxsize)
+            most = min(self._count("limit", limit), sys.maxsize)
         return (
             answers.UNCHANGED if reserve is None else self._count("reserve", reserve),
             answers.UNCHANGED if keep is None else self._count("keep", keep),
