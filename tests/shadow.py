@@ -11,10 +11,6 @@ from dataclasses import dataclass, field
 
 from mempool.testing import Step
 
-#: Not yet: see test_a_lowered_limit_does_not_touch_the_reserve.
-RESERVE_GOES_BEFORE_THE_LIMIT = False
-
-
 @dataclass
 class Shadow:
     """One pool. `answers` is what the source will say, then `otherwise`."""
@@ -96,10 +92,8 @@ class Shadow:
     def come_home(self, elements: int) -> Iterator[str]:
         """free: to the line, else kept, else disposed of."""
         surplus = 0
-        for place in range(elements):
+        for _ in range(elements):
             over = self.is_over_the_limit(surplus) and self.spare >= self.reserve
-            if not RESERVE_GOES_BEFORE_THE_LIMIT and self.limit is not None:
-                over = self.existing() - self.limit >= elements - place
             if self.closed or (not self.line and (self.spare >= self.keep or over)):
                 surplus += 1
             else:
@@ -121,9 +115,7 @@ class Shadow:
         """Dispose of spares beyond keep and limit, unless they are being gathered."""
         if self.line:
             return
-        while self.spare > (0 if self.closed else self.keep) or (
-            self.is_over_the_limit() and self.spare > (self.reserve if RESERVE_GOES_BEFORE_THE_LIMIT else 0)
-        ):
+        while self.spare > (0 if self.closed else self.keep) or (self.is_over_the_limit() and self.spare > self.reserve):
             self.spare -= 1
             if self.dispose():
                 yield "raises"

@@ -28,8 +28,9 @@ class AllocContract(Contract):
     def test_a_pool_whose_reserve_cannot_be_filled_is_not_made(self, failing: int) -> None:
         """If the source fails on the way, the constructor disposes of what it made and raises MemoryError."""
         source = self.make_source(*[works] * failing, fails)
-        with pytest.raises(MemoryError):
+        with pytest.raises(MemoryError) as error:
             self.make_pool(source, 3)
+        assert error.tb is not None  # and with it the pool, which cannot have been collected
         assert source.existing == []
         assert source.disposed == failing
 
