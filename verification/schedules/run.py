@@ -25,7 +25,13 @@ ROW = "{:<36} {:<13} {:>9} {:>8} {:>9}  {}"
 #: A search that is to go through to its end, or to find what is known to be there, is stopped only here.
 SECONDS_MAX = 120.0
 #: Two threads, few steps: these are gone through to their end with two preemptions, too.
-TWO_EXHAUSTED = {"timeout and hand off", "cancel and hand off", "drain and free", "resizes of different targets"}
+TWO_EXHAUSTED = {
+    "timeout and hand off",
+    "cancel and hand off",
+    "drain and free",
+    "double free",
+    "resizes of different targets",
+}
 
 
 def row(name: str, scenario: Callable[[], None], how: Search, seconds: float, must_say: str | None) -> tuple[bool, str]:
@@ -73,7 +79,7 @@ def rows(name: str, seconds: float) -> list[tuple[bool, str]]:
 def main() -> int:
     options = argparse.ArgumentParser(prog="python -m verification.schedules", description=__doc__)
     options.add_argument("words", nargs="*", help="only scenarios whose name contains one of these")
-    options.add_argument("--seconds", type=float, default=8.0, help="for PCT (%(default)s); twice that for 2 preemptions")
+    options.add_argument("--seconds", type=float, default=6.0, help="for PCT (%(default)s); twice that for 2 preemptions")
     options.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes (%(default)s)")
     chosen = options.parse_args()
     names = [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mempool import Pool, PoolClosed, PoolTimeout
+from mempool import DoubleFree, ForeignElement, Pool, PoolClosed, PoolTimeout
 from verification.schedules.world import Memory, StandingClock, at_rest, interrupted_by, it, together
 
 SCENARIOS: dict[str, Callable[[], None]] = {}
@@ -181,6 +181,44 @@ def close_and_wait() -> None:
 
 
 @scenario
+def close_and_grow() -> None:
+    """What a grow makes for a pool that closes meanwhile is disposed of."""
+    with it.no_interleave():
+        memory = Memory(5)
+        pool = Pool(memory, 1, keep=1)
+
+    def grow() -> None:
+        try:
+            pool.resize(3)
+        except PoolClosed:
+            pass
+
+    together(grow, pool.close)
+    at_rest(pool, memory)
+    assert not memory.existing
+
+
+@scenario
+def double_free() -> None:
+    """Of two threads that free the same element one succeeds, and the other is told."""
+    refused: list[None] = []
+    with it.no_interleave():
+        memory = Memory(2)
+        pool = Pool(memory, 2)
+        element = pool.alloc()
+
+    def free() -> None:
+        try:
+            pool.free(element)
+        except (DoubleFree, ForeignElement):
+            refused.append(None)
+
+    together(free, free)
+    at_rest(pool, memory)
+    assert len(refused) == 1
+
+
+@scenario
 def drain_and_free() -> None:
     """Whoever drains is woken by the last element that comes home."""
     with it.no_interleave():
@@ -287,6 +325,46 @@ def limit_and_dispose() -> None:
         element = pool.alloc()
     together(lambda: held.append(pool.alloc()), lambda: pool.free(element))
     at_rest(pool, memory, held)
+
+
+@scenario
+def limit_raised() -> None:
+    """A raised limit is news, too, whenever it comes."""
+    held: list[object] = []
+    with it.no_interleave():
+        memory = Memory(2)
+        pool = Pool(memory, 0, keep=1, limit=1)
+        held.append(pool.alloc())
+    together(lambda: held.append(pool.alloc()), lambda: pool.resize(limit=2))
+    at_rest(pool, memory, held)
+
+
+@scenario
+def limit_lowered() -> None:
+    """What comes home while a limit is lowered is disposed of until no more exist than it allows."""
+    with it.no_interleave():
+        memory = Memory(3)
+        pool = Pool(memory, 1, keep=3, limit=3)
+        out = [pool.alloc(), pool.alloc(), pool.alloc()]
+    together(lambda: pool.resize(limit=1), lambda: pool.free_many(out[:2]), lambda: pool.free(out[2]))
+    at_rest(pool, memory)
+    assert len(memory.existing) == 1
+
+
+@scenario
+def claims_and_limit() -> None:
+    """However many ask the source at the same time, no more exist than the limit allows."""
+    held: list[object] = []
+    with it.no_interleave():
+        memory = Memory(9)
+        pool = Pool(memory, 1, keep=1, limit=2)
+
+    def caller() -> None:
+        held.append(pool.try_alloc())
+        assert len(memory.existing) <= 2
+
+    together(caller, caller, lambda: pool.resize(2, keep=2))
+    at_rest(pool, memory, [element for element in held if element is not None])
 
 
 @scenario
