@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from mempool.testing import Step
 
+
 @dataclass
 class Shadow:
     """One pool. `answers` is what the source will say, then `otherwise`."""
