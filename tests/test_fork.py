@@ -299,7 +299,7 @@ def test_forks_at_any_moment_of_busy_threads() -> None:
         assert pool.close() == stats.out
 
     try:
-        problems = [problem for problem in (in_child(check) for _ in range(30)) if problem]
+        problems = [problem for problem in (in_child(check) for _ in range(12)) if problem]
     finally:
         ends.set()
         for thread in threads:

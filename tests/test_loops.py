@@ -23,7 +23,7 @@ from mempool import Objects, Pool, PoolTimeout
 from mempool.testing import ScriptedSource, wait_until
 
 SOON = 10  # seconds
-HANDOFFS = 2_000  # in each kind of loop; test_one_line.py has the ten thousand
+HANDOFFS = 800  # in each kind of loop; test_one_line.py has the ten thousand
 
 
 def new_loop(kind: str) -> asyncio.AbstractEventLoop:
