@@ -199,7 +199,6 @@ def test_no_alarm_while_the_source_is_being_asked() -> None:
     audit(pool)
 
 
-@pytest.mark.xfail(strict=False, reason="threads are known by their ident, which a thread that has ended leaves to the next")
 def test_no_alarm_for_what_a_thread_took_that_has_ended() -> None:
     """A new thread is not the holder of what an ended one took, even if it has the same ident."""
     pool = make("frames")

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from sweeps import audit
 
-import mempool
 from mempool import Objects, Pool, PoolTimeout
 from mempool.testing import ScriptedSource, wait_until
 
@@ -148,11 +147,6 @@ def test_two_thousand_tickets_of_a_closed_loop_lose_their_places_and_no_element(
     audit(pool)
 
 
-@pytest.mark.xfail(
-    mempool.IMPLEMENTATION == "pure",
-    strict=True,
-    reason="uncompiled, the books keep the hands of the last decision, and so the task, alive until the next decision",
-)
 @kinds
 def test_a_loop_that_is_closed_between_the_offer_and_the_resumption_gives_the_element_back(kind: str) -> None:
     """The task was served and never ran again: its element comes home with the task, at the latest."""

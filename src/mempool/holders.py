@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mempool.parking import current_owner
+from mempool.parking import ThreadOwner, current_owner
 
 if TYPE_CHECKING:
     from mempool.traffic import Traffic
@@ -92,9 +91,8 @@ def describe(element: object) -> str:
 
 def name_of(owner: object) -> str:
     """A thread or task for messages."""
-    if isinstance(owner, int):
-        thread = threading._active.get(owner)  # type: ignore[attr-defined]  # current_thread() would invent one
-        return f"thread {thread.name if thread is not None else owner!r}"
+    if isinstance(owner, ThreadOwner):
+        return f"thread {owner.name!r}"
     get_name = getattr(owner, "get_name", None)
     return f"task {get_name() if get_name is not None else getattr(owner, 'name', owner)}"
 

@@ -135,7 +135,7 @@ def task_place(clock: Clock) -> TaskPlace | TrioPlace:
 
 
 def current_owner() -> object:
-    """The task that runs now, else this thread's ident."""
+    """The task that runs now, else this thread."""
     loop = asyncio._get_running_loop()
     task: object = None
     if loop is not None:
@@ -144,7 +144,25 @@ def current_owner() -> object:
         trio = _trio_running()
         if trio is not None:
             task = trio.lowlevel.current_task()
-    return task if task is not None else threading.get_ident()
+    return task if task is not None else _this_thread()
+
+
+class ThreadOwner:
+    """A thread as the one who waits or holds. Not its ident, which the next thread may be given."""
+
+    def __init__(self) -> None:
+        self.name: str = threading.current_thread().name
+
+
+_local = threading.local()
+
+
+def _this_thread() -> ThreadOwner:
+    owner: ThreadOwner | None = getattr(_local, "owner", None)
+    if owner is None:
+        owner = _local.owner = ThreadOwner()
+    return owner
+
 
 
 def _trio_running() -> Any:

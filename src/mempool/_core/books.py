@@ -315,3 +315,4 @@ class Books:
         for key, hands in list(self.lenders.items()):
             # Out of `lent` and into the hands by one call into C: it happens once, and never half.
             list(map(hands.__dict__.update, map(self.lent.pop, (key,), ({},))))
+        self.lenders = {}  # these books may be in force for long: hold nobody's hands
