@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from mempool import Pool
+from mempool.parking import current_owner
 from mempool.testing import ManualClock, ScriptedSource, Step
 from mempool.testing.contract.callers import KINDS, Callers, in_line
 
@@ -55,7 +56,7 @@ class HandToHand:
         line = [ticket.owner for ticket in self.pool.core.queue()]
         if self.seen:
             self.in_order += 1
-            if self.seen[0] is not owner and self.seen[0] != owner:
+            if self.seen[0] is not owner:
                 self.errors.append(f"{self.seen[0]} was first, {owner} was served")
             if line[: len(self.seen) - 1] != self.seen[1:]:
                 self.errors.append(f"the line was {self.seen}, and is {line}")
@@ -67,13 +68,13 @@ class HandToHand:
     def in_thread(self) -> None:
         while self.goes_on():
             element = self.pool.alloc()
-            self.hold(threading.get_ident())
+            self.hold(current_owner())
             self.pool.free(element)
 
     async def in_task(self) -> None:
         while self.goes_on():
             element = await self.pool.alloc_async()
-            self.hold(asyncio.current_task())
+            self.hold(current_owner())
             self.pool.free(element)
 
 
