@@ -13,7 +13,6 @@ from mempool.testing.contract.callers import KINDS, Callers, ThreadCallers, in_l
 SOON = 10
 
 FOR_EVER = [float("inf"), 1e300, 1e10, None]
-OVERFLOWS = "a thread parks by SimpleQueue.get, which takes no more than threading.TIMEOUT_MAX"
 
 
 @pytest.fixture(params=KINDS)
@@ -55,8 +54,6 @@ def test_no_timeout_is_too_long(
     pool: Pool[Element], callers: Callers, seconds: float | None, request: pytest.FixtureRequest
 ) -> None:
     """Any number of seconds is a timeout: for the head of the line, and for those behind it who have nothing else to do."""
-    if isinstance(callers, ThreadCallers) and seconds is not None:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=OVERFLOWS))
     element = pool.alloc()
     waiters = [in_line(pool, lambda: callers.call(pool, "alloc", timeout=seconds)) for _ in range(3)]
     for waiter in waiters:
@@ -65,9 +62,7 @@ def test_no_timeout_is_too_long(
     pool.free(element)
 
 
-@pytest.mark.parametrize(
-    "seconds", [pytest.param(s, marks=[pytest.mark.xfail(strict=True, reason=OVERFLOWS)] if s else []) for s in FOR_EVER]
-)
+@pytest.mark.parametrize("seconds", FOR_EVER)
 def test_no_drain_is_too_long(pool: Pool[Element], seconds: float | None) -> None:
     """The same for drain."""
     element, ended = pool.alloc(), threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from _queue import Empty, SimpleQueue
 from collections.abc import Callable
@@ -18,7 +19,8 @@ class Clock:
     def park(self, wakes: SimpleQueue[None], seconds: float | None) -> None:
         """Block until something is put into `wakes`, at most so many seconds."""
         try:
-            wakes.get(timeout=seconds)
+            # Longer than the system can count is for ever.
+            wakes.get(timeout=None if seconds is None or seconds > threading.TIMEOUT_MAX else seconds)
         except Empty:
             pass
 

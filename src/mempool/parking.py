@@ -164,7 +164,6 @@ def _this_thread() -> ThreadOwner:
     return owner
 
 
-
 def _trio_running() -> Any:
     """The module trio if one of its runs is active in this thread. Never imports it."""
     trio = sys.modules.get("trio")
