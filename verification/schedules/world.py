@@ -6,6 +6,7 @@ wake-up that is missed is a deadlock, which the tool reports, and not a delay th
 
 from __future__ import annotations
 
+import threading
 from _queue import Empty
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -61,6 +62,8 @@ class StandingClock(clock.Clock):
         wakes.get()
 
 
+# The tool's threads are not Python's `threading.Thread`s and have no name there.
+parking.current_owner = threading.get_ident
 parking.SimpleQueue = Wakes  # type: ignore[misc,assignment]
 clock.SYSTEM_CLOCK = StandingClock()
 
