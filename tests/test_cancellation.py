@@ -278,6 +278,30 @@ def test_a_loop_closed_while_its_tickets_wait_loses_their_places_and_no_element(
     audit(pool, source)
 
 
+@pytest.mark.xfail(strict=True, reason="the loss is noticed when the ticket is served, and not while it gathers")
+def test_a_gatherer_whose_loop_is_closed_does_not_hold_up_the_line(
+    lost_loop: Callable[[Pool[Element], Call], list[asyncio.Task[object]]],
+) -> None:
+    """It has lost its place: the first element that comes home, too few for it, goes to the one behind it."""
+    pool, source = begin()
+    pool.resize(limit=2)  # so that nobody is told to ask the source, and finds out on the way
+    held = pool.alloc_many(2)
+    tasks = lost_loop(pool, alloc_many)
+    taken: list[Element] = []
+    behind = threading.Thread(target=lambda: taken.append(pool.alloc(timeout=None)), daemon=True)
+    behind.start()
+    wait_until(lambda: pool.stats().waiting == 3)
+    pool.free(held.pop())
+    behind.join(0.5)
+    is_served = not behind.is_alive()
+    pool.free(held.pop())  # ends the wait in any case
+    behind.join(SOON)
+    pool.free_many(taken)
+    tasks.clear()
+    assert is_served
+    audit(pool, source)
+
+
 def test_a_run_that_ends_cancels_its_callers_in_the_line() -> None:
     """asyncio.run ends while tasks wait: they are cancelled, and leave the line."""
     pool, source = begin()
