@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import itertools
-import signal
 import threading
 import warnings
 from collections.abc import Awaitable, Callable
@@ -316,39 +315,4 @@ def test_a_run_that_ends_cancels_its_callers_in_the_line() -> None:
     asyncio.run(main())
     assert pool.stats().waiting == 0
     pool.free_many(held)
-    audit(pool, source)
-
-
-# -- frees that come from outside of every task
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
-def test_a_signal_handler_that_frees_wakes_a_loop_that_sleeps() -> None:
-    """The loop sleeps in its selector; a signal handler frees: the task has the element at once, without any timer."""
-    pool, source = begin(reserve=1)
-    held = [pool.alloc()]
-    main_thread = threading.get_ident()
-    asleep = threading.Event()
-
-    def free(*_signal: object) -> None:
-        if held:
-            pool.free(held.pop())
-
-    def send() -> None:
-        assert asleep.wait(SOON)
-        # Again, because one that comes just before select is looked at only after it.
-        wait_until(lambda: not held or signal.pthread_kill(main_thread, signal.SIGUSR1))
-
-    async def main() -> None:
-        asyncio.get_running_loop().call_soon(asleep.set)
-        pool.free(await asyncio.wait_for(pool.alloc_async(), SOON))
-
-    before = signal.signal(signal.SIGUSR1, free)
-    sender = threading.Thread(target=send)
-    sender.start()
-    try:
-        asyncio.run(main())
-    finally:
-        sender.join(SOON)
-        signal.signal(signal.SIGUSR1, before)
     audit(pool, source)

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ import pytest
 
 from mempool import Pool
 from mempool.parking import current_owner
-from mempool.testing import ManualClock, ScriptedSource, Step
+from mempool.testing import ManualClock, ScriptedSource, Step, wait_until
 from mempool.testing.contract.callers import KINDS, Callers, in_line
 
 works, fails, raises, slow = Step
@@ -171,3 +172,35 @@ def test_a_free_from_anywhere_wakes_a_loop_that_sleeps(from_where: str) -> None:
     if from_where != "a callback of the loop":
         thread.join(SOON)
     pool.free(element)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
+def test_a_signal_handler_that_frees_wakes_a_loop_that_sleeps() -> None:
+    """The loop sleeps in its selector; a signal handler frees: the task has the element at once, without any timer."""
+    pool = ManualClock().attach(Pool(ScriptedSource(), 1, limit=1))
+    held = [pool.alloc()]
+    main_thread = threading.get_ident()
+    asleep = threading.Event()
+
+    def free(*_signal: object) -> None:
+        if held:
+            pool.free(held.pop())
+
+    def send() -> None:
+        assert asleep.wait(SOON)
+        # Again, because one that comes just before select is looked at only after it.
+        wait_until(lambda: not held or signal.pthread_kill(main_thread, signal.SIGUSR1))
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(asleep.set)
+        pool.free(await asyncio.wait_for(pool.alloc_async(), SOON))
+
+    before = signal.signal(signal.SIGUSR1, free)
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        asyncio.run(main())
+    finally:
+        sender.join(SOON)
+        signal.signal(signal.SIGUSR1, before)
+    assert (pool.stats().out, pool.stats().spare) == (0, 1)
