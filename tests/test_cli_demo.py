@@ -1,6 +1,7 @@
 """`mempool demo` as its user meets it: files are hashed while memory really runs out; and how it fails."""
 
 import errno
+import functools
 import hashlib
 import io
 import json
@@ -153,7 +154,9 @@ def test_an_interrupt_ends_it_with_its_children(tree: Path) -> None:
     """As from a keyboard, to all processes of the group; one line and a shell's status."""
     command = [sys.executable, "-m", "mempool", "demo", "--rounds=20000", "--seconds=50", tree]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, text=True, process_group=0) as process:
+    # The tests may run where the keyboard's interrupt is ignored, as a job in the background: not this process.
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, **pipes, text=True, process_group=0, preexec_fn=heeding) as process:
         assert process.stdout
         while not process.stdout.readline().startswith("A "):
             pass
