@@ -156,7 +156,7 @@ def test_an_interrupt_ends_it_with_its_children(tree: Path) -> None:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     # The tests may run where the keyboard's interrupt is ignored, as a job in the background: not this process.
     heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(command, **pipes, text=True, process_group=0, preexec_fn=heeding) as process:
+    with subprocess.Popen(command, **pipes, text=True, process_group=0, preexec_fn=heeding) as process:  # noqa: PLW1509 - no thread runs here
         assert process.stdout
         while not process.stdout.readline().startswith("A "):
             pass
