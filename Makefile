@@ -110,7 +110,7 @@ check: $(STAMPS)/mempool $(STAMPS)/extra-check
 
 stress: $(STAMPS)/mempool $(STAMPS)/extra-test
 	$(PYTEST) -m stress -o timeout=600 -o faulthandler_timeout=580 $(ARGS)
-	MEMPOOL_SWEEP_STEP=1 MEMPOOL_PURE=1 $(PYTEST) -o timeout=600 -o faulthandler_timeout=580 tests/test_interrupts.py $(ARGS)
+	MEMPOOL_SWEEP_PLACES=1000000 MEMPOOL_PURE=1 $(PYTEST) -o timeout=600 -o faulthandler_timeout=580 tests/test_interrupts.py $(ARGS)
 
 bench: $(STAMPS)/mempool $(STAMPS)/extra-bench
 	$(PY) -m benchmarks $(ARGS)

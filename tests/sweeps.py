@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dis
-import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -25,6 +24,8 @@ class Interrupter:
         self.struck_at: str | None = None
 
     def __enter__(self) -> Self:
+        # CPython 3.12 heeds f_trace_opcodes only if some frame has it when settrace is called.
+        sys._getframe().f_trace_opcodes = True
         sys.settrace(self._enter_frame)
         return self
 
@@ -75,17 +76,17 @@ def _hands_over(frame: FrameType) -> bool:
     return _operations[code].get(frame.f_lasti) in ENDS
 
 
-#: 1: every bytecode. By default every 37th: `make stress` takes them all.
-STEP = int(os.environ.get("MEMPOOL_SWEEP_STEP", "37"))
+#: At how many places of a call it is interrupted. `make stress` takes every bytecode.
+PLACES = int(os.environ.get("MEMPOOL_SWEEP_PLACES", "20"))
 
 
 def interrupted_everywhere() -> Iterator[Interrupter]:
-    """Interrupters for n = 1, 2, 3 ... (or each STEP); ends after the first that found nothing left to interrupt."""
-    for n in itertools.count(1, STEP):
-        interrupter = Interrupter(n)
-        yield interrupter
-        if interrupter.struck_at is None:
-            return
+    """First an interrupter that never strikes and counts, then one for each of PLACES bytecodes, evenly spread."""
+    counter = Interrupter(sys.maxsize)
+    yield counter
+    bytecodes = sys.maxsize - counter.countdown
+    for n in range(1, bytecodes + 1, max(1, bytecodes // PLACES)):
+        yield Interrupter(n)
 
 
 def audit(pool: mempool.Pool[Any]) -> None:
