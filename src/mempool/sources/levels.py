@@ -1,0 +1,293 @@
+"""What the kernel is asked for, and how its answer is verified: the levels of memory.
+
+Knows nothing of pools, elements or blocks: only ranges of addresses. Whatever cannot be had raises MemoryError with the
+figure that stands in the way and the way out; nothing here can end in SIGBUS or SIGSEGV, because a page is only ever
+populated by a call that reports failure. It never keeps the GIL while the kernel works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import functools
+import mmap
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+#: The levels, from the weakest to the strongest. Each says all that those before it say.
+LEVELS = ("virtual", "backed", "resident", "locked", "huge")
+
+#: Bytes that are populated by one call of the kernel: between two calls, signals and other threads get their turn.
+STRIDE = 64 << 20
+#: How often pages that were swapped out again before they were looked at are fetched.
+TRIES = 3
+
+MADV_HUGEPAGE = 14
+MADV_POPULATE_WRITE = 23  # Linux 5.14; madvise(2)
+
+# Numbers that differ between processors, where the mmap module does not tell them. Source: include/uapi/asm-*/mman*.h.
+_COMMON = platform.machine() in {"x86_64", "aarch64", "riscv64", "s390x", "i686", "armv7l", "loongarch64"}
+MAP_HUGETLB: int = getattr(mmap, "MAP_HUGETLB", 0x40000 if _COMMON else 0)
+MAP_NORESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000 if _COMMON else 0)
+
+#: Bytes that mincore(2) returns for pages that are resident: the lowest bit is set.
+_RESIDENT = bytes(range(1, 256, 2))
+_TRANSPARENT = Path("/sys/kernel/mm/transparent_hugepage")
+
+
+@functools.cache
+def libc() -> Any:
+    """The C library, with the calls that Python lacks. Each releases the GIL."""
+    library = ctypes.CDLL(None, use_errno=True)
+    library.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    library.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+    library.mlock.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    library.syscall.restype = ctypes.c_long
+    return library
+
+
+# -- what this system can do
+
+
+def require(level: str, *, huge: bool) -> None:
+    """Raise ValueError, with the way out, where this system cannot give or cannot verify such memory."""
+    if level not in LEVELS:
+        raise ValueError(f"level is one of {', '.join(LEVELS)}, not {level!r}")
+    if level != "virtual" and not can_verify():
+        raise ValueError(
+            f"level {level!r} cannot be verified on {sys.platform}, which has no mincore(2); 'virtual' is what can be had"
+        )
+    if level == "huge" and not (sys.platform.startswith("linux") and MAP_HUGETLB and has_populate()):
+        raise ValueError(
+            f"level 'huge' needs Linux 5.14 or newer, where a huge page that cannot be had is an error and not SIGBUS; "
+            f"this is {platform.system()} {platform.release()} on {platform.machine()}"
+        )
+    if huge and level != "huge" and transparent_huge_pages() in (None, "never"):
+        raise ValueError(
+            "huge=True asks for transparent huge pages, and this system gives none: "
+            f"write 'madvise' or 'always' to {_TRANSPARENT / 'enabled'}, or leave huge out"
+        )
+
+
+@functools.cache
+def can_verify() -> bool:
+    """Whether the system tells which pages are resident."""
+    if os.name != "posix":
+        return False
+    try:
+        libc()
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+@functools.cache
+def has_populate() -> bool:
+    """Whether the kernel has MADV_POPULATE_WRITE (Linux 5.14)."""
+    # Of nothing at all: an advice that the kernel does not know is EINVAL all the same.
+    return bool(sys.platform.startswith("linux") and libc().madvise(None, 0, MADV_POPULATE_WRITE) == 0)
+
+
+def transparent_huge_pages() -> str | None:
+    """The setting: always, madvise or never; None: the kernel has none."""
+    try:
+        text = (_TRANSPARENT / "enabled").read_text("ascii")
+    except OSError:
+        return None
+    return text.partition("[")[2].partition("]")[0] or None
+
+
+@functools.cache
+def huge_page_size(level: str) -> int:
+    """Bytes of a huge page: of the reserved ones for level "huge", else of the transparent ones."""
+    if level == "huge":
+        return meminfo().get("Hugepagesize", 2 << 20)
+    try:
+        return int((_TRANSPARENT / "hpage_pmd_size").read_text("ascii"))
+    except (OSError, ValueError):
+        return 2 << 20
+
+
+def is_commit_strict() -> bool:
+    """Whether the kernel promises no more memory than it has: vm.overcommit_memory = 2."""
+    return sysctl("vm.overcommit_memory") == 2
+
+
+def sysctl(name: str) -> int | None:
+    """A number among the kernel's settings; None where it cannot be read."""
+    try:
+        return int(Path("/proc/sys", *name.split(".")).read_text("ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def meminfo(path: str = "/proc/meminfo") -> dict[str, int]:
+    """The kernel's own count of memory; bytes, pages for HugePages_*. Of one NUMA node: its own file."""
+    figures: dict[str, int] = {}
+    with contextlib.suppress(OSError):
+        for line in Path(path).read_text("ascii").splitlines():
+            name, _, rest = line.rpartition(":")
+            number, *unit = rest.split()
+            figures[name.split()[-1]] = int(number) * (1024 if unit else 1)
+    return figures
+
+
+def rlimit(name: str) -> tuple[int | None, int | None]:
+    """The soft and the hard limit of that name, RLIMIT_AS for example; None: unlimited, or there is no such limit."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return None, None
+    soft, hard = resource.getrlimit(getattr(resource, name))
+    return None if soft == resource.RLIM_INFINITY else soft, None if hard == resource.RLIM_INFINITY else hard
+
+
+# -- asking
+
+
+def map_pages(length: int, level: str) -> mmap.mmap:
+    """Address space of so many bytes, private to this process. With level "huge", set aside by the kernel already."""
+    try:
+        if not hasattr(mmap, "MAP_PRIVATE"):
+            return mmap.mmap(-1, length)
+        # Private, so that after a fork neither process writes into the other's elements.
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        if level == "virtual":
+            flags |= MAP_NORESERVE
+        elif level == "huge":
+            flags |= MAP_HUGETLB
+        return mmap.mmap(-1, length, flags=flags)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"{length} bytes cannot be mapped: {error}{_why_not_mapped(length, level)}") from None
+
+
+def _why_not_mapped(length: int, level: str) -> str:
+    if level == "huge":
+        found, page = meminfo(), huge_page_size(level)
+        return (
+            f"; {-(-length // page)} huge pages of {page} bytes are needed, vm.nr_hugepages is "
+            f"{sysctl('vm.nr_hugepages')} with {found.get('HugePages_Free', 0) - found.get('HugePages_Rsvd', 0)} free: "
+            "raise it with `sysctl vm.nr_hugepages=N`"
+        )
+    limit, _ = rlimit("RLIMIT_AS")
+    if limit is not None:
+        return f"; RLIMIT_AS is {limit} bytes"
+    if is_commit_strict():
+        found = meminfo()
+        return f"; vm.overcommit_memory is 2, {found['Committed_AS']} of {found['CommitLimit']} bytes are committed"
+    return ""
+
+
+def back(level: str, address: int, length: int, *, huge: bool) -> None:
+    """Have the kernel bring this range to that level, and verify that it has."""
+    if huge and level != "huge" and libc().madvise(address, length, MADV_HUGEPAGE):
+        raise MemoryError(f"{length} bytes cannot be advised to be huge pages: {_strerror()}")
+    if level == "backed" and not is_commit_strict():
+        populate(address, length)
+    elif level in ("resident", "locked", "huge"):
+        for _ in range(TRIES):
+            if level == "locked":
+                lock(address, length)
+            else:
+                populate(address, length)
+            absent = pages_absent(address, length)
+            if not absent:
+                return
+        raise MemoryError(f"{length} bytes do not stay: {absent} pages were swapped out as soon as they had been populated")
+
+
+def populate(address: int, length: int) -> None:
+    """Have every page of a fresh range made for writing. A page that cannot be had is MemoryError."""
+    if not has_populate():
+        # Private anonymous pages, all zero already; a write to one can fail in no way that it survives.
+        ctypes.memset(address, 0, length)
+        return
+    for start in range(address, address + length, STRIDE):
+        part = min(STRIDE, address + length - start)
+        while libc().madvise(start, part, MADV_POPULATE_WRITE):
+            if ctypes.get_errno() not in (errno.EINTR, errno.EAGAIN):
+                raise MemoryError(f"{length} bytes cannot be populated: {_strerror()}")
+
+
+def lock(address: int, length: int) -> None:
+    """Make a range resident for good, never swapped. MemoryError names RLIMIT_MEMLOCK where that is in the way."""
+    if libc().mlock(address, length) == 0:
+        return
+    said = _strerror()
+    soft, hard = rlimit("RLIMIT_MEMLOCK")
+    if soft is None:
+        raise MemoryError(f"{length} bytes cannot be locked: {said}")
+    raise MemoryError(
+        f"{length} bytes cannot be locked: {said}; RLIMIT_MEMLOCK is {soft} bytes (at most {_words(hard)}), "
+        f"{locked_bytes()} of them are in use: raise it with `ulimit -l`, LimitMEMLOCK= or limits.conf, or give CAP_IPC_LOCK"
+    )
+
+
+# -- verifying
+
+
+def pages_absent(address: int, length: int) -> int:
+    """How many pages of a range are not resident now. Source: mincore(2)."""
+    absent = 0
+    for start in range(address, address + length, STRIDE):
+        part = min(STRIDE, address + length - start)
+        states = ctypes.create_string_buffer(-(-part // mmap.PAGESIZE))
+        if libc().mincore(start, part, states):
+            raise MemoryError(f"{part} bytes cannot be verified to be resident: {_strerror()}")
+        absent += len(states.raw.translate(None, _RESIDENT))
+    return absent
+
+
+def verify_flags(level: str, address: int, *, strict: bool) -> None:
+    """What neither a return code nor mincore says: read it from /proc/self/smaps. Slow; MemoryError where it is not so."""
+    found = smaps(address)
+    if found is None:
+        return  # no such file here; the kernel's return codes must do
+    flags = found["VmFlags"].split()
+    if level == "locked" and "lo" not in flags:
+        raise MemoryError("the kernel said that the memory is locked, and /proc/self/smaps that it is not")
+    if level == "huge" and found["KernelPageSize"].split()[0] != str(huge_page_size(level) >> 10):
+        raise MemoryError("the kernel said that the memory is in huge pages, and /proc/self/smaps that it is not")
+    if level == "backed" and strict and "ac" not in flags:
+        raise MemoryError("the kernel said that the memory is committed, and /proc/self/smaps that it is not")
+
+
+def smaps(address: int) -> dict[str, str] | None:
+    """What the kernel says of the mapping that holds this address; None where it says nothing."""
+    found: dict[str, str] | None = None
+    try:
+        with Path("/proc/self/smaps").open(encoding="ascii", errors="replace") as lines:
+            for line in lines:
+                name, _, value = line.partition(":")
+                first, _, last = line.split(" ", 1)[0].partition("-")
+                if " " not in name and value.startswith(" "):
+                    if found is not None:
+                        found[name] = value.strip()
+                elif found is not None:
+                    break
+                elif int(first, 16) <= address < int(last, 16):
+                    found = {}
+    except OSError:
+        return None
+    return found
+
+
+def locked_bytes() -> int:
+    """Bytes that this process has locked."""
+    with contextlib.suppress(OSError), Path("/proc/self/status").open(encoding="ascii", errors="replace") as lines:
+        for line in lines:
+            if line.startswith("VmLck:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _strerror() -> str:
+    return os.strerror(ctypes.get_errno())
+
+
+def _words(limit: int | None) -> str:
+    return "any number" if limit is None else f"{limit}"

@@ -1,0 +1,307 @@
+"""Memory: where the bytes of a source live. Blocks of pages, cut into regions of one size.
+
+Pages come from the kernel by mmap and go back to it by munmap; the interpreter's allocator has no part in it. A region
+that shares its block with others stays mapped until all of the block are home; then the block is unmapped at once.
+
+No lock: take and give may be called from any thread, and by a finalizer or a signal handler in the middle of each other.
+A free place is a number that lies in exactly one list, and moves from one to another within one call into C (`_move`),
+so whoever is interrupted, or interrupts, finds it either here or there.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import itertools
+import mmap
+import operator
+import sys
+from collections.abc import MutableSequence
+
+from mempool.sources import headroom, levels, numa
+from mempool.sources.sizes import parse_size
+
+#: Bytes. Elements smaller than it share blocks of about this size.
+BLOCK = 64 << 10
+#: Elements in a block at most: a deque of so many gets its room back without asking for memory.
+PLACES_MAX = 1024
+#: Bytes; the largest alignment that can be asked for.
+ALIGN_MAX = 2 << 20
+#: Bytes; what a small element is aligned to at most if nothing is said: a cache line.
+CACHE_LINE = 64
+
+
+class Memory:
+    """Memory of one size and one level, taken and given back region by region.
+
+    size: bytes of a region, as a number or in words.
+    level: what is promised of each region, one of `levels.LEVELS`, see below.
+    align: the address of a region is a multiple of it, a power of two up to 2 MiB; None: a page for a size of a page or
+        more, else the next power of two, at most a cache line (64).
+    huge: ask for transparent huge pages (a hint: how many there are only `AnonHugePages` in /proc/self/smaps tells).
+        Regions smaller than such a page share one.
+    numa_node: have all pages made on this node and on no other; None: where the kernel likes. Verified with
+        get_mempolicy(2), for the policy and for up to 64 pages of each block.
+    name: for messages.
+
+    Levels, each of which includes those before it:
+
+    virtual     Address space only; whether there is memory behind it turns out when it is written (and the kernel may
+                end a process then). Not for a reserve.
+    backed      Committed by the kernel. Only with vm.overcommit_memory = 2 does the kernel promise that by mapping alone:
+                such a mapping is charged against CommitLimit, which `VmFlags: ac` in smaps confirms. With the settings 0
+                and 1 a mapping is charged and yet no promise, so there every page is populated once; from then on it has
+                a place in memory or in swap. Unlike the next level, nobody looks whether it is in memory now.
+    resident    Every page populated (MADV_POPULATE_WRITE, or a touch of each page before Linux 5.14), then verified with
+                mincore(2). With swap, the kernel may later move it out: it is then slow, but still there.
+    locked      Also locked with mlock(2): never swapped. Verified with mincore and, for the first block, smaps.
+    huge        Reserved huge pages (MAP_HUGETLB, vm.nr_hugepages), populated; never swapped. Verified with mincore and,
+                for the first block, smaps.
+
+    After a fork, the child has copies that share their pages with the parent until one of the two writes: that may need
+    a new page, and a lock does not pass over to the child. The promise is made to the process that took the region.
+
+    What a region holds when it is taken is zero where it is fresh, and otherwise what its last user left.
+    Raises ValueError or TypeError for what can never be had here; it says what is allowed.
+    """
+
+    def __init__(
+        self,
+        size: int | str,
+        *,
+        level: str = "resident",
+        align: int | None = None,
+        huge: bool = False,
+        numa_node: int | None = None,
+        name: str = "Memory",
+    ) -> None:
+        self.size: int = parse_size(size)
+        self.level: str = level
+        self.huge: bool = huge
+        self.numa_node: int | None = None if numa_node is None else operator.index(numa_node)
+        self.name: str = name
+        self.verified: str | None = None
+        """The level that was verified, once a region was had; None before."""
+        try:
+            self.align: int = _alignment(self.size, align)
+            levels.require(level, huge=huge)
+            if self.numa_node is not None:
+                numa.require(self.numa_node)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        self._shape = _Shape(self.size, self.align, level, huge=huge)
+        self._credit = 0  # bytes that may be populated before the next look at what is left
+        # Blocks that have a free place, the longest open first: whoever is full again is out of the way in one step.
+        self._open: collections.OrderedDict[_Block, None] = collections.OrderedDict()
+
+    def take(self) -> Region:
+        """A region of the promised level. Raises MemoryError, with the figure that is in the way, where there is none."""
+        held: list[int] = []
+        while True:
+            try:
+                block = next(iter(self._open), None)
+            except RuntimeError:
+                continue  # it changed in between
+            try:
+                if block is None:
+                    block = self._map()
+                    _move(block.free, held, 1)
+                    if block.places > 1:
+                        self._open[block] = None
+                else:
+                    _move(block.free, held, 1)
+                    if not block.free:
+                        self._shut(block)
+                if held:
+                    return Region(self, block, held)
+            except BaseException:
+                if block is not None and held:
+                    self._bring_home(block, held)
+                raise
+
+    def give(self, region: Region) -> None:
+        """Take a region back; never waits. One that is still viewed by somebody is not used again, and unmapped after.
+
+        Raises ValueError for a region that is not of this memory or was given back already.
+        """
+        block, held = region._block, region._held
+        if region._memory is not self or not held:
+            whose = "is another memory's" if region._memory is not self else "was given back already"
+            raise ValueError(f"{self.name}: this region {whose}")
+        try:
+            region.view.release()
+        except BufferError:
+            self._retire(block, held)
+            return
+        try:
+            self._bring_home(block, held)
+        except BaseException:
+            self._bring_home(block, held)
+            raise
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.size} bytes each, {self.level}, aligned to {self.align}>"
+
+    # -- blocks
+
+    def _map(self) -> _Block:
+        """A new block, of the promised level."""
+        shape = self._shape
+        try:
+            if shape.pages_wanted:
+                self._ask_headroom(shape.length)
+            pages = levels.map_pages(shape.mapped, self.level)
+            base = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+            start = -base % shape.align
+            address = base + start
+            if self.numa_node is not None:
+                numa.bind(address, shape.length, self.numa_node)
+            strict = self.level == "backed" and levels.is_commit_strict()
+            levels.back(self.level, address, shape.length, huge=self.huge)
+            if self.numa_node is not None:
+                numa.verify(address, shape.length, self.numa_node, has_pages=self.level != "virtual" and not strict)
+            if self.verified is None:
+                levels.verify_flags(self.level, address, strict=strict)
+                self.verified = self.level
+        except MemoryError as error:
+            raise MemoryError(f"{self.name}: {error}" if str(error) else f"{self.name}: out of memory") from None
+        return _Block(pages, start, address, shape)
+
+    def _ask_headroom(self, length: int) -> None:
+        """Refuse what would wake the kernel's out-of-memory killer: it ends processes instead of reporting failure."""
+        if self._credit < length:
+            left = headroom.bytes_left(self.numa_node)
+            if left is None:
+                return
+            if left.size < length:
+                raise MemoryError(f"{length} bytes are more than the {left.size} bytes that {left.whose} has left")
+            self._credit = length + min(left.size - length, headroom.CREDIT_MAX) // 8
+        self._credit -= length
+
+    def _bring_home(self, block: _Block, held: list[int]) -> None:
+        """The place is free again; a block whose places are all free is unmapped. May be done again, to finish it."""
+        if block.places == 1:
+            held.clear()  # nobody knows of the block but the region
+            return
+        _move(held, block.free, 1)
+        self._settle(block)
+
+    def _retire(self, block: _Block, held: list[int]) -> None:
+        """Never use this place again: somebody still looks at it. Its block is unmapped when the last view is gone."""
+        _move(held, block.retired, 1)
+        if block.places > 1:
+            self._settle(block)
+
+    def _settle(self, block: _Block) -> None:
+        """Have the block open if it has a free place, and gone if all of them are."""
+        self._open[block] = None
+        if block.is_empty():
+            last: collections.deque[int] = collections.deque()
+            try:
+                _move(block.free, last, block.places)
+                if len(last) + len(block.retired) < block.places:
+                    _move(last, block.free, block.places)  # somebody was faster
+            except BaseException:
+                _move(last, block.free, block.places)
+                raise
+        if not block.free:
+            self._shut(block)
+
+    def _shut(self, block: _Block) -> None:
+        try:
+            self._open.pop(block, None)
+        finally:
+            if block.free:
+                self._open[block] = None  # one came home in between
+
+
+class Region:
+    """So many bytes of a Memory, until they are given back.
+
+    A region keeps its bytes mapped. One that is dropped without having been given back is not used again, because nobody
+    knows who still looks at it.
+    """
+
+    __slots__ = ("__weakref__", "_block", "_held", "_memory", "address", "size", "view")
+
+    def __init__(self, memory: Memory, block: _Block, held: list[int]) -> None:
+        self._held = held
+        self._block = block
+        self._memory = memory
+        offset = held[0] * block.stride
+        self.size: int = memory.size
+        """Bytes."""
+        self.address: int = block.address + offset
+        """Where they begin."""
+        first = block.start + offset
+        self.view: memoryview = block.whole[first : first + memory.size]
+        """The bytes: writable, contiguous, of format "B"."""
+
+    def __del__(self) -> None:
+        # One whose constructor was interrupted is brought home by `take`.
+        if getattr(self, "view", None) is not None and self._held and not sys.is_finalizing():
+            self._memory._retire(self._block, self._held)
+
+    def __repr__(self) -> str:
+        return f"<Region of {self.size} bytes at {self.address:#x}{'' if self._held else ', given back'}>"
+
+
+class _Shape:
+    """How the blocks of one memory are cut."""
+
+    __slots__ = ("align", "length", "mapped", "pages_wanted", "places", "stride")
+
+    def __init__(self, size: int, align: int, level: str, *, huge: bool) -> None:
+        page = levels.huge_page_size(level) if level == "huge" else mmap.PAGESIZE
+        granule = levels.huge_page_size(level) if huge else page
+        block = max(BLOCK, granule)
+        self.stride: int = _round_up(size, align)
+        self.places: int = max(1, min(block // self.stride, PLACES_MAX))
+        # Bytes that are brought to the level. Huge pages are only had for whole ones.
+        used = (self.places - 1) * self.stride + size
+        self.length: int = _round_up(used, granule if self.places > 1 else page)
+        self.align: int = max(align, granule if huge and used >= granule else page)
+        # The kernel aligns to pages: where that is not enough, the rest of the mapping is never touched.
+        self.mapped: int = self.length + max(0, self.align - page)
+        self.pages_wanted: bool = level in ("backed", "resident", "locked")
+
+
+class _Block:
+    """A mapping cut into places. It is unmapped when nobody refers to it: neither a memory, nor a region, nor a view."""
+
+    __slots__ = ("address", "free", "places", "retired", "start", "stride", "whole")
+
+    def __init__(self, pages: mmap.mmap, start: int, address: int, shape: _Shape) -> None:
+        self.whole: memoryview = memoryview(pages)
+        self.start: int = start
+        self.address: int = address
+        self.stride: int = shape.stride
+        self.places: int = shape.places
+        self.free: collections.deque[int] = collections.deque(range(shape.places - 1, -1, -1))
+        self.retired: list[int] = []
+
+    def is_empty(self) -> bool:
+        return len(self.free) + len(self.retired) >= self.places
+
+
+def _move(source: MutableSequence[int], target: MutableSequence[int], most: int) -> None:
+    """Move numbers from one list to another, as many as there are. One call into C: none is ever in neither."""
+    try:
+        target.extend(itertools.islice(iter(source.pop, None), most))
+    except IndexError:
+        pass
+
+
+def _alignment(size: int, align: int | None) -> int:
+    if align is None:
+        if size >= mmap.PAGESIZE:
+            return mmap.PAGESIZE
+        return min(CACHE_LINE, 1 << (size - 1).bit_length())
+    align = operator.index(align)
+    if not 1 <= align <= ALIGN_MAX or align & (align - 1):
+        raise ValueError(f"align is a power of two from 1 to {ALIGN_MAX}, not {align}")
+    return align
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
