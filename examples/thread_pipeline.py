@@ -14,10 +14,11 @@ from typing import BinaryIO
 from mempool import Buffers, Lease, Pool
 
 
-def compress(buffer: memoryview) -> bytes:
+def compress(buffer: object, length: int) -> bytes:
     """What a worker does to a block: a gzip member of its own, so that the members make one file."""
     packer = zlib.compressobj(wbits=31)
-    return packer.compress(buffer) + packer.flush()
+    with memoryview(buffer) as view:  # which is gone before the writer frees the buffer
+        return packer.compress(view[:length]) + packer.flush()
 
 
 def write(file: BinaryIO, blocks: "queue.SimpleQueue[tuple[Lease, Future[bytes]] | None]") -> None:
@@ -37,7 +38,6 @@ def write(file: BinaryIO, blocks: "queue.SimpleQueue[tuple[Lease, Future[bytes]]
 
 
 def main(source: Path, output: Path, pool: Pool, workers: int = 2) -> None:
-    """Compress `source` into `output`."""
     blocks: queue.SimpleQueue = queue.SimpleQueue()
     with source.open("rb") as file, output.open("wb") as into, ThreadPoolExecutor(workers + 1) as threads:
         written = threads.submit(write, into, blocks)
@@ -46,7 +46,7 @@ def main(source: Path, output: Path, pool: Pool, workers: int = 2) -> None:
                 lease = pool.lease()  # which goes home by itself if the file cannot be read
                 length = file.readinto(lease.element)
                 pool.hand_over(lease.element)  # the writer will free it
-                blocks.put((lease, threads.submit(compress, memoryview(lease.element)[:length])))
+                blocks.put((lease, threads.submit(compress, lease.element, length)))
                 if length < len(lease.element):
                     break
         finally:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import hashlib
 import importlib.util
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
@@ -19,7 +23,7 @@ import pytest
 from sweeps import audit
 
 from mempool import Buffers, Pool
-from mempool.testing import wait_until_async
+from mempool.testing import ScriptedSource, Step, wait_until_async
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SOON = 20  # seconds
@@ -35,9 +39,16 @@ def load(name: str) -> ModuleType:
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
-def test_an_example_is_under_sixty_lines(path: Path) -> None:
-    """What takes longer to read is not an example."""
-    assert len(path.read_text().splitlines()) < 60
+def test_an_example_is_under_eighty_lines(path: Path) -> None:
+    """What takes longer to read is not an example; and each has tests here."""
+    assert len(path.read_text("utf-8").splitlines()) < 80
+    assert f"# -- {path.stem}" in Path(__file__).read_text("utf-8")
+
+
+def run(name: str, *arguments: object, words: str | None = None) -> subprocess.CompletedProcess[str]:
+    """An example as its user runs it."""
+    command = [sys.executable, "-u", str(EXAMPLES / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, input=words, capture_output=True, text=True, timeout=SOON, check=False)
 
 
 # -- tcp_relay
@@ -210,6 +221,171 @@ def test_the_pipeline_runs_as_a_script(tmp_path: Path) -> None:
     """`python thread_pipeline.py input output`, and gzip reads what it wrote."""
     source, output = tmp_path / "source", tmp_path / "output"
     source.write_bytes(os.urandom(1_000_000))
-    command = [sys.executable, str(EXAMPLES / "thread_pipeline.py"), str(source), str(output)]
-    subprocess.run(command, check=True, timeout=SOON)
+    run("thread_pipeline", source, output).check_returncode()
     assert gzip.decompress(output.read_bytes()) == source.read_bytes()
+
+
+# -- hash_files
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Files of sizes around a buffer's, in folders; some a few megabytes."""
+    root = tmp_path / "tree"
+    for number, size in enumerate([0, 1, 4095, 4096, 4097, 3_000_000, 2_000_000, 65536]):
+        folder = root / f"folder {number % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}").write_bytes(os.urandom(size))
+    return root
+
+
+def files_of(tree: Path) -> list[Path]:
+    return sorted(path for path in tree.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("threads", [1, 20])
+def test_files_are_hashed_in_bounded_memory(tree: Path, threads: int) -> None:
+    """Every digest is right, whatever the number of threads, and the limit is never passed."""
+    pool = Pool(Buffers(4096), 1, limit=3)
+    digests = load("hash_files").main(tree, pool, threads)
+    assert digests == {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files_of(tree)}
+    assert pool.stats().made <= 3
+    audit(pool)
+
+
+def test_files_are_hashed_while_memory_is_out(tree: Path) -> None:
+    """When the source has nothing more to give, the reserve alone serves all threads."""
+    source: ScriptedSource[Any] = ScriptedSource(source=Buffers(4096))
+    pool = Pool(source, 2)
+    source.otherwise = Step.FAILS
+    assert len(load("hash_files").main(tree, pool, 20)) == len(files_of(tree))
+    assert source.made == 2
+    audit(pool)
+
+
+def test_hashing_runs_as_a_script(tree: Path) -> None:
+    """A line per file, as sha256sum writes it."""
+    told = run("hash_files", tree, 4)
+    assert told.stdout.splitlines() == [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path}" for path in files_of(tree)
+    ], told.stderr
+
+
+# -- slow_consumer
+
+
+def test_the_pool_says_which_consumer_keeps_the_frames(tree: Path) -> None:
+    """Its name, the line where it took each frame, and since when; in words that begin with what is the matter."""
+    told = run("slow_consumer", files_of(tree)[-1])
+    assert told.stdout.startswith("pool 'frames': 4 promised, 0 spare, 8 out"), told.stderr
+    assert "the limit of 8 is reached" in told.stdout
+    keepers = re.findall(r"thread '(.*?)' has held \w+ at \w+ for ([\d.]+) s, taken at (\S+) in (\w+)", told.stdout)
+    line = next(n for n, text in enumerate((EXAMPLES / "slow_consumer.py").open(), 1) if "pool.try_alloc()" in text)
+    assert {(who, site, where) for who, _, site, where in keepers} == {
+        ("motion detector", f"slow_consumer.py:{line}", "detect_motion")
+    }
+    assert len(keepers) == 8
+    seconds = [float(held) for _, held, _, _ in keepers]
+    assert seconds == sorted(seconds, reverse=True)  # the oldest first
+
+
+# -- spill_cache
+
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a limit on memory is enforced on Linux only")
+
+
+@pytest.fixture
+def large_tree(tmp_path: Path) -> Path:
+    """More than the cache's process may have; in blocks that differ."""
+    root = tmp_path / "large"
+    root.mkdir()
+    for number in range(5):
+        (root / f"{number}").write_bytes(os.urandom(9_500_000))
+    return root
+
+
+@linux
+def test_a_cache_spills_when_memory_is_out_and_survives_by_its_reserve(large_tree: Path, tmp_path: Path) -> None:
+    """Some blocks stay in memory, the others go to the disk, and each is what it was."""
+    told = run("spill_cache", large_tree, tmp_path / "spilled")
+    assert told.returncode == 0, told.stderr
+    head, *lines = told.stdout.splitlines()
+    warm, cold = map(int, re.findall(r"\d+", head))
+    assert warm > 0
+    assert cold > 0
+    blocks = {}
+    for path in files_of(large_tree):
+        for offset in range(0, path.stat().st_size, 1 << 20):
+            blocks[f"{path} {offset}"] = hashlib.sha256(path.read_bytes()[offset : offset + (1 << 20)]).hexdigest()
+    assert {line.split(" ", 1)[1]: line.split(" ", 1)[0] for line in lines} == blocks
+    assert len(lines) == warm + cold == len(blocks)
+
+
+@linux
+def test_without_a_reserve_the_same_cache_dies(large_tree: Path, tmp_path: Path) -> None:
+    """It needs memory to free memory, and has none: so the reserve is what the test above shows."""
+    told = run("spill_cache", large_tree, tmp_path / "spilled", 0)
+    assert told.returncode == 1
+    assert "MemoryError" in told.stderr
+    assert "PoolTimeout: pool 'staging'" in told.stderr.splitlines()[-1]
+
+
+def test_a_block_that_changed_on_the_disk_is_not_handed_out(tree: Path, tmp_path: Path) -> None:
+    """A spilled block carries its checksum."""
+    module = load("spill_cache")
+    pool = Pool(Buffers(module.HEADER + module.BLOCK), 1)
+    cache = module.SpillCache(pool, tmp_path / "spilled")
+    with cache.file as file:
+        path = files_of(tree)[-1]
+        cache.put("key", path, 0)
+        cache.spill()
+        assert cache.warm == {}
+        assert cache.read("key", bytes) == path.read_bytes()[: module.BLOCK]
+        file.seek(module.HEADER)
+        file.write(bytes([path.read_bytes()[0] ^ 1]))
+        with pytest.raises(OSError, match="has changed"):
+            cache.read("key", bytes)
+    audit(pool)
+
+
+# -- resize_on_signal
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signals here")
+def test_a_signal_resizes_the_worker_while_it_works(tree: Path) -> None:
+    """Twice up, once down, between the lines that it is fed; every checksum is right, and nothing is left behind."""
+    paths = files_of(tree) * 20
+    command = [sys.executable, "-u", str(EXAMPLES / "resize_on_signal.py")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as worker:  # type: ignore[call-overload]
+        try:
+            assert worker.stderr.readline() == "ready\n"
+            said = []
+            for number, some in zip([signal.SIGUSR1, signal.SIGUSR1, signal.SIGUSR2, None], batches(paths, 4), strict=True):
+                worker.stdin.write("".join(f"{path}\n" for path in some))
+                worker.stdin.flush()
+                if number is not None:
+                    worker.send_signal(number)
+                    said.append(worker.stderr.readline())
+            printed, errors = worker.communicate(timeout=SOON)
+        finally:
+            worker.kill()
+    assert [int(re.findall(r"promised=(\d+)", line)[0]) for line in said] == [4, 8, 4]
+    assert errors == ""
+    crcs = {path: f"{zlib.crc32(path.read_bytes()):08x}  {path}" for path in paths}
+    assert sorted(printed.splitlines()) == sorted(crcs[path] for path in paths)
+
+
+def batches(paths: list[Path], n: int) -> list[list[Path]]:
+    size = len(paths) // n
+    return [paths[i * size : (i + 1) * size] for i in range(n)]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signals here")
+def test_a_file_that_is_not_there_is_a_line_and_not_the_end(tree: Path) -> None:
+    """The worker goes on with the next."""
+    path = files_of(tree)[-1]
+    told = run("resize_on_signal", words=f"{tree / 'missing'}\n{path}\n")
+    crc = f"{zlib.crc32(path.read_bytes()):08x}"
+    assert sorted(told.stdout.splitlines()) == sorted([f"No such file or directory  {tree / 'missing'}", f"{crc}  {path}"])
