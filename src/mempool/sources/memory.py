@@ -4,7 +4,7 @@ Pages come from the kernel by mmap and go back to it by munmap; the interpreter'
 that shares its block with others stays mapped until all of the block are home; then the block is unmapped at once.
 
 No lock: take and give may be called from any thread, and by a finalizer or a signal handler in the middle of each other.
-A free place is a number that lies in exactly one list, and moves from one to another within one call into C (`_move`),
+A free place is a number that lies in exactly one list, and moves from one to another within one call into C (`move`),
 so whoever is interrupted, or interrupts, finds it either here or there.
 """
 
@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import collections
 import ctypes
-import itertools
 import mmap
 import operator
 import sys
-from collections.abc import MutableSequence
 
 from mempool.sources import headroom, levels, numa
+from mempool.sources.moves import move
 from mempool.sources.sizes import parse_size
 
 #: Bytes. Elements smaller than it share blocks of about this size.
@@ -105,11 +104,11 @@ class Memory:
             try:
                 if block is None:
                     block = self._map()
-                    _move(block.free, held, 1)
+                    move(block.free, held)
                     if block.places > 1:
                         self._open[block] = None
                 else:
-                    _move(block.free, held, 1)
+                    move(block.free, held)
                     if not block.free:
                         self._shut(block)
                 if held:
@@ -183,12 +182,12 @@ class Memory:
         if block.places == 1:
             held.clear()  # nobody knows of the block but the region
             return
-        _move(held, block.free, 1)
+        move(held, block.free)
         self._settle(block)
 
     def _retire(self, block: _Block, held: list[int]) -> None:
         """Never use this place again: somebody still looks at it. Its block is unmapped when the last view is gone."""
-        _move(held, block.retired, 1)
+        move(held, block.retired)
         if block.places > 1:
             self._settle(block)
 
@@ -198,11 +197,11 @@ class Memory:
         if block.is_empty():
             last: collections.deque[int] = collections.deque()
             try:
-                _move(block.free, last, block.places)
+                move(block.free, last, block.places)
                 if len(last) + len(block.retired) < block.places:
-                    _move(last, block.free, block.places)  # somebody was faster
+                    move(last, block.free, block.places)  # somebody was faster
             except BaseException:
-                _move(last, block.free, block.places)
+                move(last, block.free, block.places)
                 raise
         if not block.free:
             self._shut(block)
@@ -282,14 +281,6 @@ class _Block:
 
     def is_empty(self) -> bool:
         return len(self.free) + len(self.retired) >= self.places
-
-
-def _move(source: MutableSequence[int], target: MutableSequence[int], most: int) -> None:
-    """Move numbers from one list to another, as many as there are. One call into C: none is ever in neither."""
-    try:
-        target.extend(itertools.islice(iter(source.pop, None), most))
-    except IndexError:
-        pass
 
 
 def _alignment(size: int, align: int | None) -> int:

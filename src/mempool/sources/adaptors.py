@@ -1,0 +1,325 @@
+"""Adaptors: sources around a source. They are composed by wrapping one into the other.
+
+    source = OnFailure(Limited(Buffers("1 MiB"), bytes_max="1 GiB"), gc.collect)
+
+Each passes on what the wrapped source has beside `alloc` and `free`: `reset`, `check`, `level`, `size`. Nothing here
+waits: alloc and free may be entered again by a finalizer or a signal handler at any moment, so counts are tokens that
+move from list to list (moves.py), and a random generator or an iterator is asked in one call into C.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from mempool.buffer import Buffer
+from mempool.sources.levels import LEVELS
+from mempool.sources.moves import move
+from mempool.sources.sizes import parse_size
+
+if TYPE_CHECKING:
+    from mempool.pool import Source
+
+T = TypeVar("T")
+
+#: What a source may have beside `alloc` and `free`, and an adaptor then has too.
+PASSED_ON = frozenset({"check", "level", "reset", "size"})
+
+_ONCE = ((),)  # for starmap: one call without arguments
+
+
+class Adaptor(Generic[T]):
+    """The base: a source that is the wrapped one. Wrap another way by overriding `alloc` or `free`.
+
+    source: any object with `alloc()` and `free(element)`.
+    """
+
+    def __init__(self, source: Source[T]) -> None:
+        self.source: Source[T] = _source(type(self).__name__, source)
+        """What is wrapped."""
+
+    def __getattr__(self, name: str) -> Any:
+        # Asked for what this object does not have. An adaptor whose constructor failed has no source either.
+        if name in PASSED_ON and "source" in self.__dict__:
+            return getattr(self.source, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def alloc(self) -> T:
+        """Make an element."""
+        return self.source.alloc()
+
+    def free(self, element: T, /) -> None:
+        """Dispose of an element."""
+        self.source.free(element)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.source!r})"
+
+
+class Limited(Adaptor[T]):
+    """No more than so many elements, or bytes, exist at once; beyond that, alloc raises MemoryError.
+
+    elements_max: elements.
+    bytes_max: bytes, as a number or in words; needs to know how large an element is.
+    size: bytes of an element, where the source does not tell it by a `size` of its own.
+
+    Unlike a pool's `limit`, it holds for all pools that share this source.
+    """
+
+    def __init__(
+        self,
+        source: Source[T],
+        *,
+        bytes_max: int | str | None = None,
+        elements_max: int | None = None,
+        size: int | str | None = None,
+    ) -> None:
+        super().__init__(source)
+        if (bytes_max is None) == (elements_max is None):
+            raise TypeError("Limited: give either bytes_max or elements_max")
+        if elements_max is not None:
+            self.elements_max: int = operator.index(elements_max)
+            """How many elements may exist at once."""
+            if self.elements_max < 0:
+                raise ValueError(f"Limited: elements_max is at least 0, not {elements_max}")
+        elif bytes_max is not None:
+            known = size if size is not None else getattr(source, "size", None)
+            if known is None:
+                raise ValueError(f"Limited: bytes_max needs the size of an element, and {source!r} has no size; say size=")
+            self.elements_max = parse_size(bytes_max) // parse_size(known)
+        # A permit is a token. At first it is one that was never issued.
+        self._fresh = iter(range(self.elements_max))
+        self._free: deque[int] = deque()
+        self._issued: deque[int] = deque()
+
+    @property
+    def existing(self) -> int:
+        """Elements that exist now."""
+        return len(self._issued)
+
+    def alloc(self) -> T:
+        """Make an element, if one more may exist."""
+        permit: list[int] = []
+        made: list[T] = []
+        try:
+            move(self._free, permit)
+            if not permit:
+                permit.extend(itertools.islice(self._fresh, 1))
+            if not permit:
+                move(self._free, permit)  # none is fresh any more, so only what came home meanwhile counts
+            if not permit:
+                raise MemoryError(f"Limited: {self.elements_max} elements exist already, as many as may be")
+            made.extend(itertools.starmap(self.source.alloc, _ONCE))
+            move(permit, self._issued)
+            return made[0]
+        except BaseException:
+            move(self._issued if made and not permit else permit, self._free)
+            _dispose(self.source, made)
+            raise
+
+    def free(self, element: T, /) -> None:
+        """Dispose of an element."""
+        try:
+            self.source.free(element)
+        except BufferError:  # somebody views it: it exists, and will be freed again
+            raise
+        except BaseException:
+            move(self._issued, self._free)
+            raise
+        move(self._issued, self._free)
+
+
+class Faulty(Adaptor[T]):
+    """Fails on purpose, with MemoryError, so that what is done then is exercised. After the kernel's fault attributes.
+
+    probability: of each alloc to fail, 0 to 1.
+    every: each so many'th alloc fails; 0: none does.
+    next: the next so many allocs fail; again by `fail_next`.
+    times: failures at most, all in all; None: any number.
+    seed: makes the sequence of random failures the same each time.
+    """
+
+    def __init__(
+        self,
+        source: Source[T],
+        *,
+        probability: float = 0.0,
+        every: int = 0,
+        next: int = 0,  # noqa: A002 - the word for it, and keyword-only
+        times: int | None = None,
+        seed: int | str | None = None,
+    ) -> None:
+        super().__init__(source)
+        if not 0.0 <= probability <= 1.0:
+            raise ValueError(f"Faulty: probability is 0 to 1, not {probability!r}")
+        self.probability: float = float(probability)
+        """Of each alloc to fail. May be changed at any time."""
+        self.every: int = _count("Faulty: every", every)
+        """Each so many'th alloc fails; 0: none does. May be changed at any time."""
+        self._calls = itertools.count(1)
+        self._due: Iterator[None] = itertools.repeat(None, _count("Faulty: next", next))
+        self._budget = itertools.repeat(None) if times is None else itertools.repeat(None, _count("Faulty: times", times))
+        self._random = random.Random(seed)
+        self._failures: deque[int] = deque(maxlen=1)
+        self._failed = itertools.count(1)
+
+    @property
+    def failures(self) -> int:
+        """How often it has failed on purpose."""
+        return max(self._failures, default=0)
+
+    def fail_next(self, n: int = 1) -> None:
+        """From now on: the next `n` allocs fail, whatever was said before."""
+        self._due = itertools.repeat(None, _count("Faulty: n", n))
+
+    def alloc(self) -> T:
+        """Fail, or make an element."""
+        call = next(self._calls)
+        due = next(self._due, self) is None
+        if not due and self.every:
+            due = call % self.every == 0
+        if not due and self.probability:
+            due = self._random.random() < self.probability
+        if due and next(self._budget, self) is None:
+            self._failures.extend(itertools.islice(self._failed, 1))
+            raise MemoryError(f"Faulty: alloc {call} fails on purpose")
+        return self.source.alloc()
+
+
+class OnFailure(Adaptor[T]):
+    """When the source fails, asks a function to find memory, and the source again.
+
+    callback: called without arguments when alloc has raised MemoryError, in the thread that allocates. Returns true if
+        another try is worth it. `gc.collect` will do, which returns how much it has found; a cache: `lambda:
+        cache.clear() or True`. What it raises, alloc raises.
+    tries: how often it is asked during one alloc, at most.
+
+    An alloc within the callback is not helped: it would call it again, for ever.
+    """
+
+    def __init__(self, source: Source[T], callback: Callable[[], object], *, tries: int = 8) -> None:
+        super().__init__(source)
+        if not callable(callback):
+            raise TypeError(f"OnFailure: callback is a function that may find memory, not {callback!r}")
+        self._callback = callback
+        self._tries = _count("OnFailure: tries", tries)
+        self._asked = threading.local()
+
+    def alloc(self) -> T:
+        """Make an element, with the callback's help where it is needed."""
+        for _ in range(self._tries):
+            try:
+                return self.source.alloc()
+            except MemoryError:
+                if getattr(self._asked, "is_running", False):
+                    raise
+                self._asked.is_running = True
+                try:
+                    if not self._callback():
+                        raise
+                finally:
+                    self._asked.is_running = False
+        return self.source.alloc()
+
+
+class Fallback(Adaptor[T]):
+    """Asks the first source, and the second where that fails. Each element goes back to the source that made it.
+
+    first, second: sources of elements that are alike to their user. `level` is the weaker of theirs, `size` the larger.
+
+    An element is known by its identity, so it may be of any kind; a `Buffer` by its memory, which outlives its handle.
+    """
+
+    def __init__(self, first: Source[T], second: Source[T]) -> None:
+        super().__init__(first)
+        self.second: Source[T] = _source("Fallback", second)
+        """What is asked when the first fails."""
+        # Only those of the second. No reference: an element that its user loses is destroyed as usual, and its number
+        # stands for whatever is made at its place later, which alloc then says anew.
+        self._seconds: dict[int, None] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in PASSED_ON or "second" not in self.__dict__:
+            return super().__getattr__(name)
+        found = [getattr(source, name) for source in (self.source, self.second) if hasattr(source, name)]
+        if not found:
+            return super().__getattr__(name)
+        if name == "size":
+            return max(found)
+        if name == "level":
+            return min(found, key=LEVELS.index) if len(found) == 2 and None not in found else None
+        return self._reset if name == "reset" else self._check
+
+    def alloc(self) -> T:
+        """Make an element, by the first source or else by the second."""
+        made: list[T] = []
+        maker = self.source
+        try:
+            try:
+                made.extend(itertools.starmap(maker.alloc, _ONCE))
+            except MemoryError:
+                maker = self.second
+                made.extend(itertools.starmap(maker.alloc, _ONCE))
+                self._seconds[key_of(made[0])] = None
+            else:
+                self._seconds.pop(key_of(made[0]), None)
+            return made[0]
+        except BaseException:
+            _dispose(maker, made)
+            raise
+
+    def free(self, element: T, /) -> None:
+        """Have the source that made this element dispose of it."""
+        # Looked up and forgotten first: once it is disposed of, its number may stand for another.
+        key = key_of(element)
+        maker = self._maker(element)
+        self._seconds.pop(key, None)
+        try:
+            maker.free(element)
+        except BufferError:  # somebody views it: it exists, and will be freed again
+            if maker is self.second:
+                self._seconds[key] = None
+            raise
+
+    def _maker(self, element: T) -> Source[T]:
+        return self.second if key_of(element) in self._seconds else self.source
+
+    def _reset(self, element: T) -> None:
+        reset = getattr(self._maker(element), "reset", None)
+        if reset is not None:
+            reset(element)
+
+    def _check(self, element: T) -> None:
+        check = getattr(self._maker(element), "check", None)
+        if check is not None:
+            check(element)
+
+    def __repr__(self) -> str:
+        return f"Fallback({self.source!r}, {self.second!r})"
+
+
+def _source(name: str, source: Source[T]) -> Source[T]:
+    if not (callable(getattr(source, "alloc", None)) and callable(getattr(source, "free", None))):
+        raise TypeError(f"{name}: a source has alloc() and free(element); {source!r} has not")
+    return source
+
+
+def _count(what: str, number: int) -> int:
+    if operator.index(number) < 0:
+        raise ValueError(f"{what} is at least 0, not {number}")
+    return operator.index(number)
+
+
+def _dispose(source: Source[T], made: list[T]) -> None:
+    while made:
+        source.free(made.pop())
+
+
+def key_of(element: object) -> int:
+    """By what an element is known while it exists. A Buffer's handle changes, its block does not."""
+    return id(element.block if isinstance(element, Buffer) else element)

@@ -1,0 +1,195 @@
+"""Logged: what is asked of a source, line by line in a file; and replay, which asks it again."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+from mempool.sources.adaptors import Adaptor, key_of
+
+if TYPE_CHECKING:
+    from mempool.pool import Source
+
+T = TypeVar("T")
+
+#: The columns. An element's number counts from 1; it is empty where an alloc failed.
+COLUMNS = ("time", "thread", "action", "element", "size")
+#: What stands in the column `action`: an element was made, disposed of, or could not be had; or alloc raised another error.
+ALLOC, FREE, FAIL, ERROR = "alloc", "free", "fail", "error"
+
+
+class Logged(Adaptor[T]):
+    """Writes down what is asked of the source: a CSV file that `replay` can play again.
+
+    to: a path, which is appended to; or an open file, whose descriptor is written to.
+
+        time      seconds since 1970
+        thread    its number in Python
+        action    alloc: an element was made; free: it is disposed of; fail: alloc raised MemoryError; error: another one
+        element   its number, the first is 1; nothing for fail and error
+        size      bytes of the element; nothing where nobody knows
+
+    Each line is one call of the system, so that the file is complete up to the moment at which a process dies, and that
+    finalizers and signal handlers may write too. A line that cannot be written (the disk is full) disturbs nobody; it is
+    counted in `lines_lost`.
+    """
+
+    def __init__(self, source: Source[T], *, to: str | os.PathLike[str] | IO[Any]) -> None:
+        super().__init__(source)
+        self._lent: IO[Any] | None = None
+        if isinstance(to, str | os.PathLike):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+            self._file: int = os.open(to, flags, 0o666)
+        else:
+            to.flush()
+            self._file = to.fileno()
+            self._lent = to
+        self._numbers = itertools.count(1)
+        self._known: dict[int, tuple[str, str]] = {}  # by identity; as in Fallback, without references
+        self._lost: deque[int] = deque(maxlen=1)
+        self._losses = itertools.count(1)
+        if not self._has_lines():
+            self._write(",".join(COLUMNS))
+
+    @property
+    def lines_lost(self) -> int:
+        """Lines that could not be written."""
+        return max(self._lost, default=0)
+
+    def alloc(self) -> T:
+        """Make an element, and write it down."""
+        made: list[T] = []
+        try:
+            made.extend(itertools.starmap(self.source.alloc, ((),)))
+            number, size = str(next(self._numbers)), self._size_of(made[0])
+            self._known[key_of(made[0])] = number, size
+            self._write_line(ALLOC, number, size)
+            return made[0]
+        except BaseException as error:
+            if made:
+                self.free(made.pop())
+            else:
+                size = str(getattr(self.source, "size", ""))
+                self._write_line(FAIL if isinstance(error, MemoryError) else ERROR, "", size)
+            raise
+
+    def free(self, element: T, /) -> None:
+        """Dispose of an element, and write it down."""
+        key = key_of(element)
+        number, size = known = self._known.pop(key, ("", ""))
+        # Before it is free: what another thread makes of its memory stands below it, and a replay needs no more at once.
+        self._write_line(FREE, number, size)
+        try:
+            self.source.free(element)
+        except BufferError:  # somebody views it: it exists, and will be freed again
+            self._known[key] = known
+            raise
+
+    def close(self) -> None:
+        """Write no more; closes the file if it was opened here. What is asked later counts as lost lines."""
+        file, self._file = self._file, -1
+        if self._lent is None and file >= 0:
+            os.close(file)
+
+    def __del__(self) -> None:
+        if "_file" in self.__dict__:
+            self.close()
+
+    def _size_of(self, element: T) -> str:
+        size = getattr(self.source, "size", None)
+        if size is None:
+            try:
+                size = memoryview(element).nbytes  # type: ignore[arg-type]
+            except TypeError:
+                return ""
+        return str(size)
+
+    def _has_lines(self) -> bool:
+        try:
+            return os.fstat(self._file).st_size > 0
+        except OSError:
+            return False
+
+    def _write_line(self, action: str, number: str, size: str) -> None:
+        self._write(f"{time.time():.6f},{threading.get_ident()},{action},{number},{size}")
+
+    def _write(self, line: str) -> None:
+        try:
+            if self._lent is not None and self._lent.closed:
+                raise OSError  # its number may be another file's by now
+            os.write(self._file, f"{line}\n".encode())
+        except OSError:
+            self._lost.extend(itertools.islice(self._losses, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What came of a replay."""
+
+    allocs: int
+    """Elements that were had."""
+    frees: int
+    """Elements that were given back, as the log says."""
+    failures: int
+    """Allocs that raised MemoryError."""
+    left: int
+    """Elements that the log does not free; they were given back at the end."""
+    seconds: float
+    """How long it took."""
+
+
+def replay(file: str | os.PathLike[str] | Iterable[str], source: Source[Any]) -> Replay:
+    """Ask a source (or a pool) again for what a log of `Logged` tells, as fast as it goes, in the order of the log.
+
+    file: its path, or its lines. Times and threads of the log are not heeded: all happens in the calling thread.
+
+    An alloc that fails now is counted, and its free is left out. One that failed then is tried too, and given back at once
+    where it works now. All elements are given back when it ends, however it ends. Raises ValueError for what is no log.
+    """
+    if isinstance(file, str | os.PathLike):
+        with Path(file).open(encoding="ascii", newline="") as lines:
+            return _replay(lines, source)
+    return _replay(file, source)
+
+
+def _replay(lines: Iterable[str], source: Source[Any]) -> Replay:
+    rows = csv.reader(lines)
+    if tuple(next(rows, ())) != COLUMNS:
+        raise ValueError(f"this is no log of Logged: its first line is not {','.join(COLUMNS)}")
+    out: dict[str, Any] = {}
+    allocs = frees = failures = 0
+    began = time.perf_counter()
+    try:
+        for row in rows:
+            if len(row) != len(COLUMNS) or row[2] not in (ALLOC, FREE, FAIL, ERROR):
+                raise ValueError(f"line {rows.line_num} of the log is none of Logged's: {row}")
+            _, _, action, number, _ = row
+            if action == FREE:
+                if number in out:
+                    source.free(out.pop(number))
+                    frees += 1
+                continue
+            try:
+                element = source.alloc()
+            except MemoryError:
+                failures += 1
+                continue
+            allocs += 1
+            if action == ALLOC:
+                out[number] = element
+            else:
+                source.free(element)
+        left = len(out)
+    finally:
+        seconds = time.perf_counter() - began
+        while out:
+            source.free(out.popitem()[1])
+    return Replay(allocs, frees, failures, left, seconds)
