@@ -15,6 +15,7 @@ from setuptools.command.build_ext import build_ext
 # src/mempool/_core/__init__.py, which loads the same modules uncompiled.
 COMPILED = (
     "src/mempool/_core/line.py",
+    "src/mempool/buffer.py",
     "src/mempool/_core/roll.py",
     "src/mempool/_core/books.py",
     "src/mempool/_core/ledger.py",

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from mempool import Buffers
 from mempool.pool import Source
 from mempool.testing.contract import PoolContract
@@ -11,6 +13,7 @@ class TestObjects(PoolContract):
     """Plain objects."""
 
 
+@pytest.mark.filterwarnings("ignore:.*a buffer was dropped:ResourceWarning")  # many tests end with elements out
 class TestBuffers(PoolContract):
     """Memory that is really there."""
 

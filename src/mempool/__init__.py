@@ -4,19 +4,23 @@ Pool                    the pool: alloc, free, lease, resize
 Objects, Buffers        where elements come from
 Guarantee, PoolStats    what a pool promises; what it has done
 Lease                   an element that goes home by itself
+Buffer                  an element of Buffers: memory in your hands, until you free it
 PoolError ...           what can go wrong
 mempool.linux           the kernel's own names
 """
 
 from mempool._core import IMPLEMENTATION
+from mempool.buffer import Buffer
 from mempool.errors import (
     DeadlockError,
     DoubleFree,
     ForeignElement,
     LineFull,
+    PoisonError,
     PoolClosed,
     PoolError,
     PoolTimeout,
+    UseAfterFree,
 )
 from mempool.guarantee import Guarantee, PoolStats
 from mempool.holders import Holder
@@ -28,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "IMPLEMENTATION",
+    "Buffer",
     "Buffers",
     "DeadlockError",
     "DoubleFree",
@@ -37,10 +42,12 @@ __all__ = [
     "Lease",
     "LineFull",
     "Objects",
+    "PoisonError",
     "Pool",
     "PoolClosed",
     "PoolError",
     "PoolStats",
     "PoolTimeout",
     "Source",
+    "UseAfterFree",
 ]

@@ -27,5 +27,13 @@ class DoubleFree(PoolError, ValueError):
     """An element was given back that has come home already."""
 
 
+class UseAfterFree(PoolError, ValueError):
+    """A buffer was used after it was freed."""
+
+
+class PoisonError(PoolError):
+    """A spare was written to while it lay in the pool: somebody uses memory that he has freed."""
+
+
 class ForeignElement(PoolError, ValueError):
     """An element was given back that this pool has not handed out."""

@@ -18,6 +18,9 @@ class Guarantee:
     unfunded: int
     """The part of the reserve that not even every return would fill: a grow ran out of memory. See `Pool.refill`."""
 
+    level: str | None = None
+    """How the memory of an element is guaranteed: the level of `Buffers`; None: the source does not say."""
+
     @property
     def held(self) -> bool:
         """Whether the promise is covered: nothing is unfunded."""

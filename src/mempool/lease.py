@@ -86,10 +86,20 @@ class Lease:
         return self.hands.elements[0]
 
     def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
-        self._release()
+        try:
+            self._release()
+        except BufferError:
+            if exc is None:
+                raise
+            self._let_go()  # the traceback keeps views alive, and must not be hidden behind them
 
     async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
-        self._release()
+        try:
+            self._release()
+        except BufferError:
+            if exc is None:
+                raise
+            self._let_go()
 
     def release(self) -> None:
         """Send the element home. Raises DoubleFree the second time."""
@@ -132,7 +142,11 @@ class Lease:
         if hands is None:
             return  # the pool gave nothing, or has it back
         where = self.pool._taken_at(hands.elements[hands.first])
-        self.pool._bring_home(hands)
+        try:
+            self.pool._bring_home(hands)
+        except BufferError:
+            self._let_go()
+            return
         self.state = RELEASED
         warnings.warn(
             f"{self.pool._called()}: a lease was dropped without release{where}; use `with pool.lease()`",
@@ -140,6 +154,12 @@ class Lease:
             source=self,
             stacklevel=3,
         )
+
+    def _let_go(self) -> None:
+        """Leave a buffer that is still viewed to itself: it goes home when the last view dies."""
+        self.thing = None
+        self.hands = None
+        self.state = RELEASED
 
     @cython.cfunc
     @cython.exceptval(-1, check=True)

@@ -21,6 +21,7 @@ There is no mempool_init and no mempool_exit: Python embeds no structure in anot
 from __future__ import annotations
 
 import errno
+import functools
 import mmap
 import operator
 import warnings
@@ -29,7 +30,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, Generic, TypeVar
 
-from mempool import Buffers, Pool, Source
+from mempool import Buffer, Buffers, Pool, Source
 from mempool.sources.sizes import parse_size
 
 T = TypeVar("T")
@@ -397,7 +398,7 @@ def mempool_create_kmalloc_pool(min_nr: int, size: int | str) -> Mempool[memoryv
     return mempool_create(min_nr, mempool_kmalloc, mempool_kfree, parse_size(size))
 
 
-def mempool_create_page_pool(min_nr: int, order: int) -> Mempool[mmap.mmap] | None:
+def mempool_create_page_pool(min_nr: int, order: int) -> Mempool[Buffer] | None:
     """A pool of 2**order pages each, aligned to a page and populated; order 0 is one page.
 
     Returns and raises what `mempool_create` does; ValueError for a negative order. Kernel: mempool_create_page_pool.
@@ -431,18 +432,23 @@ def mempool_kfree(element: memoryview, pool_data: int) -> None:
         pass  # somebody still has a view of it: the memory goes with the last one
 
 
-def mempool_alloc_pages(gfp_mask: int, pool_data: int) -> mmap.mmap | None:
+def mempool_alloc_pages(gfp_mask: int, pool_data: int) -> Buffer | None:
     """An `alloc_fn`: 2**pool_data pages, aligned and populated. Kernel: mempool_alloc_pages."""
     order = _checked_order(pool_data)
     try:
-        return Buffers(mmap.PAGESIZE << order).alloc()
+        return _pages(order).alloc()
     except (MemoryError, OverflowError):
         return None
 
 
-def mempool_free_pages(element: mmap.mmap, pool_data: int) -> None:
+def mempool_free_pages(element: Buffer, pool_data: int) -> None:
     """The `free_fn` beside it. Kernel: mempool_free_pages."""
-    Buffers(mmap.PAGESIZE << _checked_order(pool_data)).free(element)
+    _pages(_checked_order(pool_data)).free(element)
+
+
+@functools.cache
+def _pages(order: int) -> Buffers:
+    return Buffers(mmap.PAGESIZE << order)
 
 
 def _checked_order(order: int) -> int:

@@ -19,7 +19,7 @@ from mempool._core.quick import DEFAULT
 from mempool.errors import PoolTimeout
 from mempool.guarantee import Guarantee, PoolStats
 from mempool.holders import Holder, HolderBook, name_of
-from mempool.traffic import Traffic
+from mempool.traffic import Home, Traffic
 
 if TYPE_CHECKING:
     from mempool.lease import Lease
@@ -29,7 +29,11 @@ _numbers = itertools.count(1)
 
 
 class Source(Protocol[T]):
-    """Where elements come from. `alloc` may fail with MemoryError. A `reset(element)`, if there is one, runs on return."""
+    """Where elements come from. `alloc` may fail with MemoryError.
+
+    It may have more: `reset(element)`, called with what comes home, and `check(element)`, called with what is about to
+    be handed out; an element at which one of them raises is disposed of. And `level`: how its memory is guaranteed.
+    """
 
     def alloc(self) -> T:
         """Make an element; never None."""
@@ -79,6 +83,7 @@ class Pool(Traffic, Generic[T]):
             raise ValueError(f'{self._called()}: track is "identity", "nothing" or "holders", not {track!r}')
         self._source = source
         self._reset = getattr(source, "reset", None)
+        self._check = getattr(source, "check", None)
         self._book = HolderBook() if track == "holders" else None
         self._resizing = {}
         self._lost = collections.deque()
@@ -91,7 +96,8 @@ class Pool(Traffic, Generic[T]):
         self._source_failures = 0
         waiting_max = sys.maxsize if max_waiting is None else min(self._count("max_waiting", max_waiting), sys.maxsize)
         targets = self._targets(self._count("reserve", reserve), keep, limit)
-        super().__init__(Reserve(tracks=track != "nothing", quick=self._reset is None and self._book is None))
+        is_quick = self._reset is None and self._check is None and self._book is None
+        super().__init__(Reserve(track != "nothing", is_quick, Home(self, source)))
         self.core.set_waiting_max(waiting_max)
         self._retarget(*targets)
         try:
@@ -288,7 +294,8 @@ class Pool(Traffic, Generic[T]):
         figures = self.core.figures()
         lacking = max(0, figures["reserve"] - figures["spare"])
         owed = min(lacking, max(0, figures["out"]))
-        return Guarantee(figures["reserve"], figures["spare"], owed, lacking - owed)
+        level = getattr(self._source, "level", None)
+        return Guarantee(figures["reserve"], figures["spare"], owed, lacking - owed, level)
 
     def stats(self) -> PoolStats:
         """What the pool is and has done, all of one moment."""

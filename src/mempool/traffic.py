@@ -13,6 +13,8 @@ import itertools
 import logging
 import operator
 import threading
+import warnings
+import weakref
 from collections.abc import Callable, Generator
 from types import EllipsisType
 from typing import Any
@@ -22,9 +24,11 @@ from mempool._core import Hands, Quick, Ticket
 from mempool._core import line as states
 from mempool._core.quick import DEFAULT
 from mempool._core.reserve import IS_CLOSED, IS_FULL, TIMED_OUT, WAIT_BUCKETS
+from mempool.buffer import Buffer, prepare, renew
 from mempool.clock import Clock
 from mempool.errors import DeadlockError, DoubleFree, ForeignElement, LineFull, PoolClosed, PoolTimeout
 from mempool.holders import HolderBook, describe, find_deadlock
+from mempool.viewers import viewers
 
 #: Seconds. The head of the line asks the source by itself after the first, then in doubling steps up to the last
 #: (kernel: every 5 s); and, whatever the news, never sooner than the third after a failure.
@@ -40,6 +44,25 @@ HOLDERS_NAMED = 8
 log: logging.Logger = logging.getLogger("mempool")
 
 
+class Home:
+    """Where a buffer belongs. What it knows of its pool, which it must not keep alive."""
+
+    __slots__ = ("_pool", "_source", "name")
+
+    def __init__(self, pool: Traffic, source: Any) -> None:
+        self.name = pool.name
+        self._pool = weakref.ref(pool)
+        self._source = source
+
+    def recover(self, buffer: Buffer) -> None:
+        """Its user has dropped it."""
+        pool = self._pool()
+        if pool is None:
+            self._source.free(buffer)
+        else:
+            pool._recover(buffer)
+
+
 class Traffic(Quick):
     """Everything a pool does that is not quick."""
 
@@ -47,6 +70,7 @@ class Traffic(Quick):
     __slots__ = (
         "_asked_at",
         "_book",
+        "_check",
         "_clock",
         "_lost",
         "_patience",
@@ -63,6 +87,7 @@ class Traffic(Quick):
     name: str
     _asked_at: float
     _book: HolderBook | None
+    _check: Callable[[Any], object] | None
     _clock: Clock
     _lost: collections.deque[Ticket]
     _patience: float | None
@@ -115,6 +140,13 @@ class Traffic(Quick):
 
     def _sign_out(self, hands: Hands) -> None:
         """What these hands hold is the user's from now on."""
+        if self._check is not None:
+            try:
+                for element in hands.held():
+                    self._check(element)
+            except Exception:
+                self.core.condemn(hands)  # all of them: who has spoilt one is not to be trusted with the rest
+                raise
         self.core.sign_out(hands)
         if self._book is not None:
             self._book.record(hands.held(), self._clock.now())
@@ -315,17 +347,29 @@ class Traffic(Quick):
         hands.hold(element)
         self._bring_home(hands)
 
-    def _bring_home(self, hands: Hands) -> int:
-        """Take what these hands hold back from its user. Returns how many were kept. May be done again, to finish it."""
+    def _bring_home(self, hands: Hands, *, renewing: bool = True) -> int:
+        """Take what these hands hold back from its user. Returns how many were kept. May be done again, to finish it.
+
+        renewing: the handles of buffers die; see buffer.py.
+        """
         total = hands.count - hands.first
         if not total:
             return 0
         is_reset = self._reset is None
         try:
-            if not hands.are_owners() and not self.core.sign_in(hands):
-                raise self._not_out(hands.held())
+            if not hands.are_owners():
+                unfit = prepare(hands, self.core.home) if renewing else None
+                if unfit is not None:
+                    raise self._unfit(unfit, hands)
+                if not self.core.sign_in(hands):
+                    raise self._not_out(hands.held())
             if self._book is not None:
                 self._book.forget(hands.held())
+            if renewing:
+                viewed = renew(hands)
+                if viewed is not None:
+                    self.core.put_out(hands)
+                    raise self._unfit(viewed, hands)
             if self._reset is not None:
                 for element in hands.held():
                     self._reset(element)
@@ -336,11 +380,47 @@ class Traffic(Quick):
         except BaseException:
             self.core.undo_sign_in(hands)
             if hands.are_owners():
+                if renewing:
+                    renew(hands)
                 if not is_reset:
                     self.core.condemn(hands)  # nobody knows what state it is in
                 self._hand_back(hands)
             raise
         return kept
+
+    def _recover(self, buffer: Buffer) -> None:
+        """A buffer that is out was dropped. Called by its finalizer: what flies is swallowed, nobody comes back to it."""
+        hands = Hands(1)
+        hands.hold(buffer)
+        where = self._taken_at(buffer)
+        try:
+            self._bring_home(hands)
+        except KeyboardInterrupt:
+            self._bring_home(hands)
+            raise
+        except MemoryError:
+            self._bring_home(hands, renewing=False)  # nobody else has this handle, so it may go home itself
+        except (DoubleFree, ForeignElement):
+            self._source.free(buffer)  # it never arrived here
+            return
+        warnings.warn(
+            f"{self._called()}: a buffer was dropped while it was out{where}; free it, or use `with pool.lease()`",
+            ResourceWarning,
+            stacklevel=3,
+        )
+
+    def _unfit(self, buffer: Buffer, hands: Hands) -> Exception:
+        """Why this buffer cannot be freed."""
+        if buffer.is_dead():
+            return DoubleFree(f"{self._called()}: this buffer was freed already; free an element once, or use a lease")
+        if buffer.block.home is not self.core.home or hands.held().count(buffer) > 1:
+            return self._not_out(hands.held())
+        views = buffer.views()
+        what = f" ({viewers(buffer)})" if self._book is not None else ""
+        return BufferError(
+            f"{self._called()}: this buffer is still viewed through {views} view{'' if views == 1 else 's'}{what}; "
+            "drop them and free it again"
+        )
 
     def _not_out(self, elements: list[Any]) -> Exception:
         twice = next((e for e in elements if sum(other is e for other in elements) > 1), None)

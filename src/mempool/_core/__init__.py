@@ -6,7 +6,7 @@ roll.py     which elements are out, by identity
 ledger.py   how the books are opened, shut and read
 reserve.py  the decisions
 quick.py    where alloc and free come in
-(../lease.py is compiled too.)
+(../lease.py and ../buffer.py are compiled too.)
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 #: The compiled modules, in the order in which they need each other. setup.py lists the same.
 COMPILED_MODULES = (
     "mempool._core.line",
+    "mempool.buffer",
     "mempool._core.roll",
     "mempool._core.books",
     "mempool._core.ledger",

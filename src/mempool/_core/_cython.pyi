@@ -19,6 +19,7 @@ ulonglong: TypeAlias = builtins.int
 void: TypeAlias = None
 # Pointers stand only in branches for C.
 p_void: TypeAlias = Any
+p_char: TypeAlias = Any
 pp_void: TypeAlias = Any
 NULL: Any
 

@@ -7,6 +7,7 @@ cdef class Ledger:
     cdef Roll roll
     cdef bint tracks
     cdef bint quick
+    cdef readonly object home
     cdef Books open(self)
     cdef bint shut(self, Books books) except? -1
     cdef void serve_line(self, Books books)

@@ -32,9 +32,14 @@ class Ledger:
     roll: Roll
     tracks: cython.bint
     quick: cython.bint
+    home: Any
 
-    def __init__(self, tracks: bool, quick: bool) -> None:
-        """tracks: keep a roll of the elements that are out. quick: nothing needs to be told of each alloc and free."""
+    def __init__(self, tracks: bool, quick: bool, home: object = None) -> None:
+        """tracks: keep a roll of the elements that are out. quick: nothing needs to be told of each alloc and free.
+
+        home: what a Buffer of this pool is told about where it belongs.
+        """
+        self.home = home
         self.books = Books()
         self.roll = Roll()
         self.tracks = tracks

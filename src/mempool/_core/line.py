@@ -62,6 +62,11 @@ class Hands:
         """Whether the roll let go of the element, so that nobody else owns it."""
         return self.proven or len(self.struck) >= self.count > 0
 
+    def disown(self) -> None:
+        """The roll has what these hands hold again."""
+        self.proven = False
+        self.struck.clear()
+
     def missing(self) -> int:
         return self.wanted - (self.count - self.first)
 

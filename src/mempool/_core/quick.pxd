@@ -10,6 +10,7 @@ from cpython.list cimport PyList_GET_ITEM
 from mempool._core.books cimport Books
 from mempool._core.reserve cimport Reserve
 from mempool._core.roll cimport Roll
+from mempool.buffer cimport DEAD, LIVE, Buffer, blank
 
 cdef class Quick:
     cdef object __weakref__
@@ -54,11 +55,27 @@ cdef inline bint put_warm(Quick self, element) except? -1:
     """Take back an element that is out while there is room and nobody waits. False: go the slow way."""
     if self.books.spare >= self.books.room:
         return False
+    if type(element) is Buffer:
+        return put_buffer(self, <Buffer>element)
     if self.tracks:
         if not self.roll.strike(<void*>element):
             return False
     elif self.books.made - self.books.disposed - self.books.disposing <= self.books.spare:  # nothing is out
         return False
     mempool_place(self.books.places, self.books.spare, element)
+    self.books.spare += 1
+    return True
+
+
+cdef inline bint put_buffer(Quick self, Buffer buffer) except? -1:
+    """The same for a buffer: this handle dies, another one of the same memory goes to the shelf."""
+    if buffer.state != LIVE or buffer.exports > 0 or buffer.block.home is not self.core.home:
+        return False
+    cdef Buffer heir = blank(buffer.block)
+    if self.tracks and not self.roll.strike(<void*>buffer):
+        return False
+    buffer.state = DEAD
+    heir.state = LIVE
+    mempool_place(self.books.places, self.books.spare, heir)
     self.books.spare += 1
     return True

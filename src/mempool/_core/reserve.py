@@ -24,6 +24,7 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.books import Books
     from mempool._core.ledger import Ledger
     from mempool._core.line import Hands, Ticket
+    from mempool.buffer import Buffer
 
 #: Beside the states of a ticket, how a wait can end.
 TIMED_OUT = 4
@@ -129,6 +130,9 @@ class Reserve(Ledger):
                 i: cython.Py_ssize_t
                 for i in range(made):
                     own.add(own.arrivals[i])
+                    if type(own.arrivals[i]) is Buffer:
+                        buffer: Buffer = own.arrivals[i]
+                        buffer.block.home = self.home
                 if cython.compiled:
                     del own.arrivals[:]
                 else:
@@ -177,6 +181,11 @@ class Reserve(Ledger):
         if self.tracks:
             with cython.critical_section(self):
                 self.roll.undo_sign_in(hands)
+
+    def put_out(self, hands: Hands) -> None:
+        """What these hands hold is its user's again: the opposite of sign_in."""
+        self.sign_out(hands)
+        hands.disown()
 
     def give(self, hands: Hands) -> None:
         """What these hands hold comes home: to the first in line, else to the shelf while spare < keep.

@@ -1,60 +1,122 @@
-"""Buffers: page-aligned memory that is really there."""
+"""Buffers: memory that is really there."""
 
 from __future__ import annotations
 
-import errno
-import mmap
+import ctypes
+import os
 
-from mempool.sources.sizes import parse_size
+from mempool.buffer import Buffer, first_handle
+from mempool.errors import PoisonError
+from mempool.sources.memory import Memory
 
-#: Linux 5.14: populate (prefault) the pages for writing; not in the mmap module. Source: madvise(2).
-MADV_POPULATE_WRITE = 23
+#: What a poisoned spare holds, and its last byte. Source: Linux, include/linux/poison.h.
+POISON_FREE, POISON_END = 0x6B, 0xA5
+#: Bytes of the memory that a PoisonError shows.
+DUMPED = 16
+_ZERO = ("never", "free", "alloc")
+
+_memcmp = (ctypes.cdll.msvcrt if os.name == "nt" else ctypes.CDLL(None)).memcmp
+_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
 class Buffers:
-    """Elements of so many bytes, each an anonymous private mapping of whole pages.
+    """Elements of so many bytes. An element is a `mempool.Buffer`: a writable buffer that dies when it is freed.
 
-    size: bytes, as a number or in words: 65536, "64 KiB", "1.5 MiB".
+    size: bytes, as a number or in words: 65536, "64 KiB", "1.5 MiB". Small ones share pages.
+    level: how much of the memory is really there: "virtual", "backed", "resident", "locked" or "huge"; see
+        `mempool.sources.memory.Memory`. It is verified; memory that cannot be had at this level raises MemoryError.
+    align: the address is a multiple of it: a power of two up to 2 MiB; None: a page, or less for small elements.
+    huge: ask for transparent huge pages.
+    zero: "free" wipes what comes home before anybody else can have it; "alloc" hands out zeros; "never" does neither.
+    poison: fill spares with a pattern and raise PoisonError when one was written to meanwhile; also by MEMPOOL_POISON=1.
+    numa_node: on which node the pages lie; None: where the kernel likes.
 
-    Every page is populated before `alloc` returns, so that using it later can neither fail nor fault in new pages. An
-    element is a `mmap.mmap`: writable, `len(element) == size`, for `readinto`, `recv_into`, `memoryview`, slices.
-    Memory that cannot be had raises MemoryError.
+    Raises ValueError or TypeError for what can never be had.
     """
 
-    def __init__(self, size: int | str) -> None:
-        self.size: int = parse_size(size)
+    def __init__(
+        self,
+        size: int | str,
+        *,
+        level: str = "resident",
+        align: int | None = None,
+        huge: bool = False,
+        zero: str = "never",
+        poison: bool = False,
+        numa_node: int | None = None,
+    ) -> None:
+        if zero not in _ZERO:
+            raise ValueError(f'Buffers: zero is "never", "free" or "alloc", not {zero!r}')
+        self._memory = Memory(size, level=level, align=align, huge=huge, numa_node=numa_node, name=f"Buffers({size!r})")
+        self.size: int = self._memory.size
+        self._zero = zero
+        self._poison = poison or os.environ.get("MEMPOOL_POISON", "") not in ("", "0")
+        # There only where needed: a pool that has to call them cannot take its quick path.
+        if zero == "free" or self._poison:
+            self.reset = self._wipe
+        if zero == "alloc" or self._poison:
+            self.check = self._inspect
 
-    def alloc(self) -> mmap.mmap:
-        """Map and populate an element."""
+    @property
+    def level(self) -> str | None:
+        """The level that was verified; None before the first element."""
+        return self._memory.verified
+
+    def alloc(self) -> Buffer:
+        """Map an element, or a block of small ones, and bring it to its level."""
+        region = self._memory.take()
         try:
-            element = mmap.mmap(-1, self.size)
-        except OSError as error:
-            raise MemoryError(f"Buffers: no {self.size} bytes: {error.strerror}") from error
-        try:
-            _populate(element)
+            buffer = first_handle(region, self)
         except BaseException:
-            element.close()
+            self._memory.give(region)
             raise
-        return element
+        if self._poison or self._zero == "free":
+            self._wipe(buffer)
+        return buffer
 
-    def free(self, element: mmap.mmap, /) -> None:
-        """Unmap an element. One that is still viewed by somebody is unmapped when the last view dies."""
-        try:
-            element.close()
-        except BufferError:
-            pass  # dropping the reference does it, when the views are gone
+    def free(self, element: Buffer, /) -> None:
+        """Give its memory back; the handle is dead then. Raises BufferError while somebody views it."""
+        if self._zero == "free":
+            element.fill(0)
+        self._memory.give(element.surrender())
+
+    def _wipe(self, element: Buffer) -> None:
+        """An element lies in the pool from now on."""
+        if self._poison:
+            element.fill(POISON_FREE)
+            element[-1] = POISON_END
+        else:
+            element.fill(0)
+
+    def _inspect(self, element: Buffer) -> None:
+        """An element is about to be handed out."""
+        if self._poison and not _is_poisoned(element):
+            raise PoisonError(_tell_damage(element))
+        if self._zero != "never":
+            element.fill(0)
 
     def __repr__(self) -> str:
         return f"Buffers({self.size})"
 
 
-def _populate(element: mmap.mmap) -> None:
-    if hasattr(element, "madvise"):
-        try:
-            element.madvise(MADV_POPULATE_WRITE)
-            return
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # EINVAL: a kernel before 5.14
-                raise MemoryError(f"Buffers: {len(element)} bytes cannot be populated: {error.strerror}") from error
-    for offset in range(0, len(element), mmap.PAGESIZE):
-        element[offset] = 0
+def _is_poisoned(element: Buffer) -> bool:
+    size = len(element)
+    if element[-1] != POISON_END or (size > 1 and element[0] != POISON_FREE):
+        return False
+    # The memory but its last byte, compared with itself one byte further: all bytes are alike.
+    return size <= 2 or _memcmp(element.address, element.address + 1, size - 2) == 0
+
+
+def _tell_damage(element: Buffer) -> str:
+    with memoryview(element) as view:
+        good = bytes([POISON_FREE]) * 65536
+        offset = 0
+        while offset + len(good) < len(view) and view[offset : offset + len(good)] == good:
+            offset += len(good)
+        while offset < len(view) - 1 and view[offset] == POISON_FREE:
+            offset += 1
+        dump = bytes(view[offset : offset + DUMPED]).hex(" ")
+        return (
+            f"{element!r}: the byte at offset {offset} was written after the buffer was freed, or beyond the end of "
+            f"another: {dump} where {POISON_FREE:02x} ... {POISON_END:02x} should be. Somebody uses memory that is not his"
+        )

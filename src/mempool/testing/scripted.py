@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from mempool.buffer import identity_of
 from mempool.pool import Source
 from mempool.testing.waiting import wait_until
 
@@ -81,6 +82,8 @@ class ScriptedSource(Generic[T]):
 
     reset: Callable[[T], object]
     """The real source's, if it has one."""
+    check: Callable[[T], object]
+    """The same."""
 
     def __init__(self, *script: Action, otherwise: Action = Step.WORKS, source: Source[T] | None = None) -> None:
         self.otherwise = otherwise
@@ -100,9 +103,9 @@ class ScriptedSource(Generic[T]):
         self.wrong: list[str] = []
         """What the pool did wrong: elements it gave to `free` that did not exist (any more)."""
         self._source: Source[Any] | None = source
-        reset = getattr(source, "reset", None)
-        if reset is not None:
-            self.reset = reset
+        for hook in ("reset", "check"):
+            if hasattr(source, hook):
+                setattr(self, hook, getattr(source, hook))
         self._script: deque[Action] = deque(script)
         self._free_script: deque[Action] = deque()
         self._lock = threading.RLock()  # may be entered again by a finalizer
@@ -156,7 +159,7 @@ class ScriptedSource(Generic[T]):
 
     def has(self, elements: Iterable[T]) -> bool:
         """Whether all of these exist."""
-        return all(self._existing.get(id(element)) is element for element in elements)
+        return all(identity_of(element) in self._existing for element in elements)
 
     # -- what the pool asks
 
@@ -169,7 +172,7 @@ class ScriptedSource(Generic[T]):
         element: T = self._source.alloc() if self._source is not None else Element(next(self._numbers))  # type: ignore[assignment]
         with self._lock:
             self.made += 1
-            self._existing[id(element)] = element
+            self._existing[identity_of(element)] = element
         return element
 
     def free(self, element: T, /) -> None:
@@ -177,7 +180,7 @@ class ScriptedSource(Generic[T]):
         with self._lock:
             self.free_calls += 1
             action = self._free_script.popleft() if self._free_script else self.otherwise_free
-            if self._existing.pop(id(element), None) is not element:
+            if self._existing.pop(identity_of(element), None) is None:
                 self.wrong.append(f"free({element!r}): there is no such element")
                 raise AssertionError(self.wrong[-1])
         try:

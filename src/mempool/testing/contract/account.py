@@ -11,7 +11,7 @@ import pytest
 
 from mempool.errors import PoolTimeout
 from mempool.pool import Pool
-from mempool.testing.contract.base import SOON, Contract, fails, slow, waits, works
+from mempool.testing.contract.base import SOON, Contract, fails, same, slow, waits, works
 from mempool.testing.waiting import wait_until
 
 CALLS: dict[str, Callable[[Pool[Any]], object]] = {
@@ -65,9 +65,9 @@ class AccountContract(Contract):
         pool, _source = self.pool(1, works, otherwise=fails)
         first = pool.alloc()
         pool.free(first)
-        pool.alloc()
-        pool.alloc()
+        held = [pool.alloc(), pool.alloc()]
         stats = pool.stats()
+        assert stats.out == len(held)
         assert (stats.served_from_source, stats.served_from_spare, stats.served_from_reserve) == (1, 1, 1)
         assert stats.source_failures == 1
 
@@ -82,7 +82,7 @@ class AccountContract(Contract):
         with pytest.raises(PoolTimeout):
             in_vain.result(SOON)
         pool.free(element)
-        assert served.result(SOON) is element
+        assert same(served.result(SOON), element)
         wait_until(lambda: pool.stats().waits_served == 1)
         stats = pool.stats()
         assert stats.waits_timed_out == 1
@@ -179,5 +179,5 @@ class AccountContract(Contract):
 
         source.then(free_then_fail)
         assert pool.try_alloc() is None
-        assert waiter.result(SOON) is element
+        assert same(waiter.result(SOON), element)
         self.audit(pool, source, out=[element])

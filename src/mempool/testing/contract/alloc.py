@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mempool.errors import PoolTimeout
-from mempool.testing.contract.base import SOON, Contract, fails, raises, waits, works
+from mempool.testing.contract.base import SOON, Contract, fails, raises, same, same_all, waits, works
 from mempool.testing.scripted import Action, SourceBroken
 
 
@@ -54,8 +54,8 @@ class AllocContract(Contract):
         element = self.alloc(pool)
         waiter = self.wait_for(pool)
         pool.free(element)
-        assert waiter.result(10) is element
-        pool.free(element)
+        assert same(waiter.result(10), element)
+        pool.free(waiter.result())
 
     # -- the order in which alloc looks
 
@@ -66,10 +66,11 @@ class AllocContract(Contract):
         element = self.alloc(pool)
         pool.free(element)
         calls = source.alloc_calls
-        assert self.alloc(pool) is element
+        again = self.alloc(pool)
+        assert same(again, element)
         assert source.alloc_calls == calls
         assert pool.stats().served_from_spare == 1
-        self.audit(pool, source, out=[element])
+        self.audit(pool, source, out=[again])
 
     @waits
     def test_alloc_asks_the_source_before_it_touches_the_reserve(self) -> None:
@@ -99,7 +100,7 @@ class AllocContract(Contract):
         waiter = self.wait_for(pool)
         assert pool.stats().waiting == 1
         pool.free(element)
-        assert waiter.result(10) is element
+        assert same(waiter.result(10), element)
         assert pool.stats().served_from_line == 1
         self.audit(pool, source, out=[element])
 
@@ -177,12 +178,13 @@ class AllocContract(Contract):
         made = pool.try_alloc()
         assert source.made == 2
         pool.free(made)
-        assert pool.try_alloc() is made
+        again = pool.try_alloc()
+        assert same(again, made)
         reserved = pool.try_alloc()
         assert reserved is not None
         assert pool.try_alloc() is None
         assert pool.stats().waiting == 0
-        self.audit(pool, source, out=[made, reserved])
+        self.audit(pool, source, out=[again, reserved])
 
     def test_try_alloc_raises_what_the_source_raises(self) -> None:
         """What the source raises that is not MemoryError reaches the caller of try_alloc."""
@@ -208,7 +210,7 @@ class AllocContract(Contract):
         for element in elements:
             pool.free(element)
         taken = [pool.alloc() for _ in range(3)]
-        assert [id(e) for e in taken] == [id(e) for e in reversed(elements)]
+        assert same_all(taken, reversed(elements))
 
     def test_free_keeps_an_element_while_spare_is_below_keep(self) -> None:
         """free keeps the element if `spare < keep`; else it is disposed of."""
@@ -249,10 +251,10 @@ class AllocContract(Contract):
         waiter = self.wait_for(pool)
         assert reset == []
         pool.free(element)
-        assert reset == [element]
-        assert waiter.result(SOON) is element
-        pool.free_many([element])
-        assert reset == [element, element]
+        assert same_all(reset, [element])
+        assert same(waiter.result(SOON), element)
+        pool.free_many([waiter.result()])
+        assert same_all(reset, [element, element])
         self.audit(pool, source)
 
     def test_an_element_whose_reset_raises_is_disposed_of(self) -> None:

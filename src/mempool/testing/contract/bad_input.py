@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mempool.errors import DoubleFree, ForeignElement, PoolError
-from mempool.testing.contract.base import Contract, fails, waits
+from mempool.testing.contract.base import Contract, fails, same, waits
 
 NUMBERS: list[tuple[object, type[Exception]]] = [
     (-1, ValueError),
@@ -167,10 +167,12 @@ class InputContract(Contract):
         pool, source = self.pool(0, keep=1)
         element = pool.alloc()
         pool.free(element)
-        assert pool.alloc() is element
-        pool.free(element)
-        with pytest.raises(DoubleFree):
-            pool.free(element)
+        others = pool.alloc()
+        assert same(others, element)
+        pool.free(others)
+        for freed in (element, others):
+            with pytest.raises(DoubleFree):
+                pool.free(freed)
         self.audit(pool, source)
 
     def test_freeing_after_close_is_accepted(self) -> None:

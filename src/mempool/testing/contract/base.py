@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mempool.buffer import identity_of
 from mempool.lease import Lease
 from mempool.pool import Pool, Source
 from mempool.testing.contract.callers import KINDS, Callers, in_line
@@ -25,6 +26,21 @@ SOON = 10
 
 #: A test that waits or that could: it runs once by each kind of caller.
 waits: pytest.MarkDecorator = pytest.mark.usefixtures("calling")
+
+
+def same(one: object, other: object) -> bool:
+    """Whether these are one element. A buffer has another handle each time it comes home."""
+    return identity_of(one) == identity_of(other)
+
+
+def same_all(some: Iterable[object], others: Iterable[object]) -> bool:
+    """The same for many, in their order."""
+    return list(map(identity_of, some)) == list(map(identity_of, others))
+
+
+def same_in_any_order(some: Iterable[object], others: Iterable[object]) -> bool:
+    """Whether these are the same elements, in any order."""
+    return sorted(map(identity_of, some)) == sorted(map(identity_of, others))
 
 
 class Contract:

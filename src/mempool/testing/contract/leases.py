@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mempool.errors import DoubleFree, PoolClosed, PoolTimeout
-from mempool.testing.contract.base import SOON, Contract, fails, raises, waits
+from mempool.testing.contract.base import SOON, Contract, fails, raises, same, waits
 from mempool.testing.scripted import SourceBroken
 
 
@@ -25,7 +25,7 @@ class LeaseContract(Contract):
         assert pool.stats().out == 0
         element = self.callers.enter(lease).result(SOON)
         self.audit(pool, source, out=[element])
-        assert lease.element is element
+        assert same(lease.element, element)
         self.callers.leave(lease).result(SOON)
         self.audit(pool, source)
 
@@ -38,9 +38,9 @@ class LeaseContract(Contract):
         first = self.wait_to_enter(pool, lease)
         second = self.wait_for(pool)
         pool.free(element)
-        assert first.result(SOON) is element
+        assert same(first.result(SOON), element)
         self.callers.leave(lease).result(SOON)
-        assert second.result(SOON) is element
+        assert same(second.result(SOON), element)
         self.audit(pool, source, out=[element])
 
     @waits
@@ -88,7 +88,7 @@ class LeaseContract(Contract):
         pool, source = self.pool(1)
         lease = pool.lease()
         element = lease.element
-        assert lease.element is element
+        assert same(lease.element, element)
         self.audit(pool, source, out=[element])
         lease.release()
         self.audit(pool, source)
@@ -100,7 +100,7 @@ class LeaseContract(Contract):
         first = lease.element
         lease.release()
         other = pool.alloc()
-        assert other is first
+        assert same(other, first)
         with pytest.raises(DoubleFree):
             lease.release()
         with pytest.raises(DoubleFree):
@@ -167,7 +167,7 @@ class LeaseContract(Contract):
         with pytest.warns(ResourceWarning):
             del lease
             gc.collect()
-        assert waiter.result(SOON) is element
+        assert same(waiter.result(SOON), element)
         self.audit(pool, source, out=[element])
 
     def test_a_lease_keeps_its_pool(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from mempool.errors import PoolClosed
 from mempool.pool import Pool
-from mempool.testing.contract.base import SOON, Contract, fails, raises, slow, waits, works
+from mempool.testing.contract.base import SOON, Contract, fails, raises, same_all, slow, waits, works
 from mempool.testing.scripted import SourceBroken
 
 
@@ -54,7 +54,7 @@ class ResizeContract(Contract):
         pool, source = self.pool(2)
         before = source.existing
         pool.resize(3)
-        assert source.existing[:2] == before
+        assert same_all(source.existing[:2], before)
         assert source.made == 3
 
     def test_a_resize_of_nothing_changes_nothing(self) -> None:
@@ -219,7 +219,7 @@ class ResizeContract(Contract):
         source.otherwise = works
         assert pool.resize(2).held
         elements = [waiter.result(SOON) for waiter in waiters]
-        assert source.existing[:3] == elements
+        assert same_all(source.existing[:3], elements)
         assert pool.stats().spare == 2
         self.audit(pool, source, out=elements)
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from mempool.testing.contract.base import SOON, Contract, fails, raises, slow, waits, works
+from mempool.testing.contract.base import SOON, Contract, fails, raises, same, same_all, slow, waits, works
 from mempool.testing.scripted import ScriptedSource, SourceBroken
 from mempool.testing.waiting import wait_until
 
@@ -81,7 +81,7 @@ class RetryContract(Contract):
         element = head.result(SOON)
         assert not newcomer.done()
         pool.free(element)
-        assert newcomer.result(SOON) is element
+        assert same(newcomer.result(SOON), element)
         self.audit(pool, source, out=[element])
 
     @waits
@@ -112,7 +112,7 @@ class RetryContract(Contract):
         self.clock.advance(STEPS[0])
         elements = [waiter.result(SOON) for waiter in waiters]
         assert pool.stats().served_from_line == 5
-        assert source.existing == elements
+        assert same_all(source.existing, elements)
         self.audit(pool, source, out=elements)
 
     @waits
@@ -191,7 +191,7 @@ class RetryContract(Contract):
         self.clock.wait_until_parked(2)
         source.then(lambda: pool.free(element))
         self.clock.advance(STEPS[0])
-        assert head.result(SOON) is element
+        assert same(head.result(SOON), element)
         fresh = second.result(SOON)
-        assert fresh is not element
+        assert not same(fresh, element)
         self.audit(pool, source, out=[element, fresh])

@@ -1,0 +1,338 @@
+# cython: language_level=3
+"""Buffer: memory of a pool, in a user's hands until it is freed, and never after.
+
+What lies on a pool's shelf is a handle that nobody has seen. `alloc` hands it out as it is; `free` moves the memory into
+a new handle, which goes to the shelf, and the old one is dead for ever. So an alloc needs no memory of its own, and a
+free that cannot have a new handle raises MemoryError and has changed nothing.
+
+A handle that is not dead and that a user can reach is out: a spare is known to nobody but the pool. That is how a dropped
+handle knows that it must go home.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from mempool.errors import UseAfterFree
+
+if TYPE_CHECKING:
+    from mempool._core import _cython as cython
+else:
+    try:
+        import cython
+    except ModuleNotFoundError:
+        from mempool._core import _cython as cython
+
+if cython.compiled:
+    from cython.cimports.cpython import Py_buffer
+    from cython.cimports.cpython.buffer import PyBuffer_FillInfo
+else:  # compiled, the .pxd beside this file says the same
+    from mempool._core.line import Hands
+
+    BLANK = 0
+    LIVE = 1
+    DEAD = 2
+
+
+@cython.final
+@cython.no_gc
+@cython.cclass
+class Block:
+    """The memory of one element, whatever handle it is in at the moment."""
+
+    region: Any  # address, size and view; whose it is, its source knows
+    source: Any
+    home: Any  # the pool's Home; None: no pool has it yet
+    size: cython.Py_ssize_t
+    pointer: cython.p_char
+
+    def __init__(self, region: Any, source: Any) -> None:
+        self.region = region
+        self.source = source
+        self.home = None
+        self.size = region.size
+        if cython.compiled:
+            address: cython.size_t = region.address
+            self.pointer = cython.cast(cython.p_char, address)
+
+
+@cython.final
+@cython.freelist(64)
+@cython.no_gc  # as for Lease; it refers to nothing that could refer to it
+@cython.cclass
+class Buffer:
+    """So many bytes of a pool: a writable, contiguous buffer for `readinto`, `recv_into`, `memoryview`, `numpy`, ...
+
+    After `free` it is dead, and every access through it raises UseAfterFree. `free` raises BufferError as long as
+    anybody still views the memory. One that is dropped goes home by itself, and warns with ResourceWarning.
+    """
+
+    block: Block
+    heir: Buffer | None
+    state: cython.int
+    exports: cython.Py_ssize_t  # compiled: views that are alive
+    view: memoryview  # uncompiled: what the views look through
+
+    # -- the buffer protocol
+
+    def __getbuffer__(self, buffer: cython.pointer(Py_buffer), flags: cython.int):  # type: ignore[no-untyped-def, valid-type]
+        if cython.compiled:
+            if self.state != LIVE:
+                raise self._dead()
+            PyBuffer_FillInfo(buffer, self, self.block.pointer, self.block.size, False, flags)
+            self.exports += 1
+
+    def __releasebuffer__(self, buffer: cython.pointer(Py_buffer)):  # type: ignore[no-untyped-def, valid-type]
+        self.exports -= 1
+
+    def __buffer__(self, flags: int, /) -> memoryview:
+        if cython.compiled:
+            return memoryview(self)
+        if self.state != LIVE:
+            raise self._dead()
+        return self.view
+
+    def __release_buffer__(self, view: memoryview, /) -> None:
+        """There, because NumPy only keeps a view of what has it."""
+
+    def views(self) -> int:
+        """How many look at the memory through this handle now. (Slices of one memoryview are one.)"""
+        if cython.compiled:
+            return self.exports
+        return sys.getrefcount(self.view) - _REFERENCES_UNSEEN
+
+    # -- what a user does with it
+
+    def __len__(self) -> int:
+        if self.state != LIVE:
+            raise self._dead()
+        return self.block.size
+
+    def __getitem__(self, key: Any) -> Any:
+        """A byte, or a slice: a memoryview, which counts as a view."""
+        return memoryview(self)[key]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        with memoryview(self) as view:
+            view[key] = value
+
+    @property
+    def address(self) -> int:
+        """Where the memory begins: for foreign functions, whose accesses nobody watches. It stays when handles change."""
+        if self.state != LIVE:
+            raise self._dead()
+        address: int = self.block.region.address
+        return address
+
+    def fill(self, byte: int = 0) -> None:
+        """Write this byte everywhere."""
+        if not 0 <= byte <= 255:
+            raise ValueError(f"a byte is 0 to 255, not {byte}")
+        with memoryview(self) as view:  # nobody can free it meanwhile; memset lets other threads run
+            ctypes.memset(self.block.region.address, byte, len(view))
+
+    def array(self, dtype: Any = "uint8", shape: Any = None) -> Any:
+        """A NumPy array of this memory; nothing is copied. shape: None: as many as fit. Needs `mempool[numpy]`.
+
+        Raises ValueError where the shape does not fit.
+        """
+        np = _numpy()
+        kind = np.dtype(dtype)
+        if shape is None:
+            shape = (len(self) // kind.itemsize,)
+        elif isinstance(shape, int):
+            shape = (shape,)
+        items = 1
+        for length in shape:
+            items *= length
+        if items < 0 or items * kind.itemsize > len(self):
+            raise ValueError(
+                f"{self._called()}: an array of {kind} and shape {tuple(shape)} takes {items * kind.itemsize} bytes, "
+                f"this buffer has {len(self)}"
+            )
+        return np.frombuffer(self, kind, items).reshape(shape)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """For `from_dlpack` of NumPy, PyTorch, ...: the bytes, shared. Needs `mempool[numpy]`."""
+        return self.array().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """The memory is the CPU's."""
+        return (1, 0)
+
+    def __repr__(self) -> str:
+        if self.state != LIVE:
+            return f"<Buffer of {self._called()}, freed>"
+        return f"<Buffer of {self._called()}: {self.block.size} bytes at {self.block.region.address:#x}>"
+
+    # -- the end
+
+    def is_dead(self) -> bool:
+        """Whether it was freed."""
+        return self.state == DEAD
+
+    def surrender(self) -> Any:
+        """Give up the memory: returns its region. Raises BufferError while somebody views it. For the source's free."""
+        if self.state != LIVE:
+            raise self._dead()
+        if cython.compiled:
+            if self.exports > 0:
+                raise BufferError(f"{self._called()}: {self.exports} views of this buffer are alive; drop them first")
+        else:
+            _shut(self)
+        self.state = DEAD
+        region = self.block.region
+        self.block.region = None
+        return region
+
+    def __del__(self) -> None:
+        if not cython.compiled and not hasattr(self, "state"):
+            return  # interrupted while it was being made
+        if self.state == LIVE and not sys.is_finalizing():
+            if not cython.compiled and sys.version_info < (3, 12) and self.views() > 0:
+                _outlive(self)
+            else:
+                self._go_home()
+
+    def _go_home(self) -> None:
+        if self.block.home is None:
+            self.block.source.free(self)
+        else:
+            self.block.home.recover(self)
+
+    def _called(self) -> str:
+        return "no pool" if self.block.home is None else f"pool {self.block.home.name!r}"
+
+    def _dead(self) -> UseAfterFree:
+        return UseAfterFree(
+            f"{self._called()}: this buffer was freed, and its memory may be somebody else's by now; alloc another"
+        )
+
+
+def first_handle(region: Any, source: Any) -> Buffer:
+    """The handle of memory that a source has just made."""
+    buffer: Buffer = blank(Block(region, source))
+    buffer.state = LIVE
+    return buffer
+
+
+def identity_of(element: object) -> int:
+    """What stays the same about an element as long as it exists, though a buffer has another handle each time."""
+    if type(element) is Buffer:
+        buffer: Buffer = element
+        return id(buffer.block)
+    return id(element)
+
+
+def prepare(hands: Hands, home: Any) -> Buffer | None:
+    """Make what `renew` needs. Returns the first of these buffers that cannot be freed to this pool; None: all can."""
+    elements = hands.held()
+    for element in elements:
+        if type(element) is Buffer:
+            buffer: Buffer = element
+            if buffer.state != LIVE or buffer.block.home is not home or buffer.views() > 0:
+                return buffer
+            if buffer.heir is None:
+                buffer.heir = blank(buffer.block)
+    if len(elements) > 1 and len(set(map(id, elements))) < len(elements):
+        for element in elements:
+            if type(element) is Buffer and sum([other is element for other in elements]) > 1:
+                return element
+    return None
+
+
+def renew(hands: Hands) -> Buffer | None:
+    """Kill the handles in these hands; new ones of the same memory are in the hands instead. May be done again.
+
+    Returns a buffer that somebody has begun to view since `prepare`; it is left as it was.
+    """
+    i: cython.Py_ssize_t
+    for i in range(hands.first, hands.count):
+        if type(hands.elements[i]) is not Buffer:
+            continue
+        old: Buffer = hands.elements[i]
+        if old.heir is None:
+            continue  # done before
+        if cython.compiled:
+            if old.exports > 0:
+                return old
+            old.state = DEAD
+            old.heir.state = LIVE
+            hands.elements[i] = old.heir
+            old.heir = None
+        else:
+            try:
+                _shut(old)
+            except BufferError:
+                return old
+            # In this order: whatever exception flies between two of these lines, the next `renew` goes on from there.
+            old.heir.state = LIVE
+            old.state = DEAD
+            hands.elements[i] = old.heir
+            old.heir = None
+    return None
+
+
+def _numpy() -> Any:
+    try:
+        import numpy as np
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("Buffer.array and DLPack need NumPy: pip install 'mempool[numpy]'") from None
+    return np
+
+
+if not cython.compiled:
+    # Uncompiled, views look through a memoryview that belongs to one handle. Releasing it fails while there are views,
+    # and is the death of the handle: one step of C either way.
+    if sys.version_info < (3, 12):
+        from mempool._core._export import exporting
+
+        Buffer = exporting(Buffer)  # type: ignore[misc]
+        _orphans: dict[int, Any] = {}
+
+        def _outlive(buffer: Buffer) -> None:
+            """A dropped handle whose views live on (they do not hold it here) goes home when the last of them dies."""
+
+            def go_home(_reference: object) -> None:
+                buffer.view = memoryview(buffer.block.region.view)
+                try:
+                    buffer._go_home()
+                finally:
+                    _orphans.pop(id(buffer), None)
+
+            _orphans[id(buffer)] = (buffer, weakref.ref(buffer.view, go_home))
+            buffer.release()  # type: ignore[attr-defined]  # PickleBuffer's
+            del buffer.view
+
+    def blank(block: Block) -> Buffer:
+        """A handle that is not in force yet: nobody can look through it."""
+        view = memoryview(block.region.view)
+        buffer = Buffer.__new__(Buffer, *([view] if sys.version_info < (3, 12) else []))
+        buffer.view = view
+        buffer.block = block
+        buffer.heir = None
+        buffer.state = BLANK
+        return buffer
+
+    def _shut(buffer: Buffer) -> None:
+        """End all access through this handle. Raises BufferError while there are views. May be done again."""
+        if sys.version_info < (3, 12):
+            if buffer.views() > 0:
+                raise BufferError
+            buffer.release()  # type: ignore[attr-defined]
+        buffer.view.release()
+
+    def _count_references() -> int:
+        class Region:
+            view = memoryview(bytearray(1))
+            address, size = 0, 1
+
+        sample = first_handle(Region, None)
+        sample.state = DEAD
+        return sample.views()
+
+    _REFERENCES_UNSEEN = 0  # references to the memoryview that are not views of a user
+    _REFERENCES_UNSEEN = _count_references()
