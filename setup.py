@@ -1,4 +1,4 @@
-"""The compiled modules and two switches; everything else is in pyproject.toml.
+"""The compiled modules, the packages and two switches; everything else is in pyproject.toml.
 
 MEMPOOL_PURE=1              compile nothing: a py3-none-any wheel
 MEMPOOL_REQUIRE_COMPILED=1  a failed compile is an error; without it, it only warns and the install goes on pure
@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 # Each has a top line "# cython: ..."; tests/test_tidy.py compares this list with the files on disk and with the one in
@@ -67,6 +67,9 @@ def module_name(path: str) -> str:
 
 
 setup(
+    # The benchmarks stand beside src, to be read; installed, they are what `mempool bench` runs.
+    packages=[*find_packages("src"), "mempool.benchmarks"],
+    package_dir={"": "src", "mempool.benchmarks": "benchmarks"},
     ext_modules=[] if PURE else [Extension(module_name(p), [p], extra_compile_args=FLAGS) for p in COMPILED],
     cmdclass={"build_ext": BuildAllOrNone},
     options={"build_ext": {"parallel": True}},
