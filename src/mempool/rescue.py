@@ -98,7 +98,7 @@ class rescue:  # noqa: N801 - reads as a verb: `with mempool.rescue("8 MiB"):`
 
 def _is_of_memory(exc: BaseException) -> bool:
     if isinstance(exc, BaseExceptionGroup):
-        for inner in exc.exceptions:  # no generator, no subgroup: they would need memory
+        for inner in exc.exceptions:  # noqa: SIM110 - a generator would need memory
             if _is_of_memory(inner):
                 return True
         return False
