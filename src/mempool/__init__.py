@@ -2,9 +2,11 @@
 
 Pool                    the pool: alloc, free, lease, resize
 Objects, Buffers        where elements come from
+Limited, Logged, Faulty, OnFailure, Fallback    adaptors: a source around a source
 Guarantee, PoolStats    what a pool promises; what it has done
 Lease                   an element that goes home by itself
 Buffer                  an element of Buffers: memory in your hands, until you free it
+rescue                  a ballast that is thrown off when memory runs out
 PoolError ...           what can go wrong
 mempool.linux           the kernel's own names
 """
@@ -26,7 +28,8 @@ from mempool.guarantee import Guarantee, PoolStats
 from mempool.holders import Holder
 from mempool.lease import Lease
 from mempool.pool import Pool, Source
-from mempool.sources import Buffers, Objects
+from mempool.rescue import rescue
+from mempool.sources import Buffers, Fallback, Faulty, Limited, Logged, Objects, OnFailure
 
 __version__ = "0.1.0"
 
@@ -36,12 +39,17 @@ __all__ = [
     "Buffers",
     "DeadlockError",
     "DoubleFree",
+    "Fallback",
+    "Faulty",
     "ForeignElement",
     "Guarantee",
     "Holder",
     "Lease",
+    "Limited",
     "LineFull",
+    "Logged",
     "Objects",
+    "OnFailure",
     "PoisonError",
     "Pool",
     "PoolClosed",
@@ -50,4 +58,5 @@ __all__ = [
     "PoolTimeout",
     "Source",
     "UseAfterFree",
+    "rescue",
 ]

@@ -1,7 +1,30 @@
-"""Where elements come from: ready-made sources, each an object with `alloc()` and `free(element)`."""
+"""Where elements come from: ready-made sources, each an object with `alloc()` and `free(element)`.
 
+Objects, Buffers        any object; memory that is really there
+Limited                 no more than so many at once
+Logged, replay          a file of what was asked; the same asked again
+Faulty                  fails on purpose
+OnFailure               asks a function to find memory, and tries again
+Fallback                another source where the first fails
+Memory, Region          where the bytes of Buffers live
+"""
+
+from mempool.sources.adaptors import Fallback, Faulty, Limited, OnFailure
 from mempool.sources.buffers import Buffers
+from mempool.sources.logged import Logged, Replay, replay
 from mempool.sources.memory import Memory, Region
 from mempool.sources.objects import Objects
 
-__all__ = ["Buffers", "Memory", "Objects", "Region"]
+__all__ = [
+    "Buffers",
+    "Fallback",
+    "Faulty",
+    "Limited",
+    "Logged",
+    "Memory",
+    "Objects",
+    "OnFailure",
+    "Region",
+    "Replay",
+    "replay",
+]

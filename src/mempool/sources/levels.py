@@ -162,14 +162,15 @@ def map_pages(length: int, level: str) -> mmap.mmap:
             flags |= MAP_HUGETLB
         return mmap.mmap(-1, length, flags=flags)
     except (OSError, OverflowError) as error:
-        raise MemoryError(f"{length} bytes cannot be mapped: {error}{_why_not_mapped(length, level)}") from None
+        said = error.strerror if isinstance(error, OSError) else error
+        raise MemoryError(f"{length} bytes cannot be mapped: {said}{_why_not_mapped(length, level)}") from None
 
 
 def _why_not_mapped(length: int, level: str) -> str:
     if level == "huge":
         found, page = meminfo(), huge_page_size(level)
         return (
-            f"; {-(-length // page)} huge pages of {page} bytes are needed, vm.nr_hugepages is "
+            f"; needed are {-(-length // page)} huge pages of {page} bytes, vm.nr_hugepages is "
             f"{sysctl('vm.nr_hugepages')} with {found.get('HugePages_Free', 0) - found.get('HugePages_Rsvd', 0)} free: "
             "raise it with `sysctl vm.nr_hugepages=N`"
         )
