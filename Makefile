@@ -28,7 +28,7 @@ STAMPS := $(VENV)/.stamps
 TOOLS := $(VENV)/build-tools
 SOURCES := $(shell find src -name '*.py' -o -name '*.pxd' -o -name '*.pyi' -o -name py.typed) \
 	$(shell find src -type d -not -name __pycache__ -not -name '*.egg-info' -mindepth 1) \
-	setup.py pyproject.toml README.md LICENSE
+	$(wildcard benchmarks/*.py) setup.py pyproject.toml README.md LICENSE
 PIP := $(PY) -m pip --disable-pip-version-check --no-input -q
 export PIP_DEFAULT_TIMEOUT ?= 180
 export PIP_RETRIES ?= 10
@@ -41,7 +41,7 @@ help:
 	@echo "make test    the tests, on the compiled and on the pure core"
 	@echo "make check   ruff, mypy, pyright and the tidy test"
 	@echo "make stress  minutes of threads against resizers"
-	@echo "make bench   measure beside everything else there is"
+	@echo "make bench   measure beside everything else there is, and draw the plots of the docs"
 	@echo "make verify  search the schedules (Python >= 3.12), run the Spin model where spin is installed"
 	@echo "make mutate  plant bugs and see that the tests catch them"
 	@echo "make docs    build the documentation"
@@ -113,7 +113,7 @@ stress: $(STAMPS)/mempool $(STAMPS)/extra-test
 	MEMPOOL_SWEEP_PLACES=1000000 MEMPOOL_PURE=1 $(PYTEST) -o timeout=600 -o faulthandler_timeout=580 tests/test_interrupts.py $(ARGS)
 
 bench: $(STAMPS)/mempool $(STAMPS)/extra-bench
-	$(PY) -m benchmarks $(ARGS)
+	$(BIN)/mempool bench --plot 'docs/img/bench-{group}.svg' $(ARGS)
 
 # The search needs Python >= 3.12, and so a venv of its own where the default is older.
 verify:

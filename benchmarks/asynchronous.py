@@ -8,7 +8,7 @@ from itertools import repeat
 from time import perf_counter
 from typing import Any
 
-from benchmarks.measure import (
+from mempool.benchmarks.measure import (
     ROUNDS,
     ROUNDS_QUICK,
     SLICES,
@@ -20,7 +20,7 @@ from benchmarks.measure import (
     ratios,
     row_of,
 )
-from benchmarks.uncontended import RESERVE, warm
+from mempool.benchmarks.uncontended import RESERVE, warm
 from mempool import Pool
 
 GROUP = "asynchronous"

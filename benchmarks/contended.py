@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from benchmarks.measure import ROUNDS_QUICK, Row, Target, in_rounds, jain, percentile, row_of
+from mempool.benchmarks.measure import ROUNDS_QUICK, Row, Target, in_rounds, jain, percentile, row_of
 from mempool import Pool
 from mempool.sources import Objects
 

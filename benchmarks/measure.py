@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 ROUNDS, ROUNDS_QUICK = 15, 7
+#: For what takes seconds a round.
+ROUNDS_LONG = 7
 SLICES, SLICES_QUICK = 7, 3
 SLICE_SECONDS = 0.0005
 #: Statements per turn of the loop, so that the loop itself is hardly measured.
@@ -40,6 +42,15 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Point:
+    """Where a row lies in the group's plot: the absolute figure (seconds, unless the group says otherwise), not the ratio."""
+
+    series: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One line of the table. figure: the median of the rounds; None: could not be measured, and `note` says why."""
 
@@ -52,6 +63,7 @@ class Row:
     unit: str = "x"
     target: Target | None = None
     note: str = ""
+    point: Point | None = None
 
     @property
     def verdict(self) -> str:
@@ -105,9 +117,10 @@ def row_of(
     unit: str = "x",
     target: Target | None = None,
     note: str = "",
+    point: Point | None = None,
 ) -> Row:
     """The figures of all rounds as one line."""
-    return Row(group, what, beside, statistics.median(figures), min(figures), max(figures), unit, target, note)
+    return Row(group, what, beside, statistics.median(figures), min(figures), max(figures), unit, target, note, point)
 
 
 def percentile(sorted_values: Sequence[float], share: float) -> float:

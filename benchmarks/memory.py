@@ -12,7 +12,7 @@ import mmap
 from collections.abc import Callable, Iterator
 from time import perf_counter
 
-from benchmarks.measure import ROUNDS, ROUNDS_QUICK, Row, Target, in_rounds, in_words, ratios, row_of
+from mempool.benchmarks.measure import ROUNDS, ROUNDS_QUICK, Row, Target, in_rounds, in_words, ratios, row_of
 from mempool import Pool
 from mempool.sources import Buffers
 

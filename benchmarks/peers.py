@@ -11,6 +11,7 @@ import importlib
 import queue
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 ELEMENTS = 16
@@ -123,12 +124,29 @@ def of_numpy() -> Peer:
     return Peer("empty(4096, 'u1')", {"empty": importlib.import_module("numpy").empty})
 
 
+#: Allocators of pyarrow; one that its build lacks is missing.
+ARROW_POOLS = ("mimalloc", "jemalloc", "system")
+
+
+def arrow_pool(name: str) -> Any:
+    pyarrow = importlib.import_module("pyarrow")
+    try:
+        return getattr(pyarrow, f"{name}_memory_pool")()
+    except NotImplementedError as error:
+        raise ImportError(str(error), name=f"pyarrow with {name}") from error
+
+
+def of_arrow(name: str) -> Peer:
+    allocate = importlib.import_module("pyarrow").allocate_buffer
+    return Peer("allocate(4096, memory_pool=pool)", {"allocate": allocate, "pool": arrow_pool(name)})
+
+
 #: For comparison, without a target: no pool, or no pool that waits.
 OTHERS: dict[str, Callable[[], Peer]] = {
     "queue.SimpleQueue": lambda: of_queue(queue.SimpleQueue),
     "fresh bytearray(4096)": lambda: Peer("bytearray(4096)"),
     "fresh numpy.empty(4096)": of_numpy,
-}
+} | {f"fresh pyarrow buffer, {name}": partial(of_arrow, name) for name in ARROW_POOLS}
 
 
 def find(make: Callable[[], Peer]) -> Peer | Missing:

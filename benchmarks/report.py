@@ -8,8 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+
 import mempool
-from benchmarks.measure import Row
+from mempool.benchmarks.measure import Row
 
 HEADINGS = ("what", "beside", "median", "lowest .. highest", "target", "", "note")
 STYLES = {"met": "green", "missed": "bold red", "not measured": "yellow"}
@@ -56,14 +59,14 @@ def print_head() -> None:
         print("Others are using this machine: times are noisy, the ratios less so.")
 
 
+def in_one_line() -> str:
+    """For the foot of a picture."""
+    facts = machine()
+    return f"mempool {facts['mempool']} ({facts['core']} core), {facts['python']}, {facts['processor']}, {facts['cores']} cores"
+
+
 def print_group(group: str, rows: Sequence[Row]) -> None:
     table = [cells(row) for row in rows]
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        print_plainly(group, table)
-        return
     if not sys.stdout.isatty():  # rich would fold the cells to 80 columns
         print_plainly(group, table)
         return

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from time import clock_gettime, perf_counter, pthread_getcpuclockid, thread_time
 from types import FrameType
 
-from benchmarks.measure import ROUNDS_QUICK, Row, Target, in_rounds, in_words, ratios, row_of
+from mempool.benchmarks.measure import ROUNDS_QUICK, Row, Target, in_rounds, in_words, ratios, row_of
 from mempool import Pool
 from mempool.sources import Objects
 

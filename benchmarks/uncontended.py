@@ -5,10 +5,11 @@ Bound methods are kept in local variables for every contestant alike; a second r
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 
-from benchmarks import peers
-from benchmarks.measure import ROUNDS, ROUNDS_QUICK, Row, Target, in_rounds, in_words, ratios, row_of, slices_of
+from mempool.benchmarks import peers
+from mempool.benchmarks.measure import ROUNDS, ROUNDS_QUICK, Point, Row, Target, in_rounds, in_words, ratios, row_of, slices_of
 from mempool import Pool
 from mempool.sources import Objects
 
@@ -26,14 +27,24 @@ def warm(track: str) -> Pool[object]:
     return pool
 
 
+def bare(track: str) -> Pool[object]:
+    """A pool that keeps nothing: every element comes from the source and goes back to it."""
+    return Pool(Objects(object), 0, keep=0, track=track)
+
+
+def limited(track: str) -> Pool[object]:
+    """A pool whose limit keeps it from asking: every element is one of the reserve."""
+    return Pool(Objects(object), RESERVE, keep=RESERVE, limit=RESERVE, track=track)
+
+
 def no_memory() -> object:
     raise MemoryError
 
 
-def without_source() -> Pool[object]:
-    """A pool that lives on its reserve: the source has failed ever since the pool was made."""
+def dry(track: str) -> Pool[object]:
+    """A pool that asks in vain, then takes from its reserve: the source has failed ever since the pool was made."""
     source = Objects(object)
-    pool = Pool(source, RESERVE, keep=RESERVE)
+    pool = Pool(source, RESERVE, keep=RESERVE, track=track)
     source.alloc = no_memory  # type: ignore[method-assign]
     return pool
 
@@ -41,21 +52,20 @@ def without_source() -> Pool[object]:
 def ours() -> dict[str, tuple[peers.Peer, Target | None]]:
     """Our own ways, each with what DESIGN.md asks of it as a multiple of the deque's pair."""
     lease, identity = warm("identity"), warm("identity")
-    source = Pool(Objects(object), 0, keep=0)
-    limited = Pool(Objects(object), RESERVE, keep=RESERVE, limit=RESERVE)
-    failing = without_source()
-    reserved = warm("identity")
-    nothing, holders = warm("nothing"), warm("holders")
-    return {
+    reserved, nothing, holders = warm("identity"), warm("nothing"), warm("holders")
+    ways = {
         f'{POOL}, track="nothing"': (peers.bound(nothing.alloc, nothing.free), Target(1.6)),
         POOL: (peers.bound(identity.alloc, identity.free), Target(2.0)),
         f'{POOL}, track="holders"': (peers.bound(holders.alloc, holders.free), None),
         LEASE: (peers.Peer("with lease(): pass", {"lease": lease.lease}), Target(5.0)),
-        f"{POOL}, from the source and back to it": (peers.bound(source.alloc, source.free), None),
-        f"{POOL}, from the reserve, at the limit": (peers.bound(limited.alloc, limited.free), None),
-        f"{POOL}, from the reserve, source failing": (peers.bound(failing.alloc, failing.free), None),
         "alloc_reserved + free": (peers.bound(reserved.alloc_reserved, reserved.free), None),
     }
+    for track in ("nothing", "identity", "holders"):
+        tracking = "" if track == "identity" else f', track="{track}"'
+        for path, make in (("source and back to it", bare), ("reserve, at the limit", limited), ("reserve, source failing", dry)):
+            pool = make(track)
+            ways[f"{POOL} from the {path}{tracking}"] = (peers.bound(pool.alloc, pool.free), None)
+    return ways
 
 
 def run(*, quick: bool) -> Iterator[Row]:
@@ -80,7 +90,8 @@ def run(*, quick: bool) -> Iterator[Row]:
 
     def versus(what: str, beside: str, target: Target | None = None) -> Row:
         note = f"{in_words(min(seconds[what]))} : {in_words(min(seconds[beside]))}"
-        return row_of(GROUP, what, beside, ratios(seconds, what, beside), target=target, note=note)
+        point = Point(what, 0.0, statistics.median(seconds[what]))
+        return row_of(GROUP, what, beside, ratios(seconds, what, beside), target=target, note=note, point=point)
 
     for name, (_peer, target) in mine.items():
         yield versus(name, PAIR, target)

@@ -1,5 +1,7 @@
 """The benchmarks run and print; how fast anything is, is not asserted anywhere."""
 
+import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -7,18 +9,27 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("click")
+pytest.importorskip("rich")
+if importlib.util.find_spec("mempool.benchmarks") is None:
+    pytest.skip("mempool is not installed, and the benchmarks lie outside of src; `make test` installs", allow_module_level=True)
+
+from mempool.benchmarks import GROUPS, measure, peers
+from mempool.benchmarks.measure import Point, Row, Target
+from mempool.cli.bench import bench
+
 TREE = Path(__file__).resolve().parent.parent
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks", *arguments]
-    return subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=60, check=False)
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mempool", "bench", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
 def test_a_quick_run_prints_ratios_beside_their_targets(tmp_path: Path) -> None:
     """`--json` writes the same figures: median, spread and verdict."""
     figures = tmp_path / "figures.json"
-    done = run("asynchronous", "--quick", "--json", str(figures))
+    done = run("asynchronous", "--quick", "--json", figures)
     assert done.returncode == 0, done.stderr
     assert "await alloc_async + free" in done.stdout
     assert "at most 0.8 x" in done.stdout
@@ -33,14 +44,81 @@ def test_a_quick_run_prints_ratios_beside_their_targets(tmp_path: Path) -> None:
 def test_a_group_that_does_not_exist_is_an_error_that_names_those_that_do() -> None:
     done = run("nonsense")
     assert done.returncode == 2
-    assert "uncontended, asynchronous, contended, resize, memory" in done.stderr
+    assert ", ".join(GROUPS) in done.stderr
+
+
+def test_every_group_is_a_file_and_is_named_in_the_help() -> None:
+    """A group without a file, or one that nobody could find, would be no group."""
+    for group in GROUPS:
+        assert importlib.import_module(f"mempool.benchmarks.{group}").GROUP == group
+    assert bench.help is not None
+    assert ", ".join(GROUPS) in bench.help
 
 
 def test_a_peer_that_is_not_installed_is_named_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(TREE))
     monkeypatch.setitem(sys.modules, "object_pool", None)  # import then fails as if it were not there
-    from benchmarks import peers
-
     found = peers.find(peers.of_object_pool)
     assert isinstance(found, peers.Missing)
     assert "object_pool" in found.why
+
+
+@pytest.mark.parametrize(
+    ("target", "figure", "verdict"),
+    [
+        (Target(2.0), 2.0, "met"),
+        (Target(2.0), 2.01, "missed"),
+        (Target(0.9, at_most=False), 0.9, "met"),
+        (Target(0.9, at_most=False), 0.89, "missed"),
+        (Target(2.0), None, "not measured"),
+        (None, 9.0, ""),
+    ],
+)
+def test_a_verdict_is_what_the_figure_says(target: Target | None, figure: float | None, verdict: str) -> None:
+    """At the bound itself a target is met; what was not measured is not met."""
+    assert Row("group", "what", "beside", figure, target=target).verdict == verdict
+
+
+def test_a_row_is_steady_when_every_round_gave_one_verdict() -> None:
+    assert measure.row_of("group", "what", "beside", [1.0, 1.5, 2.0], target=Target(2.0)).is_steady
+    assert not measure.row_of("group", "what", "beside", [1.0, 1.5, 2.1], target=Target(2.0)).is_steady
+
+
+def test_fairness_and_percentiles_are_those_of_the_textbook() -> None:
+    """Jain's index: 1 when all got the same, 1/n when one got all."""
+    assert measure.jain([5, 5, 5, 5]) == 1.0
+    assert measure.jain([7, 0, 0, 0]) == 0.25
+    assert measure.percentile(range(1000), 0.999) == 999
+    assert measure.percentile([3.0], 0.5) == 3.0
+
+
+def test_rounds_are_interleaved_and_each_begins_with_another_contestant() -> None:
+    order: list[str] = []
+
+    def contestant(name: str) -> measure.Contestant:
+        return lambda: order.append(name) or 1.0  # type: ignore[func-returns-value]
+
+    measure.in_rounds({name: contestant(name) for name in "abc"}, 3)
+    assert "".join(order) == "abcbcacab"
+
+
+def test_a_plot_is_drawn_for_each_group(tmp_path: Path) -> None:
+    """`{group}` in the name: a file per group; otherwise one file with a panel per group."""
+    pytest.importorskip("matplotlib")
+    plots = importlib.import_module("mempool.benchmarks.plots")
+    rows = {
+        "uncontended": [Row("uncontended", name, "deque", 1.0, point=Point(name, 0.0, y)) for name, y in (("a", 1e-8), ("b", 1e-6))],
+        "growth": [Row("growth", "pairs", "1", 1.0, point=Point("alloc + free", x, 1e-7)) for x in (1, 10, 100)],
+    }
+    assert plots.draw(rows, tmp_path / "one.svg", "foot") == [tmp_path / "one.svg"]
+    drawn = plots.draw(rows, tmp_path / "{group}.png", "foot")
+    assert [file.name for file in drawn] == ["uncontended.png", "growth.png"]
+    assert (tmp_path / "one.svg").read_text("utf-8").count("<svg") == 1
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in drawn)
+
+
+@pytest.mark.parametrize("name", ["plot.pdf", "no/such/folder/plot.svg"])
+def test_a_plot_that_cannot_be_drawn_is_told_before_anything_is_measured(name: str, tmp_path: Path) -> None:
+    done = run("asynchronous", "--plot", tmp_path / name)
+    assert done.returncode == 2
+    assert "--plot" in done.stderr
+    assert "asynchronous" not in done.stdout

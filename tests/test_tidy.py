@@ -209,8 +209,9 @@ def test_a_compiled_module_is_newer_than_its_source(path: str) -> None:
 
 
 def test_what_is_tested_is_what_stands_in_the_tree() -> None:
-    """The installed modules and the ones under src are the same, to the byte."""
+    """The installed modules are those under src, and the benchmarks beside it, to the byte."""
     ours = {p.relative_to(SOURCES / "mempool"): p.read_bytes() for p in (SOURCES / "mempool").rglob("*.py")}
+    ours |= {Path("benchmarks", p.name): p.read_bytes() for p in (TREE / "benchmarks").glob("*.py")}
     theirs = {p.relative_to(INSTALLED): p.read_bytes() for p in INSTALLED.rglob("*.py")}
     assert sorted(map(str, ours)) == sorted(map(str, theirs))
     assert [str(p) for p in ours if ours[p] != theirs[p]] == [], "install again: `make test` does"

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 import click
 
 from mempool import IMPLEMENTATION, __version__
+from mempool.cli.bench import bench
 from mempool.cli.demo import demo
+from mempool.cli.doctor import doctor
 
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
 VERSION = f"%(prog)s %(version)s, {IMPLEMENTATION} core, Python {platform.python_version()}"
@@ -24,7 +26,9 @@ def mempool(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
+mempool.add_command(bench)
 mempool.add_command(demo)
+mempool.add_command(doctor)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -89,7 +88,7 @@ def demo(
             f"--limit {in_words(limit)} is too small for a reserve of {reserves[0]} x {in_words(element_size)}; "
             f"{in_words(needed)} is the least"
         )
-    if figures not in (None, "-") and (fault := why_not_writable(Path(figures))):
+    if figures not in (None, "-") and (fault := kinds.why_not_writable(Path(figures))):
         raise click.BadParameter(f"{figures}: {fault}", param_hint="--json")
     # Only here: they need Linux.
     from mempool.cli.out_of_memory.both import UnfitTreeError, run_both
@@ -121,12 +120,3 @@ def demo(
         except OSError as error:
             raise click.FileError(figures, error.strerror) from None
     return 1 if report.faults else 0
-
-
-def why_not_writable(file: Path) -> str | None:
-    """None when it looks as if it could be written; nothing is touched before there is something to write."""
-    if file.is_dir():
-        return "is a folder"
-    if not file.parent.is_dir():
-        return "there is no such folder"
-    return None if os.access(file if file.exists() else file.parent, os.W_OK) else "may not be written"

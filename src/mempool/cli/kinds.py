@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -54,3 +56,12 @@ def in_words(size: int) -> str:
         if size >= unit:
             return f"{size / unit:.4g} {name}"
     return f"{size} bytes"
+
+
+def why_not_writable(file: Path) -> str | None:
+    """None when it looks as if it could be written; nothing is touched before there is something to write."""
+    if file.is_dir():
+        return "is a folder"
+    if not file.parent.is_dir():
+        return "there is no such folder"
+    return None if os.access(file if file.exists() else file.parent, os.W_OK) else "may not be written"
