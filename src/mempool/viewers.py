@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,24 +21,35 @@ def viewers(buffer: Buffer) -> str:
     """
     begin = buffer.address
     end = begin + len(buffer)
-    seen: dict[int, str] = {}
-    for candidate in _reachable():
-        if id(candidate) not in seen and _looks_into(candidate, buffer, begin, end):
-            seen[id(candidate)] = _tell(candidate)
-    return ", ".join(sorted(seen.values())) or "by something that cannot be found"
+    found: dict[int, str] = {}
+
+    def look(candidates: Iterable[Any]) -> None:
+        for candidate in candidates:
+            if id(candidate) not in found and _looks_into(candidate, buffer, begin, end):
+                found[id(candidate)] = _tell(candidate)
+
+    for variables in _variables():
+        look(variables)
+    known = gc.get_objects()
+    look(known)
+    for container in known:
+        look(gc.get_referents(container))
+    return ", ".join(sorted(found.values())) or "by something that cannot be found"
 
 
-def _reachable() -> Iterator[Any]:
-    for frame in sys._current_frames().values():
-        step = frame
-        while step is not None:
-            if step.f_globals.get("__name__") != __name__:
-                yield from list(step.f_locals.values())
-            step = step.f_back  # type: ignore[assignment]
-    for known in gc.get_objects():
-        yield known
-        if isinstance(known, (dict, list, tuple, set)) or hasattr(type(known), "__slots__"):
-            yield from gc.get_referents(known)
+def _variables() -> Iterator[list[Any]]:
+    """The values of the variables of each running function."""
+    # Frames refer to each other and to what is found: none may be left in a variable of this search.
+    frames = [sys._getframe(1), *(frame for thread, frame in sys._current_frames().items() if thread != get_ident())]
+    while frames:
+        frame = frames.pop()
+        if frame.f_back is not None:
+            frames.append(frame.f_back)
+        names = frame.f_locals
+        yield list(names.values())
+        if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+            names.clear()  # a copy, which the frame would keep, and with it the views
+        del frame, names
 
 
 def _looks_into(candidate: Any, buffer: Buffer, begin: int, end: int) -> bool:
