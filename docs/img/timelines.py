@@ -1,0 +1,136 @@
+"""Draws the time lines of docs/explanation/mempool-resize.md: `python docs/img/timelines.py` writes the SVGs beside itself.
+
+A race is a list of moments from top to bottom: who acts, what happens, and what the pool's numbers are afterwards.
+"""
+
+import textwrap
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).parent
+LANE, NUMBER, LINE, PAD = 225, 70, 17, 10  # pixels
+LETTERS = 31  # in a lane's line
+INK, MUTED, RULE, BAD = "#1f2328", "#656d76", "#d0d7de", "#cf222e"
+FILLS = ("#ddf4ff", "#fff8c5", "#dafbe1", "#fbefff")
+
+
+class Moment(NamedTuple):
+    """What one lane does, and the pool's numbers afterwards, one for each column; bad: here it goes wrong."""
+
+    lane: int
+    words: str
+    numbers: tuple[object, ...]
+    bad: bool = False
+
+
+class Race(NamedTuple):
+    """Lanes from left to right, the names of the numbers, and the moments."""
+
+    title: str
+    lanes: tuple[str, ...]
+    columns: tuple[str, ...]
+    moments: tuple[Moment, ...]
+
+
+RACES = {
+    "race-overflow": Race(
+        "Three resizes overflow the array",
+        ("A: resize to 8", "B: resize to 3", "C: resize to 5", "users"),
+        ("min_nr", "curr_nr", "places"),
+        (
+            Moment(0, "lock; 10 held, more than 8: takes one out; unlock, to free it", (10, 9, 10)),
+            Moment(1, "lock; takes out and frees six; min_nr = 3; done", (3, 3, 10)),
+            Moment(2, "lock; grows: a new array of 5 places; min_nr = 5; fills it; done", (5, 5, 5)),
+            Moment(0, "lock again; 5 held, no more than 8; min_nr = 8, decided long ago; done", (8, 5, 5), True),
+            Moment(3, "mempool_free: 5 < 8; elements 6, 7 and 8 go behind the end", (8, 8, 5), True),
+        ),
+    ),
+    "race-sleeper": Race(
+        "A grow wakes nobody",
+        ("a caller of mempool_alloc", "mempool_resize(pool, 4)"),
+        ("min_nr", "curr_nr"),
+        (
+            Moment(0, "alloc fails, nothing is held: sleeps, at most 5 s, until a free wakes it", (1, 0)),
+            Moment(1, "alloc works again: puts four elements into the array; returns 0", (4, 4)),
+            Moment(0, "sleeps on beside four elements", (4, 4), True),
+            Moment(0, "5 s are over: tries again, and is served", (4, 4)),
+        ),
+    ),
+    "race-shrink": Race(
+        "Frees refill what a shrink removes",
+        ("mempool_resize(pool, 2)", "others"),
+        ("min_nr", "curr_nr"),
+        (
+            Moment(0, "lock; 10 held: takes one out; unlock, to free it", (10, 9)),
+            Moment(1, "mempool_free: 9 < 10, so the element goes into the pool", (10, 10)),
+            Moment(0, "lock; 10 held: takes one out; unlock, to free it", (10, 9)),
+            Moment(1, "mempool_free: 9 < 10 again; min_nr is stored last", (10, 10), True),
+        ),
+    ),
+    "else-free": Race(
+        "The else, first way: a free was faster",
+        ("mempool_resize(pool, 4)", "a user"),
+        ("min_nr", "curr_nr"),
+        (
+            Moment(0, "lock; min_nr = 4; 3 < 4: one is missing; unlock, to make it", (4, 3)),
+            Moment(1, "mempool_free: 3 < 4, so the element goes into the pool", (4, 4)),
+            Moment(0, "has made one; lock; 4 < 4 is false: the else. unlock; frees what it made", (4, 4)),
+        ),
+    ),
+    "else-shrink": Race(
+        "The else, second way: a shrink was faster",
+        ("mempool_resize(pool, 4)", "mempool_resize(pool, 2)"),
+        ("min_nr", "curr_nr"),
+        (
+            Moment(0, "lock; min_nr = 4; 3 < 4: one is missing; unlock, to make it", (4, 3)),
+            Moment(1, "lock; takes one out and frees it; min_nr = 2; done", (2, 2)),
+            Moment(0, "has made one; lock; 2 < 2 is false: the else. unlock; frees what it made", (2, 2)),
+        ),
+    ),
+}
+
+
+def text(x: float, y: float, words: object, **style: object) -> str:
+    """One line of text."""
+    styled = "".join(f' {name.replace("_", "-")}="{value}"' for name, value in style.items())
+    return f'<text x="{x:g}" y="{y:g}"{styled}>{escape(str(words))}</text>'
+
+
+def draw(race: Race) -> str:
+    """A race as SVG: lanes side by side, time downwards, the pool's numbers at the right."""
+    numbers_at = PAD + LANE * len(race.lanes)
+    width = numbers_at + NUMBER * len(race.columns) + PAD
+    body = [text(PAD, 24, race.title, font_weight="bold", font_size=15)]
+    for lane, name in enumerate(race.lanes):
+        body.append(text(PAD + LANE * lane + 4, 50, name, font_weight="bold", fill=MUTED))
+    for column, name in enumerate(race.columns):
+        body.append(text(numbers_at + NUMBER * (column + 0.5), 50, name, text_anchor="middle", fill=MUTED))
+    y = 60
+    for moment in race.moments:
+        lines = textwrap.wrap(moment.words, LETTERS)
+        height = LINE * len(lines) + 12
+        x = PAD + LANE * moment.lane
+        body.append(f'<path d="M{PAD} {y - 3}H{width - PAD}" stroke="{RULE}"/>')
+        body.append(
+            f'<rect x="{x}" y="{y}" width="{LANE - 10}" height="{height}" rx="5" fill="{FILLS[moment.lane]}" '
+            f'stroke="{BAD if moment.bad else RULE}"/>'
+        )
+        body += [text(x + 8, y + LINE * (n + 1), line) for n, line in enumerate(lines)]
+        for column, number in enumerate(moment.numbers):
+            style = {"fill": BAD, "font_weight": "bold"} if moment.bad else {}
+            at = numbers_at + NUMBER * (column + 0.5)
+            body.append(text(at, y + height / 2 + 5, number, text_anchor="middle", **style))
+        y += height + 6
+    y += 4
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y}" viewBox="0 0 {width} {y}" '
+        f'font-family="system-ui, sans-serif" font-size="13" fill="{INK}" role="img">\n'
+        f"<title>{escape(race.title)}</title>\n"
+        f'<rect width="{width}" height="{y}" rx="6" fill="#ffffff" stroke="{RULE}"/>\n' + "\n".join(body) + "\n</svg>\n"
+    )
+
+
+if __name__ == "__main__":
+    for file, told in RACES.items():
+        (HERE / f"{file}.svg").write_text(draw(told), "utf-8")

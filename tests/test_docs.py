@@ -1,0 +1,153 @@
+"""The documentation is true: its code runs and prints what it says, and nothing that is public is missing from it."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import runpy
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import mempool
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+REFERENCE = "\n".join(page.read_text("utf-8") for page in sorted((DOCS / "reference").glob("*.md")))
+PUBLIC_MODULES = ("mempool", "mempool.linux", "mempool.sources", "mempool.testing")
+#: What a page may need and a user may not have: the page's code is skipped from there on.
+OPTIONAL = ("numpy", "pyarrow", "torch", "trio", "prometheus_client", "click", "rich")
+
+# Installed, pytest loads it by itself; from a bare source tree it is named.
+LOADED = any(metadata.entry_points(group="pytest11", name="mempool"))
+PLUGIN = [] if LOADED else ["-p", "mempool.testing.plugin"]
+
+Block = tuple[str, str, int]  # its title or "", its code, its line
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text("utf-8")
+    found = re.finditer(r"^```python(?: title=\"(.*?)\")?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [(match[1] or "", match[2], text.count("\n", 0, match.start(2))) for match in found]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+# -- code -----------------------------------------------------------------------------------------------------------
+
+
+def agree(printed: str, said: str) -> bool:
+    """`...` in what a page says stands for anything."""
+    return re.fullmatch(".*".join(map(re.escape, said.split("..."))), printed) is not None
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
+def test_the_code_of_a_page_runs_and_prints_what_it_says(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The blocks of a page are one program, in a folder of its own. Each print has its output beside it, or below: `# >`."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "page"}
+    for title, code, line in blocks(page):
+        if title.startswith("test_"):
+            continue  # the next test's
+        capsys.readouterr()
+        try:
+            # Lines are counted as in the page, so that a traceback leads there.
+            exec(compile("\n" * line + code, page, "exec", dont_inherit=True), names)
+        except ModuleNotFoundError as missing:
+            if missing.name not in OPTIONAL:
+                raise
+            pytest.skip(f"{name_of(page)} goes on with {missing.name}, which is not installed")
+        printed = capsys.readouterr().out.splitlines()
+        said = [a or b for a, b in re.findall(r"^ *(?:print\(.*\)  # (.*)|# > (.*))$", code, re.MULTILINE)]
+        assert len(printed) == len(said), (printed, said)
+        assert [(p, s) for p, s in zip(printed, said, strict=True) if not agree(p, s)] == []
+
+
+TESTS = [(page, block) for page in PAGES for block in blocks(page) if block[0].startswith("test_")]
+
+
+@pytest.mark.parametrize(("page", "block"), TESTS, ids=[f"{page.stem}-{block[0]}" for page, block in TESTS])
+def test_a_test_shown_on_a_page_passes(page: Path, block: Block, tmp_path: Path) -> None:
+    """Run by pytest, as its reader would."""
+    (tmp_path / block[0]).write_text(block[1], "utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *PLUGIN, str(tmp_path)]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert re.search(r"\d+ passed", told.stdout)
+
+
+# -- nothing is missing ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", PUBLIC_MODULES)
+def test_every_public_name_is_in_the_reference(module: str) -> None:
+    """By its docstring (`::: module.name`), or, as a constant, in words."""
+    names = set(importlib.import_module(module).__all__)
+    if module != "mempool":
+        names -= set(mempool.__all__)  # told once
+    missing = [
+        n for n in sorted(names) if not re.search(rf"^::: {module}\.{n}$|`(?:{module}\.)?{n}`", REFERENCE, re.MULTILINE)
+    ]
+    assert missing == []
+
+
+def test_every_error_says_what_it_means_why_it_happens_and_what_to_do() -> None:
+    """Each has a section of the page of errors, with these parts."""
+    page = (DOCS / "reference" / "errors.md").read_text("utf-8")
+    sections = dict(re.findall(r"^::: mempool\.(\w+)\n(.*?)(?=^::: |^## |\Z)", page, re.DOTALL | re.MULTILINE))
+    errors = [n for n in mempool.__all__ if isinstance(e := getattr(mempool, n), type) and issubclass(e, Exception)]
+    assert sorted(sections) == sorted(errors)
+    incomplete = [
+        n for n in errors if n != "PoolError" and not re.search(r"\*Why\.\* .*\*What to do\.\* ", sections[n], re.DOTALL)
+    ]
+    assert incomplete == []
+
+
+def test_every_command_is_in_the_reference() -> None:
+    """With each of its options."""
+    pytest.importorskip("click")
+    pytest.importorskip("rich")
+    from mempool.cli.app import mempool as group
+
+    page = (DOCS / "reference" / "command-line.md").read_text("utf-8")
+    for name, command in group.commands.items():
+        section = re.search(rf"^## `mempool {name}`$(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
+        assert section is not None, f"mempool {name}"
+        options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
+        assert [option for option in options if f"`{option}" not in section[1]] == [], name
+
+
+# -- links ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md", *PAGES], ids=name_of)
+def test_a_link_leads_somewhere(page: Path) -> None:
+    """Every relative link and picture is a file that exists. (`make docs` looks at the anchors, too.)"""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_file_that_is_named_exists(page: Path) -> None:
+    """Examples, tests and the like, named as `folder/file`."""
+    named = re.findall(r"`((?:examples|tests|verification|benchmarks|docs|src)/[\w./-]+)`", page.read_text("utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+# -- pictures -------------------------------------------------------------------------------------------------------
+
+
+def test_the_time_lines_are_those_that_their_script_draws() -> None:
+    """`python docs/img/timelines.py` writes them."""
+    told = runpy.run_path(str(DOCS / "img" / "timelines.py"))
+    drawn = {f"{name}.svg": told["draw"](race) for name, race in told["RACES"].items()}
+    assert {name: (DOCS / "img" / name).read_text("utf-8") for name in drawn} == drawn
