@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import repeat
 from time import perf_counter
@@ -13,6 +14,7 @@ from mempool.benchmarks.measure import (
     ROUNDS_QUICK,
     SLICES,
     SLICES_QUICK,
+    Point,
     Row,
     Target,
     in_rounds,
@@ -21,6 +23,7 @@ from mempool.benchmarks.measure import (
     row_of,
 )
 from mempool.benchmarks.uncontended import RESERVE, warm
+
 from mempool import Pool
 
 GROUP = "asynchronous"
@@ -67,6 +70,7 @@ def run(*, quick: bool) -> Iterator[Row]:
             },
             ROUNDS_QUICK if quick else ROUNDS,
         )
-    for what, target in (("await alloc_async + free", Target(0.8)), ("async with pool.lease()", None)):
+    for what, target in (("await alloc_async + free", Target(0.8)), ("async with pool.lease()", None), (QUEUE, None)):
         note = f"{in_words(min(seconds[what]))} : {in_words(min(seconds[QUEUE]))}"
-        yield row_of(GROUP, what, QUEUE, ratios(seconds, what, QUEUE), target=target, note=note)
+        point = Point(what, 0.0, statistics.median(seconds[what]))
+        yield row_of(GROUP, what, QUEUE, ratios(seconds, what, QUEUE), target=target, note=note, point=point)

@@ -1,13 +1,20 @@
-"""16 threads share 4 elements and hold each for 1 ms: how much gets through, how long the longest waits, how fair it is.
+"""More threads than elements: how much gets through, how long the longest waits, how fair it is, beside pools that wait.
 
-At best 4 elements serve 4000 holders a second, and each thread has its turn every 16 / 4 = 4 ms. A thread that sleeps for
-1 ms comes back later than that, with or without a pool; the row "nothing" says how much is lost to that alone: as many
-threads as there are elements, which sleep and share nothing.
+The main scene: 16 threads share 4 elements and hold each for 1 ms. At best 4 elements serve 4000 holders a second, and each
+thread has its turn every 16 / 4 = 4 ms. A thread that sleeps for 1 ms comes back later than that, with or without a pool;
+the row "nothing" says how much is lost to that alone: as many threads as there are elements, which sleep and share nothing.
+
+Whoever hands an element to somebody who waits must have the system wake him, and the element is idle meanwhile. A queue
+that lets the thread which has just put an element take it again saves that, and lets the others wait: its longest wait
+is as long as the run. Throughput, wait and Jain's index of fairness belong together. With a hold of 0 nothing is ideal:
+throughput is then shown beside the pool's.
 """
 
 from __future__ import annotations
 
+import importlib
 import queue
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,29 +22,94 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from mempool.benchmarks.measure import ROUNDS_QUICK, Row, Target, in_rounds, jain, percentile, row_of
-from mempool import Pool
-from mempool.sources import Objects
+from mempool.benchmarks import peers
+from mempool.benchmarks.measure import ROUNDS, ROUNDS_QUICK, Point, Row, Target, in_rounds, jain, percentile, row_of
+
+from mempool import Objects, Pool
 
 GROUP = "contended"
-THREADS, ELEMENTS, HOLD_SECONDS = 16, 4, 0.001
-TURN_SECONDS = THREADS / ELEMENTS * HOLD_SECONDS
-IDEAL = ELEMENTS / HOLD_SECONDS  # holders a second
-SECONDS, SECONDS_QUICK = 1.0, 0.2
+POOL, NOTHING = "pool", "nothing"
+ROUNDS_GRID, ROUNDS_GRID_QUICK = 5, 1
+
+Way = tuple[Callable[[], Any], Callable[[Any], object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """So many threads share so many elements and hold each for so long."""
+
+    threads: int
+    elements: int
+    hold: float  # seconds
+
+    @property
+    def ideal(self) -> float:
+        """Holders a second."""
+        return self.elements / self.hold
+
+    @property
+    def turn(self) -> float:
+        """Seconds between two turns of a thread."""
+        return self.threads / self.elements * self.hold
+
+    def __str__(self) -> str:
+        return f"{self.threads} threads, {self.elements} element{'' if self.elements == 1 else 's'}, {self.hold * 1e3:g} ms"
+
+
+MAIN = Scene(16, 4, 0.001)
+GRID = [
+    Scene(threads, elements, hold) for threads, elements in ((4, 1), (16, 4), (64, 16)) for hold in (0, 1e-4, 1e-3, 1e-2)
+]
+GRID_QUICK = [Scene(16, 4, 0), Scene(16, 4, 1e-3)]
 
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
     """What one run has seen."""
 
-    throughput: float  # as a share of the ideal
-    wait_longest: float  # in ideal turns
-    wait_p999: float  # in ideal turns
+    a_second: float  # holders
+    wait_longest: float  # seconds
+    wait_p999: float  # seconds
     fairness: float
 
 
-def crowd(take: Callable[[], Any], give: Callable[[Any], object], threads: int, seconds: float) -> Crowd:
+def of_pool(elements: int) -> Way:
+    pool = Pool(Objects(object), elements, keep=elements, limit=elements)
+    return pool.alloc, pool.free
+
+
+def of_lifo_queue(elements: int) -> Way:
+    shelf: queue.LifoQueue[object] = queue.LifoQueue()
+    for _ in range(elements):
+        shelf.put(object())
+    return shelf.get, shelf.put
+
+
+def of_object_pool(elements: int) -> Way:
+    pool = importlib.import_module("object_pool").ObjectPool(object, max_size=elements)
+    return pool.get, pool.put
+
+
+def of_sqlalchemy(elements: int) -> Way:
+    connect = (
+        importlib.import_module("sqlalchemy.pool")
+        .QueuePool(peers.Connection, pool_size=elements, max_overflow=0, timeout=300, reset_on_return=None)
+        .connect
+    )
+    return connect, lambda connection: connection.close()
+
+
+CONTESTANTS: dict[str, Callable[[int], Way]] = {
+    POOL: of_pool,
+    "queue.LifoQueue": of_lifo_queue,
+    "object-pool": of_object_pool,
+    "SQLAlchemy QueuePool": of_sqlalchemy,
+}
+
+
+def crowd(way: Way, threads: int, hold: float, seconds: float) -> Crowd:
     """So many threads that take, hold, give, for so long."""
+    take, give = way
     waits: list[list[float]] = [[] for _ in range(threads)]
     ready = threading.Barrier(threads + 1)
     stop = threading.Event()
@@ -48,7 +120,8 @@ def crowd(take: Callable[[], Any], give: Callable[[Any], object], threads: int, 
             began = perf_counter()
             element = take()
             mine.append(perf_counter() - began)
-            time.sleep(HOLD_SECONDS)
+            if hold:
+                time.sleep(hold)
             give(element)
 
     workers = [threading.Thread(target=work, args=(mine,)) for mine in waits]
@@ -63,65 +136,83 @@ def crowd(take: Callable[[], Any], give: Callable[[Any], object], threads: int, 
     # Whoever stood in the line was served still, and the time until then counts as well.
     lasted = perf_counter() - began
     every = sorted(wait for mine in waits for wait in mine)
-    return Crowd(
-        throughput=len(every) / lasted / IDEAL,
-        wait_longest=every[-1] / TURN_SECONDS,
-        wait_p999=percentile(every, 0.999) / TURN_SECONDS,
-        fairness=jain([len(mine) for mine in waits]),
-    )
+    return Crowd(len(every) / lasted, every[-1], percentile(every, 0.999), jain([len(mine) for mine in waits]))
+
+
+def measured(scene: Scene, seconds: float, rounds: int, *, control: bool) -> tuple[dict[str, list[Crowd]], dict[str, str]]:
+    """Every contestant in this scene, and why the others are missing."""
+    crowds: dict[str, list[Crowd]] = {}
+    missing: dict[str, str] = {}
+    calls: dict[str, Callable[[], float]] = {}
+
+    def add(name: str, way: Way, threads: int) -> None:
+        def measure() -> float:
+            crowds[name].append(crowd(way, threads, scene.hold, seconds))
+            return crowds[name][-1].a_second
+
+        crowds[name], calls[name] = [], measure
+
+    for name, make in CONTESTANTS.items():
+        try:
+            add(name, make(scene.elements), scene.threads)
+        except ImportError as error:
+            missing[name] = peers.Missing.by(error).why
+    if control:
+        add(NOTHING, (lambda: None, lambda _element: None), scene.elements)
+    in_rounds(calls, rounds)
+    return crowds, missing
+
+
+def main_scene(*, quick: bool) -> Iterator[Row]:
+    """The scene with targets, every figure on a line of its own."""
+    rounds, seconds = (ROUNDS_QUICK, 0.2) if quick else (ROUNDS, 0.4)
+    crowds, missing = measured(MAIN, seconds, rounds, control=True)
+    yield from (Row(GROUP, f"{name}: {MAIN}", "the ideal", note=why) for name, why in missing.items())
+    ideal, turn = f"{MAIN.ideal:.0f} holders a second", f"a turn of {MAIN.turn * 1e3:g} ms"
+    for name, seen in crowds.items():
+        shares = [c.a_second / MAIN.ideal for c in seen]
+        if name == NOTHING:
+            why = "what sleeping for 1 ms leaves on this machine, without any pool"
+            yield row_of(GROUP, f"{name}: throughput", ideal, shares, note=why)
+            continue
+        ours = name == POOL
+        target = Target(0.9, at_most=False) if ours else None
+        point = Point(name, 0.0, statistics.median(shares), "throughput, as a share of the ideal")
+        yield row_of(GROUP, f"{name}: throughput", ideal, shares, target=target, point=point)
+        controlled = [c.a_second / control.a_second for c, control in zip(seen, crowds[NOTHING], strict=True)]
+        yield row_of(GROUP, f"{name}: throughput", f"{MAIN.elements} threads that only sleep", controlled)
+        longest = [c.wait_longest / MAIN.turn for c in seen]
+        point = Point(name, 0.0, statistics.median(longest), "longest wait, in turns of 4 ms")
+        yield row_of(GROUP, f"{name}: longest wait", turn, longest, target=Target(2.0) if ours else None, point=point)
+        yield row_of(GROUP, f"{name}: p99.9 of the waits", turn, [c.wait_p999 / MAIN.turn for c in seen])
+        yield row_of(GROUP, f"{name}: Jain's index of fairness", "1 = all alike", [c.fairness for c in seen], unit="")
+
+
+def grid(scene: Scene, *, quick: bool) -> Iterator[Row]:
+    """One line per contestant; its waits and its fairness stand in the note."""
+    seconds = 0.1 if quick else max(0.2, 5 * scene.turn)
+    crowds, missing = measured(scene, seconds, ROUNDS_GRID_QUICK if quick else ROUNDS_GRID, control=False)
+    for name in CONTESTANTS:
+        what = f"{scene}: {name}"
+        if name in missing:
+            yield Row(GROUP, what, POOL, note=missing[name])
+            continue
+        seen = crowds[name]
+        longest, p999 = (
+            statistics.median(w) * 1e3 for w in zip(*((c.wait_longest, c.wait_p999) for c in seen), strict=True)
+        )
+        note = (
+            f"waits: longest {longest:.3g} ms, p99.9 {p999:.3g} ms; Jain {statistics.median(c.fairness for c in seen):.2f}"
+        )
+        if scene.hold:
+            yield row_of(GROUP, what, "the ideal", [c.a_second / scene.ideal for c in seen], note=note)
+        else:
+            note += f"; {statistics.median(c.a_second for c in seen):,.0f} holders a second"
+            ratios = [c.a_second / ours.a_second for c, ours in zip(seen, crowds[POOL], strict=True)]
+            yield row_of(GROUP, what, POOL, ratios, note=note)
 
 
 def run(*, quick: bool) -> Iterator[Row]:
-    seconds = SECONDS_QUICK if quick else SECONDS
-    pool = Pool(Objects(object), ELEMENTS, keep=ELEMENTS, limit=ELEMENTS)
-    shelf: queue.LifoQueue[object] = queue.LifoQueue()
-    for _ in range(ELEMENTS):
-        shelf.put(object())
-    crowds: dict[str, list[Crowd]] = {"pool": [], "queue.LifoQueue": [], "nothing": []}
-
-    def of(name: str, *, take: Callable[[], Any], give: Callable[[Any], object], threads: int) -> Callable[[], float]:
-        def measure() -> float:
-            crowds[name].append(crowd(take, give, threads, seconds))
-            return crowds[name][-1].throughput
-
-        return measure
-
-    in_rounds(
-        {
-            "pool": of("pool", take=pool.alloc, give=pool.free, threads=THREADS),
-            "queue.LifoQueue": of("queue.LifoQueue", take=shelf.get, give=shelf.put, threads=THREADS),
-            "nothing": of("nothing", take=lambda: None, give=lambda _element: None, threads=ELEMENTS),
-        },
-        ROUNDS_QUICK,
-    )
-    for name in ("pool", "queue.LifoQueue"):
-        ours, seen = name == "pool", crowds[name]
-        yield row_of(
-            GROUP,
-            f"{name}: throughput",
-            "4000 holders a second",
-            [c.throughput for c in seen],
-            target=Target(0.9, at_most=False) if ours else None,
-        )
-        yield row_of(
-            GROUP,
-            f"{name}: throughput",
-            "4 threads that only sleep",
-            [c.throughput / control.throughput for c, control in zip(seen, crowds["nothing"], strict=True)],
-        )
-        yield row_of(
-            GROUP,
-            f"{name}: longest wait",
-            "a turn of 4 ms",
-            [c.wait_longest for c in seen],
-            target=Target(2.0) if ours else None,
-        )
-        yield row_of(GROUP, f"{name}: p99.9 of the waits", "a turn of 4 ms", [c.wait_p999 for c in seen])
-        yield row_of(GROUP, f"{name}: Jain's index of fairness", "1 = all alike", [c.fairness for c in seen], unit="")
-    yield row_of(
-        GROUP,
-        "nothing: throughput",
-        "4000 holders a second",
-        [c.throughput for c in crowds["nothing"]],
-        note="what sleeping for 1 ms leaves on this machine, without any pool",
-    )
+    yield from main_scene(quick=quick)
+    for scene in GRID_QUICK if quick else GRID:
+        yield from grid(scene, quick=quick)

@@ -43,11 +43,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Where a row lies in the group's plot: the absolute figure (seconds, unless the group says otherwise), not the ratio."""
+    """Where a row lies in the group's plot: the absolute figure (seconds, unless its panel says otherwise), no ratio."""
 
     series: str
     x: float
     y: float
+    panel: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,10 @@ class Missing:
 
     why: str
 
+    @classmethod
+    def by(cls, error: ImportError) -> Missing:
+        return cls(f"not installed here ({error.name}); pip install 'mempool[bench]'")
+
 
 def bound(take: Callable[[], Any], give: Callable[[Any], Any]) -> Peer:
     """Two bound methods, as code that cares about time would keep them."""
@@ -98,12 +102,15 @@ def of_pondpond() -> Peer:
     return Peer("recycle(borrow(factory), factory)", names)
 
 
+class Connection:
+    """What SQLAlchemy's pool takes for a connection."""
+
+    def rollback(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def of_sqlalchemy() -> Peer:
-    class Connection:
-        def rollback(self) -> None: ...
-
-        def close(self) -> None: ...
-
     pool = importlib.import_module("sqlalchemy.pool").QueuePool(Connection, pool_size=ELEMENTS, reset_on_return=None)
     return Peer("connect().close()", {"connect": pool.connect})
 
@@ -153,4 +160,4 @@ def find(make: Callable[[], Peer]) -> Peer | Missing:
     try:
         return make()
     except ImportError as error:
-        return Missing(f"not installed here ({error.name}); pip install 'mempool[bench]'")
+        return Missing.by(error)

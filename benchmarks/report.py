@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mempool.benchmarks.measure import Row
 from rich.console import Console
 from rich.table import Table
 
 import mempool
-from mempool.benchmarks.measure import Row
 
 HEADINGS = ("what", "beside", "median", "lowest .. highest", "target", "", "note")
 STYLES = {"met": "green", "missed": "bold red", "not measured": "yellow"}
@@ -40,13 +40,20 @@ def machine() -> dict[str, str | int | float]:
     }
 
 
+def in_digits(figure: float | None) -> str:
+    """Three digits that count."""
+    if figure is None:
+        return ""
+    return f"{figure:,.0f}" if abs(figure) >= 1000 else f"{figure:.3g}"
+
+
 def cells(row: Row) -> tuple[str, ...]:
     if row.figure is None:
         return row.what, row.beside, "-", "", "" if row.target is None else str(row.target), row.verdict, row.note
-    spread = f"{row.lowest:.3g} .. {row.highest:.3g}"
+    spread = f"{in_digits(row.lowest)} .. {in_digits(row.highest)}"
     target = "" if row.target is None else f"{row.target} {row.unit}"
     verdict = row.verdict if row.is_steady else f"{row.verdict}, not in every round"
-    return row.what, row.beside, f"{row.figure:.3g} {row.unit}".strip(), spread, target, verdict, row.note
+    return row.what, row.beside, f"{in_digits(row.figure)} {row.unit}".strip(), spread, target, verdict, row.note
 
 
 def print_head() -> None:
@@ -62,7 +69,9 @@ def print_head() -> None:
 def in_one_line() -> str:
     """For the foot of a picture."""
     facts = machine()
-    return f"mempool {facts['mempool']} ({facts['core']} core), {facts['python']}, {facts['processor']}, {facts['cores']} cores"
+    return (
+        f"mempool {facts['mempool']} ({facts['core']} core), {facts['python']}, {facts['processor']}, {facts['cores']} cores"
+    )
 
 
 def print_group(group: str, rows: Sequence[Row]) -> None:

@@ -16,15 +16,20 @@ from __future__ import annotations
 
 import collections
 import gc
+import importlib
+import statistics
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import clock_gettime, perf_counter, pthread_getcpuclockid, thread_time
+from time import clock_gettime, perf_counter, pthread_getcpuclockid, sleep, thread_time
 from types import FrameType
+from typing import Any
 
-from mempool.benchmarks.measure import ROUNDS_QUICK, Row, Target, in_rounds, in_words, ratios, row_of
+from mempool.benchmarks.measure import ROUNDS_QUICK, Point, Row, Target, in_rounds, in_words, ratios, row_of
+from mempool.benchmarks.peers import Missing
+
 from mempool import Pool
 from mempool.sources import Objects
 
@@ -141,7 +146,64 @@ def costs(many: int) -> Iterator[Row]:
     for what, beside in (("grow", FILLED), ("shrink", EMPTIED)):
         way = f"{FEW} -> {many:,}" if what == "grow" else f"{many:,} -> {FEW}"
         note = f"{in_words(min(every[what]))} : {in_words(min(every[beside]))} an element"
-        yield row_of(GROUP, f"{what} {way}, per element", beside, ratios(every, what, beside), note=note)
+        point = Point(what, many, statistics.median(every[what]))
+        yield row_of(GROUP, f"{what} {way}, per element", beside, ratios(every, what, beside), note=note, point=point)
+
+
+def of_psycopg(size: int) -> Any:
+    """psycopg's pool of connections that cost nothing to make. Raises ImportError where it is missing."""
+    psycopg_pool = importlib.import_module("psycopg_pool")
+
+    class Connection:
+        """All that the pool asks of one that it opens and closes."""
+
+        _pool: object = None
+        _expire_at: float = 0.0
+
+        @classmethod
+        def connect(cls, _conninfo: str = "", **_kwargs: object) -> Connection:
+            return cls()
+
+        def close(self) -> None: ...
+
+    return psycopg_pool.ConnectionPool(connection_class=Connection, min_size=size, max_size=size, open=True)
+
+
+def beside_psycopg(many: int) -> Iterator[Row]:
+    """Growing only, until the new elements are there.
+
+    Its `resize` returns at once and its workers open the connections one by one, so what is measured ends when they have.
+    Shrinking cannot be compared: it closes one idle connection every `max_idle` seconds, ten minutes by default.
+    """
+    what = f"psycopg_pool: grow {FEW} -> {many:,}, per element"
+    try:
+        of_psycopg(FEW).close()
+    except ImportError as error:
+        yield Row(GROUP, what, "pool", note=Missing.by(error).why)
+        return
+
+    def psycopg() -> float:
+        pool = of_psycopg(FEW)
+        pool.wait()
+        began = perf_counter()
+        pool.resize(many)
+        while pool.get_stats()["pool_available"] < many:
+            sleep(0.0001)  # its workers want the processor
+        lasted = perf_counter() - began
+        pool.close()
+        return lasted / many
+
+    def ours() -> float:
+        pool = Pool(Objects(object), FEW)
+        began = perf_counter()
+        pool.resize(many)
+        return (perf_counter() - began) / many
+
+    seconds = in_rounds({"psycopg": psycopg, "pool": ours}, ROUNDS_QUICK)
+    note = f"{in_words(min(seconds['psycopg']))} : {in_words(min(seconds['pool']))} an element; fake connections, 3 workers"
+    yield row_of(GROUP, what, "pool", ratios(seconds, "psycopg", "pool"), note=note)
+    why = "closes one idle connection every max_idle seconds, not at the resize: nothing to compare"
+    yield Row(GROUP, f"psycopg_pool: shrink {many:,} -> {FEW}", "pool", note=why)
 
 
 def longest_step(work: Callable[[], object]) -> float:
@@ -207,6 +269,7 @@ def run(*, quick: bool) -> Iterator[Row]:
     several = MANY_QUICK if quick else MANY
     for many in several:
         yield from costs(many)
+    yield from beside_psycopg(several[0])
     target = None if quick else Target(1.0)  # DESIGN.md speaks of a million
     yield from steps(several[-1], target)
     yield from held_up(several[-1], target)

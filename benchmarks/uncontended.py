@@ -9,9 +9,21 @@ import statistics
 from collections.abc import Iterator
 
 from mempool.benchmarks import peers
-from mempool.benchmarks.measure import ROUNDS, ROUNDS_QUICK, Point, Row, Target, in_rounds, in_words, ratios, row_of, slices_of
+from mempool.benchmarks.measure import (
+    ROUNDS,
+    ROUNDS_QUICK,
+    Point,
+    Row,
+    Target,
+    in_rounds,
+    in_words,
+    ratios,
+    row_of,
+    slices_of,
+)
+
 from mempool import Pool
-from mempool.sources import Objects
+from mempool.sources import Buffers, Objects
 
 GROUP = "uncontended"
 RESERVE = 8
@@ -52,6 +64,8 @@ def dry(track: str) -> Pool[object]:
 def ours() -> dict[str, tuple[peers.Peer, Target | None]]:
     """Our own ways, each with what DESIGN.md asks of it as a multiple of the deque's pair."""
     lease, identity = warm("identity"), warm("identity")
+    buffers = Pool(Buffers(4096), RESERVE)
+    buffers.free_many(buffers.alloc_many(2 * RESERVE))
     reserved, nothing, holders = warm("identity"), warm("nothing"), warm("holders")
     ways = {
         f'{POOL}, track="nothing"': (peers.bound(nothing.alloc, nothing.free), Target(1.6)),
@@ -59,10 +73,15 @@ def ours() -> dict[str, tuple[peers.Peer, Target | None]]:
         f'{POOL}, track="holders"': (peers.bound(holders.alloc, holders.free), None),
         LEASE: (peers.Peer("with lease(): pass", {"lease": lease.lease}), Target(5.0)),
         "alloc_reserved + free": (peers.bound(reserved.alloc_reserved, reserved.free), None),
+        f"{POOL} of Buffers(4096)": (peers.bound(buffers.alloc, buffers.free), None),
     }
     for track in ("nothing", "identity", "holders"):
         tracking = "" if track == "identity" else f', track="{track}"'
-        for path, make in (("source and back to it", bare), ("reserve, at the limit", limited), ("reserve, source failing", dry)):
+        for path, make in (
+            ("source and back to it", bare),
+            ("reserve, at the limit", limited),
+            ("reserve, source failing", dry),
+        ):
             pool = make(track)
             ways[f"{POOL} from the {path}{tracking}"] = (peers.bound(pool.alloc, pool.free), None)
     return ways
@@ -93,6 +112,7 @@ def run(*, quick: bool) -> Iterator[Row]:
         point = Point(what, 0.0, statistics.median(seconds[what]))
         return row_of(GROUP, what, beside, ratios(seconds, what, beside), target=target, note=note, point=point)
 
+    yield versus(PAIR, PAIR)
     for name, (_peer, target) in mine.items():
         yield versus(name, PAIR, target)
     yield versus("pool, called as attributes", "deque, called as attributes", Target(2.0))

@@ -12,10 +12,13 @@ import pytest
 pytest.importorskip("click")
 pytest.importorskip("rich")
 if importlib.util.find_spec("mempool.benchmarks") is None:
-    pytest.skip("mempool is not installed, and the benchmarks lie outside of src; `make test` installs", allow_module_level=True)
+    pytest.skip(
+        "mempool is not installed, and the benchmarks lie outside of src; `make test` installs", allow_module_level=True
+    )
 
 from mempool.benchmarks import GROUPS, measure, peers
 from mempool.benchmarks.measure import Point, Row, Target
+
 from mempool.cli.bench import bench
 
 TREE = Path(__file__).resolve().parent.parent
@@ -50,7 +53,7 @@ def test_a_group_that_does_not_exist_is_an_error_that_names_those_that_do() -> N
 def test_every_group_is_a_file_and_is_named_in_the_help() -> None:
     """A group without a file, or one that nobody could find, would be no group."""
     for group in GROUPS:
-        assert importlib.import_module(f"mempool.benchmarks.{group}").GROUP == group
+        assert group == importlib.import_module(f"mempool.benchmarks.{group}").GROUP
     assert bench.help is not None
     assert ", ".join(GROUPS) in bench.help
 
@@ -106,7 +109,9 @@ def test_a_plot_is_drawn_for_each_group(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plots = importlib.import_module("mempool.benchmarks.plots")
     rows = {
-        "uncontended": [Row("uncontended", name, "deque", 1.0, point=Point(name, 0.0, y)) for name, y in (("a", 1e-8), ("b", 1e-6))],
+        "uncontended": [
+            Row("uncontended", name, "deque", 1.0, point=Point(name, 0.0, y)) for name, y in (("a", 1e-8), ("b", 1e-6))
+        ],
         "growth": [Row("growth", "pairs", "1", 1.0, point=Point("alloc + free", x, 1e-7)) for x in (1, 10, 100)],
     }
     assert plots.draw(rows, tmp_path / "one.svg", "foot") == [tmp_path / "one.svg"]

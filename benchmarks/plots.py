@@ -1,0 +1,192 @@
+"""The pictures: one panel or two per group, drawn from the rows that were printed. Needs matplotlib (`mempool[bench]`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import EngFormatter, FuncFormatter, NullFormatter
+from mempool.benchmarks.measure import Point, Row, in_words
+
+OURS, THEIRS = "#0b6e4f", "#8a8d91"
+COLOURS = ("#0b6e4f", "#d1495b", "#30638e", "#edae49", "#8a8d91", "#5f4b8b")
+DASHES = ("-", "--", "-.", ":", "-", "--")
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "both",
+    "grid.alpha": 0.25,
+    "svg.hashsalt": "mempool",  # the same figures give the same file
+    "svg.fonttype": "none",  # text stays text
+    "figure.facecolor": "white",
+}
+WIDTH = 8.0
+
+Points = Sequence[Point]
+
+
+def panels(rows: Sequence[Row]) -> dict[str, list[Point]]:
+    """The points by panel, in the order in which they were measured."""
+    found: dict[str, list[Point]] = {}
+    for row in rows:
+        if row.point is not None:
+            found.setdefault(row.point.panel, []).append(row.point)
+    return found
+
+
+def bars(axes: Axes, points: Points, *, ours: Callable[[str], bool], words: Callable[[float], str]) -> None:
+    """One bar per series, the first on top, each with its figure."""
+    names = [point.series for point in points]
+    values = [point.y for point in points]
+    drawn = axes.barh(names, values, color=[OURS if ours(name) else THEIRS for name in names], height=0.7)
+    axes.bar_label(drawn, [words(value) for value in values], padding=3)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+
+
+def curves(axes: Axes, points: Points) -> None:
+    """One line per series."""
+    series: dict[str, list[Point]] = {}
+    for point in points:
+        series.setdefault(point.series, []).append(point)
+    for number, (name, line) in enumerate(series.items()):
+        colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+        axes.plot([p.x for p in line], [p.y for p in line], dash, marker="o", markersize=3.5, color=colour, label=name)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def in_seconds(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(EngFormatter("s"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+# -- one function per group
+
+
+def uncontended(figure: SubFigure, rows: Sequence[Row]) -> None:
+    points = {p.series: p for p in panels(rows)[""]}  # a peer that appears twice is drawn once
+    shown = [
+        p for name, p in points.items() if "track=" not in name and " from the " not in name and "attributes" not in name
+    ]
+    axes = figure.subplots()
+    mine = ("alloc", "with pool", "await alloc", "async with")
+    bars(axes, sorted(shown, key=lambda p: p.y), ours=lambda name: name.startswith(mine), words=in_words)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter("s"))
+    axes.set_xlabel("time to take an element and give it back; elements at hand (log scale)")
+    axes.margins(x=0.12)
+    axes.set_title("Taking and giving back", loc="left")
+
+
+def contended(figure: SubFigure, rows: Sequence[Row]) -> None:
+    found = panels(rows)
+    figure.suptitle("16 threads share 4 elements, each held for 1 ms", x=0.02, ha="left", fontsize=10)
+    left, right = figure.subplots(1, 2, sharey=True)
+    throughput, longest = found.values()
+    bars(left, throughput, ours=lambda name: name == "pool", words=lambda share: f"{share:.2f}")
+    left.set_xlim(0, 1.1)
+    left.invert_yaxis()  # shared: the second call turns it once more
+    bars(right, longest, ours=lambda name: name == "pool", words=lambda turns: f"{turns:.3g}")
+    right.set_xscale("log")
+    right.set_xlim(0.5, max(p.y for p in longest) * 3)
+    right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    for axes, name in zip((left, right), found, strict=True):
+        axes.set_xlabel(name + (" (log scale)" if axes is right else ""))
+
+
+def resize(figure: SubFigure, rows: Sequence[Row]) -> None:
+    axes = figure.subplots()
+    curves(axes, panels(rows)[""])
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(EngFormatter("s"))
+    axes.set_xlabel("elements that a resize makes (grow) or disposes of (shrink)")
+    axes.set_ylabel("time per element")
+    axes.set_title("What a resize costs", loc="left")
+
+
+def memory(figure: SubFigure, rows: Sequence[Row]) -> None:
+    axes = figure.subplots()
+    points = panels(rows)[""]
+    curves(axes, points)
+    axes.set_xscale("log", base=2)
+    sizes = sorted({p.x for p in points})
+    axes.set_xticks(sizes, [f"{size:g} MiB" for size in sizes])
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("GiB/s per thread" if any("4 threads" in p.series for p in points) else "GiB/s")
+    axes.set_xlabel("size of a buffer; taken, written whole, given back, 4 alive together in each thread (2 of 64 MiB)")
+    axes.set_title("Warm buffers of a pool beside fresh memory", loc="left")
+
+
+def growth(figure: SubFigure, rows: Sequence[Row]) -> None:
+    points = panels(rows)[""]
+    axes = figure.subplots()
+    curves(axes, points)
+    axes.set_xscale("log")
+    in_seconds(axes)
+    axes.set_xlabel("spares, elements out, or callers in line")
+    axes.set_ylabel("time per call or pair of calls (log scale)")
+    axes.set_title("What a call costs as the pool grows", loc="left")
+
+
+def failure(figure: SubFigure, rows: Sequence[Row]) -> None:
+    found = panels(rows)
+    figure.suptitle(
+        "A source that fails: 8 threads, a reserve of 4, each element held for 1 ms", x=0.02, ha="left", fontsize=10
+    )
+    for axes, (name, points) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
+        curves(axes, points)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel(name)
+        axes.set_xlabel("of the calls of the source fail, %")
+
+
+#: Each group that has a picture, how it is drawn and how high, in inches.
+PLOTS: Mapping[str, tuple[Callable[[SubFigure, Sequence[Row]], None], float]] = {
+    "uncontended": (uncontended, 4.6),
+    "asynchronous": (uncontended, 2.0),
+    "contended": (contended, 2.4),
+    "resize": (resize, 3.2),
+    "memory": (memory, 3.6),
+    "growth": (growth, 4.2),
+    "failure": (failure, 3.2),
+}
+PLACEHOLDER = "{group}"
+
+
+def drawable(rows: Mapping[str, Sequence[Row]]) -> dict[str, Sequence[Row]]:
+    """What has a picture. The rows of the event loop are drawn among those of one thread."""
+    groups = {group: list(some) for group, some in rows.items()}
+    if "uncontended" in groups:
+        groups["uncontended"] += groups.pop("asynchronous", [])
+    return {group: some for group, some in groups.items() if group in PLOTS and panels(some)}
+
+
+def draw(rows: Mapping[str, Sequence[Row]], file: Path, foot: str) -> list[Path]:
+    """One picture with a part per group; or, where the name says `{group}`, a picture per group. Returns the files."""
+    groups = drawable(rows)
+    if PLACEHOLDER not in file.name:
+        return [save(groups, file, foot)] if groups else []
+    return [
+        save({group: some}, file.with_name(file.name.replace(PLACEHOLDER, group)), foot) for group, some in groups.items()
+    ]
+
+
+def save(groups: Mapping[str, Sequence[Row]], file: Path, foot: str) -> Path:
+    with mpl.rc_context(STYLE):
+        heights = [PLOTS[group][1] for group in groups]
+        figure = Figure(figsize=(WIDTH, sum(heights) + 0.3), layout="constrained")
+        parts = figure.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)
+        for part, (group, rows) in zip(parts[:, 0], groups.items(), strict=True):
+            PLOTS[group][0](part, rows)
+        figure.supxlabel(f"mempool bench {' '.join(groups)}; {foot}", fontsize=7, color="#555555")
+        metadata = {"Date": None} if file.suffix == ".svg" else {}
+        figure.savefig(file, dpi=150, metadata=metadata)
+    return file
