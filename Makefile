@@ -120,10 +120,10 @@ verify:
 	@$(MAKE) --no-print-directory verify-here VENV=.venv-verify PYTHON="$(or $(call find-python,(3, 12)),python3.12)"
 
 verify-here: $(STAMPS)/mempool $(STAMPS)/extra-verify
-	MEMPOOL_PURE=1 $(PYTEST) verification $(ARGS)
+	$(PY) -m verification $(ARGS)
 
 mutate: $(STAMPS)/mempool $(STAMPS)/extra-test
-	$(PY) verification/mutate.py $(ARGS)
+	$(PY) -m verification.mutate $(ARGS)
 
 docs: $(STAMPS)/mempool $(STAMPS)/extra-docs
 	$(BIN)/mkdocs build --strict
