@@ -19,6 +19,8 @@ class Place(Protocol):
     """Who waits: a thread's ident or a task."""
     thread: int
     """In which thread."""
+    can_be_lost: bool
+    """Whether `wake` may find nobody there."""
     on_loss: Callable[[], object] | None
     """Called by `wake` when nobody is there any more: the loop is closed. Sends home what the ticket got."""
 
@@ -31,6 +33,8 @@ class Place(Protocol):
 
 class ThreadPlace:
     """A thread parks on a queue, whose `put` is one C call that finalizers and signal handlers may make."""
+
+    can_be_lost: bool = False
 
     def __init__(self, clock: Clock) -> None:
         self.thread: int = threading.get_ident()
@@ -51,6 +55,8 @@ class ThreadPlace:
 
 class TaskPlace:
     """A task of asyncio, whatever the loop, parks on a future; a wake-up from another thread goes through the loop."""
+
+    can_be_lost: bool = True
 
     def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
         self.thread: int = threading.get_ident()
@@ -94,6 +100,8 @@ class TaskPlace:
 
 class TrioPlace:
     """A task of trio parks on an event; a wake-up from another thread goes through the run's token."""
+
+    can_be_lost: bool = True
 
     def __init__(self, clock: Clock, trio: Any) -> None:
         self.thread: int = threading.get_ident()
@@ -140,11 +148,11 @@ def current_owner() -> object:
     task: object = None
     if loop is not None:
         task = asyncio.current_task(loop)
-    else:
+    elif "trio" in sys.modules:
         trio = _trio_running()
         if trio is not None:
             task = trio.lowlevel.current_task()
-    return task if task is not None else _this_thread()
+    return task or _local.owner or _this_thread()
 
 
 class ThreadOwner:
@@ -154,11 +162,15 @@ class ThreadOwner:
         self.name: str = threading.current_thread().name
 
 
-_local = threading.local()
+class _Local(threading.local):
+    owner: ThreadOwner | None = None
+
+
+_local = _Local()
 
 
 def _this_thread() -> ThreadOwner:
-    owner: ThreadOwner | None = getattr(_local, "owner", None)
+    owner = _local.owner
     if owner is None:
         owner = _local.owner = ThreadOwner()
     return owner

@@ -19,7 +19,7 @@ from mempool._core.quick import DEFAULT
 from mempool.errors import PoolTimeout
 from mempool.guarantee import Guarantee, PoolStats
 from mempool.holders import Holder, HolderBook, name_of
-from mempool.traffic import Home, Traffic
+from mempool.traffic import NEVER, Home, Traffic
 
 if TYPE_CHECKING:
     from mempool.lease import Lease
@@ -358,7 +358,7 @@ class Pool(Traffic, Generic[T]):
     def drain(self, timeout: float | None | EllipsisType = DEFAULT) -> None:
         """Wait until no element is out. Raises PoolTimeout if some are when the time is up."""
         place = parking.ThreadPlace(self._clock)
-        deadline = self._deadline(timeout, place)
+        deadline = self._deadline(timeout, place.now)
         ticket = Ticket(0)
         ticket.set_waiter(place.wake, place.owner, place.thread)
         try:
@@ -366,9 +366,9 @@ class Pool(Traffic, Generic[T]):
                 if self.core.is_dismissed():
                     raise self._ending()
                 time = self._clock.now()
-                if deadline is not None and time >= deadline:
+                if time >= deadline:
                     raise PoolTimeout(f"{self._called()}: {self.core.figures()['out']} elements are still out; free them")
-                place.park(None if deadline is None else deadline - time)
+                place.park(None if deadline == NEVER else deadline - time)
         finally:
             self.core.watch_drain(ticket, False)
 

@@ -20,26 +20,24 @@ from types import EllipsisType
 from typing import Any
 
 from mempool import parking, registry
-from mempool._core import Hands, Quick, Ticket
+from mempool._core import Hands, Ticket
 from mempool._core import line as states
 from mempool._core.quick import DEFAULT
-from mempool._core.reserve import IS_CLOSED, IS_FULL, TIMED_OUT, WAIT_BUCKETS
+from mempool._core.reserve import IS_CLOSED, IS_FULL, TIMED_OUT
 from mempool.buffer import Buffer, prepare, renew
-from mempool.clock import Clock
-from mempool.errors import DeadlockError, DoubleFree, ForeignElement, LineFull, PoolClosed, PoolTimeout
-from mempool.holders import HolderBook, describe, find_deadlock
-from mempool.viewers import viewers
+from mempool.errors import DeadlockError, DoubleFree, ForeignElement, LineFull, PoolTimeout
+from mempool.holders import find_deadlock
+from mempool.telling import Telling
 
 #: Seconds. The head of the line asks the source by itself after the first, then in doubling steps up to the last
 #: (kernel: every 5 s); and, whatever the news, never sooner than the third after a failure.
 ASK_FIRST, ASK_LAST, ASK_SOONEST = 0.05, 5.0, 0.001
+#: A moment that does not come.
+NEVER = float("inf")
 #: Elements made or disposed of in one go. Between two goes other threads' calls get their turn.
 BATCH = 64
 #: Seconds. A go that takes longer is large enough.
 GO_SECONDS = 0.001
-
-#: How many holders `why_empty` names, the oldest.
-HOLDERS_NAMED = 8
 
 log: logging.Logger = logging.getLogger("mempool")
 
@@ -63,40 +61,28 @@ class Home:
             pool._recover(buffer)
 
 
-class Traffic(Quick):
+class Traffic(Telling):
     """Everything a pool does that is not quick."""
 
     # Slots, because a __dict__ makes every `pool.alloc()` look into it first: a third of the whole call.
     __slots__ = (
         "_asked_at",
-        "_book",
         "_check",
-        "_clock",
         "_lost",
         "_patience",
         "_recovering",
         "_reset",
-        "_resizing",
         "_source",
-        "_source_failures",
-        "_source_said",
         "_timeout",
-        "name",
     )
 
-    name: str
     _asked_at: float
-    _book: HolderBook | None
     _check: Callable[[Any], object] | None
-    _clock: Clock
     _lost: collections.deque[Ticket]
     _patience: float | None
     _recovering: threading.Lock
     _reset: Callable[[Any], object] | None
-    _resizing: dict[object, str]
     _source: Any
-    _source_failures: int
-    _source_said: str | None
     _timeout: float | None
 
     # -- from the books to a user
@@ -109,9 +95,9 @@ class Traffic(Quick):
 
     def _obtain(self, ticket: Ticket, timeout: float | None | EllipsisType) -> None:
         """Fill the ticket and sign it out. Parks the thread where it must wait."""
-        place = parking.ThreadPlace(self._clock)
-        deadline = self._deadline(timeout, place)
+        deadline = self._deadline(timeout, self._clock.now)
         if not self._try(ticket, ask=True, may_wait=True):
+            place = parking.ThreadPlace(self._clock)
             for seconds in self._wait(ticket, place, deadline):
                 place.park(seconds)
         self._sign_out(ticket)
@@ -119,7 +105,7 @@ class Traffic(Quick):
     async def _obtain_async(self, ticket: Ticket, timeout: float | None | EllipsisType) -> None:
         """The same for a task."""
         place = parking.task_place(self._clock)
-        deadline = self._deadline(timeout, place)
+        deadline = self._deadline(timeout, place.now)
         if not self._try(ticket, ask=True, may_wait=True):
             for seconds in self._wait(ticket, place, deadline):
                 await place.park(seconds)
@@ -241,7 +227,7 @@ class Traffic(Quick):
 
     # -- waiting
 
-    def _wait(self, ticket: Ticket, place: parking.Place, deadline: float | None) -> Generator[float | None, None, None]:
+    def _wait(self, ticket: Ticket, place: parking.Place, deadline: float) -> Generator[float | None, None, None]:
         """Stand in the line until the ticket is served. Yields how many seconds to park, at most; None: until woken.
 
         The caller that parks may be thrown out of it by any exception; then this generator is closed, and withdraws.
@@ -249,24 +235,25 @@ class Traffic(Quick):
         core, now = self.core, place.now
         began = now()
         outcome = states.WITHDRAWN
-        ticket.set_waiter(place.wake, place.owner, place.thread)
-        place.on_loss = functools.partial(self._lose, ticket)
+        ticket.set_waiter(place.wake, place.owner, place.thread, place.can_be_lost)
+        if place.can_be_lost:
+            place.on_loss = functools.partial(self._lose, ticket)
         joined = False
         try:
             self._join(ticket)
             joined = True
-            ask_after, ask_at = ASK_FIRST, None
-            warn_at = None if self._patience is None else began + self._patience
+            ask_after, ask_at = ASK_FIRST, NEVER
+            warn_at = NEVER if self._patience is None else began + self._patience
             while not ticket.is_settled():
                 time = now()
-                if deadline is not None and time >= deadline:
+                if time >= deadline:
                     outcome = TIMED_OUT
                     raise PoolTimeout(f"{self._called()}: waited {time - began:.3g} s in vain. {self._why_empty()}")
-                if warn_at is not None and time >= warn_at:
-                    warn_at = None
+                if time >= warn_at:
+                    warn_at = NEVER
                     log.warning("a caller has waited for %.3g s. %s", time - began, self._why_empty())
                 if core.is_first(ticket):
-                    if ask_at is None:
+                    if ask_at == NEVER:
                         ask_at = time + ask_after
                     if time >= ask_at:
                         ask_after = min(2 * ask_after, ASK_LAST)
@@ -280,10 +267,10 @@ class Traffic(Quick):
                             ticket.take_prod()
                             self._ask_for_line(ticket)
                             continue
-                        yield max(0.0, min(soonest, ask_at, *(() if deadline is None else (deadline,))) - time)
+                        yield max(0.0, min(soonest, ask_at, deadline) - time)
                         continue
-                until = [moment for moment in (deadline, ask_at, warn_at) if moment is not None]
-                yield max(0.0, min(until) - time) if until else None
+                until = min(deadline, ask_at, warn_at)
+                yield None if until == NEVER else max(0.0, until - time)
             if ticket.state != states.SERVED:
                 raise self._closed()
             outcome = states.SERVED
@@ -291,7 +278,7 @@ class Traffic(Quick):
             core.leave(ticket)
             place.on_loss = None
             if joined:
-                self._count_wait(outcome, now() - began)
+                core.count_wait(outcome, now() - began)
 
     def _join(self, ticket: Ticket) -> None:
         places = [None] * ticket.wanted if ticket.wanted > self.core.capacity() else []
@@ -331,14 +318,10 @@ class Traffic(Quick):
             finally:
                 self._recovering.release()
 
-    def _count_wait(self, outcome: int, seconds: float) -> None:
-        bucket = sum(seconds > bound for bound in WAIT_BUCKETS)
-        self.core.count_wait(outcome, bucket, seconds)
-
-    def _deadline(self, timeout: float | None | EllipsisType, place: parking.Place) -> float | None:
+    def _deadline(self, timeout: float | None | EllipsisType, now: Callable[[], float]) -> float:
         """One absolute deadline per call, which nothing extends."""
         seconds = self._timeout if timeout is DEFAULT else self._seconds("timeout", timeout)
-        return None if seconds is None else place.now() + seconds
+        return NEVER if seconds is None else now() + seconds
 
     # -- home
 
@@ -408,91 +391,3 @@ class Traffic(Quick):
             ResourceWarning,
             stacklevel=3,
         )
-
-    def _unfit(self, buffer: Buffer, hands: Hands) -> Exception:
-        """Why this buffer cannot be freed."""
-        if buffer.is_dead():
-            return DoubleFree(f"{self._called()}: this buffer was freed already; free an element once, or use a lease")
-        if buffer.block.home is not self.core.home or hands.held().count(buffer) > 1:
-            return self._not_out(hands.held())
-        views = buffer.views()
-        what = f" ({viewers(buffer)})" if self._book is not None else ""
-        return BufferError(
-            f"{self._called()}: this buffer is still viewed through {views} view{'' if views == 1 else 's'}{what}; "
-            "drop them and free it again"
-        )
-
-    def _not_out(self, elements: list[Any]) -> Exception:
-        twice = next((e for e in elements if sum(other is e for other in elements) > 1), None)
-        element = twice if twice is not None else next((e for e in elements if not self.core.is_out(e)), elements[0])
-        what = describe(element)
-        if twice is not None or self.core.is_spare(element):
-            return DoubleFree(
-                f"{self._called()}: this {what} was freed already and is a spare; free an element once, or use a lease"
-            )
-        return ForeignElement(
-            f"{self._called()}: this {what} is not out of this pool: it never was this pool's, or it was freed and "
-            "disposed of already; free an element once, to the pool that gave it"
-        )
-
-    # -- words for messages
-
-    def _called(self) -> str:
-        return f"pool {self.name!r}"
-
-    def _closed(self) -> PoolClosed:
-        if not self.core.is_closed():
-            return self._ending()
-        return PoolClosed(f"{self._called()} is closed and hands out nothing any more; make another")
-
-    def _ending(self) -> PoolClosed:
-        return PoolClosed(f"{self._called()}: the interpreter is ending, and nobody may wait any more; free and go")
-
-    def _in_line(self) -> str:
-        waiting = self.core.waiting()
-        return f"{waiting} caller{'' if waiting == 1 else 's'} in line"
-
-    def _taken_at(self, element: Any) -> str:
-        site = None if self._book is None else self._book.site_of(element)
-        return "" if site is None else f", taken at {site}"
-
-    def _why_empty(self) -> str:
-        """One paragraph a person can act on."""
-        f = self.core.figures()
-        sentences = [
-            f"{self._called()}: {f['reserve']} promised, {f['spare']} spare, {f['out']} out, {self._in_line()}",
-            f"the source has failed {self._source_failures} times, last with {self._source_said}"
-            if self._source_said
-            else "the source has not failed",
-        ]
-        if f["made"] - f["disposed"] + f["claimed"] >= f["limit"]:
-            sentences.append(f"the limit of {f['limit']} is reached")
-        if f["claimed"]:
-            sentences.append(f"{f['claimed']} are being made")
-        if f["disposing"]:
-            sentences.append(f"{f['disposing']} are being disposed of")
-        sentences += [f"a resize {what} is under way" for what in list(self._resizing.values())]
-        if self._book is not None:
-            holders = self._book.holders(self._clock.now())
-            sentences += [str(holder) for holder in holders[:HOLDERS_NAMED]]
-            if len(holders) > HOLDERS_NAMED:
-                sentences.append(f"{len(holders) - HOLDERS_NAMED} more are held for less long")
-        elif f["out"]:
-            sentences.append('track="holders" would tell who holds them')
-        return "; ".join(sentences) + ". Free what is out, raise the reserve or the limit, or wait longer"
-
-    def _count(self, what: str, number: int) -> int:
-        try:
-            number = operator.index(number)
-        except TypeError:
-            raise TypeError(f"{self._called()}: {what} is a whole number, not {number!r}") from None
-        if number < 0:
-            raise ValueError(f"{self._called()}: {what} cannot be negative, {number} is; 0 is the least")
-        return number
-
-    def _seconds(self, what: str, seconds: float | None) -> float | None:
-        if seconds is None:
-            return None
-        if isinstance(seconds, (int, float)) and seconds >= 0:
-            return float(seconds)
-        raise ValueError(f"{self._called()}: {what} is a number of seconds, 0 or more, or None for ever, not {seconds!r}")

@@ -113,6 +113,8 @@ class Ledger:
             books.tell(head)
             served = True
             head = books.first_in_line()
+        if head is not None and head.can_be_lost and books.spare > 0:
+            books.tell(head)  # it gathers: if nobody is there any more, those behind must not wait for it
         if served:
             books.prod_head()
 

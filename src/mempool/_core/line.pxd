@@ -23,3 +23,4 @@ cdef class Ticket(Hands):
     cdef Ticket told
     cdef readonly bint in_line
     cdef bint in_news
+    cdef readonly bint can_be_lost

@@ -97,6 +97,7 @@ class Ticket(Hands):
     told: Ticket | None
     in_line: cython.bint
     in_news: cython.bint
+    can_be_lost: cython.bint
 
     def __init__(self, wanted: int) -> None:
         Hands.__init__(self, wanted)
@@ -110,9 +111,14 @@ class Ticket(Hands):
         self.told = None  # compiled: next one in the news
         self.in_line = False
         self.in_news = False
+        self.can_be_lost = False
 
-    def set_waiter(self, wake: Callable[[], object], owner: object, thread: int) -> None:
-        """Say how to wake the one who waits, who it is, and the ident of its thread."""
+    def set_waiter(self, wake: Callable[[], object], owner: object, thread: int, can_be_lost: bool = False) -> None:
+        """Say how to wake the one who waits, who it is, and the ident of its thread.
+
+        can_be_lost: `wake` may find nobody there, and gives up the place then.
+        """
+        self.can_be_lost = can_be_lost
         self.wake = wake
         self.owner = owner
         self.thread = thread

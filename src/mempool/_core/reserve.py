@@ -455,8 +455,13 @@ class Reserve(Ledger):
                     break
         self.spread_news()
 
-    def count_wait(self, outcome: cython.Py_ssize_t, bucket: cython.Py_ssize_t, seconds: cython.double) -> None:
+    def count_wait(self, outcome: cython.Py_ssize_t, seconds: cython.double) -> None:
         """For the statistics: somebody has waited so long. outcome: SERVED, CLOSED or WITHDRAWN, or TIMED_OUT."""
+        bucket: cython.Py_ssize_t = 0
+        bound: cython.double = 0.0001  # WAIT_BUCKETS[0]; each of the others is ten times the one before
+        while bucket < 7 and seconds > bound:
+            bucket += 1
+            bound *= 10
         while True:
             with cython.critical_section(self):
                 books: Books = self.open()

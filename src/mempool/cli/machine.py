@@ -117,7 +117,7 @@ def look() -> Machine:
 
 def may_lock_any() -> bool:
     """Whether this process has CAP_IPC_LOCK, for which RLIMIT_MEMLOCK does not count."""
-    with contextlib.suppress(OSError), Path("/proc/self/status").open(encoding="ascii", errors="replace") as lines:
+    with contextlib.suppress(OSError), Path("/proc/self/status").open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if line.startswith("CapEff:"):
                 return bool(int(line.split()[1], 16) >> CAP_IPC_LOCK & 1)

@@ -104,7 +104,7 @@ class Limited(Adaptor[T]):
 
     def alloc(self) -> T:
         """Make an element, if one more may exist."""
-        permit: list[int] = []
+        permit: deque[int] = deque()
         made: list[T] = []
         try:
             move(self._free, permit)

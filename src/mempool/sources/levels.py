@@ -18,6 +18,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+try:  # now: when memory is out, not even an import may work
+    import resource
+except ModuleNotFoundError:
+    resource = None  # type: ignore[assignment]
+
 #: The levels, from the weakest to the strongest. Each says all that those before it say.
 LEVELS = ("virtual", "backed", "resident", "locked", "huge")
 
@@ -95,7 +100,7 @@ def has_populate() -> bool:
 def transparent_huge_pages() -> str | None:
     """The setting: always, madvise or never; None: the kernel has none."""
     try:
-        text = (_TRANSPARENT / "enabled").read_text("ascii")
+        text = (_TRANSPARENT / "enabled").read_text("utf-8")
     except OSError:
         return None
     return text.partition("[")[2].partition("]")[0] or None
@@ -107,7 +112,7 @@ def huge_page_size(level: str) -> int:
     if level == "huge":
         return meminfo().get("Hugepagesize", 2 << 20)
     try:
-        return int((_TRANSPARENT / "hpage_pmd_size").read_text("ascii"))
+        return int((_TRANSPARENT / "hpage_pmd_size").read_text("utf-8"))
     except (OSError, ValueError):
         return 2 << 20
 
@@ -120,7 +125,7 @@ def is_commit_strict() -> bool:
 def sysctl(name: str) -> int | None:
     """A number among the kernel's settings; None where it cannot be read."""
     try:
-        return int(Path("/proc/sys", *name.split(".")).read_text("ascii"))
+        return int(Path("/proc/sys", *name.split(".")).read_text("utf-8"))
     except (OSError, ValueError):
         return None
 
@@ -129,7 +134,7 @@ def meminfo(path: str = "/proc/meminfo") -> dict[str, int]:
     """The kernel's own count of memory; bytes, pages for HugePages_*. Of one NUMA node: its own file."""
     figures: dict[str, int] = {}
     with contextlib.suppress(OSError):
-        for line in Path(path).read_text("ascii").splitlines():
+        for line in Path(path).read_text("utf-8").splitlines():
             name, _, rest = line.rpartition(":")
             number, *unit = rest.split()
             figures[name.split()[-1]] = int(number) * (1024 if unit else 1)
@@ -138,9 +143,7 @@ def meminfo(path: str = "/proc/meminfo") -> dict[str, int]:
 
 def rlimit(name: str) -> tuple[int | None, int | None]:
     """The soft and the hard limit of that name, RLIMIT_AS for example; None: unlimited, or there is no such limit."""
-    try:
-        import resource
-    except ModuleNotFoundError:
+    if resource is None:
         return None, None
     soft, hard = resource.getrlimit(getattr(resource, name))
     return None if soft == resource.RLIM_INFINITY else soft, None if hard == resource.RLIM_INFINITY else hard
@@ -261,7 +264,7 @@ def smaps(address: int) -> dict[str, str] | None:
     """What the kernel says of the mapping that holds this address; None where it says nothing."""
     found: dict[str, str] | None = None
     try:
-        with Path("/proc/self/smaps").open(encoding="ascii", errors="replace") as lines:
+        with Path("/proc/self/smaps").open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 name, _, value = line.partition(":")
                 first, _, last = line.split(" ", 1)[0].partition("-")
@@ -279,7 +282,7 @@ def smaps(address: int) -> dict[str, str] | None:
 
 def locked_bytes() -> int:
     """Bytes that this process has locked."""
-    with contextlib.suppress(OSError), Path("/proc/self/status").open(encoding="ascii", errors="replace") as lines:
+    with contextlib.suppress(OSError), Path("/proc/self/status").open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if line.startswith("VmLck:"):
                 return int(line.split()[1]) * 1024

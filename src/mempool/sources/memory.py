@@ -95,7 +95,7 @@ class Memory:
 
     def take(self) -> Region:
         """A region of the promised level. Raises MemoryError, with the figure that is in the way, where there is none."""
-        held: list[int] = []
+        held: collections.deque[int] = collections.deque()
         while True:
             try:
                 block = next(iter(self._open), None)
@@ -119,24 +119,27 @@ class Memory:
                 raise
 
     def give(self, region: Region) -> None:
-        """Take a region back; never waits. One that is still viewed by somebody is not used again, and unmapped after.
+        """Take a region back; never waits.
 
+        `region.view` is released. If somebody has a buffer of it (a NumPy array does), the place is not used again, and is
+        unmapped after; a second memoryview of it goes unnoticed, and is the caller's business.
         Raises ValueError for a region that is not of this memory or was given back already.
         """
         block, held = region._block, region._held
-        if region._memory is not self or not held:
+        if region._memory is not self or block is None or not held:
             whose = "is another memory's" if region._memory is not self else "was given back already"
             raise ValueError(f"{self.name}: this region {whose}")
         try:
             region.view.release()
         except BufferError:
             self._retire(block, held)
-            return
-        try:
-            self._bring_home(block, held)
-        except BaseException:
-            self._bring_home(block, held)
-            raise
+        else:
+            try:
+                self._bring_home(block, held)
+            except BaseException:
+                self._bring_home(block, held)
+                raise
+        region._block = None  # whoever keeps the region does not keep the bytes
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.size} bytes each, {self.level}, aligned to {self.align}>"
@@ -162,7 +165,7 @@ class Memory:
             if self.verified is None:
                 levels.verify_flags(self.level, address, strict=strict)
                 self.verified = self.level
-        except MemoryError as error:
+        except (MemoryError, ctypes.ArgumentError) as error:  # so ctypes says that it cannot have a few bytes
             raise MemoryError(f"{self.name}: {error}" if str(error) else f"{self.name}: out of memory") from None
         return _Block(pages, start, address, shape)
 
@@ -177,32 +180,34 @@ class Memory:
             self._credit = length + min(left.size - length, headroom.CREDIT_MAX) // 8
         self._credit -= length
 
-    def _bring_home(self, block: _Block, held: list[int]) -> None:
+    def _bring_home(self, block: _Block, held: collections.deque[int]) -> None:
         """The place is free again; a block whose places are all free is unmapped. May be done again, to finish it."""
         if block.places == 1:
             held.clear()  # nobody knows of the block but the region
             return
         move(held, block.free)
-        self._settle(block)
+        try:
+            self._settle(block)
+        except MemoryError:
+            pass  # nobody finds its free places until the next of its regions comes home
 
-    def _retire(self, block: _Block, held: list[int]) -> None:
+    def _retire(self, block: _Block, held: collections.deque[int]) -> None:
         """Never use this place again: somebody still looks at it. Its block is unmapped when the last view is gone."""
         move(held, block.retired)
         if block.places > 1:
             self._settle(block)
 
     def _settle(self, block: _Block) -> None:
-        """Have the block open if it has a free place, and gone if all of them are."""
-        self._open[block] = None
+        """Have the block open if it has a free place, and gone if all of them are. May be done again, to finish it."""
         if block.is_empty():
-            last: collections.deque[int] = collections.deque()
-            try:
-                move(block.free, last, block.places)
-                if len(last) + len(block.retired) < block.places:
-                    move(last, block.free, block.places)  # somebody was faster
-            except BaseException:
-                move(last, block.free, block.places)
-                raise
+            # Out of everybody's reach first. Who else does the same comes to the same end.
+            move(block.free, block.last, block.places)
+            if block.is_out_of_reach():
+                self._open.pop(block, None)
+                return
+            move(block.last, block.free, block.places)  # somebody was faster
+        if block.free:
+            self._open[block] = None
         if not block.free:
             self._shut(block)
 
@@ -223,9 +228,9 @@ class Region:
 
     __slots__ = ("__weakref__", "_block", "_held", "_memory", "address", "size", "view")
 
-    def __init__(self, memory: Memory, block: _Block, held: list[int]) -> None:
+    def __init__(self, memory: Memory, block: _Block, held: collections.deque[int]) -> None:
         self._held = held
-        self._block = block
+        self._block: _Block | None = block
         self._memory = memory
         offset = held[0] * block.stride
         self.size: int = memory.size
@@ -238,7 +243,9 @@ class Region:
 
     def __del__(self) -> None:
         # One whose constructor was interrupted is brought home by `take`.
-        if getattr(self, "view", None) is not None and self._held and not sys.is_finalizing():
+        if getattr(self, "view", None) is None or not self._held or sys.is_finalizing():
+            return
+        if self._block is not None:
             self._memory._retire(self._block, self._held)
 
     def __repr__(self) -> str:
@@ -268,7 +275,7 @@ class _Shape:
 class _Block:
     """A mapping cut into places. It is unmapped when nobody refers to it: neither a memory, nor a region, nor a view."""
 
-    __slots__ = ("address", "free", "places", "retired", "start", "stride", "whole")
+    __slots__ = ("address", "free", "last", "places", "retired", "start", "stride", "whole")
 
     def __init__(self, pages: mmap.mmap, start: int, address: int, shape: _Shape) -> None:
         self.whole: memoryview = memoryview(pages)
@@ -276,11 +283,20 @@ class _Block:
         self.address: int = address
         self.stride: int = shape.stride
         self.places: int = shape.places
+        # Each place that is not in a region is in one of these. They have their room from the start: coming home asks for
+        # no memory.
         self.free: collections.deque[int] = collections.deque(range(shape.places - 1, -1, -1))
-        self.retired: list[int] = []
+        self.last: collections.deque[int] = collections.deque(self.free)
+        self.last.clear()
+        self.retired: collections.deque[int] = collections.deque()
 
     def is_empty(self) -> bool:
-        return len(self.free) + len(self.retired) >= self.places
+        """Whether no region is out."""
+        return len(self.free) + len(self.last) + len(self.retired) >= self.places
+
+    def is_out_of_reach(self) -> bool:
+        """Whether none can be taken any more."""
+        return len(self.last) + len(self.retired) >= self.places
 
 
 def _alignment(size: int, align: int | None) -> int:

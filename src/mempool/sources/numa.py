@@ -35,7 +35,7 @@ def nodes() -> list[int]:
     """The nodes of this machine that have memory; an empty list where the system does not say."""
     for file in ("has_memory", "online"):
         try:
-            text = (_NODES / file).read_text("ascii")
+            text = (_NODES / file).read_text("utf-8")
         except OSError:
             continue
         found: list[int] = []

@@ -1,0 +1,119 @@
+"""What a pool says: the words of its errors and of `why_empty`. A part of Pool, see traffic.py."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from mempool._core import Hands, Quick
+from mempool.buffer import Buffer
+from mempool.clock import Clock
+from mempool.errors import DoubleFree, ForeignElement, PoolClosed
+from mempool.holders import HolderBook, describe
+from mempool.viewers import viewers
+
+#: How many holders `why_empty` names, the oldest.
+HOLDERS_NAMED = 8
+
+
+class Telling(Quick):
+    """The messages of a pool: each names the pool, the fact and the way out."""
+
+    __slots__ = ("_book", "_clock", "_resizing", "_source_failures", "_source_said", "name")
+
+    name: str
+    _book: HolderBook | None
+    _clock: Clock
+    _resizing: dict[object, str]
+    _source_failures: int
+    _source_said: str | None
+
+    # -- errors of free
+
+    def _unfit(self, buffer: Buffer, hands: Hands) -> Exception:
+        """Why this buffer cannot be freed."""
+        if buffer.is_dead():
+            return DoubleFree(f"{self._called()}: this buffer was freed already; free an element once, or use a lease")
+        if buffer.block.home is not self.core.home or hands.held().count(buffer) > 1:
+            return self._not_out(hands.held())
+        views = buffer.views()
+        what = f" ({viewers(buffer)})" if self._book is not None else ""
+        return BufferError(
+            f"{self._called()}: this buffer is still viewed through {views} view{'' if views == 1 else 's'}{what}; "
+            "drop them and free it again"
+        )
+
+    def _not_out(self, elements: list[Any]) -> Exception:
+        twice = next((e for e in elements if sum(other is e for other in elements) > 1), None)
+        element = twice if twice is not None else next((e for e in elements if not self.core.is_out(e)), elements[0])
+        what = describe(element)
+        if twice is not None or self.core.is_spare(element):
+            return DoubleFree(
+                f"{self._called()}: this {what} was freed already and is a spare; free an element once, or use a lease"
+            )
+        return ForeignElement(
+            f"{self._called()}: this {what} is not out of this pool: it never was this pool's, or it was freed and "
+            "disposed of already; free an element once, to the pool that gave it"
+        )
+
+    # -- where it stands
+
+    def _called(self) -> str:
+        return f"pool {self.name!r}"
+
+    def _closed(self) -> PoolClosed:
+        if not self.core.is_closed():
+            return self._ending()
+        return PoolClosed(f"{self._called()} is closed and hands out nothing any more; make another")
+
+    def _ending(self) -> PoolClosed:
+        return PoolClosed(f"{self._called()}: the interpreter is ending, and nobody may wait any more; free and go")
+
+    def _in_line(self) -> str:
+        waiting = self.core.waiting()
+        return f"{waiting} caller{'' if waiting == 1 else 's'} in line"
+
+    def _taken_at(self, element: Any) -> str:
+        site = None if self._book is None else self._book.site_of(element)
+        return "" if site is None else f", taken at {site}"
+
+    def _why_empty(self) -> str:
+        """One paragraph a person can act on."""
+        f = self.core.figures()
+        sentences = [
+            f"{self._called()}: {f['reserve']} promised, {f['spare']} spare, {f['out']} out, {self._in_line()}",
+            f"the source has failed {self._source_failures} times, last with {self._source_said}"
+            if self._source_said
+            else "the source has not failed",
+        ]
+        if f["made"] - f["disposed"] + f["claimed"] >= f["limit"]:
+            sentences.append(f"the limit of {f['limit']} is reached")
+        if f["claimed"]:
+            sentences.append(f"{f['claimed']} are being made")
+        if f["disposing"]:
+            sentences.append(f"{f['disposing']} are being disposed of")
+        sentences += [f"a resize {what} is under way" for what in list(self._resizing.values())]
+        if self._book is not None:
+            holders = self._book.holders(self._clock.now())
+            sentences += [str(holder) for holder in holders[:HOLDERS_NAMED]]
+            if len(holders) > HOLDERS_NAMED:
+                sentences.append(f"{len(holders) - HOLDERS_NAMED} more are held for less long")
+        elif f["out"]:
+            sentences.append('track="holders" would tell who holds them')
+        return "; ".join(sentences) + ". Free what is out, raise the reserve or the limit, or wait longer"
+
+    def _count(self, what: str, number: int) -> int:
+        try:
+            number = operator.index(number)
+        except TypeError:
+            raise TypeError(f"{self._called()}: {what} is a whole number, not {number!r}") from None
+        if number < 0:
+            raise ValueError(f"{self._called()}: {what} cannot be negative, {number} is; 0 is the least")
+        return number
+
+    def _seconds(self, what: str, seconds: float | None) -> float | None:
+        if seconds is None:
+            return None
+        if isinstance(seconds, (int, float)) and seconds >= 0:
+            return float(seconds)
+        raise ValueError(f"{self._called()}: {what} is a number of seconds, 0 or more, or None for ever, not {seconds!r}")
