@@ -1,0 +1,47 @@
+"""A test's own process, for what would end or cripple the one that tests: limits, a lack of memory, fewer rights."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+#: Of every script: limits as far as they are kept here, and the loss of the right to lock without a limit.
+PRELUDE = """
+import ctypes, mmap, os, resource, sys
+import mempool
+from mempool.sources import Memory, levels
+
+def limit(name, size):
+    resource.setrlimit(getattr(resource, name), (size, size))
+
+def limit_address_space(more):
+    pages = int(open("/proc/self/statm").read().split()[0])
+    limit("RLIMIT_AS", pages * mmap.PAGESIZE + more)
+
+def lose_the_right_to_lock():
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.capget(header, sets) == 0
+    sets[0] &= ~(1 << 14)  # CAP_IPC_LOCK; capabilities(7)
+    assert libc.capset(header, sets) == 0
+
+def fill(smallest=64 << 10):
+    '''All memory that there is, in blocks down to this size. Keep what is returned.'''
+    blocks, size = [], 64 << 20
+    while size >= smallest:
+        try:
+            blocks.append(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        except OSError:
+            size //= 2
+    return blocks
+"""
+
+
+def run(script: str) -> str:
+    """What the script prints. It must end well: neither with an exception nor by a signal."""
+    ended = subprocess.run(
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 0, f"status {ended.returncode}\n{ended.stdout}{ended.stderr}"
+    return ended.stdout
