@@ -1,4 +1,4 @@
-"""The cost of a call as the pool grows: 1 to a million spares, 1 to a million elements out, 1 to ten thousand callers in line.
+"""The cost of a call as the pool grows: 1 to 10^6 spares, 1 to 10^6 elements out, 1 to 10^4 callers in line.
 
 Each figure is the cost at that size as a multiple of the cost at the smallest. A call that searches nothing costs the same
 at every size, but for the processor's caches: what was not touched for long is read from memory.
@@ -11,6 +11,7 @@ take it again, past everybody who waits). When one of its waiters is cancelled, 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import random
 import statistics
@@ -26,6 +27,8 @@ GROUP = "growth"
 SIZES, SIZES_QUICK = (1, 10, 100, 10**3, 10**4, 10**5, 10**6), (1, 10**4)
 CALLERS, CALLERS_QUICK = (1, 10, 100, 10**3, 10**4), (1, 10**3)
 HANDOFFS, HANDOFFS_QUICK = 20_000, 4_000
+#: Callers that leave, in as many lines as it takes.
+LEAVING, LEAVING_QUICK = 10_000, 1_000
 ROUNDS_FEW = 3
 SEMAPHORE = "asyncio.Semaphore"
 #: More than a cache line of pointers, so that the shelf and the roll are really walked on.
@@ -65,9 +68,10 @@ def calls(*, quick: bool) -> Iterator[Row]:
         ("out", "alloc + free, {} out"),
         ("several", f"{SEVERAL} x alloc, then {SEVERAL} x free, " + "{} out"),
     ):
-        series = what.format("n").removesuffix(", n spare").removesuffix(", n out")
-        series += ", by spares" if key == "spares" else ", by elements out"
-        yield from curve(seconds, key, sizes, what, series)
+        series = what.removesuffix(", {} spare").removesuffix(", {} out") + (
+            ", by spares" if key == "spares" else ", by out"
+        )
+        yield from curve(seconds, key, sizes, what, Point(series, 0.0, 0.0, "spares, or elements out"))
 
 
 def several_at_once(pool: Pool[object]) -> Contestant:
@@ -87,13 +91,15 @@ def several_at_once(pool: Pool[object]) -> Contestant:
     return measure
 
 
-def curve(seconds: dict[str, list[float]], key: str, sizes: Sequence[int], what: str, series: str) -> Iterator[Row]:
+def curve(seconds: dict[str, list[float]], key: str, sizes: Sequence[int], what: str, at: Point) -> Iterator[Row]:
+    """A row per size. at: which series and panel the points belong to."""
     first = f"{key} {sizes[0]}"
     for size in sizes:
         name = f"{key} {size}"
-        note = in_words(statistics.median(seconds[name]))
-        point = Point(series, size, statistics.median(seconds[name]))
-        yield row_of(GROUP, what.format(f"{size:,}"), f"at {sizes[0]}", ratios(seconds, name, first), note=note, point=point)
+        median = statistics.median(seconds[name])
+        point = dataclasses.replace(at, x=size, y=median)
+        figures = ratios(seconds, name, first)
+        yield row_of(GROUP, what.format(f"{size:,}"), f"at {sizes[0]}", figures, note=in_words(median), point=point)
 
 
 # -- the line
@@ -121,19 +127,21 @@ async def handed_on(take: Callable[[], Awaitable[Any]], give: Callable[[Any], ob
     return (perf_counter() - began) / times
 
 
-async def cancelled(take: Callable[[], Awaitable[Any]], give: Callable[[Any], object], callers: int) -> float:
+async def cancelled(take: Callable[[], Awaitable[Any]], give: Callable[[Any], object], callers: int, leaving: int) -> float:
     """Seconds per caller that leaves the line, in no order."""
     element = await take()
-    tasks = [asyncio.create_task(take_it(take)) for _ in range(callers)]
-    await asyncio.sleep(0)
-    random.Random(callers).shuffle(tasks)
-    began = perf_counter()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    lasted = perf_counter() - began
+    shuffle, lasted, lines = random.Random(callers).shuffle, 0.0, max(1, leaving // callers)
+    for _ in range(lines):
+        tasks = [asyncio.create_task(take_it(take)) for _ in range(callers)]
+        await asyncio.sleep(0)
+        shuffle(tasks)
+        began = perf_counter()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        lasted += perf_counter() - began
     give(element)
-    return lasted / callers
+    return lasted / (lines * callers)
 
 
 async def take_it(take: Callable[[], Awaitable[Any]]) -> Any:
@@ -153,6 +161,7 @@ async def semaphore_of_one() -> tuple[Callable[[], Awaitable[Any]], Callable[[An
 def line(*, quick: bool) -> Iterator[Row]:
     """Handing on and leaving, by the number of callers in line."""
     callers, times = (CALLERS_QUICK, HANDOFFS_QUICK) if quick else (CALLERS, HANDOFFS)
+    leaving = LEAVING_QUICK if quick else LEAVING
     contestants: dict[str, Contestant] = {}
     for key, make in (("pool", pool_of_one), ("semaphore", semaphore_of_one)):
         for number in callers:
@@ -165,7 +174,7 @@ def line(*, quick: bool) -> Iterator[Row]:
 
             def leave(make: Any = make, number: int = number) -> float:
                 async def measure() -> float:
-                    return await cancelled(*await make(), number)
+                    return await cancelled(*await make(), number, leaving)
 
                 return asyncio.run(measure())
 
@@ -173,11 +182,15 @@ def line(*, quick: bool) -> Iterator[Row]:
             contestants[f"{key} leaves {number}"] = leave
     gc.collect()
     seconds = in_rounds(contestants, ROUNDS_FEW)
+    ways = (("hands on", "hand on, line up again"), ("leaves", "leave, cancelled"))
     for key, name in (("pool", "pool"), ("semaphore", SEMAPHORE)):
-        for how, what in (("hands on", "hand on and line up again"), ("leaves", "leave the line, cancelled")):
-            yield from curve(
-                seconds, f"{key} {how}", callers, f"{name}: {what}, {{}} in line", f"{name}: {what}, by callers"
-            )
+        for how, what in ways:
+            at = Point(f"{name}: {what}", 0.0, 0.0, "callers in line")
+            yield from curve(seconds, f"{key} {how}", callers, f"{name}: {what}, {{}} in line", at)
+    for how, what in ways:
+        for number in (callers[0], callers[-1]):
+            ours, theirs = f"pool {how} {number}", f"semaphore {how} {number}"
+            yield row_of(GROUP, f"pool: {what}, {number:,} in line", SEMAPHORE, ratios(seconds, ours, theirs))
 
 
 def run(*, quick: bool) -> Iterator[Row]:

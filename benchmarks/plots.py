@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, NullFormatter
 from mempool.benchmarks.measure import Point, Row, in_words
 
 OURS, THEIRS = "#0b6e4f", "#8a8d91"
-COLOURS = ("#0b6e4f", "#d1495b", "#30638e", "#edae49", "#8a8d91", "#5f4b8b")
-DASHES = ("-", "--", "-.", ":", "-", "--")
+#: Ours are solid and dark, theirs are dashed.
+OUR_COLOURS, THEIR_COLOURS = ("#0b6e4f", "#30638e", "#5f4b8b"), ("#d1495b", "#e09f3e", "#8a8d91")
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -50,21 +51,20 @@ def bars(axes: Axes, points: Points, *, ours: Callable[[str], bool], words: Call
     axes.tick_params(axis="y", length=0)
 
 
-def curves(axes: Axes, points: Points) -> None:
+def curves(axes: Axes, points: Points, *, ours: Callable[[str], bool]) -> None:
     """One line per series."""
     series: dict[str, list[Point]] = {}
     for point in points:
         series.setdefault(point.series, []).append(point)
-    for number, (name, line) in enumerate(series.items()):
-        colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+    our_colours, their_colours = itertools.cycle(OUR_COLOURS), itertools.cycle(THEIR_COLOURS)
+    for name, line in series.items():
+        colour, dash = (next(our_colours), "-") if ours(name) else (next(their_colours), "--")
         axes.plot([p.x for p in line], [p.y for p in line], dash, marker="o", markersize=3.5, color=colour, label=name)
     axes.legend(frameon=False, fontsize=8)
 
 
-def in_seconds(axes: Axes) -> None:
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(EngFormatter("s"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+def is_pool(series: str) -> bool:
+    return series.startswith("pool")
 
 
 # -- one function per group
@@ -90,10 +90,10 @@ def contended(figure: SubFigure, rows: Sequence[Row]) -> None:
     figure.suptitle("16 threads share 4 elements, each held for 1 ms", x=0.02, ha="left", fontsize=10)
     left, right = figure.subplots(1, 2, sharey=True)
     throughput, longest = found.values()
-    bars(left, throughput, ours=lambda name: name == "pool", words=lambda share: f"{share:.2f}")
+    bars(left, throughput, ours=is_pool, words=lambda share: f"{share:.2f}")
     left.set_xlim(0, 1.1)
     left.invert_yaxis()  # shared: the second call turns it once more
-    bars(right, longest, ours=lambda name: name == "pool", words=lambda turns: f"{turns:.3g}")
+    bars(right, longest, ours=is_pool, words=lambda turns: f"{turns:.3g}")
     right.set_xscale("log")
     right.set_xlim(0.5, max(p.y for p in longest) * 3)
     right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
@@ -103,7 +103,7 @@ def contended(figure: SubFigure, rows: Sequence[Row]) -> None:
 
 def resize(figure: SubFigure, rows: Sequence[Row]) -> None:
     axes = figure.subplots()
-    curves(axes, panels(rows)[""])
+    curves(axes, panels(rows)[""], ours=lambda _name: True)
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(EngFormatter("s"))
@@ -115,25 +115,29 @@ def resize(figure: SubFigure, rows: Sequence[Row]) -> None:
 def memory(figure: SubFigure, rows: Sequence[Row]) -> None:
     axes = figure.subplots()
     points = panels(rows)[""]
-    curves(axes, points)
+    curves(axes, points, ours=is_pool)
     axes.set_xscale("log", base=2)
     sizes = sorted({p.x for p in points})
     axes.set_xticks(sizes, [f"{size:g} MiB" for size in sizes])
     axes.set_ylim(bottom=0)
-    axes.set_ylabel("GiB/s per thread" if any("4 threads" in p.series for p in points) else "GiB/s")
+    axes.set_ylabel("GiB/s, all threads together")
     axes.set_xlabel("size of a buffer; taken, written whole, given back, 4 alive together in each thread (2 of 64 MiB)")
     axes.set_title("Warm buffers of a pool beside fresh memory", loc="left")
 
 
 def growth(figure: SubFigure, rows: Sequence[Row]) -> None:
-    points = panels(rows)[""]
-    axes = figure.subplots()
-    curves(axes, points)
-    axes.set_xscale("log")
-    in_seconds(axes)
-    axes.set_xlabel("spares, elements out, or callers in line")
-    axes.set_ylabel("time per call or pair of calls (log scale)")
-    axes.set_title("What a call costs as the pool grows", loc="left")
+    found = panels(rows)
+    figure.suptitle("What a call costs as the pool grows", x=0.02, ha="left", fontsize=10)
+    for axes, (name, points) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
+        curves(axes, points, ours=lambda series: not series.startswith("asyncio"))
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(EngFormatter("s"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        low, high = min(p.y for p in points), max(p.y for p in points)
+        axes.set_ylim(low / 3, high * 6)  # room for the legend
+        axes.set_xlabel(name)
+        axes.set_ylabel("time per call or pair of calls")
 
 
 def failure(figure: SubFigure, rows: Sequence[Row]) -> None:
@@ -142,7 +146,7 @@ def failure(figure: SubFigure, rows: Sequence[Row]) -> None:
         "A source that fails: 8 threads, a reserve of 4, each element held for 1 ms", x=0.02, ha="left", fontsize=10
     )
     for axes, (name, points) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
-        curves(axes, points)
+        curves(axes, points, ours=is_pool)
         axes.set_ylim(bottom=0)
         axes.set_ylabel(name)
         axes.set_xlabel("of the calls of the source fail, %")
