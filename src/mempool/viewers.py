@@ -5,12 +5,20 @@ from __future__ import annotations
 import gc
 import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mempool.buffer import Buffer
+
+#: What may look into a buffer, by package and name, and how its address is found.
+VIEWING: dict[tuple[str, str], Callable[[Any], int] | None] = {
+    ("builtins", "memoryview"): None,
+    ("numpy", "ndarray"): lambda array: array.__array_interface__["data"][0],
+    ("pyarrow", "Buffer"): lambda arrow: arrow.address,
+    ("torch", "Tensor"): lambda tensor: tensor.data_ptr(),
+}
 
 
 def viewers(buffer: Buffer) -> str:
@@ -22,10 +30,14 @@ def viewers(buffer: Buffer) -> str:
     begin = buffer.address
     end = begin + len(buffer)
     found: dict[int, str] = {}
+    may_view: dict[type, bool] = {}
 
     def look(candidates: Iterable[Any]) -> None:
         for candidate in candidates:
-            if id(candidate) not in found and _looks_into(candidate, buffer, begin, end):
+            kind = type(candidate)
+            if kind not in may_view:
+                may_view[kind] = (str(kind.__module__).partition(".")[0], kind.__name__) in VIEWING
+            if may_view[kind] and id(candidate) not in found and _looks_into(candidate, buffer, begin, end):
                 found[id(candidate)] = _tell(candidate)
 
     for variables in _variables():
@@ -53,9 +65,7 @@ def _variables() -> Iterator[list[Any]]:
 
 
 def _looks_into(candidate: Any, buffer: Buffer, begin: int, end: int) -> bool:
-    kind = type(candidate)
-    module = str(kind.__module__).partition(".")[0]
-    if kind is memoryview:
+    if isinstance(candidate, memoryview):
         try:
             owner = candidate.obj
         except ValueError:  # released
@@ -63,13 +73,8 @@ def _looks_into(candidate: Any, buffer: Buffer, begin: int, end: int) -> bool:
         # Uncompiled, there is a memoryview or a wrapper between the two.
         own = getattr(buffer, "view", None)
         return candidate is not own and (owner is buffer or (own is not None and (owner is own or _wraps(owner, buffer))))
-    if module == "numpy" and kind.__name__ == "ndarray":
-        return bool(begin <= candidate.__array_interface__["data"][0] < end)
-    if module == "pyarrow" and kind.__name__ == "Buffer":
-        return bool(begin <= candidate.address < end)
-    if module == "torch" and kind.__name__ == "Tensor":
-        return bool(begin <= candidate.data_ptr() < end)
-    return False
+    address = VIEWING[type(candidate).__module__.partition(".")[0], type(candidate).__name__]
+    return address is not None and bool(begin <= address(candidate) < end)
 
 
 def _wraps(owner: Any, buffer: Buffer) -> bool:
