@@ -390,3 +390,49 @@ def test_a_file_that_is_not_there_is_a_line_and_not_the_end(tree: Path) -> None:
     told = run("resize_on_signal", words=f"{tree / 'missing'}\n{path}\n")
     crc = f"{zlib.crc32(path.read_bytes()):08x}"
     assert sorted(told.stdout.splitlines()) == sorted([f"No such file or directory  {tree / 'missing'}", f"{crc}  {path}"])
+
+
+# -- arrays
+
+
+@pytest.mark.parametrize("size", [0, 4, 4096, 4098, 300_000])
+def test_samples_are_halved_in_place_and_written(tmp_path: Path, size: int) -> None:
+    """Each sample is half of what it was, block by block, and no view keeps a buffer."""
+    np = pytest.importorskip("numpy")
+    source, target = tmp_path / "sound", tmp_path / "half"
+    source.write_bytes(os.urandom(size))
+    pool = Pool(Buffers(4096), 1, limit=1)
+    blocks = list(load("arrays").halve(source, target, pool))
+    before = np.frombuffer(source.read_bytes()[: size // 4 * 4], "<i2").reshape(-1, 2)
+    after = np.frombuffer(target.read_bytes(), "<i2").reshape(-1, 2)
+    assert (after == before // 2).all()
+    assert after.shape == before.shape
+    assert len(blocks) == -(-(size // 4) // 1024)
+    peaks = [np.abs(after[i : i + 1024].astype("i4")).max(axis=0).tolist() for i in range(0, len(after), 1024)]
+    assert [list(block.peaks) for block in blocks] == peaks
+    audit(pool)
+
+
+@pytest.mark.parametrize("library", ["numpy", "pyarrow"])
+def test_a_block_is_exported_whole_by_either_library(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Arrow's buffer, or where there is no Arrow, by DLPack."""
+    pytest.importorskip("numpy")
+    pytest.importorskip(library)
+    module = load("arrays")
+    if library == "numpy":
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+    words = os.urandom(5000)
+    pool = Pool(Buffers(8192), 1)
+    with pool.lease() as buffer:
+        buffer[:5000] = words
+        assert module.export(buffer, 5000) == words
+    audit(pool)
+
+
+def test_samples_run_as_a_script(tmp_path: Path) -> None:
+    """A line per block, and a file beside the first."""
+    pytest.importorskip("numpy")
+    (tmp_path / "sound").write_bytes(b"\x00\x10\x00\xf0" * 20_000)
+    told = run("arrays", tmp_path / "sound")
+    assert told.stdout.splitlines()[0].startswith("2048 2048 "), told.stderr
+    assert (tmp_path / "sound.half").read_bytes() == b"\x00\x08\x00\xf8" * 20_000
