@@ -31,6 +31,13 @@ T = TypeVar("T")
 PASSED_ON = frozenset({"check", "level", "reset", "size"})
 
 _ONCE = ((),)  # for starmap: one call without arguments
+#: Keeps nothing: what extends it was done, one after the other, within one call into C.
+_DONE: deque[object] = deque(maxlen=0)
+
+
+# Each alloc below has the element in a list from the moment on at which it exists, by one call into C, and gives it back
+# if anything flies: no interrupt loses one. In one frame: one further in could be interrupted between its end and the next
+# step of its caller.
 
 
 class Adaptor(Generic[T]):
@@ -51,7 +58,13 @@ class Adaptor(Generic[T]):
 
     def alloc(self) -> T:
         """Make an element."""
-        return self.source.alloc()
+        made: list[T] = []
+        try:
+            made.extend(itertools.starmap(self.source.alloc, _ONCE))
+            return made[0]
+        except BaseException:
+            _dispose(self.source, made)
+            raise
 
     def free(self, element: T, /) -> None:
         """Dispose of an element."""
@@ -92,15 +105,14 @@ class Limited(Adaptor[T]):
             if known is None:
                 raise ValueError(f"Limited: bytes_max needs the size of an element, and {source!r} has no size; say size=")
             self.elements_max = parse_size(bytes_max) // parse_size(known)
-        # A permit is a token. At first it is one that was never issued.
+        # A permit is a token: one that was never used, or one that an element left behind.
         self._fresh = iter(range(self.elements_max))
         self._free: deque[int] = deque()
-        self._issued: deque[int] = deque()
 
     @property
     def existing(self) -> int:
         """Elements that exist now."""
-        return len(self._issued)
+        return self.elements_max - operator.length_hint(self._fresh) - len(self._free)
 
     def alloc(self) -> T:
         """Make an element, if one more may exist."""
@@ -115,23 +127,23 @@ class Limited(Adaptor[T]):
             if not permit:
                 raise MemoryError(f"Limited: {self.elements_max} elements exist already, as many as may be")
             made.extend(itertools.starmap(self.source.alloc, _ONCE))
-            move(permit, self._issued)
             return made[0]
         except BaseException:
-            move(self._issued if made and not permit else permit, self._free)
+            move(permit, self._free)
             _dispose(self.source, made)
             raise
 
     def free(self, element: T, /) -> None:
         """Dispose of an element."""
+        permit = iter((0,) if self.existing > 0 else ())
+        steps: tuple[Callable[[Any], object], ...] = (self.source.free, self._free.extend)
         try:
-            self.source.free(element)
+            _DONE.extend(map(operator.call, steps, (element, permit)))
         except BufferError:  # somebody views it: it exists, and will be freed again
             raise
         except BaseException:
-            move(self._issued, self._free)
+            self._free.extend(permit)  # if it was not done
             raise
-        move(self._issued, self._free)
 
 
 class Faulty(Adaptor[T]):
@@ -188,7 +200,13 @@ class Faulty(Adaptor[T]):
         if due and next(self._budget, self) is None:
             self._failures.extend(itertools.islice(self._failed, 1))
             raise MemoryError(f"Faulty: alloc {call} fails on purpose")
-        return self.source.alloc()
+        made: list[T] = []
+        try:
+            made.extend(itertools.starmap(self.source.alloc, _ONCE))
+            return made[0]
+        except BaseException:
+            _dispose(self.source, made)
+            raise
 
 
 class OnFailure(Adaptor[T]):
@@ -212,19 +230,29 @@ class OnFailure(Adaptor[T]):
 
     def alloc(self) -> T:
         """Make an element, with the callback's help where it is needed."""
-        for _ in range(self._tries):
-            try:
-                return self.source.alloc()
-            except MemoryError:
-                if getattr(self._asked, "is_running", False):
-                    raise
-                self._asked.is_running = True
+        made: list[T] = []
+        questions = 0
+        try:
+            while True:
                 try:
-                    if not self._callback():
+                    made.extend(itertools.starmap(self.source.alloc, _ONCE))
+                    return made[0]
+                except MemoryError:
+                    if made or questions == self._tries or not self._ask():
                         raise
-                finally:
-                    self._asked.is_running = False
-        return self.source.alloc()
+                questions += 1
+        except BaseException:
+            _dispose(self.source, made)
+            raise
+
+    def _ask(self) -> bool:
+        if getattr(self._asked, "is_running", False):
+            return False
+        self._asked.is_running = True
+        try:
+            return bool(self._callback())
+        finally:
+            self._asked.is_running = False
 
 
 class Fallback(Adaptor[T]):

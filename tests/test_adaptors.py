@@ -1,0 +1,643 @@
+"""Adaptors keep the contract of what they wrap, composed in any way, and each does the one thing that it is for."""
+
+from __future__ import annotations
+
+import csv
+import dis
+import gc
+import itertools
+import os
+import random
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from sweeps import ENDS, Interrupter, interrupted_everywhere
+
+from mempool import Buffers, Fallback, Faulty, Limited, Logged, Objects, OnFailure, Pool
+from mempool.pool import Source
+from mempool.sources import Replay, replay
+from mempool.testing import Element, ScriptedSource, SourceBroken, Step
+from mempool.testing.contract import PoolContract
+
+works, fails, raises, _ = Step
+
+# -- the contract, over each of them
+
+
+class AdaptorContract(PoolContract):
+    """What lies under the adaptor knows in the end that it got back exactly what it gave."""
+
+    @pytest.fixture(autouse=True)
+    def _nothing_lost(self) -> Iterator[None]:
+        self.under: list[ScriptedSource[Any]] = []
+        yield
+        for source in self.under:
+            assert source.wrong == []
+            assert source.made - source.disposed == len(source.existing)
+
+    def base(self) -> ScriptedSource[Any]:
+        self.under.append(ScriptedSource())
+        return self.under[-1]
+
+
+class TestLimitedKeepsTheContract(AdaptorContract):
+    """Wide enough not to be felt."""
+
+    def make_elements(self) -> Source[Any]:
+        return Limited(self.base(), elements_max=100_000)
+
+
+class TestFallbackKeepsTheContract(AdaptorContract):
+    """Every second element comes from the second source."""
+
+    def make_elements(self) -> Source[Any]:
+        return Fallback(Faulty(self.base(), every=2), self.base())
+
+
+class TestLoggedKeepsTheContract(AdaptorContract):
+    """And each call is a line."""
+
+    @pytest.fixture(autouse=True)
+    def _log(self, tmp_path: Path) -> None:
+        self.log = tmp_path / "log.csv"
+
+    def make_elements(self) -> Source[Any]:
+        return Logged(self.base(), to=self.log)
+
+
+class TestOnFailureKeepsTheContract(AdaptorContract):
+    """Over a source that fails every third time, and with help does not; composed with the others."""
+
+    def make_elements(self) -> Source[Any]:
+        return Limited(OnFailure(Faulty(self.base(), every=3), lambda: True), elements_max=100_000)
+
+
+# -- what all of them pass on
+
+WRAPPERS: dict[str, Callable[[Any], Any]] = {
+    "Limited": lambda source: Limited(source, elements_max=3),
+    "Logged": lambda source: Logged(source, to=os.devnull),
+    "Faulty": Faulty,
+    "OnFailure": lambda source: OnFailure(source, gc.collect),
+    "Fallback": lambda source: Fallback(source, source),
+    "all": lambda source: Limited(OnFailure(Faulty(Fallback(source, source)), gc.collect), elements_max=9),
+}
+
+
+class Rich:
+    """A source that has all that a source may have."""
+
+    size = 64
+    level = "resident"
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, object]] = []
+
+    def alloc(self) -> bytearray:
+        return bytearray(self.size)
+
+    def free(self, element: bytearray) -> None:
+        self.heard.append(("free", element))
+
+    def reset(self, element: bytearray) -> None:
+        self.heard.append(("reset", element))
+
+    def check(self, element: bytearray) -> None:
+        self.heard.append(("check", element))
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_what_a_source_has_its_adaptor_has(wrap: Callable[[Any], Any]) -> None:
+    """And what it has not, neither has the adaptor: a pool looks."""
+    rich = Rich()
+    adaptor = wrap(rich)
+    element = adaptor.alloc()
+    adaptor.reset(element)
+    adaptor.check(element)
+    adaptor.free(element)
+    assert rich.heard == [("reset", element), ("check", element), ("free", element)]
+    assert (adaptor.size, adaptor.level) == (64, "resident")
+    poor = wrap(Objects(bytearray))
+    assert [name for name in ("reset", "check", "level", "size", "weight") if hasattr(poor, name)] == []
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_only_a_source_is_wrapped(wrap: Callable[[Any], Any]) -> None:
+    """What cannot be one is told at once."""
+    with pytest.raises(TypeError, match=r"a source has alloc\(\) and free\(element\)"):
+        wrap(object())
+
+
+def test_a_pool_of_an_adaptor_tells_the_level_of_what_it_wraps() -> None:
+    """The promise passes through."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("levels are verified on Linux")
+    with Pool(Limited(Faulty(Buffers(4096)), bytes_max="1 MiB"), 2) as pool:
+        assert pool.guarantee().level == "resident"
+
+
+# -- Limited
+
+
+def test_no_more_than_the_limit_exist_at_once() -> None:
+    """And a place is free again when an element is disposed of."""
+    source = Limited(ScriptedSource(), elements_max=2)
+    first, _second = source.alloc(), source.alloc()
+    with pytest.raises(MemoryError, match="Limited: 2 elements exist already"):
+        source.alloc()
+    source.free(first)
+    assert source.existing == 1
+    source.alloc()
+    assert source.existing == 2
+
+
+@pytest.mark.parametrize(("bytes_max", "size", "elements"), [("1 MiB", "64 KiB", 16), (1000, 300, 3), (100, 300, 0)])
+def test_a_limit_in_bytes_counts_elements_by_their_size(bytes_max: Any, size: Any, elements: int) -> None:
+    """Which the source tells, or the user."""
+    assert Limited(Objects(object), bytes_max=bytes_max, size=size).elements_max == elements
+    sized = Rich()
+    sized.size = Buffers(size, level="virtual").size
+    assert Limited(sized, bytes_max=bytes_max).elements_max == elements
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({}, TypeError),
+        ({"bytes_max": 1, "elements_max": 1, "size": 1}, TypeError),
+        ({"bytes_max": "1 MiB"}, ValueError),
+        ({"elements_max": -1}, ValueError),
+        ({"elements_max": 1.5}, TypeError),
+    ],
+)
+def test_a_limit_is_one_number(options: dict[str, Any], error: type[Exception]) -> None:
+    """Anything else is refused."""
+    with pytest.raises(error):
+        Limited(Objects(object), **options)
+
+
+@pytest.mark.parametrize("step", [fails, raises])
+def test_a_source_that_fails_uses_up_no_place(step: Step) -> None:
+    """Nor does an element whose disposal raises keep its own."""
+    under = ScriptedSource[Element](step)
+    source = Limited(under, elements_max=1)
+    with pytest.raises((MemoryError, SourceBroken)):
+        source.alloc()
+    under.then_free(raises)
+    element = source.alloc()
+    with pytest.raises(SourceBroken):
+        source.free(element)
+    assert source.existing == 0
+    source.alloc()
+
+
+def test_an_element_that_is_still_viewed_keeps_its_place() -> None:
+    """Its free has changed nothing, and is done again later."""
+    source = Limited(Buffers(100, level="virtual"), elements_max=1)
+    element = source.alloc()
+    with memoryview(element), pytest.raises(BufferError):
+        source.free(element)
+    assert source.existing == 1
+    source.free(element)
+    assert source.existing == 0
+
+
+def test_threads_never_exceed_the_limit_and_lose_no_place() -> None:
+    """However they meet."""
+    highest: list[int] = []
+    existing: set[int] = set()
+    guard = threading.Lock()
+
+    def make() -> object:
+        made = object()
+        with guard:
+            existing.add(id(made))
+            highest.append(len(existing))
+        return made
+
+    def dispose(element: object) -> None:
+        with guard:
+            existing.remove(id(element))
+
+    source = Limited(Objects(make, dispose), elements_max=4)
+    wrong: list[BaseException] = []
+
+    def work(number: int) -> None:
+        chance, mine = random.Random(number), []
+        try:
+            for _ in range(2000):
+                if mine and chance.random() < 0.5:
+                    source.free(mine.pop())
+                else:
+                    try:
+                        mine.append(source.alloc())
+                    except MemoryError:
+                        continue
+            while mine:
+                source.free(mine.pop())
+        except BaseException as error:  # noqa: BLE001 - looked at below
+            wrong.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    sys.setswitchinterval(interval)
+    assert wrong == []
+    assert max(highest) == 4
+    assert source.existing == 0
+    assert len([source.alloc() for _ in range(4)]) == 4
+
+
+# -- Faulty
+
+
+def which_fail(source: Faulty[Any], calls: int) -> list[int]:
+    failed = []
+    for call in range(1, calls + 1):
+        try:
+            source.alloc()
+        except MemoryError:
+            failed.append(call)
+    assert source.failures == len(failed)
+    return failed
+
+
+def test_it_fails_every_so_many_times() -> None:
+    """From the first on."""
+    assert which_fail(Faulty(Objects(object), every=3), 10) == [3, 6, 9]
+
+
+def test_it_fails_the_next_so_many_times() -> None:
+    """And again when it is told to."""
+    source = Faulty(Objects(object), next=2)
+    assert which_fail(source, 5) == [1, 2]
+    source.fail_next()
+    with pytest.raises(MemoryError, match="alloc 6 fails on purpose"):
+        source.alloc()
+    source.alloc()
+
+
+def test_it_fails_at_random_the_same_way_for_the_same_seed() -> None:
+    """About as often as it was told."""
+    first, again, other = (which_fail(Faulty(Objects(object), probability=0.25, seed=s), 1000) for s in (1, 1, 2))
+    assert first == again != other
+    assert 180 < len(first) < 320
+    assert which_fail(Faulty(Objects(object), probability=0), 100) == []
+    assert which_fail(Faulty(Objects(object), probability=1), 3) == [1, 2, 3]
+
+
+def test_it_fails_no_more_often_than_it_may() -> None:
+    """`times` is for all reasons together."""
+    assert which_fail(Faulty(Objects(object), every=2, times=2), 10) == [2, 4]
+
+
+@pytest.mark.parametrize("options", [{"probability": 1.1}, {"probability": -1}, {"every": -1}, {"next": -1}, {"times": -1}])
+def test_nonsense_fails_at_once(options: dict[str, Any]) -> None:
+    """Not at the first alloc."""
+    with pytest.raises(ValueError, match="Faulty: "):
+        Faulty(Objects(object), **options)
+
+
+def test_a_pool_serves_from_its_reserve_what_a_faulty_source_does_not() -> None:
+    """That is what it is for."""
+    source = Faulty(Objects(object))
+    with Pool(source, 3, keep=3) as pool:
+        source.probability = 1.0
+        out = [pool.alloc(timeout=0) for _ in range(3)]
+        assert pool.stats().served_from_reserve == 3
+        for element in out:
+            pool.free(element)
+
+
+# -- OnFailure
+
+
+def test_the_callback_finds_memory_and_the_source_is_asked_again() -> None:
+    """As often as it says that this is worth it."""
+    cache = [1, 2, 3]
+
+    def make() -> object:
+        if cache:
+            raise MemoryError
+        return object()
+
+    source = OnFailure(Objects(make), lambda: cache.pop())
+    assert source.alloc() is not None
+    assert cache == []
+
+
+def test_without_hope_the_failure_is_passed_on() -> None:
+    """With what the source said, after one question, or after as many as are allowed."""
+    answers: list[bool] = []
+    under = ScriptedSource[Element](otherwise=fails)
+    source = OnFailure(under, lambda: answers.append(False))
+    with pytest.raises(MemoryError, match="the script says so"):
+        source.alloc()
+    assert len(answers) == 1
+    persistent = OnFailure(under, lambda: answers.append(True) or True, tries=5)
+    with pytest.raises(MemoryError, match="the script says so"):
+        persistent.alloc()
+    assert len(answers) == 1 + 5
+    assert under.alloc_calls == 1 + 6
+
+
+def test_another_error_is_none_of_its_business() -> None:
+    """Only MemoryError is."""
+    asked: list[object] = []
+    source = OnFailure(ScriptedSource[Element](raises), lambda: asked.append(1))
+    with pytest.raises(SourceBroken):
+        source.alloc()
+    assert asked == []
+
+
+def test_what_the_callback_raises_alloc_raises() -> None:
+    """And the next alloc has its help again."""
+
+    def broken() -> bool:
+        raise KeyError("cache")
+
+    source = OnFailure(ScriptedSource[Element](otherwise=fails), broken)
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            source.alloc()
+
+
+def test_an_alloc_within_the_callback_is_not_helped() -> None:
+    """It would ask for help for ever."""
+    depth: list[int] = []
+
+    def allocates() -> bool:
+        depth.append(1)
+        with pytest.raises(MemoryError):
+            source.alloc()
+        return False
+
+    source: OnFailure[Element] = OnFailure(ScriptedSource[Element](otherwise=fails), allocates)
+    with pytest.raises(MemoryError):
+        source.alloc()
+    assert len(depth) == 1
+
+
+# -- Fallback
+
+
+def test_each_element_goes_back_to_the_source_that_made_it() -> None:
+    """Whatever its kind: these can be neither hashed nor marked."""
+    made: dict[str, list[list[int]]] = {"first": [], "second": []}
+    back: dict[str, list[list[int]]] = {"first": [], "second": []}
+
+    def named(name: str) -> Objects[list[int]]:
+        return Objects(lambda: made[name].append([]) or made[name][-1], back[name].append)
+
+    source = Fallback(Faulty(named("first"), every=2), named("second"))
+    elements = [source.alloc() for _ in range(6)]
+    random.Random(3).shuffle(elements)
+    for element in elements:
+        source.free(element)
+    for name in ("first", "second"):
+        assert len(made[name]) == 3
+        assert sorted(map(id, back[name])) == sorted(map(id, made[name]))
+    assert source._seconds == {}
+
+
+def test_an_element_that_was_lost_misleads_nobody() -> None:
+    """Its number is another's afterwards, from the other source."""
+    back: list[str] = []
+    store = [[1]]
+
+    def lend() -> list[int]:
+        return store[0]  # as if the same address were used again
+
+    first = Objects(lend, lambda _: back.append("first"))
+    source = Fallback(faulty := Faulty(first, next=1), Objects(lend, lambda _: back.append("second")))
+    source.alloc()  # the second's; lost
+    source.free(source.alloc())
+    faulty.fail_next()
+    source.free(source.alloc())
+    assert back == ["first", "second"]
+
+
+def test_when_both_fail_the_second_is_heard() -> None:
+    """It was the last hope."""
+    source = Fallback(Faulty(Objects(object), probability=1), ScriptedSource(otherwise=fails))
+    with pytest.raises(MemoryError, match="the script says so"):
+        source.alloc()
+
+
+def test_another_error_of_the_first_is_passed_on() -> None:
+    """The second is for a lack of memory."""
+    source = Fallback(ScriptedSource(raises), second := ScriptedSource())
+    with pytest.raises(SourceBroken):
+        source.alloc()
+    assert second.alloc_calls == 0
+
+
+def test_a_reset_is_done_by_the_source_that_made_the_element() -> None:
+    """Where only one of the two has one, the other's elements are left alone."""
+    reset: list[object] = []
+    source = Fallback(Faulty(Objects(object, None, reset.append), every=2), Objects(object))
+    elements = [source.alloc() for _ in range(4)]
+    for element in elements:
+        source.reset(element)
+    assert reset == elements[::2]
+
+
+def test_the_weaker_level_and_the_larger_size_count() -> None:
+    """What is promised of every element."""
+    first, second = Rich(), Rich()
+    second.level, second.size = "virtual", 100
+    source = Fallback(first, second)
+    assert (source.level, source.size) == ("virtual", 100)
+    second.level = None  # type: ignore[assignment]
+    assert source.level is None
+
+
+def test_buffers_go_back_to_their_own_memory_though_their_handles_change() -> None:
+    """A pool puts the memory of a buffer that was freed into a new handle."""
+    first, second = Buffers(4096, level="virtual"), Buffers(4096, level="virtual")
+    with Pool(Fallback(Faulty(first, every=2), second), 8) as pool:
+        for buffer in pool.alloc_many(8):
+            pool.free(buffer)
+    assert not first._memory._open
+    assert not second._memory._open
+
+
+# -- Logged
+
+
+def rows_of(log: Path) -> list[list[str]]:
+    rows = list(csv.reader(log.read_text().splitlines()))
+    assert rows[0] == ["time", "thread", "action", "element", "size"]
+    return rows[1:]
+
+
+def test_each_call_is_a_line(tmp_path: Path) -> None:
+    """With the time, the thread, what was done, to which element, and of which size."""
+    log = tmp_path / "log.csv"
+    under = ScriptedSource[Any](works, fails, works, raises, source=Objects(lambda: bytearray(10)))
+    source = Logged(under, to=log)
+    first = source.alloc()
+    with pytest.raises(MemoryError):
+        source.alloc()
+    second = source.alloc()
+    with pytest.raises(SourceBroken):
+        source.alloc()
+    source.free(first)
+    source.free(second)
+    rows = rows_of(log)
+    assert [row[2:] for row in rows] == [
+        ["alloc", "1", "10"],
+        ["fail", "", ""],
+        ["alloc", "2", "10"],
+        ["error", "", ""],
+        ["free", "1", "10"],
+        ["free", "2", "10"],
+    ]
+    assert {row[1] for row in rows} == {str(threading.get_ident())}
+    times = [float(row[0]) for row in rows]
+    assert times == sorted(times)
+    assert source.lines_lost == 0
+
+
+def test_a_log_goes_on_where_it_ended(tmp_path: Path) -> None:
+    """One header, whoever opens it."""
+    log = tmp_path / "log.csv"
+    for _ in range(2):
+        source = Logged(Objects(object), to=log)
+        source.free(source.alloc())
+        source.close()
+    assert [row[2:] for row in rows_of(log)] == [["alloc", "1", ""], ["free", "1", ""]] * 2
+
+
+def test_a_line_that_cannot_be_written_disturbs_nobody(tmp_path: Path) -> None:
+    """It is counted."""
+    source = Logged(Rich(), to=tmp_path / "log.csv")
+    source.close()
+    source.free(source.alloc())
+    assert source.lines_lost == 2
+    with (tmp_path / "other.csv").open("w") as file:
+        lent = Logged(Rich(), to=file)
+        lent.alloc()
+    lent.alloc()
+    assert lent.lines_lost == 1
+    assert [row[2:] for row in rows_of(tmp_path / "other.csv")] == [["alloc", "1", "64"]]
+
+
+def test_threads_write_whole_lines(tmp_path: Path) -> None:
+    """And each element is freed after it was made, in the log as in life."""
+    source = Logged(Objects(object), to=tmp_path / "log.csv")
+
+    def work() -> None:
+        for _ in range(300):
+            source.free(source.alloc())
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    out: set[str] = set()
+    for _time, _thread, action, number, _size in rows_of(tmp_path / "log.csv"):
+        if action == "alloc":
+            assert number not in out
+            out.add(number)
+        else:
+            out.remove(number)
+    assert out == set()
+    assert len(rows_of(tmp_path / "log.csv")) == 2400
+
+
+def test_a_log_is_played_again(tmp_path: Path) -> None:
+    """On another source: the same calls in the same order, and in the end all are back."""
+    log = tmp_path / "log.csv"
+    source = Logged(Limited(Objects(object), elements_max=3), to=log)
+    elements = [source.alloc() for _ in range(3)]
+    with pytest.raises(MemoryError):
+        source.alloc()
+    source.free(elements.pop(1))
+    elements.append(source.alloc())
+    source.free(elements.pop())
+
+    same = replay(log, narrow := Limited(Objects(object), elements_max=3))
+    assert (same.allocs, same.frees, same.failures, same.left) == (4, 2, 1, 2)
+    assert narrow.existing == 0
+    wide = replay(log, plenty := ScriptedSource[Element]())
+    assert (wide.allocs, wide.failures, wide.left) == (5, 0, 2)
+    assert plenty.log == ["alloc works"] * 4 + ["free works"] * 2 + ["alloc works", "free works"] + ["free works"] * 2
+    tight = replay(log.read_text().splitlines(), Limited(Objects(object), elements_max=1))
+    assert isinstance(tight, Replay)
+    assert (tight.allocs, tight.frees, tight.failures, tight.left) == (1, 0, 4, 1)
+    assert tight.seconds > 0
+
+
+def test_a_log_is_played_on_a_pool(tmp_path: Path) -> None:
+    """To see what its reserve would have done."""
+    log = tmp_path / "log.csv"
+    with Pool(Logged(Objects(object), to=log), 4) as pool:
+        for element in pool.alloc_many(4):
+            pool.free(element)
+    with Pool(Objects(object), 1) as pool:
+        played = replay(log, pool)
+        assert played.allocs == played.frees == len(rows_of(log)) // 2 >= 4
+        assert pool.stats().out == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a,b\n", "time,thread,action,element,size\n1.0,1,borrow,1,1\n", "time,thread,action,element,size\n1.0\n"]
+)
+def test_what_is_no_log_is_refused(text: str) -> None:
+    """With the line; and what was had until then is given back."""
+    source = ScriptedSource[Element]()
+    with pytest.raises(ValueError, match=r"no log of Logged|none of Logged's"):
+        replay(text.splitlines(), source)
+    assert source.existing == []
+
+
+# -- whatever interrupts
+
+
+class Interrupted(Interrupter):
+    """Strikes at no return: there the interpreter looks for no signal, and the caller here is C, which keeps the element."""
+
+    def _step(self, frame: FrameType, event: str, arg: object) -> Any:
+        code = frame.f_code
+        is_return = event == "opcode" and dis.opname[code.co_code[frame.f_lasti]] in ENDS
+        return self._step if is_return else super()._step(frame, event, arg)
+
+
+@pytest.mark.parametrize("call", ["alloc", "free"])
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_an_interrupt_loses_no_element_and_no_place(wrap: Callable[[Any], Any], call: str) -> None:
+    """At any bytecode of an adaptor's alloc; and after any of a free, what was not disposed of can be."""
+    for interrupter in interrupted_everywhere():
+        under = ScriptedSource[Element]()
+        source = wrap(under)
+        kept = [source.alloc()]
+        element = None
+        struck = Interrupted(interrupter.countdown)
+        try:
+            with struck:
+                if call == "free":
+                    source.free(kept[0])
+                else:
+                    element = source.alloc()
+        except KeyboardInterrupt:
+            pass
+        interrupter.countdown = struck.countdown
+        for each in (*kept, element):
+            if each is not None and under.has([each]):
+                source.free(each)
+        assert under.existing == [], struck.struck_at
+        assert under.wrong == []
+        if isinstance(source, Limited):
+            assert source.existing == 0, struck.struck_at
+            assert len(list(itertools.islice(iter(source.alloc, None), source.elements_max))) == source.elements_max
