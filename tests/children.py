@@ -13,7 +13,8 @@ import mempool
 from mempool.sources import Memory, levels
 
 def limit(name, size):
-    resource.setrlimit(getattr(resource, name), (size, size))
+    kind = getattr(resource, name)
+    resource.setrlimit(kind, (size, resource.getrlimit(kind)[1]))
 
 def limit_address_space(more):
     pages = int(open("/proc/self/statm").read().split()[0])
