@@ -151,3 +151,19 @@ def test_the_time_lines_are_those_that_their_script_draws() -> None:
     told = runpy.run_path(str(DOCS / "img" / "timelines.py"))
     drawn = {f"{name}.svg": told["draw"](race) for name, race in told["RACES"].items()}
     assert {name: (DOCS / "img" / name).read_text("utf-8") for name in drawn} == drawn
+
+
+def test_the_words_beside_a_picture_say_its_numbers() -> None:
+    """A picture that is drawn again has other figures, and so has its alternative text."""
+    for page in PAGES:
+        for words, target in re.findall(r"!\[([^\]]*)\]\(([^)]+\.svg)\)", page.read_text("utf-8")):
+            picture = (page.parent / target).read_text("utf-8")
+            assert [number for number in re.findall(r"\d[\d,.]{2,}\d", words) if number not in picture] == [], target
+
+
+def test_the_demo_is_drawn_as_its_terminal_shows_it_at_the_end() -> None:
+    """Lines that were wiped or written over are gone, and nothing else."""
+    pytest.importorskip("rich")
+    last_screen = runpy.run_path(str(DOCS / "img" / "demo.py"))["last_screen"]
+    up, wipe = "\x1b[1A", "\x1b[2K"
+    assert last_screen(f"\x1b[?25lone\ntwo\r{wipe}{up}{wipe}first\nsecond\n") == "first\nsecond\n"
