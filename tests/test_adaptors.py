@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import dis
 import gc
 import itertools
 import os
 import random
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -20,7 +18,6 @@ from sweeps import ENDS, Interrupter, interrupted_everywhere
 
 from mempool import Buffers, Fallback, Faulty, Limited, Logged, Objects, OnFailure, Pool
 from mempool.pool import Source
-from mempool.sources import Replay, replay
 from mempool.testing import Element, ScriptedSource, SourceBroken, Step
 from mempool.testing.contract import PoolContract
 
@@ -139,122 +136,6 @@ def test_a_pool_of_an_adaptor_tells_the_level_of_what_it_wraps() -> None:
         pytest.skip("levels are verified on Linux")
     with Pool(Limited(Faulty(Buffers(4096)), bytes_max="1 MiB"), 2) as pool:
         assert pool.guarantee().level == "resident"
-
-
-# -- Limited
-
-
-def test_no_more_than_the_limit_exist_at_once() -> None:
-    """And a place is free again when an element is disposed of."""
-    source = Limited(ScriptedSource(), elements_max=2)
-    first, _second = source.alloc(), source.alloc()
-    with pytest.raises(MemoryError, match="Limited: 2 elements exist already"):
-        source.alloc()
-    source.free(first)
-    assert source.existing == 1
-    source.alloc()
-    assert source.existing == 2
-
-
-@pytest.mark.parametrize(("bytes_max", "size", "elements"), [("1 MiB", "64 KiB", 16), (1000, 300, 3), (100, 300, 0)])
-def test_a_limit_in_bytes_counts_elements_by_their_size(bytes_max: Any, size: Any, elements: int) -> None:
-    """Which the source tells, or the user."""
-    assert Limited(Objects(object), bytes_max=bytes_max, size=size).elements_max == elements
-    sized = Rich()
-    sized.size = Buffers(size, level="virtual").size
-    assert Limited(sized, bytes_max=bytes_max).elements_max == elements
-
-
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        ({}, TypeError),
-        ({"bytes_max": 1, "elements_max": 1, "size": 1}, TypeError),
-        ({"bytes_max": "1 MiB"}, ValueError),
-        ({"elements_max": -1}, ValueError),
-        ({"elements_max": 1.5}, TypeError),
-    ],
-)
-def test_a_limit_is_one_number(options: dict[str, Any], error: type[Exception]) -> None:
-    """Anything else is refused."""
-    with pytest.raises(error):
-        Limited(Objects(object), **options)
-
-
-@pytest.mark.parametrize("step", [fails, raises])
-def test_a_source_that_fails_uses_up_no_place(step: Step) -> None:
-    """Nor does an element whose disposal raises keep its own."""
-    under = ScriptedSource[Element](step)
-    source = Limited(under, elements_max=1)
-    with pytest.raises((MemoryError, SourceBroken)):
-        source.alloc()
-    under.then_free(raises)
-    element = source.alloc()
-    with pytest.raises(SourceBroken):
-        source.free(element)
-    assert source.existing == 0
-    source.alloc()
-
-
-def test_an_element_that_is_still_viewed_keeps_its_place() -> None:
-    """Its free has changed nothing, and is done again later."""
-    source = Limited(Buffers(100, level="virtual"), elements_max=1)
-    element = source.alloc()
-    with memoryview(element), pytest.raises(BufferError):
-        source.free(element)
-    assert source.existing == 1
-    source.free(element)
-    assert source.existing == 0
-
-
-def test_threads_never_exceed_the_limit_and_lose_no_place() -> None:
-    """However they meet."""
-    highest: list[int] = []
-    existing: set[int] = set()
-    guard = threading.Lock()
-
-    def make() -> object:
-        made = object()
-        with guard:
-            existing.add(id(made))
-            highest.append(len(existing))
-        return made
-
-    def dispose(element: object) -> None:
-        with guard:
-            existing.remove(id(element))
-
-    source = Limited(Objects(make, dispose), elements_max=4)
-    wrong: list[BaseException] = []
-
-    def work(number: int) -> None:
-        chance, mine = random.Random(number), []
-        try:
-            for _ in range(2000):
-                if mine and chance.random() < 0.5:
-                    source.free(mine.pop())
-                else:
-                    try:
-                        mine.append(source.alloc())
-                    except MemoryError:
-                        continue
-            while mine:
-                source.free(mine.pop())
-        except BaseException as error:  # noqa: BLE001 - looked at below
-            wrong.append(error)
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    sys.setswitchinterval(interval)
-    assert wrong == []
-    assert max(highest) == 4
-    assert source.existing == 0
-    assert len([source.alloc() for _ in range(4)]) == 4
 
 
 # -- Faulty
@@ -469,137 +350,6 @@ def test_buffers_go_back_to_their_own_memory_though_their_handles_change() -> No
             pool.free(buffer)
     assert not first._memory._open
     assert not second._memory._open
-
-
-# -- Logged
-
-
-def rows_of(log: Path) -> list[list[str]]:
-    rows = list(csv.reader(log.read_text().splitlines()))
-    assert rows[0] == ["time", "thread", "action", "element", "size"]
-    return rows[1:]
-
-
-def test_each_call_is_a_line(tmp_path: Path) -> None:
-    """With the time, the thread, what was done, to which element, and of which size."""
-    log = tmp_path / "log.csv"
-    under = ScriptedSource[Any](works, fails, works, raises, source=Objects(lambda: bytearray(10)))
-    source = Logged(under, to=log)
-    first = source.alloc()
-    with pytest.raises(MemoryError):
-        source.alloc()
-    second = source.alloc()
-    with pytest.raises(SourceBroken):
-        source.alloc()
-    source.free(first)
-    source.free(second)
-    rows = rows_of(log)
-    assert [row[2:] for row in rows] == [
-        ["alloc", "1", "10"],
-        ["fail", "", ""],
-        ["alloc", "2", "10"],
-        ["error", "", ""],
-        ["free", "1", "10"],
-        ["free", "2", "10"],
-    ]
-    assert {row[1] for row in rows} == {str(threading.get_ident())}
-    times = [float(row[0]) for row in rows]
-    assert times == sorted(times)
-    assert source.lines_lost == 0
-
-
-def test_a_log_goes_on_where_it_ended(tmp_path: Path) -> None:
-    """One header, whoever opens it."""
-    log = tmp_path / "log.csv"
-    for _ in range(2):
-        source = Logged(Objects(object), to=log)
-        source.free(source.alloc())
-        source.close()
-    assert [row[2:] for row in rows_of(log)] == [["alloc", "1", ""], ["free", "1", ""]] * 2
-
-
-def test_a_line_that_cannot_be_written_disturbs_nobody(tmp_path: Path) -> None:
-    """It is counted."""
-    source = Logged(Rich(), to=tmp_path / "log.csv")
-    source.close()
-    source.free(source.alloc())
-    assert source.lines_lost == 2
-    with (tmp_path / "other.csv").open("w") as file:
-        lent = Logged(Rich(), to=file)
-        lent.alloc()
-    lent.alloc()
-    assert lent.lines_lost == 1
-    assert [row[2:] for row in rows_of(tmp_path / "other.csv")] == [["alloc", "1", "64"]]
-
-
-def test_threads_write_whole_lines(tmp_path: Path) -> None:
-    """And each element is freed after it was made, in the log as in life."""
-    source = Logged(Objects(object), to=tmp_path / "log.csv")
-
-    def work() -> None:
-        for _ in range(300):
-            source.free(source.alloc())
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    out: set[str] = set()
-    for _time, _thread, action, number, _size in rows_of(tmp_path / "log.csv"):
-        if action == "alloc":
-            assert number not in out
-            out.add(number)
-        else:
-            out.remove(number)
-    assert out == set()
-    assert len(rows_of(tmp_path / "log.csv")) == 2400
-
-
-def test_a_log_is_played_again(tmp_path: Path) -> None:
-    """On another source: the same calls in the same order, and in the end all are back."""
-    log = tmp_path / "log.csv"
-    source = Logged(Limited(Objects(object), elements_max=3), to=log)
-    elements = [source.alloc() for _ in range(3)]
-    with pytest.raises(MemoryError):
-        source.alloc()
-    source.free(elements.pop(1))
-    elements.append(source.alloc())
-    source.free(elements.pop())
-
-    same = replay(log, narrow := Limited(Objects(object), elements_max=3))
-    assert (same.allocs, same.frees, same.failures, same.left) == (4, 2, 1, 2)
-    assert narrow.existing == 0
-    wide = replay(log, plenty := ScriptedSource[Element]())
-    assert (wide.allocs, wide.failures, wide.left) == (5, 0, 2)
-    assert plenty.log == ["alloc works"] * 4 + ["free works"] * 2 + ["alloc works", "free works"] + ["free works"] * 2
-    tight = replay(log.read_text().splitlines(), Limited(Objects(object), elements_max=1))
-    assert isinstance(tight, Replay)
-    assert (tight.allocs, tight.frees, tight.failures, tight.left) == (1, 0, 4, 1)
-    assert tight.seconds > 0
-
-
-def test_a_log_is_played_on_a_pool(tmp_path: Path) -> None:
-    """To see what its reserve would have done."""
-    log = tmp_path / "log.csv"
-    with Pool(Logged(Objects(object), to=log), 4) as pool:
-        for element in pool.alloc_many(4):
-            pool.free(element)
-    with Pool(Objects(object), 1) as pool:
-        played = replay(log, pool)
-        assert played.allocs == played.frees == len(rows_of(log)) // 2 >= 4
-        assert pool.stats().out == 0
-
-
-@pytest.mark.parametrize(
-    "text", ["", "a,b\n", "time,thread,action,element,size\n1.0,1,borrow,1,1\n", "time,thread,action,element,size\n1.0\n"]
-)
-def test_what_is_no_log_is_refused(text: str) -> None:
-    """With the line; and what was had until then is given back."""
-    source = ScriptedSource[Element]()
-    with pytest.raises(ValueError, match=r"no log of Logged|none of Logged's"):
-        replay(text.splitlines(), source)
-    assert source.existing == []
 
 
 # -- whatever interrupts

@@ -26,9 +26,8 @@ FIGURES = """
         seen, total = set(), 0
         for buffer in buffers:
             found = levels.smaps(buffer.address)
-            key = json.dumps(found)
-            if key not in seen:
-                seen.add(key)
+            if found["Range"] not in seen:
+                seen.add(found["Range"])
                 total += int(found[field].split()[0]) * 1024
         return total
 """

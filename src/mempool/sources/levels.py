@@ -261,7 +261,7 @@ def verify_flags(level: str, address: int, *, strict: bool) -> None:
 
 
 def smaps(address: int) -> dict[str, str] | None:
-    """What the kernel says of the mapping that holds this address; None where it says nothing."""
+    """What the kernel says of the mapping that holds this address, and its Range; None where it says nothing."""
     found: dict[str, str] | None = None
     try:
         with Path("/proc/self/smaps").open(encoding="utf-8", errors="replace") as lines:
@@ -274,7 +274,7 @@ def smaps(address: int) -> dict[str, str] | None:
                 elif found is not None:
                     break
                 elif int(first, 16) <= address < int(last, 16):
-                    found = {}
+                    found = {"Range": f"{first}-{last}"}
     except OSError:
         return None
     return found

@@ -1,0 +1,156 @@
+"""Logged: what is asked of a source, line by line, complete at every moment; and the same asked again."""
+
+from __future__ import annotations
+
+import csv
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mempool import Limited, Logged, Objects, Pool
+from mempool.sources import Replay, replay
+from mempool.testing import Element, ScriptedSource, SourceBroken, Step
+
+works, fails, raises, _ = Step
+
+
+class Sized:
+    """A source that knows the size of its elements."""
+
+    size = 64
+
+    def alloc(self) -> object:
+        return object()
+
+    def free(self, element: object) -> None:
+        pass
+
+
+def rows_of(log: Path) -> list[list[str]]:
+    rows = list(csv.reader(log.read_text().splitlines()))
+    assert rows[0] == ["time", "thread", "action", "element", "size"]
+    return rows[1:]
+
+
+def test_each_call_is_a_line(tmp_path: Path) -> None:
+    """With the time, the thread, what was done, to which element, and of which size."""
+    log = tmp_path / "log.csv"
+    under = ScriptedSource[Any](works, fails, works, raises, source=Objects(lambda: bytearray(10)))
+    source = Logged(under, to=log)
+    first = source.alloc()
+    with pytest.raises(MemoryError):
+        source.alloc()
+    second = source.alloc()
+    with pytest.raises(SourceBroken):
+        source.alloc()
+    source.free(first)
+    source.free(second)
+    rows = rows_of(log)
+    assert [row[2:] for row in rows] == [
+        ["alloc", "1", "10"],
+        ["fail", "", ""],
+        ["alloc", "2", "10"],
+        ["error", "", ""],
+        ["free", "1", "10"],
+        ["free", "2", "10"],
+    ]
+    assert {row[1] for row in rows} == {str(threading.get_ident())}
+    times = [float(row[0]) for row in rows]
+    assert times == sorted(times)
+    assert source.lines_lost == 0
+
+
+def test_a_log_goes_on_where_it_ended(tmp_path: Path) -> None:
+    """One header, whoever opens it."""
+    log = tmp_path / "log.csv"
+    for _ in range(2):
+        source = Logged(Objects(object), to=log)
+        source.free(source.alloc())
+        source.close()
+    assert [row[2:] for row in rows_of(log)] == [["alloc", "1", ""], ["free", "1", ""]] * 2
+
+
+def test_a_line_that_cannot_be_written_disturbs_nobody(tmp_path: Path) -> None:
+    """It is counted."""
+    source = Logged(Sized(), to=tmp_path / "log.csv")
+    source.close()
+    source.free(source.alloc())
+    assert source.lines_lost == 2
+    with (tmp_path / "other.csv").open("w") as file:
+        lent = Logged(Sized(), to=file)
+        lent.alloc()
+    lent.alloc()
+    assert lent.lines_lost == 1
+    assert [row[2:] for row in rows_of(tmp_path / "other.csv")] == [["alloc", "1", "64"]]
+
+
+def test_threads_write_whole_lines(tmp_path: Path) -> None:
+    """And each element is freed after it was made, in the log as in life."""
+    source = Logged(Objects(object), to=tmp_path / "log.csv")
+
+    def work() -> None:
+        for _ in range(300):
+            source.free(source.alloc())
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    out: set[str] = set()
+    for _time, _thread, action, number, _size in rows_of(tmp_path / "log.csv"):
+        if action == "alloc":
+            assert number not in out
+            out.add(number)
+        else:
+            out.remove(number)
+    assert out == set()
+    assert len(rows_of(tmp_path / "log.csv")) == 2400
+
+
+def test_a_log_is_played_again(tmp_path: Path) -> None:
+    """On another source: the same calls in the same order, and in the end all are back."""
+    log = tmp_path / "log.csv"
+    source = Logged(Limited(Objects(object), elements_max=3), to=log)
+    elements = [source.alloc() for _ in range(3)]
+    with pytest.raises(MemoryError):
+        source.alloc()
+    source.free(elements.pop(1))
+    elements.append(source.alloc())
+    source.free(elements.pop())
+
+    same = replay(log, narrow := Limited(Objects(object), elements_max=3))
+    assert (same.allocs, same.frees, same.failures, same.left) == (4, 2, 1, 2)
+    assert narrow.existing == 0
+    wide = replay(log, plenty := ScriptedSource[Element]())
+    assert (wide.allocs, wide.failures, wide.left) == (5, 0, 2)
+    assert plenty.log == ["alloc works"] * 4 + ["free works"] * 2 + ["alloc works", "free works"] + ["free works"] * 2
+    tight = replay(log.read_text().splitlines(), Limited(Objects(object), elements_max=1))
+    assert isinstance(tight, Replay)
+    assert (tight.allocs, tight.frees, tight.failures, tight.left) == (1, 0, 4, 1)
+    assert tight.seconds > 0
+
+
+def test_a_log_is_played_on_a_pool(tmp_path: Path) -> None:
+    """To see what its reserve would have done."""
+    log = tmp_path / "log.csv"
+    with Pool(Logged(Objects(object), to=log), 4) as pool:
+        for element in pool.alloc_many(4):
+            pool.free(element)
+    with Pool(Objects(object), 1) as pool:
+        played = replay(log, pool)
+        assert played.allocs == played.frees == len(rows_of(log)) // 2 >= 4
+        assert pool.stats().out == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a,b\n", "time,thread,action,element,size\n1.0,1,borrow,1,1\n", "time,thread,action,element,size\n1.0\n"]
+)
+def test_what_is_no_log_is_refused(text: str) -> None:
+    """With the line; and what was had until then is given back."""
+    source = ScriptedSource[Element]()
+    with pytest.raises(ValueError, match=r"no log of Logged|none of Logged's"):
+        replay(text.splitlines(), source)
+    assert source.existing == []
