@@ -95,7 +95,7 @@ class Memory:
 
     def take(self) -> Region:
         """A region of the promised level. Raises MemoryError, with the figure that is in the way, where there is none."""
-        held: collections.deque[int] = collections.deque()
+        held: list[int] = []  # a deque would be ten times as large, and every region has one
         while True:
             try:
                 block = next(iter(self._open), None)
@@ -125,6 +125,8 @@ class Memory:
         unmapped after; a second memoryview of it goes unnoticed, and is the caller's business.
         Raises ValueError for a region that is not of this memory or was given back already.
         """
+        if region._dropped:
+            return  # it and its owner were garbage together, and it was finalized first
         block, held = region._block, region._held
         if region._memory is not self or block is None or not held:
             whose = "is another memory's" if region._memory is not self else "was given back already"
@@ -180,7 +182,7 @@ class Memory:
             self._credit = length + min(left.size - length, headroom.CREDIT_MAX) // 8
         self._credit -= length
 
-    def _bring_home(self, block: _Block, held: collections.deque[int]) -> None:
+    def _bring_home(self, block: _Block, held: list[int]) -> None:
         """The place is free again; a block whose places are all free is unmapped. May be done again, to finish it."""
         if block.places == 1:
             held.clear()  # nobody knows of the block but the region
@@ -191,7 +193,7 @@ class Memory:
         except MemoryError:
             pass  # nobody finds its free places until the next of its regions comes home
 
-    def _retire(self, block: _Block, held: collections.deque[int]) -> None:
+    def _retire(self, block: _Block, held: list[int]) -> None:
         """Never use this place again: somebody still looks at it. Its block is unmapped when the last view is gone."""
         move(held, block.retired)
         if block.places > 1:
@@ -226,9 +228,10 @@ class Region:
     knows who still looks at it.
     """
 
-    __slots__ = ("__weakref__", "_block", "_held", "_memory", "address", "size", "view")
+    __slots__ = ("__weakref__", "_block", "_dropped", "_held", "_memory", "address", "size", "view")
 
-    def __init__(self, memory: Memory, block: _Block, held: collections.deque[int]) -> None:
+    def __init__(self, memory: Memory, block: _Block, held: list[int]) -> None:
+        self._dropped = False
         self._held = held
         self._block: _Block | None = block
         self._memory = memory
@@ -246,6 +249,7 @@ class Region:
         if getattr(self, "view", None) is None or not self._held or sys.is_finalizing():
             return
         if self._block is not None:
+            self._dropped = True
             self._memory._retire(self._block, self._held)
 
     def __repr__(self) -> str:

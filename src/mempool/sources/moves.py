@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import MutableSequence
 from typing import TypeVar
 
@@ -12,15 +13,18 @@ T = TypeVar("T")
 def move(source: MutableSequence[T], target: MutableSequence[T], most: int = 1) -> None:
     """Move things from one list to another, the last first, as many as there are. None of them may be None.
 
-    One call into C pops and appends: no other thread, finalizer, signal handler or exception finds one in neither. A lack
-    of memory does not keep it from being done, if the target has room, as a deque has for 32 (a list may not).
+    One call into C pops and appends: no other thread, finalizer, signal handler or exception finds one in neither. To a
+    deque they are moved even where there is no memory for this call, as long as it has room (32 places, or as many as it
+    had once); to a list, MemoryError is raised then.
     """
     try:
         target.extend(itertools.islice(iter(source.pop, None), most))
     except IndexError:
         pass
     except MemoryError:
-        # Not even for an iterator. In two steps, then: nothing was moved, and there is nothing better.
+        if not isinstance(target, deque):
+            raise
+        # Not even an iterator, so nothing was moved. In two steps, then: there is nothing better.
         while most and source:
             target.append(source.pop())
             most -= 1
