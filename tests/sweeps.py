@@ -58,8 +58,13 @@ _operations: dict[CodeType, dict[int, str]] = {}
 
 
 def _in_finalizer(frame: FrameType | None) -> bool:
-    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
-        if frame.f_code.co_name in {"__del__", "_forget", "<lambda>"}:
+    while frame is not None:
+        if frame.f_code.co_name in {
+            "__del__",
+            "__release_buffer__",
+            "_forget",
+            "<lambda>",
+        } and frame.f_code.co_filename.startswith(PACKAGE):
             return True
         frame = frame.f_back
     return False

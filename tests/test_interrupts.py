@@ -36,6 +36,25 @@ class Counting:
         del self.alive[id(element)]
 
 
+class CountingBuffers(Counting):
+    """The same for buffers, whose handles die when they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffers = mempool.Buffers(64)
+
+    def alloc(self) -> mempool.Buffer:  # type: ignore[override]
+        if self.fails:
+            raise MemoryError
+        element = self.buffers.alloc()
+        self.alive[id(element.block)] = None
+        return element
+
+    def free(self, element: mempool.Buffer) -> None:  # type: ignore[override]
+        self.alive.pop(id(element.block), None)  # again, if the rest was cut short
+        self.buffers.free(element)
+
+
 class FreeingClock(Clock):
     """Whoever parks is served at once: an element that is out is freed by 'another'."""
 
@@ -52,8 +71,8 @@ class FreeingClock(Clock):
 class Scene:
     """A pool of four with room for eight, and what a call under test has taken from it."""
 
-    def __init__(self, reset: bool = False, **options: Any) -> None:
-        self.source = Counting()
+    def __init__(self, reset: bool = False, buffers: bool = False, **options: Any) -> None:
+        self.source = CountingBuffers() if buffers else Counting()
         if reset:
             self.source.reset = lambda element: None  # type: ignore[attr-defined]
         self.pool = mempool.Pool(self.source, 4, name="scene", **options)
@@ -216,8 +235,8 @@ CALLS = [
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # a lease that an interrupt cuts short is dropped: that is the point
 @pytest.mark.parametrize(
     "options",
-    [{}, {"track": "nothing"}, {"track": "holders"}, {"reset": True}],
-    ids=["identity", "nothing", "holders", "reset"],
+    [{}, {"track": "nothing"}, {"track": "holders"}, {"reset": True}, {"buffers": True}, {"buffers": True, "reset": True}],
+    ids=["identity", "nothing", "holders", "reset", "buffers", "buffers-reset"],
 )
 @pytest.mark.parametrize("prepare", CALLS, ids=lambda prepare: prepare.__name__)
 def test_an_interrupt_at_any_bytecode_loses_nothing(prepare: Callable[[Scene], Callable[[], object]], options: Any) -> None:

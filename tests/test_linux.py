@@ -325,7 +325,7 @@ def test_a_page_pool_gives_two_to_the_order_pages_aligned(order: int) -> None:
     del byte
     mempool_free(element, pool)
     mempool_destroy(pool)
-    assert element.is_dead()
+    assert not element.is_alive()
 
 
 @pytest.mark.parametrize("size", [0, -4, 1.5, "much"])

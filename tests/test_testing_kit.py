@@ -133,7 +133,7 @@ def test_a_source_stands_before_another() -> None:
     buffers = ScriptedSource(source=Buffers(4096))
     buffer = buffers.alloc()
     buffers.free(buffer)
-    assert buffer.is_dead()
+    assert not buffer.is_alive()
     assert not hasattr(buffers, "reset")
 
 

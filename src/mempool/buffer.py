@@ -113,10 +113,10 @@ class Buffer:
 
     def __getitem__(self, key: Any) -> Any:
         """A byte, or a slice: a memoryview, which counts as a view."""
-        return memoryview(self)[key]
+        return self._view()[key]
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        with memoryview(self) as view:
+        with self._view() as view:
             view[key] = value
 
     @property
@@ -131,7 +131,7 @@ class Buffer:
         """Write this byte everywhere."""
         if not 0 <= byte <= 255:
             raise ValueError(f"a byte is 0 to 255, not {byte}")
-        with memoryview(self) as view:  # nobody can free it meanwhile; memset lets other threads run
+        with self._view() as view:  # nobody can free it meanwhile; memset lets other threads run
             ctypes.memset(self.block.region.address, byte, len(view))
 
     def array(self, dtype: Any = "uint8", shape: Any = None) -> Any:
@@ -170,9 +170,13 @@ class Buffer:
 
     # -- the end
 
-    def is_dead(self) -> bool:
-        """Whether it was freed."""
-        return self.state == DEAD
+    def begin(self) -> None:
+        """The memory is this handle's from now on. For a source."""
+        self.state = LIVE
+
+    def is_alive(self) -> bool:
+        """Whether the memory can be looked at through this handle."""
+        return self.state == LIVE
 
     def surrender(self) -> Any:
         """Give up the memory: returns its region. Raises BufferError while somebody views it. For the source's free."""
@@ -192,16 +196,23 @@ class Buffer:
         if not cython.compiled and not hasattr(self, "state"):
             return  # interrupted while it was being made
         if self.state == LIVE and not sys.is_finalizing():
-            if not cython.compiled and sys.version_info < (3, 12) and self.views() > 0:
+            if not cython.compiled and self.views() > 0:
                 _outlive(self)
             else:
                 self._go_home()
+        elif not cython.compiled and self.state == BLANK:
+            _shut(self)
 
     def _go_home(self) -> None:
         if self.block.home is None:
             self.block.source.free(self)
         else:
             self.block.home.recover(self)
+
+    def _view(self) -> memoryview:
+        if self.state != LIVE:
+            raise self._dead()
+        return memoryview(self)
 
     def _called(self) -> str:
         return "no pool" if self.block.home is None else f"pool {self.block.home.name!r}"
@@ -213,9 +224,8 @@ class Buffer:
 
 
 def first_handle(region: Any, source: Any) -> Buffer:
-    """The handle of memory that a source has just made."""
+    """The handle of memory that a source has just made. It owns the memory from its `begin` on."""
     buffer: Buffer = blank(Block(region, source))
-    buffer.state = LIVE
     return buffer
 
 
@@ -287,25 +297,16 @@ def _numpy() -> Any:
 if not cython.compiled:
     # Uncompiled, views look through a memoryview that belongs to one handle. Releasing it fails while there are views,
     # and is the death of the handle: one step of C either way.
+
+    #: Those memoryviews, by address. Up to CPython 3.12 the collector crashes on one that is garbage while somebody looks
+    #: through it; what is in here is not garbage.
+    _looked_through: dict[int, memoryview] = {}
+    _orphans: dict[int, Any] = {}
+
     if sys.version_info < (3, 12):
         from mempool._core._export import exporting
 
         Buffer = exporting(Buffer)  # type: ignore[misc]
-        _orphans: dict[int, Any] = {}
-
-        def _outlive(buffer: Buffer) -> None:
-            """A dropped handle whose views live on (they do not hold it here) goes home when the last of them dies."""
-
-            def go_home(_reference: object) -> None:
-                buffer.view = memoryview(buffer.block.region.view)
-                try:
-                    buffer._go_home()
-                finally:
-                    _orphans.pop(id(buffer), None)
-
-            _orphans[id(buffer)] = (buffer, weakref.ref(buffer.view, go_home))
-            buffer.release()  # type: ignore[attr-defined]  # PickleBuffer's
-            del buffer.view
 
     def blank(block: Block) -> Buffer:
         """A handle that is not in force yet: nobody can look through it."""
@@ -315,6 +316,7 @@ if not cython.compiled:
         buffer.block = block
         buffer.heir = None
         buffer.state = BLANK
+        _looked_through[id(view)] = view
         return buffer
 
     def _shut(buffer: Buffer) -> None:
@@ -322,8 +324,28 @@ if not cython.compiled:
         if sys.version_info < (3, 12):
             if buffer.views() > 0:
                 raise BufferError
-            buffer.release()  # type: ignore[attr-defined]
+            buffer.release()  # type: ignore[attr-defined]  # PickleBuffer's
         buffer.view.release()
+        _looked_through.pop(id(buffer.view), None)
+
+    def _outlive(buffer: Buffer) -> None:
+        """A dropped handle that is still viewed goes home when the last view dies.
+
+        On CPython 3.11 views do not hold the handle; later, handle and views may be garbage together.
+        """
+
+        def go_home(_reference: object) -> None:
+            buffer.view = memoryview(buffer.block.region.view)
+            try:
+                buffer._go_home()
+            finally:
+                _orphans.pop(id(buffer), None)
+
+        _orphans[id(buffer)] = (buffer, weakref.ref(buffer.view, go_home))
+        if sys.version_info < (3, 12):
+            buffer.release()  # type: ignore[attr-defined]
+        _looked_through.pop(id(buffer.view), None)
+        del buffer.view
 
     def _count_references() -> int:
         class Region:

@@ -32,7 +32,7 @@ class Telling(Quick):
 
     def _unfit(self, buffer: Buffer, hands: Hands) -> Exception:
         """Why this buffer cannot be freed."""
-        if buffer.is_dead():
+        if not buffer.is_alive():
             return DoubleFree(f"{self._called()}: this buffer was freed already; free an element once, or use a lease")
         if buffer.block.home is not self.core.home or hands.held().count(buffer) > 1:
             return self._not_out(hands.held())

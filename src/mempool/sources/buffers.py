@@ -65,10 +65,13 @@ class Buffers:
     def alloc(self) -> Buffer:
         """Map an element, or a block of small ones, and bring it to its level."""
         region = self._memory.take()
+        buffer: Buffer | None = None
         try:
             buffer = first_handle(region, self)
+            buffer.begin()
         except BaseException:
-            self._memory.give(region)
+            if buffer is None or not buffer.is_alive():
+                self._memory.give(region)
             raise
         if self._poison or self._zero == "free":
             self._wipe(buffer)
