@@ -977,9 +977,16 @@ def linux_create(_scene: Scene) -> Call:
 # -- sources
 
 
+def _open_buffers() -> mempool.Buffers:
+    """Buffers that have asked the system already what it has to offer, which takes thousands of allocations."""
+    source = mempool.Buffers(4096)
+    source.free(source.alloc())
+    return source
+
+
 @call()
 def buffers(_scene: Scene) -> Call:
-    source = mempool.Buffers(4096)
+    source = _open_buffers()
 
     def made() -> None:
         element = source.alloc()
@@ -991,7 +998,7 @@ def buffers(_scene: Scene) -> Call:
 
 @call()
 def pool_of_buffers(_scene: Scene) -> Call:
-    source = mempool.Buffers(4096)
+    source = _open_buffers()
 
     def made() -> None:
         with mempool.Pool(source, 1) as pool, pool.lease() as element:

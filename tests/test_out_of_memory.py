@@ -46,7 +46,7 @@ TO_MEND = {
     *("lease_by_waiting", "lease_dropped", "lease_warm_dropped", "lease_async_with", "lease_async_by_waiting"),
     *("lease_async_cancelled_when_served", "resize_grow_by_far", "drain_by_waiting", "begin", "begin_with_holders"),
     *("dropped_unclosed", "linux_alloc", "linux_alloc_from_reserve", "linux_alloc_in_vain", "linux_alloc_bulk"),
-    *("linux_create",),
+    *("linux_create", "alloc_async_cancelled", "alloc_many_async_cancelled_when_gathering", "alloc_many"),
 }
 #: What a compiled coroutine returns, or is thrown, gets lost in Cython's own hands where memory runs out there.
 LOST_BY_CYTHON = {
