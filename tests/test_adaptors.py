@@ -352,6 +352,17 @@ def test_buffers_go_back_to_their_own_memory_though_their_handles_change() -> No
     assert not second._memory._open
 
 
+def test_a_buffer_that_is_still_viewed_is_known_until_it_is_free() -> None:
+    """A free that raised has changed nothing: the next one goes to the same source."""
+    second = ScriptedSource[Any](source=Buffers(100, level="virtual"))
+    source = Fallback(Faulty(Objects(object), probability=1), second)
+    buffer = source.alloc()
+    second.then_free(lambda: (_ for _ in ()).throw(BufferError("viewed")))
+    with pytest.raises(BufferError):
+        source.free(buffer)
+    assert source._maker(buffer) is second
+
+
 # -- whatever interrupts
 
 

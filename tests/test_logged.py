@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mempool import Limited, Logged, Objects, Pool
+from mempool import Buffers, Limited, Logged, Objects, Pool
 from mempool.sources import Replay, replay
 from mempool.testing import Element, ScriptedSource, SourceBroken, Step
 
@@ -84,6 +84,33 @@ def test_a_line_that_cannot_be_written_disturbs_nobody(tmp_path: Path) -> None:
     lent.alloc()
     assert lent.lines_lost == 1
     assert [row[2:] for row in rows_of(tmp_path / "other.csv")] == [["alloc", "1", "64"]]
+
+
+def test_a_file_that_was_closed_is_not_taken_for_another(tmp_path: Path) -> None:
+    """Its number may be another file's by now."""
+    with (tmp_path / "log.csv").open("w") as file:
+        source = Logged(Sized(), to=file)
+        number = file.fileno()
+    with (tmp_path / "other").open("w") as other:
+        assert other.fileno() == number
+        source.alloc()
+    assert (tmp_path / "other").read_text() == ""
+    assert source.lines_lost == 1
+
+
+def test_a_buffer_that_is_still_viewed_is_freed_twice_in_the_log(tmp_path: Path) -> None:
+    """Both times under its number, though only the second time is the last."""
+    source = Logged(Buffers(100, level="virtual"), to=tmp_path / "log.csv")
+    buffer = source.alloc()
+    with memoryview(buffer), pytest.raises(BufferError):
+        source.free(buffer)
+    source.free(buffer)
+    assert [row[2:] for row in rows_of(tmp_path / "log.csv")] == [
+        ["alloc", "1", "100"],
+        ["free", "1", "100"],
+        ["free", "1", "100"],
+    ]
+    assert replay(tmp_path / "log.csv", Limited(Objects(object), elements_max=1)).left == 0
 
 
 def test_threads_write_whole_lines(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import random
 import sys
 import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -249,6 +250,47 @@ def test_threads_never_share_a_region(mappings: Mappings) -> None:
     assert failures == []
     assert len(mappings) == 0
     assert not memory._open
+
+
+def test_a_place_that_comes_home_while_its_block_is_shut_is_found(mappings: Mappings) -> None:
+    """Between the look that finds the block full and the step that says so."""
+    memory = memory_of(BLOCK // 4)
+    regions = [memory.take() for _ in range(3)]
+
+    class Meanwhile(OrderedDict[Any, None]):
+        def pop(self, *arguments: Any) -> Any:
+            if len(regions) == 3:
+                memory.give(regions.pop())
+            return super().pop(*arguments)
+
+    memory._open = Meanwhile(memory._open)
+    regions.append(memory.take())  # the last place
+    regions.append(memory.take())
+    assert mappings.made() == 1
+
+
+def test_a_place_that_is_taken_while_its_block_is_let_go_keeps_the_block(
+    mappings: Mappings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look that finds the block empty and the step that takes it out of reach."""
+    memory = memory_of(BLOCK // 4)
+    regions = [memory.take()]
+    real = module._Block.is_empty
+
+    def is_empty(block: Any) -> bool:
+        empty = real(block)
+        if empty and len(regions) == 1:
+            regions.append(memory.take())
+        return empty
+
+    monkeypatch.setattr(module._Block, "is_empty", is_empty)
+    memory.give(regions[0])
+    regions += [memory.take() for _ in range(3)]
+    assert mappings.made() == 1
+    for region in regions[1:]:
+        memory.give(region)
+    del region
+    assert len(mappings) == 0
 
 
 class Intruder(Interrupter):

@@ -135,7 +135,27 @@ def test_memory_lies_on_the_node_it_was_bound_to(level: str) -> None:
         pytest.skip(str(error))
     region = memory.take()
     numa.verify(region.address, 8 * PAGE, node, has_pages=level != "virtual")
-    with pytest.raises(MemoryError, match=f"bound to NUMA node {node + 1}"):
+    with pytest.raises(MemoryError, match=rf"bound to NUMA node {node + 1}, and the kernel says mode \d+"):
+        numa.verify(region.address, 8 * PAGE, node + 1, has_pages=False)
+
+
+def test_pages_that_lie_elsewhere_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The policy says what shall be; of the pages it is asked where they are."""
+    node = numa.nodes()[0] if numa.nodes() else 0
+    try:
+        region = Memory(8 * PAGE, numa_node=node).take()
+    except ValueError as error:
+        pytest.skip(str(error))
+    real = numa._call
+
+    def lie(which: int, *arguments: Any) -> int:
+        result = real(which, *arguments)
+        if arguments[-1] == numa.MPOL_F_ADDR:
+            ctypes.c_ulong.from_address(arguments[1]).value = 1 << node + 1
+        return result
+
+    monkeypatch.setattr(numa, "_call", lie)
+    with pytest.raises(MemoryError, match=f"bound to NUMA node {node + 1} lies on node {node}"):
         numa.verify(region.address, 8 * PAGE, node + 1, has_pages=True)
 
 
