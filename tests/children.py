@@ -39,10 +39,9 @@ def fill(smallest=64 << 10):
 """
 
 
-def run(script: str) -> str:
+def run(script: str, *arguments: str) -> str:
     """What the script prints. It must end well: neither with an exception nor by a signal."""
-    ended = subprocess.run(
-        [sys.executable, "-c", PRELUDE + textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
-    )
+    command = [sys.executable, "-c", PRELUDE + textwrap.dedent(script), *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, f"status {ended.returncode}\n{ended.stdout}{ended.stderr}"
     return ended.stdout

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import itertools
 import mmap
+import os
 import pickle
 import random
 import sys
@@ -19,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from children import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sweeps import Interrupter, interrupted_everywhere
@@ -209,6 +211,29 @@ def test_giving_twice_is_refused_and_changes_nothing() -> None:
         memory.give(first)
     again = memory.take()
     assert again.address != second.address
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_after_a_fork_each_has_its_own_bytes() -> None:
+    """And the child goes on taking and giving."""
+    assert (
+        run("""
+        memory = Memory(1024)
+        region, other = memory.take(), memory.take()
+        region.view[:] = b"p" * 1024
+        reader, writer = os.pipe()
+        if not os.fork():
+            region.view[:] = b"c" * 1024
+            memory.give(other)
+            again = memory.take()
+            again.view[:] = b"c" * 1024
+            os.write(writer, bytes(again.view[:4]))
+            os._exit(0)
+        os.wait()
+        print(os.read(reader, 4), bytes(region.view[:4]), bytes(other.view[:4]))
+    """)
+        == "b'cccc' b'pppp' b'\\x00\\x00\\x00\\x00'\n"
+    )
 
 
 # -- in the middle of each other

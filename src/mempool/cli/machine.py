@@ -45,6 +45,7 @@ class Machine:
     commit_limit: int | None
     committed: int | None
     rlimit_as: int | None
+    rlimit_data: int | None
     rlimit_memlock: int | None
     rlimit_memlock_hard: int | None
     may_lock_any: bool
@@ -98,6 +99,7 @@ def look() -> Machine:
         commit_limit=found.get("CommitLimit"),
         committed=found.get("Committed_AS"),
         rlimit_as=levels.rlimit("RLIMIT_AS")[0],
+        rlimit_data=levels.rlimit("RLIMIT_DATA")[0],
         rlimit_memlock=memlock,
         rlimit_memlock_hard=memlock_hard,
         may_lock_any=may_lock_any(),
@@ -142,6 +144,7 @@ def facts(machine: Machine) -> Iterator[tuple[str, str, str]]:
         strict = f"CommitLimit {_size(m.commit_limit)} (swap + {bound}), committed {_size(m.committed)}"
         yield "committed", strict, _if(m.overcommit_memory != 2, "the limit holds with vm.overcommit_memory 2 only")
     yield "RLIMIT_AS", _limit(m.rlimit_as), _if(m.rlimit_as is not None, "all mappings of the process together")
+    yield "RLIMIT_DATA", _limit(m.rlimit_data), _if(m.rlimit_data is not None, "its private writable mappings together")
     locking = f"{_limit(m.rlimit_memlock)}, hard limit {_limit(m.rlimit_memlock_hard)}, {in_words(m.locked)} locked"
     yield "RLIMIT_MEMLOCK", locking, _if(m.may_lock_any, "does not count: this process has CAP_IPC_LOCK")
     if m.huge_pages is not None:

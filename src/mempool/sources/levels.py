@@ -31,6 +31,9 @@ STRIDE = 64 << 20
 #: How often pages that were swapped out again before they were looked at are fetched.
 TRIES = 3
 
+#: The limits on what a process may map.
+ADDRESS_LIMITS = ("RLIMIT_AS", "RLIMIT_DATA")
+
 MADV_HUGEPAGE = 14
 MADV_POPULATE_WRITE = 23  # Linux 5.14; madvise(2)
 
@@ -143,7 +146,7 @@ def meminfo(path: str = "/proc/meminfo") -> dict[str, int]:
 
 def rlimit(name: str) -> tuple[int | None, int | None]:
     """The soft and the hard limit of that name, RLIMIT_AS for example; None: unlimited, or there is no such limit."""
-    if resource is None:
+    if resource is None or not hasattr(resource, name):
         return None, None
     soft, hard = resource.getrlimit(getattr(resource, name))
     return None if soft == resource.RLIM_INFINITY else soft, None if hard == resource.RLIM_INFINITY else hard
@@ -177,13 +180,12 @@ def _why_not_mapped(length: int, level: str) -> str:
             f"{sysctl('vm.nr_hugepages')} with {found.get('HugePages_Free', 0) - found.get('HugePages_Rsvd', 0)} free: "
             "raise it with `sysctl vm.nr_hugepages=N`"
         )
-    limit, _ = rlimit("RLIMIT_AS")
-    if limit is not None:
-        return f"; RLIMIT_AS is {limit} bytes"
+    # RLIMIT_DATA counts private writable mappings too, since Linux 4.7.
+    said = "".join(f"; {name} is {limit} bytes" for name in ADDRESS_LIMITS if (limit := rlimit(name)[0]) is not None)
     if is_commit_strict():
         found = meminfo()
-        return f"; vm.overcommit_memory is 2, {found['Committed_AS']} of {found['CommitLimit']} bytes are committed"
-    return ""
+        said += f"; vm.overcommit_memory is 2, {found['Committed_AS']} of {found['CommitLimit']} bytes are committed"
+    return said
 
 
 def back(level: str, address: int, length: int, *, huge: bool) -> None:
