@@ -331,6 +331,31 @@ def test_a_system_that_cannot_verify_says_so(monkeypatch: pytest.MonkeyPatch) ->
     region.view[:] = bytes(100)
 
 
+@pytest.mark.parametrize("said", [None, {"Rss": "64 kB"}])
+def test_where_smaps_says_nothing_the_return_codes_do(monkeypatch: pytest.MonkeyPatch, said: dict[str, str] | None) -> None:
+    """A kernel may be built without it, and a sandbox may have but a few lines of it."""
+    monkeypatch.setattr(levels, "smaps", lambda _: said)
+    monkeypatch.setattr(levels, "lock", levels.populate)
+    monkeypatch.setattr(levels, "is_commit_strict", lambda: True)
+    for level in ("backed", "locked"):
+        memory = Memory(100, level=level)
+        memory.give(memory.take())
+        assert memory.verified == level
+
+
+def test_a_system_without_posix_mappings_gives_address_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no limits to ask for either."""
+    monkeypatch.delattr(mmap, "MAP_PRIVATE")
+    monkeypatch.setattr(levels, "resource", None)
+    monkeypatch.setattr(levels, "can_verify", lambda: False)
+    memory = Memory(100, level="virtual")
+    region = memory.take()
+    region.view[:] = bytes(100)
+    memory.give(region)
+    with pytest.raises(MemoryError, match="cannot be mapped"):
+        Memory(1 << 63, level="virtual").take()
+
+
 def test_a_system_without_transparent_huge_pages_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the setting that would help."""
     monkeypatch.setattr(levels, "transparent_huge_pages", lambda: "never")

@@ -250,13 +250,12 @@ def pages_absent(address: int, length: int) -> int:
 
 def verify_flags(level: str, address: int, *, strict: bool) -> None:
     """What neither a return code nor mincore says: read it from /proc/self/smaps. Slow; MemoryError where it is not so."""
-    found = smaps(address)
-    if found is None:
-        return  # no such file here; the kernel's return codes must do
-    flags = found["VmFlags"].split()
+    found = smaps(address) or {}  # where there is no such file or no such line, the kernel's return codes must do
+    flags = found.get("VmFlags", "lo ac").split()
+    page = f"{huge_page_size(level) >> 10} kB"
     if level == "locked" and "lo" not in flags:
         raise MemoryError("the kernel said that the memory is locked, and /proc/self/smaps that it is not")
-    if level == "huge" and found["KernelPageSize"].split()[0] != str(huge_page_size(level) >> 10):
+    if level == "huge" and found.get("KernelPageSize", page) != page:
         raise MemoryError("the kernel said that the memory is in huge pages, and /proc/self/smaps that it is not")
     if level == "backed" and strict and "ac" not in flags:
         raise MemoryError("the kernel said that the memory is committed, and /proc/self/smaps that it is not")
