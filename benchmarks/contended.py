@@ -6,8 +6,9 @@ the row "nothing" says how much is lost to that alone: as many threads as there 
 
 Whoever hands an element to somebody who waits must have the system wake him, and the element is idle meanwhile. A queue
 that lets the thread which has just put an element take it again saves that, and lets the others wait: its longest wait
-is as long as the run. Throughput, wait and Jain's index of fairness belong together. With a hold of 0 nothing is ideal:
-throughput is then shown beside the pool's.
+is as long as the run. Where elements are few and hardly held, it serves several times as many holders as the pool does, the
+same ones again and again. Throughput, wait and Jain's index of fairness belong together. With a hold of 0 nothing is ideal:
+throughput is then shown beside the pool's, and more is better.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ def grid(scene: Scene, *, quick: bool) -> Iterator[Row]:
     seconds = 0.1 if quick else max(0.2, 5 * scene.turn)
     crowds, missing = measured(scene, seconds, ROUNDS_GRID_QUICK if quick else ROUNDS_GRID, control=False)
     for name in CONTESTANTS:
-        what = f"{scene}: {name}"
+        what = f"{scene}: {name}: throughput"
         if name in missing:
             yield Row(GROUP, what, POOL, note=missing[name])
             continue

@@ -1,4 +1,4 @@
-"""What a resize costs per element, and how long other threads' calls are held up while it runs.
+"""What a resize costs per element, from 10 and back, and how long other threads' calls are held up while it runs.
 
 Another thread's call can be late for three reasons: the resize held it up, Python gave the turn to the thread that resizes
 (each turn lasts up to `sys.getswitchinterval()`), or the machine gave the core to somebody else. The last is left out by
