@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NoReturn
 
 import pytest
@@ -40,3 +41,28 @@ def test_no_code_of_an_element_is_run(track: str) -> None:
             pool.hand_over(leased)
         pool.resize(3)
         pool.resize(0, keep=0)
+
+
+class Asking:
+    """A source that does something else, once, while it is asked for an element."""
+
+    def __init__(self) -> None:
+        self.meanwhile: Callable[[], object] | None = None
+
+    def alloc(self) -> object:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return object()
+
+    def free(self, _element: object) -> None:
+        pass
+
+
+def test_a_grow_beside_an_alloc_uses_all_the_room_under_the_limit() -> None:
+    """What another caller is having made takes one place under the limit, and not more."""
+    source = Asking()
+    pool = Pool(source, 2, limit=6)
+    source.meanwhile = lambda: pool.resize(5)
+    assert pool.try_alloc() is not None
+    assert (pool.stats().spare, pool.stats().out) == (5, 1)
