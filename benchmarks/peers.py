@@ -139,7 +139,7 @@ def arrow_pool(name: str) -> Any:
     pyarrow = importlib.import_module("pyarrow")
     try:
         return getattr(pyarrow, f"{name}_memory_pool")()
-    except NotImplementedError as error:
+    except (AttributeError, NotImplementedError) as error:
         raise ImportError(str(error), name=f"pyarrow with {name}") from error
 
 

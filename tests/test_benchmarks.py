@@ -16,7 +16,7 @@ if importlib.util.find_spec("mempool.benchmarks") is None:
         "mempool is not installed, and the benchmarks lie outside of src; `make test` installs", allow_module_level=True
     )
 
-from mempool.benchmarks import GROUPS, measure, peers
+from mempool.benchmarks import GROUPS, contended, measure, peers, resident
 from mempool.benchmarks.measure import Point, Row, Target
 
 from mempool.cli.bench import bench
@@ -127,3 +127,42 @@ def test_a_plot_that_cannot_be_drawn_is_told_before_anything_is_measured(name: s
     assert done.returncode == 2
     assert "--plot" in done.stderr
     assert "asynchronous" not in done.stdout
+
+
+def test_a_crowd_counts_every_holder_and_how_long_he_waited() -> None:
+    """Whoever has taken has given back when the run is over, and the shares of all threads make up the whole."""
+    given: list[object] = []
+    taken: list[object] = []
+
+    def take() -> object:
+        taken.append(object())
+        return taken[-1]
+
+    seen = contended.crowd((take, given.append), threads=3, hold=0, seconds=0.01)
+    assert len(taken) == len(given) > 0
+    assert 0 <= seen.wait_p999 <= seen.wait_longest
+    assert 1 / 3 <= seen.fairness <= 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the resident size is read from /proc")
+def test_bookkeeping_is_measured_in_a_child_of_its_own() -> None:
+    """A deque costs a pointer for each element, and a pool that has them all on its shelf at least that."""
+    deque = resident.in_a_child("bookkeeping", "collections.deque", 200_000)
+    pool = resident.in_a_child("bookkeeping", "pool, track=identity", 200_000)
+    assert deque["spare"] < 16
+    assert pool["spare"] >= 8
+    assert pool["out"] >= pool["spare"]
+
+
+def test_a_peer_that_a_child_lacks_is_an_import_error() -> None:
+    with pytest.raises(ImportError):
+        resident.in_a_child("burst", "pyarrow, nonesuch", 65536, 2)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_group_runs_to_its_end(group: str) -> None:
+    """With all its peers or without."""
+    done = run(group, "--quick")
+    assert done.returncode == 0, done.stderr
+    assert "targets: " in done.stdout
