@@ -1,0 +1,155 @@
+"""`make mutate`: bugs planted by a machine in the core, pool.py, traffic.py and lease.py; how many do the tests notice?
+
+cosmic-ray changes one operator, number, comparison, keyword or decorator at a time, in a copy of the tree, and the tests
+run there on the uncompiled core. A mutant that they pass has survived: survivors.md says of each why it makes no difference,
+or a test in tests/test_mutants.py is added that kills it.
+
+There are some thousands, a few seconds each, so a sample is drawn: `--sample` of them by `--seed`, the same each time.
+Left out are those that the uncompiled core never executes: branches for C, annotations, what is only for type checkers.
+Status 1 if less than `--least` of the sample was noticed, or a survivor is not told in survivors.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import random
+import re
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cosmic_ray.commands.init import _all_work_items
+from cosmic_ray.mutating import mutate_and_test
+from cosmic_ray.testing import run_tests
+from cosmic_ray.work_item import MutationSpec, TestOutcome
+
+from verification.planted import copy_tree
+
+SURVIVORS = Path(__file__).with_name("survivors.md")
+#: Most mutants do not outlive the first; the second is run for those that do.
+TESTS = (
+    ("the_else", "kernel_defects", "contract", "roll", "mutants", "between_two_bytecodes"),
+    (
+        *("one_line", "cancellation", "deadlock", "holders", "loops", "model", "linearizable", "fork", "finalizers", "exit"),
+        *("linux", "linux_alloc", "linux_beside_the_kernel", "buffers", "out_of_memory", "interrupts"),
+    ),
+)
+#: Seconds. A mutant that takes longer waits for ever; the tests above together take about a minute.
+SECONDS_MAX = 240
+
+
+def modules(tree: Path) -> list[Path]:
+    package = tree / "src" / "mempool"
+    core = [path for path in sorted((package / "_core").glob("*.py")) if path.name not in {"__init__.py", "_cython.py"}]
+    return [*core, package / "lease.py", package / "pool.py", package / "traffic.py"]
+
+
+def never_executed(source: str) -> list[tuple[int, int, int, int]]:
+    """What the uncompiled core does not execute, as (line, column, end line, end column)."""
+    spans: list[tuple[int, int, int, int]] = []
+
+    def leave_out(*nodes: ast.AST | None) -> None:
+        places = [(n.lineno, n.col_offset, n.end_lineno, n.end_col_offset) for n in nodes if n is not None]  # type: ignore[attr-defined]
+        spans.extend((line, max(0, column - 1), last, right) for line, column, last, right in places)  # with the @
+
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.If(test=test, body=body, orelse=orelse):
+                condition = ast.unparse(test)
+                if condition in {"cython.compiled", "TYPE_CHECKING"} or condition.startswith("cython.compiled and"):
+                    leave_out(test, *body)
+                elif condition in {"not cython.compiled", "not TYPE_CHECKING"}:
+                    leave_out(test, *orelse)
+            case ast.AnnAssign(annotation=annotation):
+                leave_out(annotation)
+            case ast.arg(annotation=annotation):
+                leave_out(annotation)
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                # Cython's decorators do nothing here.
+                leave_out(node.returns, *[d for d in node.decorator_list if "cython" in ast.unparse(d)])
+            case ast.ClassDef():
+                leave_out(*[d for d in node.decorator_list if "cython" in ast.unparse(d)])
+    return spans
+
+
+def mutants(tree: Path) -> Iterator[MutationSpec]:
+    """All that make a difference to what the uncompiled core executes."""
+    for module in modules(tree):
+        spans = never_executed(module.read_text("utf-8"))
+        for item in _all_work_items([module], {}):
+            for mutation in item.mutations:
+                line, column = mutation.start_pos
+                if not any(
+                    (first, left) <= (line, column) and mutation.end_pos <= (last, right + 1)
+                    for first, left, last, right in spans
+                ):
+                    yield mutation
+
+
+def name_of(mutation: MutationSpec, diff: str) -> str:
+    """A mutant in one line, which stays the same when lines are added elsewhere."""
+    lines = [line for line in diff.splitlines() if re.match(r"[-+](?![-+]{2} )", line)]
+    before = " ".join(line[1:].strip() for line in lines if line[0] == "-")
+    after = " ".join(line[1:].strip() for line in lines if line[0] == "+")
+    return f"{mutation.module_path.name} {mutation.definition_name}: `{before}` -> `{after}`"
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(prog="python -m verification.mutate", description=__doc__)
+    options.add_argument("--sample", type=int, default=150, help="how many mutants (%(default)s); 0: all")
+    options.add_argument("--seed", type=int, default=1, help="by which they are drawn (%(default)s)")
+    options.add_argument("--least", type=float, default=0.9, help="of the sample, to be noticed (%(default)s)")
+    options.add_argument("--seconds", type=float, default=float("inf"), help="begin no mutant after so many")
+    chosen = options.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = Path(scratch)
+        copy_tree(tree)
+        os.environ.update(MEMPOOL_PURE="1", PYTHONPATH=str(tree / "src"))
+        os.environ.pop("MEMPOOL_REQUIRE_COMPILED", None)
+        os.chdir(tree)
+        pytest = f"{sys.executable} -m pytest -qx -p no:cacheprovider --timeout=30 --timeout-method=thread"
+        runs = [" ".join([pytest, *(f"tests/test_{name}.py" for name in names)]) for names in TESTS]
+        command = shlex.join(["sh", "-c", " && ".join(runs)])
+        outcome, said = run_tests(command, SECONDS_MAX)
+        if outcome != TestOutcome.SURVIVED:
+            print(f"the tests fail without any mutant\n{said[-3000:]}")
+            return 1
+        everything = list(mutants(tree))
+        order = random.Random(chosen.seed)
+        sample = order.sample(everything, min(chosen.sample or len(everything), len(everything)))
+        return judge(sample, command, chosen, len(everything))
+
+
+def judge(sample: list[MutationSpec], command: str, chosen: argparse.Namespace, everything: int) -> int:
+    told = SURVIVORS.read_text("utf-8")
+    began = time.monotonic()
+    killed = tried = untold = 0
+    for mutation in sample:
+        if time.monotonic() - began > chosen.seconds:
+            print(f"\nthe time is up: {len(sample) - tried} of the sample were not tried")
+            break
+        result = mutate_and_test([mutation], command, SECONDS_MAX)
+        tried += 1
+        if result.test_outcome == TestOutcome.SURVIVED:
+            name = name_of(mutation, result.diff or "")
+            untold += name not in told
+            print(f"\nsurvived{'' if name in told else ', NOT TOLD in survivors.md'}: {name}", flush=True)
+        else:
+            killed += 1
+            print(end=".", flush=True)
+    print()
+    ratio = killed / tried if tried else 0.0
+    print(
+        f"{killed} of {tried} mutants killed ({ratio:.1%}), drawn by seed {chosen.seed} from {everything}, "
+        f"in {time.monotonic() - began:.0f} s; {untold} survivors not told in {SURVIVORS.name}"
+    )
+    return 1 if ratio < chosen.least or untold else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
