@@ -121,6 +121,24 @@ def test_the_smallest_regions_take_no_more_pages_than_they_fill(mappings: Mappin
     assert max(r.address for r in regions) - min(r.address for r in regions) == PLACES_MAX - 1
 
 
+def test_a_place_that_another_thread_has_found_meanwhile_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no memory for another block."""
+    memory = memory_of(1024)
+    regions = [memory.take() for _ in range(BLOCK // 1024)]
+
+    def fail_late(_length: int, _level: str) -> mmap.mmap:
+        if regions:
+            memory.give(regions.pop())
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(module.levels, "map_pages", fail_late)
+    kept = memory.take()
+    assert kept.size == 1024
+    regions.clear()
+    with pytest.raises(MemoryError, match="no more"):
+        [memory.take() for _ in range(BLOCK // 1024)]
+
+
 # -- how they go back
 
 

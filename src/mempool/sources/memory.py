@@ -22,8 +22,9 @@ from mempool.sources.sizes import parse_size
 
 #: Bytes. Elements smaller than it share blocks of about this size.
 BLOCK = 64 << 10
-#: Elements in a block at most: a deque of so many gets its room back without asking for memory.
-PLACES_MAX = 1024
+#: Elements in a block at most: a deque of so many gets its room back without asking for memory. In huge pages there are
+#: more, or most of the page would lie idle; there, a few hundred bytes may be needed when one comes home.
+PLACES_MAX, PLACES_MAX_HUGE = 1024, 16384
 #: Bytes; the largest alignment that can be asked for.
 ALIGN_MAX = 2 << 20
 #: Bytes; what a small element is aligned to at most if nothing is said: a cache line.
@@ -113,9 +114,11 @@ class Memory:
                         self._shut(block)
                 if held:
                     return Region(self, block, held)
-            except BaseException:
+            except BaseException as error:
                 if block is not None and held:
                     self._bring_home(block, held)
+                elif isinstance(error, MemoryError) and self._open:
+                    continue  # meanwhile another thread has mapped a block, or a place came home
                 raise
 
     def give(self, region: Region) -> None:
@@ -188,10 +191,7 @@ class Memory:
             held.clear()  # nobody knows of the block but the region
             return
         move(held, block.free)
-        try:
-            self._settle(block)
-        except MemoryError:
-            pass  # nobody finds its free places until the next of its regions comes home
+        self._settle(block)
 
     def _retire(self, block: _Block, held: list[int]) -> None:
         """Never use this place again: somebody still looks at it. Its block is unmapped when the last view is gone."""
@@ -209,7 +209,10 @@ class Memory:
                 return
             move(block.last, block.free, block.places)  # somebody was faster
         if block.free:
-            self._open[block] = None
+            try:
+                self._open[block] = None
+            except MemoryError:
+                pass  # nobody finds its free places until the next of its regions comes home
         if not block.free:
             self._shut(block)
 
@@ -264,13 +267,13 @@ class _Shape:
     def __init__(self, size: int, align: int, level: str, *, huge: bool) -> None:
         page = levels.huge_page_size(level) if level == "huge" else mmap.PAGESIZE
         granule = levels.huge_page_size(level) if huge else page
-        block = max(BLOCK, granule)
+        places_max = PLACES_MAX if granule == mmap.PAGESIZE else PLACES_MAX_HUGE
         self.stride: int = _round_up(size, align)
-        self.places: int = max(1, min(block // self.stride, PLACES_MAX))
+        self.places: int = max(1, min(max(BLOCK, granule) // self.stride, places_max))
         # Bytes that are brought to the level. Huge pages are only had for whole ones.
         used = (self.places - 1) * self.stride + size
         self.length: int = _round_up(used, granule if self.places > 1 else page)
-        self.align: int = max(align, granule if huge and used >= granule else page)
+        self.align: int = max(align, granule if huge and self.length >= granule else page)
         # The kernel aligns to pages: where that is not enough, the rest of the mapping is never touched.
         self.mapped: int = self.length + max(0, self.align - page)
         self.pages_wanted: bool = level in ("backed", "resident", "locked")

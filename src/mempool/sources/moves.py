@@ -24,7 +24,12 @@ def move(source: MutableSequence[T], target: MutableSequence[T], most: int = 1) 
     except MemoryError:
         if not isinstance(target, deque):
             raise
-        # Not even an iterator, so nothing was moved. In two steps, then: there is nothing better.
+        # Not even an iterator, so nothing was moved. In steps, then: there is nothing better.
         while most and source:
-            target.append(source.pop())
+            thing = source.pop()
+            try:
+                target.append(thing)
+            except MemoryError:
+                source.append(thing)
+                raise
             most -= 1
