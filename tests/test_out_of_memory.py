@@ -37,17 +37,6 @@ WORDS_OF_CPYTHON = (
     "can't allocate lock",
     "'async for' received an invalid object from __anext__",
 )
-#: Found by this sweep, and to be mended: what goes home is cut short by the second lack of memory, or a wake-up is.
-TO_MEND = {
-    *("alloc_from_source", "alloc_from_reserve", "alloc_source_broken", "alloc_by_waiting", "alloc_while_it_closes"),
-    *("alloc_while_a_resize_grows", "alloc_many_by_waiting", "alloc_many_async", "alloc_deadlock", "try_alloc"),
-    *("alloc_async_from_reserve", "alloc_async_by_waiting", "alloc_async_cancelled_when_served"),
-    *("alloc_many_async_by_waiting", "free_where_the_reset_breaks", "lease_with", "lease_body_raises", "lease_held"),
-    *("lease_by_waiting", "lease_dropped", "lease_warm_dropped", "lease_async_with", "lease_async_by_waiting"),
-    *("lease_async_cancelled_when_served", "resize_grow_by_far", "drain_by_waiting", "begin", "begin_with_holders"),
-    *("dropped_unclosed", "linux_alloc", "linux_alloc_from_reserve", "linux_alloc_in_vain", "linux_alloc_bulk"),
-    *("linux_create", "alloc_async_cancelled", "alloc_many_async_cancelled_when_gathering", "alloc_many"),
-}
 #: What a compiled coroutine returns, or is thrown, gets lost in Cython's own hands where memory runs out there.
 LOST_BY_CYTHON = {
     *("alloc_async_warm", "alloc_async_from_reserve", "alloc_async_cancelled", "alloc_async_cancelled_when_served"),
@@ -165,8 +154,6 @@ def expected(name: str) -> Any:
     """The name of a call, marked where its sweep is known to find something."""
     if mempool.IMPLEMENTATION == "compiled" and sys.version_info >= (3, 12) and name in LOST_BY_CYTHON:
         return pytest.param(name, marks=pytest.mark.xfail(reason="lost between Cython and CPython", strict=False))
-    if name in TO_MEND:
-        return pytest.param(name, marks=pytest.mark.xfail(reason="found by the sweep, to be mended", strict=False))
     return name
 
 

@@ -133,7 +133,7 @@ class Lease:
         if self.state == HELD:
             try:
                 self._go_home()
-            except KeyboardInterrupt:  # Python swallows what flies here, and nobody would come back to it
+            except (KeyboardInterrupt, MemoryError):  # Python swallows what flies here, and nobody would come back to it
                 self._go_home()
                 raise
 

@@ -290,8 +290,15 @@ def mempool_alloc_bulk(
             RuntimeWarning,
             stacklevel=2,
         )
-    taken = iter(_take(pool, missing, GFP_KERNEL) or ())
-    elems[: len(places)] = [next(taken) if element is None else element for element in places]
+    holes = [place for place, element in enumerate(places) if element is None]
+    taken = _take(pool, missing, GFP_KERNEL) or []
+    try:
+        for hole, element in zip(holes, taken, strict=True):
+            elems[hole] = element
+    except BaseException:
+        elems[: len(places)] = places
+        pool.free_many(taken)
+        raise
     return 0
 
 

@@ -102,10 +102,10 @@ class Pool(Traffic, Generic[T]):
         self._retarget(*targets)
         try:
             self._fill(beyond_out=False, all_or_raise=True)
+            registry.register(self)
         except BaseException:
             self.close()
             raise
-        registry.register(self)
 
     if TYPE_CHECKING:
         # What Quick does and documents, with the types that a compiled class cannot have.
@@ -381,4 +381,8 @@ class Pool(Traffic, Generic[T]):
     def __del__(self) -> None:
         # A pool whose constructor failed has no core yet.
         if getattr(self, "core", None) is not None and not sys.is_finalizing():
-            self.close()
+            try:
+                self.close()
+            except (KeyboardInterrupt, MemoryError):
+                self.close()
+                raise

@@ -139,6 +139,12 @@ class Traffic(Telling):
 
     def _hand_back(self, hands: Hands) -> None:
         """Send home what these hands hold. May be done again after an exception cut it short."""
+        try:
+            self._send_home(hands)
+        except MemoryError:
+            self._send_home(hands)  # some small object of our own could not be had
+
+    def _send_home(self, hands: Hands) -> None:
         self.core.leave(hands)
         self.core.arrive(hands, False)
         self.core.retract(hands)
@@ -157,14 +163,17 @@ class Traffic(Telling):
             if self.core.claim(hands, elements) > 0:
                 self._call_source(hands, for_caller)
         except MemoryError as error:
+            self.core.arrive(hands, for_caller)  # again, in case it was that which had too little
             self._note_failure(error)
 
     def _call_source(self, hands: Hands, for_caller: bool) -> None:
         try:
-            # One call into C: what the source returns lies in the hands before any exception can fly.
-            hands.arrivals.extend(itertools.starmap(self._source.alloc, itertools.repeat((), hands.claims)))
+            hands.arrivals.extend([None] * hands.claims)
+            # One call into C: what the source returns lies in the hands before any exception can fly. Into places that
+            # are there already, because a list that has to grow may find no memory for that.
+            asking = itertools.starmap(self._source.alloc, itertools.repeat((), hands.claims))
+            any(map(operator.setitem, itertools.repeat(hands.arrivals), itertools.count(), asking))
             if any(element is None for element in hands.arrivals):
-                hands.arrivals[:] = [element for element in hands.arrivals if element is not None]
                 raise TypeError(
                     f"{self._called()}: the source's alloc returned None; raise MemoryError where nothing can be had"
                 )
@@ -361,15 +370,22 @@ class Traffic(Telling):
             kept = total - (hands.count - hands.first)
             self._dispose(hands)
         except BaseException:
-            self.core.undo_sign_in(hands)
-            if hands.are_owners():
-                if renewing:
-                    renew(hands)
-                if not is_reset:
-                    self.core.condemn(hands)  # nobody knows what state it is in
-                self._hand_back(hands)
+            try:
+                self._end_bringing(hands, is_reset, renewing)
+            except MemoryError:
+                self._end_bringing(hands, is_reset, renewing)
             raise
         return kept
+
+    def _end_bringing(self, hands: Hands, is_reset: bool, renewing: bool) -> None:
+        """Something flew: either these elements are the user's as before, or they go home."""
+        self.core.undo_sign_in(hands)
+        if hands.are_owners():
+            if renewing:
+                renew(hands)
+            if not is_reset:
+                self.core.condemn(hands)  # nobody knows what state it is in
+            self._send_home(hands)
 
     def _recover(self, buffer: Buffer) -> None:
         """A buffer that is out was dropped. Called by its finalizer: what flies is swallowed, nobody comes back to it."""

@@ -24,6 +24,7 @@ the line a tuple.
 from __future__ import annotations
 
 import sys
+from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Books:
     shelf: Any  # None or (element, the shelf below)
     line: tuple[Ticket, ...]
     lenders: dict[int, Hands]  # hands that change with these books
-    lent: dict[int, dict[str, Any]]  # what they shall hold; whoever takes it out gives it to them
+    lent: dict[int, tuple[dict[str, Any]]]  # what they shall hold; whoever takes it out gives it to them
     told: tuple[Ticket, ...]
     heirs: dict[int, Books]
     ancestor: Books | None
@@ -294,7 +295,7 @@ class Books:
         copy.__dict__.update(hands.__dict__)
         copy.elements = list(hands.elements)
         self.lenders[id(hands)] = hands
-        self.lent[id(hands)] = copy.__dict__
+        self.lent[id(hands)] = (copy.__dict__,)
         return copy
 
     def is_in_force(self) -> bool:
@@ -313,6 +314,7 @@ class Books:
     def fill_hands(self) -> None:
         """Whoever opens these books does it, too, in case the winner has not come to it: so only the newest can be open."""
         for key, hands in list(self.lenders.items()):
-            # Out of `lent` and into the hands by one call into C: it happens once, and never half.
-            list(map(hands.__dict__.update, map(self.lent.pop, (key,), ({},))))
+            # Out of `lent` and into the hands by one call into C, which makes no object on the way (hence the tuples):
+            # it happens once, and never half.
+            list(starmap(hands.__dict__.update, map(self.lent.pop, (key,), ((),))))
         self.lenders = {}  # these books may be in force for long: hold nobody's hands

@@ -95,7 +95,10 @@ class Ledger:
                 try:
                     ticket.wake()
                 except BaseException:
-                    self.spread_news()  # the others must hear of it whatever befell this one
+                    try:
+                        ticket.wake()  # it may be done twice, and must not be lost
+                    finally:
+                        self.spread_news()  # the others must hear of it whatever befell this one
                     raise
 
     @cython.cfunc

@@ -50,7 +50,7 @@ class Hands:
         self.filling = False  # the claims are a resize's, which fills the reserve
         self.condemned = False  # what these hands hold is surplus, counted as being disposed of
         self.proven = False  # the roll let go of what these hands hold (compiled)
-        self.arrivals = []  # what the source has made and the books do not know yet
+        self.arrivals = []  # what the source has made and the books do not know yet; None: not made
         self.entered = []  # not empty: the source's free has been entered for the first element
         self.struck = []  # the same (uncompiled), see Roll.sign_in
 
@@ -60,7 +60,7 @@ class Hands:
 
     def are_owners(self) -> bool:
         """Whether the roll let go of the element, so that nobody else owns it."""
-        return self.proven or len(self.struck) >= self.count > 0
+        return self.proven or (len(self.struck) >= self.count > 0 and all(self.struck))
 
     def disown(self) -> None:
         """The roll has what these hands hold again."""

@@ -123,13 +123,16 @@ class Reserve(Ledger):
             with cython.critical_section(self):
                 books: Books = self.open()
                 own: Hands = books.lend(hands)
-                made: cython.Py_ssize_t = len(own.arrivals)
+                made: cython.Py_ssize_t = 0
                 was_full: cython.bint = books.made - books.disposed + books.claimed >= books.limit
-                if own.claims == 0 and made == 0:
+                if own.claims == 0 and not own.arrivals:
                     return
                 i: cython.Py_ssize_t
-                for i in range(made):
+                for i in range(len(own.arrivals)):
+                    if own.arrivals[i] is None:  # not made
+                        continue
                     own.add(own.arrivals[i])
+                    made += 1
                     if type(own.arrivals[i]) is Buffer:
                         buffer: Buffer = own.arrivals[i]
                         buffer.block.home = self.home

@@ -12,7 +12,8 @@ dict, each of whose methods is one indivisible step.
 
 from __future__ import annotations
 
-from itertools import repeat
+from itertools import count, repeat
+from operator import setitem
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -139,8 +140,10 @@ class Roll:
         if len(set(map(id, hands.held()))) < len(hands.held()) or not all(map(self.lists, hands.held())):
             return False
         try:
-            # One call into C: no exception can fly between the roll letting go and the hands having hold.
-            hands.struck.extend(map(self.marks.pop, map(id, hands.held())))
+            # One call into C, into places that are there: no exception can fly between the roll letting go and the
+            # hands having hold.
+            hands.struck.extend([False] * len(hands.held()))
+            any(map(setitem, repeat(hands.struck), count(), map(self.marks.pop, map(id, hands.held()))))
         except KeyError:  # somebody freed one of them just now
             self.undo_sign_in(hands)
             return False
@@ -148,9 +151,8 @@ class Roll:
 
     def undo_sign_in(self, hands: Hands) -> None:
         """If only some of these were struck off, enter them again. (Compiled, all are struck off or none.)"""
-        struck = len(hands.struck)
-        if 0 < struck < hands.count - hands.first and not hands.are_owners():
-            self.marks.update(zip(map(id, hands.held()[:struck]), repeat(True)))
+        if hands.struck and not hands.are_owners():
+            self.marks.update(zip(map(id, hands.held()[: sum(hands.struck)]), repeat(True)))
             hands.struck.clear()
 
     def discard(self, hands: Hands) -> None:
