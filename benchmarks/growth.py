@@ -5,7 +5,9 @@ at every size, but for the processor's caches: what was not touched for long is 
 
 The line is one of tasks, because a machine has no ten thousand threads: each takes the one element, gives it to the next,
 and lines up again. asyncio.Semaphore does the same beside it (asyncio.Queue does not: whoever has just put an element may
-take it again, past everybody who waits). When one of its waiters is cancelled, it searches its line.
+take it again, past everybody who waits). When one of its waiters is cancelled, it searches its line. A place in the pool's
+line costs several times as much: each has a timer of the loop (its deadline, the question to the source, or the log's
+patience), may be woken by other threads, and is counted.
 """
 
 from __future__ import annotations
