@@ -396,3 +396,27 @@ def test_all_of_the_kernels_names_are_there() -> None:
 @pytest.mark.parametrize("name", [name for name in linux.__all__ if name.startswith("mempool_")])
 def test_a_kernel_name_says_which_kernel_function_it_is(name: str) -> None:
     assert f"Kernel: {name}" in (inspect.getdoc(getattr(linux, name)) or "")
+
+
+def test_a_callback_that_looks_at_the_pool_finds_what_the_kernels_would() -> None:
+    """A resize makes and disposes of one element at a time: each call finds the one before it done."""
+    seen: list[int] = []
+    pools: list[Any] = []
+
+    def look(_mask: int, _data: None) -> object:
+        seen.extend(pool.curr_nr for pool in pools)
+        return object()
+
+    def look_again(_element: object, _data: None) -> None:
+        seen.extend(pool.curr_nr for pool in pools)
+
+    pool = mempool_create(2, look, look_again, None)
+    assert pool is not None
+    pools.append(pool)
+    assert mempool_resize(pool, 6) == 0
+    assert seen == [2, 3, 4, 5]
+    seen.clear()
+    assert mempool_resize(pool, 3) == 0
+    assert seen == [5, 4, 3]
+    pools.clear()
+    mempool_destroy(pool)

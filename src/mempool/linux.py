@@ -152,6 +152,8 @@ class Mempool(Pool[T]):
 
     __slots__ = ("_was_made_for_none",)  # as in Pool: a __dict__ would slow each call down
 
+    _batch_max = 1  # the kernel makes and disposes of one at a time, and looks again in between
+
     def __init__(self, min_nr: int, source: Source[T]) -> None:
         self._was_made_for_none = min_nr == 0
         places = 1 if min_nr == 0 else min_nr
@@ -203,7 +205,7 @@ def mempool_resize(pool: Mempool[Any], new_min_nr: int) -> int:
     Smaller: what is held beyond it is disposed of, the last first. Larger: elements are made (GFP_KERNEL) until the
     promise is covered or memory runs out; that is 0 too, and later frees fill the rest; `pool.guarantee()` tells.
     -ENOMEM: not even the list of places could be had, and nothing has changed. Elements are made and disposed of
-    in lots of up to 64 (kernel: one by one); an `alloc_fn` or `free_fn` that calls the pool finds a lot under way.
+    one by one; an `alloc_fn` or `free_fn` may call the pool in between.
 
     Raises ValueError for 0 and less, where the kernel stops the machine, PoolClosed, and what the pool's functions
     raise. Kernel: mempool_resize.

@@ -17,7 +17,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Generator
 from types import EllipsisType
-from typing import Any
+from typing import Any, ClassVar
 
 from mempool import parking, registry
 from mempool._core import Hands, Ticket
@@ -34,8 +34,6 @@ from mempool.telling import Telling
 ASK_FIRST, ASK_LAST, ASK_SOONEST = 0.05, 5.0, 0.001
 #: A moment that does not come.
 NEVER = float("inf")
-#: Elements made or disposed of in one go. Between two goes other threads' calls get their turn.
-BATCH = 64
 #: Seconds. A go that takes longer is large enough.
 GO_SECONDS = 0.001
 
@@ -75,6 +73,9 @@ class Traffic(Telling):
         "_source",
         "_timeout",
     )
+
+    #: Elements made or disposed of in one go. Between two goes other threads' calls get their turn.
+    _batch_max: ClassVar[int] = 64
 
     _asked_at: float
     _check: Callable[[Any], object] | None
@@ -221,11 +222,11 @@ class Traffic(Telling):
                 return
             # Cheap elements come in larger batches; dear ones one by one, so that a waiter gets each at once.
             if self._clock.now() - began < 0.001:
-                batch = min(2 * batch, BATCH)
+                batch = min(2 * batch, self._batch_max)
 
     def _dispose_surplus(self) -> None:
         while True:
-            hands = Hands(BATCH)
+            hands = Hands(self._batch_max)
             try:
                 if not self.core.surplus(hands):
                     return
