@@ -79,7 +79,7 @@ def run(prepared: Prepared, rounds: int) -> dict[str, int]:
 
 @pytest.mark.xfail(
     mempool.IMPLEMENTATION == "compiled",
-    reason="to be mended: `break` inside `with critical_section` leaves a reference to the core (Cython 3.3); break behind it",
+    reason="to be mended: a `break` inside the critical section leaves a reference to the core (Cython 3.3)",
     strict=False,
 )
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of leases that are dropped
