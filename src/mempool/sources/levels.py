@@ -215,7 +215,7 @@ def populate(address: int, length: int) -> None:
     for start in range(address, address + length, STRIDE):
         part = min(STRIDE, address + length - start)
         while libc().madvise(start, part, MADV_POPULATE_WRITE):
-            if ctypes.get_errno() not in (errno.EINTR, errno.EAGAIN):
+            if ctypes.get_errno() != errno.EINTR:
                 raise MemoryError(f"{length} bytes cannot be populated: {_strerror()}")
 
 
