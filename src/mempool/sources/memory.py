@@ -155,7 +155,8 @@ class Memory:
         """A new block, of the promised level."""
         shape = self._shape
         try:
-            if shape.pages_wanted:
+            strict = self.level == "backed" and levels.is_commit_strict()
+            if shape.pages_wanted and not strict:
                 self._ask_headroom(shape.length)
             pages = levels.map_pages(shape.mapped, self.level)
             base = ctypes.addressof(ctypes.c_char.from_buffer(pages))
@@ -163,7 +164,6 @@ class Memory:
             address = base + start
             if self.numa_node is not None:
                 numa.bind(address, shape.length, self.numa_node)
-            strict = self.level == "backed" and levels.is_commit_strict()
             levels.back(self.level, address, shape.length, huge=self.huge)
             if self.numa_node is not None:
                 numa.verify(address, shape.length, self.numa_node, has_pages=self.level != "virtual" and not strict)
