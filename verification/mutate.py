@@ -36,11 +36,11 @@ TESTS = (
     ("the_else", "kernel_defects", "contract", "roll", "mutants", "between_two_bytecodes"),
     (
         *("one_line", "cancellation", "deadlock", "holders", "loops", "model", "linearizable", "fork", "finalizers", "exit"),
-        *("linux", "linux_alloc", "linux_beside_the_kernel", "buffers", "out_of_memory", "interrupts"),
+        *("linux", "linux_alloc", "linux_beside_the_kernel", "buffers", "out_of_memory"),
     ),
 )
-#: Seconds. A mutant that takes longer waits for ever; the tests above together take about a minute.
-SECONDS_MAX = 240
+#: Seconds. A mutant that takes longer waits for ever; the tests above together take about a minute on a quiet machine.
+SECONDS_MAX = 400
 
 
 def modules(tree: Path) -> list[Path]:
@@ -101,7 +101,7 @@ def name_of(mutation: MutationSpec, diff: str) -> str:
 
 def main() -> int:
     options = argparse.ArgumentParser(prog="python -m verification.mutate", description=__doc__)
-    options.add_argument("--sample", type=int, default=150, help="how many mutants (%(default)s); 0: all")
+    options.add_argument("--sample", type=int, default=100, help="how many mutants (%(default)s); 0: all")
     options.add_argument("--seed", type=int, default=1, help="by which they are drawn (%(default)s)")
     options.add_argument("--least", type=float, default=0.9, help="of the sample, to be noticed (%(default)s)")
     options.add_argument("--seconds", type=float, default=float("inf"), help="begin no mutant after so many")
@@ -112,7 +112,7 @@ def main() -> int:
         os.environ.update(MEMPOOL_PURE="1", PYTHONPATH=str(tree / "src"))
         os.environ.pop("MEMPOOL_REQUIRE_COMPILED", None)
         os.chdir(tree)
-        pytest = f"{sys.executable} -m pytest -qx -p no:cacheprovider --timeout=30 --timeout-method=thread"
+        pytest = f"{sys.executable} -m pytest -qx -p no:cacheprovider --timeout=60 --timeout-method=thread"
         runs = [" ".join([pytest, *(f"tests/test_{name}.py" for name in names)]) for names in TESTS]
         command = shlex.join(["sh", "-c", " && ".join(runs)])
         outcome, said = run_tests(command, SECONDS_MAX)
