@@ -77,11 +77,6 @@ def run(prepared: Prepared, rounds: int) -> dict[str, int]:
     return found[0]
 
 
-@pytest.mark.xfail(
-    mempool.IMPLEMENTATION == "compiled",
-    reason="to be mended: a `break` inside the critical section leaves a reference to the core (Cython 3.3)",
-    strict=False,
-)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of leases that are dropped
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_leaves_nothing_behind(name: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import gc
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,15 +41,6 @@ WORDS_OF_CPYTHON = (
 #: What a compiled coroutine returns, or is thrown, gets lost in Cython's own hands where memory runs out there.
 LOST_BY_CYTHON = {
     *("alloc_async_warm", "alloc_async_from_reserve", "alloc_async_cancelled", "alloc_async_cancelled_when_served"),
-    "lease_async_cancelled_when_served",
-}
-
-#: To be mended in Books.lend: from CPython 3.13 on, a dict that outlives its object is moved into memory of its own, and is
-#: empty where there is none. The copy must live as long as what it lends, beside its dict.
-EMPTIED = {
-    *("alloc_by_waiting", "alloc_while_a_resize_grows", "alloc_while_it_closes", "alloc_many_by_waiting"),
-    *("alloc_async_by_waiting", "alloc_async_cancelled_when_served", "alloc_many_async_by_waiting", "alloc_many_async"),
-    *("alloc_many_async_cancelled_when_gathering", "lease_by_waiting", "lease_async_by_waiting", "drain_by_waiting"),
     "lease_async_cancelled_when_served",
 }
 
@@ -163,8 +155,6 @@ def expected(name: str) -> Any:
     """The name of a call, marked where its sweep is known to find something."""
     if mempool.IMPLEMENTATION == "compiled" and sys.version_info >= (3, 12) and name in LOST_BY_CYTHON:
         return pytest.param(name, marks=pytest.mark.xfail(reason="lost between Cython and CPython", strict=False))
-    if mempool.IMPLEMENTATION == "pure" and sys.version_info >= (3, 13) and name in EMPTIED:
-        return pytest.param(name, marks=pytest.mark.xfail(reason="a dict whose object died is emptied", strict=False))
     return name
 
 
@@ -212,3 +202,20 @@ def test_the_sweep_finds_a_wrong_error() -> None:
         return lambda: scene.pool.alloc_many(4)
 
     assert any("Broken" in what for what in sweep(Prepared(broken)).wrong)
+
+
+def main() -> None:
+    """`python tests/test_out_of_memory.py`: what was swept, a line each, and all together."""
+    ballast()
+    sys.unraisablehook = lambda _unraisable: None
+    warnings.simplefilter("ignore")
+    found = {name: swept(name) for name in CALLS}
+    for name, one in found.items():
+        print(f"{name:<44} {one.swept:>6} allocations, {one.raised:>6} raised{', WRONG' if one.wrong else ''}")
+    allocations, raised = (sum(getattr(one, what) for one in found.values()) for what in ("swept", "raised"))
+    wrong = sum(bool(one.wrong) for one in found.values())
+    print(f"{mempool.IMPLEMENTATION}: {len(found)} calls, {allocations} allocations, {raised} raised, {wrong} calls wrong")
+
+
+if __name__ == "__main__":
+    main()

@@ -93,7 +93,7 @@ class Books:
     # Uncompiled.
     shelf: Any  # None or (element, the shelf below)
     line: tuple[Ticket, ...]
-    lenders: dict[int, Hands]  # hands that change with these books
+    lenders: dict[int, tuple[Hands, Hands]]  # hands that change with these books
     lent: dict[int, tuple[dict[str, Any]]]  # what they shall hold; whoever takes it out gives it to them
     told: tuple[Ticket, ...]
     heirs: dict[int, Books]
@@ -294,7 +294,7 @@ class Books:
         copy = type(hands).__new__(type(hands))
         copy.__dict__.update(hands.__dict__)
         copy.elements = list(hands.elements)
-        self.lenders[id(hands)] = hands
+        self.lenders[id(hands)] = (hands, copy)  # the copy, too: a dict whose object dies may be moved, or lost
         self.lent[id(hands)] = (copy.__dict__,)
         return copy
 
@@ -313,7 +313,7 @@ class Books:
 
     def fill_hands(self) -> None:
         """Whoever opens these books does it, too, in case the winner has not come to it: so only the newest can be open."""
-        for key, hands in list(self.lenders.items()):
+        for key, (hands, _copy) in list(self.lenders.items()):
             # Out of `lent` and into the hands by one call into C, which makes no object on the way (hence the tuples):
             # it happens once, and never half.
             list(starmap(hands.__dict__.update, map(self.lent.pop, (key,), ((),))))

@@ -151,8 +151,9 @@ class Reserve(Ledger):
                     books.prod_head()
                 own.claims = 0
                 own.filling = False
-                if self.shut(books):
-                    break
+                done: cython.bint = self.shut(books)
+            if done:
+                break
         self.spread_news()
 
     def sign_out(self, hands: Hands) -> None:
@@ -217,8 +218,9 @@ class Reserve(Ledger):
                 books.disposing += own.count - own.first
                 own.condemned = True
                 self.tell_drainers(books)
-                if self.shut(books):
-                    break
+                done: cython.bint = self.shut(books)
+            if done:
+                break
         self.spread_news()
 
     def condemn(self, hands: Hands) -> None:
@@ -232,8 +234,9 @@ class Reserve(Ledger):
                 books.disposing += own.count - own.first
                 own.condemned = True
                 self.tell_drainers(books)
-                if self.shut(books):
-                    break
+                done: cython.bint = self.shut(books)
+            if done:
+                break
         self.spread_news()
 
     def surplus(self, hands: Hands) -> int:
@@ -272,8 +275,9 @@ class Reserve(Ledger):
                     books.disposing -= 1
                     books.disposed += 1
                 books.prod_head()  # there may be room under the limit
-                if self.shut(books):
-                    break
+                done: cython.bint = self.shut(books)
+            if done:
+                break
         del element
         self.spread_news()
 
@@ -313,8 +317,9 @@ class Reserve(Ledger):
                         self.serve_line(books)  # after each: the shelf has no more places than the head wants
                     if not is_first:
                         books.prod_head()  # a newcomer is news
-                if self.shut(books):
-                    break
+                done: cython.bint = self.shut(books)
+            if done:
+                break
         self.spread_news()
         return answer
 
@@ -332,8 +337,9 @@ class Reserve(Ledger):
                 if was_first:
                     self.serve_line(books)  # what was gathered goes to those behind, in one step
                     books.prod_head()
-                if self.shut(books):
-                    break
+                done: cython.bint = self.shut(books)
+            if done:
+                break
         self.spread_news()
         return True
 
@@ -389,8 +395,9 @@ class Reserve(Ledger):
                 books.resizes += 1
                 if raised:
                     books.prod_head()
-                if self.shut(books):
-                    break
+                done: cython.bint = self.shut(books)
+            if done:
+                break
         self.spread_news()
         return GROWN if grew else CHANGED
 
@@ -401,8 +408,9 @@ class Reserve(Ledger):
                 books: Books = self.open()
                 books.closed = True
                 self.empty_line(books)
-                if self.shut(books):
-                    break
+                done: cython.bint = self.shut(books)
+            if done:
+                break
         self.spread_news()
 
     def dismiss(self) -> None:
@@ -414,8 +422,9 @@ class Reserve(Ledger):
                 self.empty_line(books)
                 for ticket in books.drainers:
                     books.tell(ticket)
-                if self.shut(books):
-                    break
+                done: cython.bint = self.shut(books)
+            if done:
+                break
         self.spread_news()
 
     @cython.cfunc
@@ -454,8 +463,9 @@ class Reserve(Ledger):
                 books.disposed += books.disposing
                 books.disposing = 0
                 self.serve_line(books)
-                if self.shut(books):
-                    break
+                done: cython.bint = self.shut(books)
+            if done:
+                break
         self.spread_news()
 
     def count_wait(self, outcome: cython.Py_ssize_t, seconds: cython.double) -> None:
