@@ -33,7 +33,9 @@ TWO_EXHAUSTED = {
     "resizes of different targets",
 }
 #: What these find is known and to be mended: room under the limit that comes when a caller's claim was refused already,
-#: and before it looks again, is no news to it. It asks the source by itself after 50 ms.
+#: and before it looks again, is no news to it. It asks the source by itself after 50 ms. Two things: `join` of a caller that
+#: was refused must look at the limit again and be prodded (in its own draft) if there is room by now; and `prod_head`,
+#: uncompiled, prods before the swap, so that the head may look too early and find the old books: `settle` should prod.
 TO_MEND = {"limit and dispose", "limit raised"}
 
 
