@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mempool import Buffer, Buffers, DoubleFree, Pool, UseAfterFree
+from mempool.sources import levels
 
 np: Any = pytest.importorskip("numpy")
 
@@ -58,7 +59,7 @@ class Users(RuleBasedStateMachine):
         level=st.sampled_from(["virtual", "backed", "resident"]),
         zero=st.sampled_from(["never", "free", "alloc"]),
         poison=st.booleans(),
-        huge=st.booleans(),
+        huge=st.booleans() if levels.transparent_huge_pages() not in {None, "never"} else st.just(False),
         track=st.sampled_from(["nothing", "identity", "holders"]),
         reserve=st.integers(0, 3),
     )

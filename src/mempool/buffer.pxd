@@ -1,3 +1,4 @@
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
 from mempool._core.line cimport Hands
 
 cdef class Block:
@@ -25,3 +26,19 @@ cdef inline Buffer blank(Block block):
     cdef Buffer buffer = Buffer.__new__(Buffer)
     buffer.block = block
     return buffer
+
+cdef inline void expose(Buffer self, Py_buffer *view, int flags):
+    """By hand, because PyBuffer_FillInfo would overwrite the None that Cython has put into obj, and leave it behind."""
+    view.obj = self
+    view.buf = self.block.pointer
+    view.len = self.block.size
+    view.readonly = 0
+    view.itemsize = 1
+    view.ndim = 1
+    view.format = NULL
+    if flags & PyBUF_FORMAT == PyBUF_FORMAT:
+        view.format = b"B"
+    view.shape = &view.len if flags & PyBUF_ND == PyBUF_ND else NULL
+    view.strides = &view.itemsize if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
+    view.suboffsets = NULL
+    view.internal = NULL

@@ -20,6 +20,7 @@ from mempool.errors import UseAfterFree
 
 if TYPE_CHECKING:
     from mempool._core import _cython as cython
+    from mempool._core._cython import Py_buffer
 else:
     try:
         import cython
@@ -28,7 +29,6 @@ else:
 
 if cython.compiled:
     from cython.cimports.cpython import Py_buffer
-    from cython.cimports.cpython.buffer import PyBuffer_FillInfo
 else:  # compiled, the .pxd beside this file says the same
     from mempool._core.line import Hands
 
@@ -78,14 +78,14 @@ class Buffer:
 
     # -- the buffer protocol
 
-    def __getbuffer__(self, buffer: cython.pointer(Py_buffer), flags: cython.int):  # type: ignore[no-untyped-def, valid-type]
+    def __getbuffer__(self, buffer: cython.pointer[Py_buffer], flags: cython.int) -> None:
         if cython.compiled:
             if self.state != LIVE:
                 raise self._dead()
-            PyBuffer_FillInfo(buffer, self, self.block.pointer, self.block.size, False, flags)
+            expose(self, buffer, flags)  # type: ignore[name-defined]  # noqa: F821 - the .pxd's
             self.exports += 1
 
-    def __releasebuffer__(self, buffer: cython.pointer(Py_buffer)):  # type: ignore[no-untyped-def, valid-type]
+    def __releasebuffer__(self, buffer: cython.pointer[Py_buffer]) -> None:
         self.exports -= 1
 
     def __buffer__(self, flags: int, /) -> memoryview:

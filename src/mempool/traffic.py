@@ -46,7 +46,7 @@ class Home:
     __slots__ = ("_pool", "_source", "name")
 
     def __init__(self, pool: Traffic, source: Any) -> None:
-        self.name = pool.name
+        self.name: str = pool.name
         self._pool = weakref.ref(pool)
         self._source = source
 

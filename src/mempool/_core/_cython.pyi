@@ -3,7 +3,7 @@
 import builtins
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Final, TypeAlias, TypeVar, overload
+from typing import Any, Final, Generic, TypeAlias, TypeVar, overload
 
 _T = TypeVar("_T")
 
@@ -22,6 +22,12 @@ p_void: TypeAlias = Any
 p_char: TypeAlias = Any
 pp_void: TypeAlias = Any
 NULL: Any
+
+class pointer(Generic[_T]):  # noqa: N801 - Cython's name
+    def __getattr__(self, name: str) -> Any: ...
+    def __setattr__(self, name: str, value: object) -> None: ...
+
+class Py_buffer: ...  # noqa: N801 - C's name
 
 @overload
 def cast(type: type[_T], value: object) -> _T: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 
 from mempool.buffer import Buffer, first_handle
 from mempool.errors import PoisonError
@@ -53,9 +54,9 @@ class Buffers:
         self._poison = poison or os.environ.get("MEMPOOL_POISON", "") not in ("", "0")
         # There only where needed: a pool that has to call them cannot take its quick path.
         if zero == "free" or self._poison:
-            self.reset = self._wipe
+            self.reset: Callable[[Buffer], None] = self._wipe
         if zero == "alloc" or self._poison:
-            self.check = self._inspect
+            self.check: Callable[[Buffer], None] = self._inspect
 
     @property
     def level(self) -> str | None:
