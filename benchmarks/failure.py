@@ -27,12 +27,13 @@ class Unreliable:
     """Makes objects, but for this share of the calls."""
 
     def __init__(self, share: float) -> None:
-        self.share = 0.0
-        self.asked = self.failed = 0
-        self.source = Objects(self.make)
-        self.pool = Pool(self.source, RESERVE, keep=RESERVE)  # filled while the source still works
+        self.share: float = 0.0
+        self.asked: int = 0
+        self.failed: int = 0
+        self.source: Objects[object] = Objects(self.make)
+        self.pool: Pool[object] = Pool(self.source, RESERVE, keep=RESERVE)  # filled while the source still works
         self.share = share
-        self.random = random.Random(share).random
+        self.random: Callable[[], float] = random.Random(share).random
 
     def make(self) -> object:
         self.asked += 1
@@ -46,9 +47,10 @@ class Alone:
     """The same source without a pool."""
 
     def __init__(self, share: float) -> None:
-        self.random = random.Random(share).random
-        self.share = share
-        self.asked = self.lost = 0
+        self.random: Callable[[], float] = random.Random(share).random
+        self.share: float = share
+        self.asked: int = 0
+        self.lost: int = 0
 
     def take(self) -> object:
         self.asked += 1

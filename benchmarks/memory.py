@@ -33,7 +33,7 @@ from mempool.benchmarks.measure import (
     row_of,
 )
 
-from mempool import Buffers, Pool
+from mempool import Buffer, Buffers, Pool
 
 GROUP = "memory"
 MIB = 1 << 20
@@ -52,9 +52,9 @@ class Ways:
 
     def __init__(self, np: Any, size: int, held: int) -> None:
         """held: how many a pool keeps warm: as many as all threads hold together."""
-        self.np = np
-        self.size = size
-        self.pool = Pool(Buffers(size), held)
+        self.np: Any = np
+        self.size: int = size
+        self.pool: Pool[Buffer] = Pool(Buffers(size), held)
 
     def pooled(self, count: int) -> None:
         buffers = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -15,7 +16,7 @@ from mempool.benchmarks.measure import Point, Row, in_words
 OURS, THEIRS = "#0b6e4f", "#8a8d91"
 #: Ours are solid and dark, theirs are dashed.
 OUR_COLOURS, THEIR_COLOURS = ("#0b6e4f", "#30638e", "#5f4b8b"), ("#d1495b", "#e09f3e", "#8a8d91")
-STYLE = {
+STYLE: dict[str, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -137,10 +137,13 @@ def in_a_child(*arguments: object) -> dict[str, float]:
     return figures
 
 
-if __name__ == "__main__":
-    what, kind, *numbers = sys.argv[1:]
+def _main(what: str, kind: str, *numbers: str) -> None:
     try:
         answer: dict[str, Any] = {"bookkeeping": bookkeeping, "burst": burst}[what](kind, *map(int, numbers))
     except ImportError as error:
         answer = {"missing": error.name}
     print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -13,7 +13,7 @@ class Clock:
     """Monotonic time in seconds, and how a thread parks until it is woken or the time is up."""
 
     #: Seconds, from an arbitrary beginning.
-    now = staticmethod(time.monotonic)
+    now: Callable[[], float] = staticmethod(time.monotonic)
 
     def park(self, wakes: SimpleQueue[None], seconds: float | None) -> None:
         """Block until something is put into `wakes`, at most so many seconds."""
