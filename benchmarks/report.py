@@ -78,6 +78,7 @@ def print_group(group: str, rows: Sequence[Row]) -> None:
     table = [cells(row) for row in rows]
     if not sys.stdout.isatty():  # rich would fold the cells to 80 columns
         print_plainly(group, table)
+        sys.stdout.flush()  # the next group takes a minute
         return
     shown = Table(*HEADINGS, title=group, title_justify="left")
     for row, line in zip(rows, table, strict=True):

@@ -42,7 +42,7 @@ def shelf_of_pool(things: list[object], track: str) -> tuple[int, int]:
     """Bytes of a pool with all of these spare, and with all of them out."""
     make = iter(things).__next__
     before = resident()
-    pool = Pool(Objects(make), len(things), keep=len(things), track=track)
+    pool = Pool(Objects(make), len(things), keep=len(things), limit=len(things), track=track)
     spare = resident() - before
     taken = pool.alloc_many(len(things))
     out = resident() - before - sys.getsizeof(taken)

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ if importlib.util.find_spec("mempool.benchmarks") is None:
 from mempool.benchmarks import GROUPS, contended, measure, peers, resident
 from mempool.benchmarks.measure import Point, Row, Target
 
+from mempool import benchmarks
+from mempool.cli import main
 from mempool.cli.bench import bench
 
 TREE = Path(__file__).resolve().parent.parent
@@ -157,6 +160,20 @@ def test_bookkeeping_is_measured_in_a_child_of_its_own() -> None:
 def test_a_peer_that_a_child_lacks_is_an_import_error() -> None:
     with pytest.raises(ImportError):
         resident.in_a_child("burst", "pyarrow, nonesuch", 65536, 2)
+
+
+def test_what_was_measured_before_an_interrupt_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minutes of measuring are not thrown away with the group that was interrupted."""
+
+    def measure_one(group: str, *, quick: bool) -> Iterator[Row]:
+        if group == "growth":
+            raise KeyboardInterrupt
+        yield Row(group, f"measured, quick: {quick}", "nothing", 1.0, 1.0, 1.0)
+
+    monkeypatch.setattr(benchmarks, "run", measure_one)
+    figures = tmp_path / "figures.json"
+    assert main(["bench", "memory", "growth", "--json", str(figures)]) == 130
+    assert [row["what"] for row in json.loads(figures.read_text("utf-8"))["rows"]] == ["measured, quick: False"]
 
 
 @pytest.mark.stress

@@ -44,9 +44,16 @@ def bench(*, groups: tuple[str, ...], figures: Path | None, plot: Path | None, q
         check_plot(plot)
     report.print_head()
     rows: dict[str, list[Any]] = {}
-    for group in chosen:
-        rows[group] = list(benchmarks.run(group, quick=quick))
-        report.print_group(group, rows[group])
+    try:
+        for group in chosen:
+            rows[group] = list(benchmarks.run(group, quick=quick))
+            report.print_group(group, rows[group])
+    finally:  # minutes were spent on the groups before one that was interrupted
+        keep(rows, report, figures, plot, quick=quick)
+
+
+def keep(rows: dict[str, list[Any]], report: Any, figures: Path | None, plot: Path | None, *, quick: bool) -> None:
+    """The verdict, and the files that were asked for."""
     every = [row for measured in rows.values() for row in measured]
     report.print_verdict(every)
     if figures is not None:
