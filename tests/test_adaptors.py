@@ -23,7 +23,7 @@ from mempool.testing.contract import PoolContract
 
 works, fails, raises, _ = Step
 
-# -- the contract, over each of them
+# -- the contract, over all of them
 
 
 class AdaptorContract(PoolContract):
@@ -42,36 +42,17 @@ class AdaptorContract(PoolContract):
         return self.under[-1]
 
 
-class TestLimitedKeepsTheContract(AdaptorContract):
-    """Wide enough not to be felt."""
-
-    def make_elements(self) -> Source[Any]:
-        return Limited(self.base(), elements_max=100_000)
-
-
-class TestFallbackKeepsTheContract(AdaptorContract):
-    """Every second element comes from the second source."""
-
-    def make_elements(self) -> Source[Any]:
-        return Fallback(Faulty(self.base(), every=2), self.base())
-
-
-class TestLoggedKeepsTheContract(AdaptorContract):
-    """And each call is a line."""
+class TestAllOfThemKeepTheContract(AdaptorContract):
+    """One around the other: every second element comes from the second source, and each call is a line of the log."""
 
     @pytest.fixture(autouse=True)
     def _log(self, tmp_path: Path) -> None:
         self.log = tmp_path / "log.csv"
 
     def make_elements(self) -> Source[Any]:
-        return Logged(self.base(), to=self.log)
-
-
-class TestOnFailureKeepsTheContract(AdaptorContract):
-    """Over a source that fails every third time, and with help does not; composed with the others."""
-
-    def make_elements(self) -> Source[Any]:
-        return Limited(OnFailure(Faulty(self.base(), every=3), lambda: True), elements_max=100_000)
+        source = Fallback(Faulty(self.base(), every=2), self.base())
+        helped = OnFailure(Faulty(Logged(source, to=self.log), every=3), lambda: True)
+        return Limited(helped, elements_max=100_000)
 
 
 # -- what all of them pass on
