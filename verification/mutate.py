@@ -31,13 +31,10 @@ from cosmic_ray.work_item import MutationSpec, TestOutcome
 from verification.planted import copy_tree
 
 SURVIVORS = Path(__file__).with_name("survivors.md")
-#: Most mutants do not outlive the first; the second is run for those that do.
+#: A part of `make test`: the fast ones that know the core. Most mutants do not outlive the first; the second is for those.
 TESTS = (
     ("the_else", "kernel_defects", "contract.py::TestObjects", "roll", "mutants", "between_two_bytecodes"),
-    (
-        *("one_line", "cancellation", "deadlock", "holders", "loops", "model", "linearizable", "fork", "finalizers", "exit"),
-        *("linux", "linux_alloc", "linux_beside_the_kernel", "buffers", "out_of_memory"),
-    ),
+    ("one_line", "cancellation", "deadlock", "holders", "loops", "model", "linearizable", "linux", "linux_alloc", "fork"),
 )
 #: Seconds. A mutant that takes longer waits for ever; the tests above together take about a minute on a quiet machine.
 SECONDS_MAX = 400
