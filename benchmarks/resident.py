@@ -40,7 +40,14 @@ def resident() -> int:
 
 def shelf_of_pool(things: list[object], track: str) -> tuple[int, int]:
     """Bytes of a pool with all of these spare, and with all of them out."""
-    make = iter(things).__next__
+    ready = iter(things)
+
+    def make() -> object:
+        thing = next(ready, None)
+        if thing is None:
+            raise MemoryError
+        return thing
+
     before = resident()
     pool = Pool(Objects(make), len(things), keep=len(things), limit=len(things), track=track)
     spare = resident() - before
