@@ -176,8 +176,8 @@ class Traffic(Telling):
             any(map(operator.setitem, itertools.repeat(hands.arrivals), itertools.count(), asking))
             if any(element is None for element in hands.arrivals):
                 raise TypeError(
-                    f"{self._called()}: the source's alloc returned None, or raised StopIteration; raise MemoryError where nothing "
-                    "can be had"
+                    f"{self._called()}: the source's alloc returned None or raised StopIteration; raise MemoryError where "
+                    "nothing can be had"
                 )
         finally:
             self.core.arrive(hands, for_caller)
