@@ -19,7 +19,9 @@ missed is printed as missed.
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 from mempool.benchmarks.measure import Row
 
@@ -28,6 +30,11 @@ GROUPS = ("uncontended", "asynchronous", "contended", "resize", "memory", "growt
 
 
 def run(group: str, *, quick: bool) -> Iterator[Row]:
-    """Measure one group; yields its rows as they are known."""
-    module = importlib.import_module(f"mempool.benchmarks.{group}")
-    yield from module.run(quick=quick)
+    """Measure one group, in a process of its own: what malloc does depends on all that was freed before."""
+    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as process:
+        yield from process.submit(measure_here, group, quick).result()
+
+
+def measure_here(group: str, quick: bool) -> list[Row]:
+    """Measure one group in this process."""
+    return list(importlib.import_module(f"mempool.benchmarks.{group}").run(quick=quick))
