@@ -8,6 +8,8 @@ from typing import NoReturn
 import pytest
 
 from mempool import DoubleFree, ForeignElement, Objects, Pool
+from mempool.clock import Clock
+from mempool.testing import ScriptedSource, Step
 
 
 class Hostile:
@@ -66,6 +68,36 @@ def test_a_grow_beside_an_alloc_uses_all_the_room_under_the_limit() -> None:
     source.meanwhile = lambda: pool.resize(5)
     assert pool.try_alloc() is not None
     assert (pool.stats().spare, pool.stats().out) == (5, 1)
+
+
+class Stopped(Clock):
+    """A clock that cannot be read."""
+
+    def now(self) -> float:
+        raise ArithmeticError
+
+
+def test_an_element_that_was_signed_out_in_vain_is_not_out() -> None:
+    """Whose alloc fails between the roll and the holders' book has nothing, and the roll says so."""
+    made: list[object] = []
+    pool = Pool(Objects(lambda: made.append(object()) or made[-1]), 1, track="holders")
+    clock, pool._clock = pool._clock, Stopped()
+    with pytest.raises(ArithmeticError):
+        pool.alloc()
+    pool._clock = clock
+    assert pool.stats().out == 0
+    assert not any(map(pool.core.is_out, made))
+
+
+def test_many_that_come_from_here_and_there_do_not_line_up() -> None:
+    """What a caller has of the spares already it does not ask of the reserve again."""
+    source = ScriptedSource()
+    pool = Pool(source, 2)
+    pool.free(pool.alloc())
+    source.otherwise = Step.FAILS
+    pool.free_many(pool.alloc_many(3, timeout=0))
+    stats = pool.stats()
+    assert (stats.served_from_spare, stats.served_from_reserve, stats.served_from_line) == (1, 2, 0)
 
 
 def test_every_planted_bug_fits_the_code() -> None:
