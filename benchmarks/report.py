@@ -69,9 +69,8 @@ def print_head() -> None:
 def in_one_line() -> str:
     """For the foot of a picture."""
     facts = machine()
-    return (
-        f"mempool {facts['mempool']} ({facts['core']} core), {facts['python']}, {facts['processor']}, {facts['cores']} cores"
-    )
+    where = f"{facts['processor']}, {facts['cores']} cores, load {facts['load']}"
+    return f"mempool {facts['mempool']} ({facts['core']} core), {facts['python']}, {where}"
 
 
 def print_group(group: str, rows: Sequence[Row]) -> None:
