@@ -301,6 +301,8 @@ if not cython.compiled:
     #: Those memoryviews, by address. Up to CPython 3.12 the collector crashes on one that is garbage while somebody looks
     #: through it; what is in here is not garbage.
     _looked_through: dict[int, memoryview] = {}
+    if sys.version_info < (3, 13):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_looked_through))  # nor is it when the interpreter ends
     _orphans: dict[int, Any] = {}
 
     if sys.version_info < (3, 12):
