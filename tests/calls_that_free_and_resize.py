@@ -1,0 +1,272 @@
+"""Frees, leases and resizes, for every_call.py."""
+
+from __future__ import annotations
+
+from calls_that_alloc import _cancelled
+from scenes import Broken, Call, Element, ResettingSource, Scene, call, driven, raises
+
+import mempool
+
+# -- free
+
+
+@call()
+def free_kept(scene: Scene) -> Call:
+    element = scene.got[0] = scene.pool.alloc()
+    return lambda: scene.pool.free(element)
+
+
+@call()
+def free_surplus(scene: Scene) -> Call:
+    scene.got[0] = scene.pool.alloc_many(4)
+    element = scene.got[0][0]
+    scene.pool.free_many(scene.got[0][1:])
+    return lambda: scene.pool.free(element)
+
+
+@call()
+def free_twice(scene: Scene) -> Call:
+    element = scene.pool.alloc()
+    scene.pool.free(element)
+    return raises(mempool.DoubleFree, lambda: scene.pool.free(element))
+
+
+@call()
+def free_foreign(scene: Scene) -> Call:
+    element = Element()
+    return raises(mempool.ForeignElement, lambda: scene.pool.free(element))
+
+
+@call()
+def free_closed(scene: Scene) -> Call:
+    element = scene.got[0] = scene.pool.alloc()
+    scene.pool.close()
+    return lambda: scene.pool.free(element)
+
+
+@call()
+def free_where_the_source_breaks(scene: Scene) -> Call:
+    element = scene.got[0] = scene.pool.alloc()
+    scene.pool.close()
+    scene.source.free_raises = Broken
+    return raises(Broken, lambda: scene.pool.free(element))
+
+
+@call(resets=True)
+def free_where_the_reset_breaks(scene: Scene) -> Call:
+    assert isinstance(scene.source, ResettingSource)
+    element = scene.got[0] = scene.pool.alloc()
+    scene.source.reset_raises = Broken
+    return raises(Broken, lambda: scene.pool.free(element))
+
+
+@call()
+def free_many(scene: Scene) -> Call:
+    elements = scene.got[0] = scene.pool.alloc_many(5)
+    return lambda: scene.pool.free_many(elements)
+
+
+@call()
+def free_many_one_twice(scene: Scene) -> Call:
+    elements = scene.got[0] = scene.pool.alloc_many(3)
+    return raises(mempool.DoubleFree, lambda: scene.pool.free_many([*elements, elements[0]]))
+
+
+# -- leases
+
+
+@call()
+def lease_with(scene: Scene) -> Call:
+    def made() -> None:
+        with scene.pool.lease() as element:
+            assert element.exists
+
+    return made
+
+
+@call()
+def lease_warm(scene: Scene) -> Call:
+    scene.pool.free(scene.pool.alloc())
+    return lease_with(scene)
+
+
+@call()
+def lease_body_raises(scene: Scene) -> Call:
+    def made() -> None:
+        with scene.pool.lease():
+            raise Broken
+
+    return raises(Broken, made)
+
+
+@call()
+def lease_held(scene: Scene) -> Call:
+    def made() -> None:
+        lease = scene.pool.lease()
+        assert lease.element.exists
+        lease.release()
+
+    return made
+
+
+@call()
+def lease_by_waiting(scene: Scene) -> Call:
+    scene.take_all()
+    scene.clock.meanwhile = scene.another_frees()
+    return lease_with(scene)
+
+
+@call()
+def lease_in_vain(scene: Scene) -> Call:
+    scene.take_all()
+    return raises(mempool.PoolTimeout, lambda: scene.pool.lease(timeout=0).element)
+
+
+@call()
+def lease_released_twice(scene: Scene) -> Call:
+    lease = scene.pool.lease()
+    assert lease.element.exists
+    lease.release()
+    return raises(mempool.DoubleFree, lease.release)
+
+
+@call()
+def lease_used_twice(scene: Scene) -> Call:
+    lease = scene.pool.lease()
+    with lease:
+        pass
+    return raises(RuntimeError, lease.__enter__)
+
+
+@call()
+def lease_freed_behind_its_back(scene: Scene) -> Call:
+    lease = scene.pool.lease()
+    scene.pool.free(lease.element)
+    return raises(mempool.DoubleFree, lease.release)
+
+
+@call()
+def lease_never_used(scene: Scene) -> Call:
+    return lambda: scene.pool.lease() and None
+
+
+@call()
+def lease_dropped(scene: Scene) -> Call:
+    def made() -> None:
+        lease = scene.pool.lease()
+        assert lease.element.exists
+        del lease
+
+    return made
+
+
+@call()
+def lease_warm_dropped(scene: Scene) -> Call:
+    scene.pool.free(scene.pool.alloc())
+    return lease_dropped(scene)
+
+
+@call(in_loop=True)
+def lease_async_with(scene: Scene) -> Call:
+    async def routine() -> None:
+        async with scene.pool.lease() as element:
+            assert element.exists
+
+    return driven(routine)
+
+
+@call(in_loop=True)
+def lease_async_by_waiting(scene: Scene) -> Call:
+    async def routine() -> None:
+        async with scene.pool.lease() as element:
+            assert element.exists
+
+    scene.take_all()
+    return driven(routine, scene.another_frees())
+
+
+@call(in_loop=True)
+def lease_async_cancelled_when_served(scene: Scene) -> Call:
+    async def routine() -> None:
+        async with scene.pool.lease():
+            raise AssertionError("cancelled before")
+
+    scene.take_all()
+    return _cancelled(scene, routine, scene.another_frees())
+
+
+# -- resize
+
+
+@call()
+def resize_grow(scene: Scene) -> Call:
+    return lambda: scene.pool.resize(4)
+
+
+@call()
+def resize_grow_in_vain(scene: Scene) -> Call:
+    scene.source.alloc_raises = MemoryError
+    return lambda: scene.pool.resize(4)
+
+
+@call()
+def resize_grow_broken(scene: Scene) -> Call:
+    scene.source.alloc_raises = Broken
+    return raises(Broken, lambda: scene.pool.resize(4))
+
+
+@call()
+def resize_grow_by_far(scene: Scene) -> Call:
+    return lambda: scene.pool.resize(100, limit=None)
+
+
+@call()
+def resize_shrink(scene: Scene) -> Call:
+    scene.pool.resize(5)
+    return lambda: scene.pool.resize(0, keep=0)
+
+
+@call()
+def resize_keep(scene: Scene) -> Call:
+    return lambda: scene.pool.resize(keep=4)
+
+
+@call()
+def resize_limit_lowered(scene: Scene) -> Call:
+    scene.got[0] = scene.pool.alloc_many(5)
+    scene.pool.free_many(scene.got[0][2:])
+    return lambda: scene.pool.resize(limit=2)
+
+
+@call()
+def resize_negative(scene: Scene) -> Call:
+    return raises(ValueError, lambda: scene.pool.resize(-1))
+
+
+@call()
+def resize_no_number(scene: Scene) -> Call:
+    return raises(TypeError, lambda: scene.pool.resize("many"))  # type: ignore[arg-type]
+
+
+@call()
+def resize_keep_below_the_reserve(scene: Scene) -> Call:
+    return raises(ValueError, lambda: scene.pool.resize(3, keep=2))
+
+
+@call()
+def resize_beyond_the_limit(scene: Scene) -> Call:
+    return raises(ValueError, lambda: scene.pool.resize(6))
+
+
+@call()
+def resize_closed(scene: Scene) -> Call:
+    scene.pool.close()
+    return raises(mempool.PoolClosed, lambda: scene.pool.resize(3))
+
+
+@call()
+def refill(scene: Scene) -> Call:
+    scene.source.alloc_raises = MemoryError
+    scene.pool.resize(4)
+    scene.source.alloc_raises = None
+    return scene.pool.refill
