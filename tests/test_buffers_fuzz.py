@@ -175,5 +175,5 @@ class Users(RuleBasedStateMachine):
 
 TestUsers = pytest.mark.filterwarnings("ignore:.*a buffer was dropped:ResourceWarning")(Users.TestCase)
 TestUsers.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -71,7 +71,7 @@ def memory_of(size: int, **options: Any) -> Memory:
 # -- how they are cut
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(size=st.integers(1, 3 * BLOCK), power=st.none() | st.integers(0, 21), count=st.integers(1, 40))
 def test_regions_are_aligned_and_apart(size: int, power: int | None, count: int) -> None:
     """Whatever the size and the alignment, and each is written whole without touching another."""

@@ -112,4 +112,4 @@ class MemoryMachine(RuleBasedStateMachine):
 
 
 TestMemoryInAnyOrder: Any = MemoryMachine.TestCase
-TestMemoryInAnyOrder.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestMemoryInAnyOrder.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)

@@ -267,9 +267,9 @@ class Books:
         head: Ticket | None = self.first_in_line()
         if head is None or self.made - self.disposed + self.claimed >= self.limit:
             return
-        # A hint, so it needs no place in the draft: a prod too many makes the head look once too often.
-        head.prodded = True
-        self.tell(head)
+        if cython.compiled:
+            head.prodded = True
+        self.tell(head)  # uncompiled, `settle` prods: before the swap, the head would look and find the old books
 
     # -- uncompiled: copies, and the swap
 
@@ -306,6 +306,7 @@ class Books:
         """Fill the hands and wake whom it concerns: for the winner of the swap, again if it was cut short."""
         self.fill_hands()
         for ticket in self.told:
+            ticket.prodded = True  # a hint: one too many makes the head look once too often
             if ticket.wake is not None:
                 ticket.wake()
         self.told = ()

@@ -7,6 +7,7 @@ cdef class Hands:
     cdef bint filling
     cdef readonly bint condemned
     cdef bint proven
+    cdef bint refused
     cdef readonly list arrivals
     cdef readonly list entered
     cdef readonly list struck

@@ -37,6 +37,7 @@ class Hands:
     filling: cython.bint
     condemned: cython.bint
     proven: cython.bint
+    refused: cython.bint
     struck: list[bool]
     arrivals: list[Any]
     entered: list[Any]
@@ -49,6 +50,7 @@ class Hands:
         self.claims = 0  # how many elements this call may ask the source for
         self.filling = False  # the claims are a resize's, which fills the reserve
         self.condemned = False  # what these hands hold is surplus, counted as being disposed of
+        self.refused = False  # there was no room under the limit when these hands asked
         self.proven = False  # the roll let go of what these hands hold (compiled)
         self.arrivals = []  # what the source has made and the books do not know yet; None: not made
         self.entered = []  # not empty: the source's free has been entered for the first element

@@ -81,6 +81,7 @@ class Reserve(Ledger):
                 if elements > books.limit - existing:
                     elements = books.limit - existing
                 if elements <= 0:
+                    hands.refused = True  # a hint, so it needs no place in the draft; see join
                     return 0
                 if self.tracks:
                     self.roll.make_room(existing + elements)
@@ -317,6 +318,8 @@ class Reserve(Ledger):
                         self.serve_line(books)  # after each: the shelf has no more places than the head wants
                     if not is_first:
                         books.prod_head()  # a newcomer is news
+                    elif own.refused and books.made - books.disposed + books.claimed < books.limit:
+                        own.prodded = True  # the room that it was refused came before it lined up
                 done: cython.bint = self.shut(books)
             if done:
                 break
