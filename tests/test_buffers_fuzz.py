@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import sys
 from typing import Any
 
 import pytest
@@ -11,11 +12,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+import mempool
 from mempool import Buffer, Buffers, DoubleFree, Pool, UseAfterFree
 from mempool.sources import levels
 
 np: Any = pytest.importorskip("numpy")
 
+#: Up to 3.12, CPython's collector may crash on memoryviews that are garbage together with what they look at.
+FRAGILE = mempool.IMPLEMENTATION == "pure" and sys.version_info < (3, 13)
 SIZES = [1, 2, 3, 63, 64, 65, 1000, 4095, 4096, 4097, 70_000, 2 << 20]
 VIEWS = {
     "memoryview": memoryview,
@@ -125,7 +129,7 @@ class Users(RuleBasedStateMachine):
         if held.buffer is None:
             self.held.remove(held)
 
-    @precondition(lambda self: self.held)
+    @precondition(lambda self: self.held and not FRAGILE)
     @rule(data=st.data())
     def become_garbage(self, data: st.DataObject) -> None:
         """Handle and views at the same moment, in a circle."""

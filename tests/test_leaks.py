@@ -18,6 +18,8 @@ from mempool.parking import TaskPlace, ThreadPlace
 ROUNDS = int(os.environ.get("MEMPOOL_LEAK_ROUNDS", "200"))  # `make stress`: 1000
 #: A call that leaves one object behind in so many rounds is found out. Fewer are caches and free lists that fill.
 ROUNDS_PER_OBJECT = 10
+#: Objects that the counting itself makes, about.
+FIGURES = 30
 #: An instance counts as a reference to its type; DEFAULT and None are what arguments and places hold.
 SHARED: dict[str, Any] = {
     **{kind.__name__: kind for kind in (Hands, Ticket, Reserve, mempool.Pool, mempool.Lease, ThreadPlace, TaskPlace)},
@@ -63,7 +65,7 @@ def left_behind(prepared: Prepared, rounds: int) -> dict[str, int]:
             turn()
         after = figures(scene)
         grown = {what: after[what] - number for what, number in before.items()}
-        return {what: more for what, more in grown.items() if more > turns / ROUNDS_PER_OBJECT}
+        return {what: more for what, more in grown.items() if more > turns / ROUNDS_PER_OBJECT + FIGURES}
 
     growth(20)
     found = growth(rounds)

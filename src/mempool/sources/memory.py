@@ -247,9 +247,9 @@ class Region:
         self.view: memoryview = block.whole[first : first + memory.size]
         """The bytes: writable, contiguous, of format "B"."""
 
-    def __del__(self) -> None:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:  # `sys` may be gone by then
         # One whose constructor was interrupted is brought home by `take`.
-        if getattr(self, "view", None) is None or not self._held or sys.is_finalizing():
+        if getattr(self, "view", None) is None or not self._held or is_finalizing():
             return
         if self._block is not None:
             self._dropped = True
