@@ -15,6 +15,7 @@ import ctypes
 import mmap
 import operator
 import sys
+from collections.abc import Callable
 
 from mempool.sources import headroom, levels, numa
 from mempool.sources.moves import move
