@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import gc
 import inspect
 import sys
@@ -49,19 +48,18 @@ def _memoryviews(buffer: Buffer) -> list[memoryview]:
             if isinstance(referrer, memoryview):
                 if referrer is not own:
                     views.append(referrer)
-            elif type(referrer).__name__ in {"managedbuffer", "_buffer_wrapper"} and referrer is not getattr(
-                own, "obj", None
-            ):
+            elif type(referrer).__name__ in {"managedbuffer", "_buffer_wrapper"}:
                 towards.append(referrer)
     return views
 
 
 def _contents(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    if isinstance(value, list | tuple | set | frozenset | collections.deque):
-        return list(value)
-    return list(getattr(value, "__dict__", {}).values()) if not isinstance(value, type) else []
+    """What a container or an object refers to. Asks the collector, because to ask the object would run its user's code."""
+    contents = gc.get_referents(value)
+    for inner in list(contents):
+        if type(inner) is dict:
+            contents += inner.values()
+    return contents
 
 
 def _variables() -> Iterator[list[Any]]:
