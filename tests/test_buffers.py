@@ -203,6 +203,23 @@ def test_a_view_that_outlives_its_handle_keeps_the_memory_out(pool: Pool[Buffer]
     assert pool.stats().out == 0
 
 
+@pytest.mark.parametrize("kind", VIEWS)
+@pytest.mark.parametrize("handle", ["dropped before", "garbage too"])
+def test_a_view_that_is_garbage_in_a_circle_lets_the_memory_go_home(pool: Pool[Buffer], kind: str, handle: str) -> None:
+    """The collector takes the view apart while what it looks through is garbage as well."""
+    buffer = pool.alloc()
+    circle: list[Any] = [VIEWS[kind](buffer)]
+    circle.append(circle)
+    if handle == "garbage too":
+        circle.append(buffer)
+    del buffer
+    gc.collect()
+    with dropped():
+        del circle
+        gc.collect()
+    assert pool.stats().out == 0
+
+
 def test_with_holders_the_error_says_what_the_views_are() -> None:
     with Pool(Buffers(4096), 1, name="frames", track="holders") as pool:
         buffer = pool.alloc()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import sys
 from typing import Any
 
 import pytest
@@ -18,8 +17,6 @@ from mempool.sources import levels
 
 np: Any = pytest.importorskip("numpy")
 
-#: Up to 3.12, CPython's collector may crash on memoryviews that are garbage together with what they look at.
-FRAGILE = mempool.IMPLEMENTATION == "pure" and sys.version_info < (3, 13)
 SIZES = [1, 2, 3, 63, 64, 65, 1000, 4095, 4096, 4097, 70_000, 2 << 20]
 VIEWS = {
     "memoryview": memoryview,
@@ -129,7 +126,7 @@ class Users(RuleBasedStateMachine):
         if held.buffer is None:
             self.held.remove(held)
 
-    @precondition(lambda self: self.held and not FRAGILE)
+    @precondition(lambda self: self.held)
     @rule(data=st.data())
     def become_garbage(self, data: st.DataObject) -> None:
         """Handle and views at the same moment, in a circle."""

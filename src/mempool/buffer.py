@@ -74,7 +74,7 @@ class Buffer:
     heir: Buffer | None
     state: cython.int
     exports: cython.Py_ssize_t  # compiled: views that are alive
-    view: memoryview  # uncompiled: what the views look through
+    view: Any  # uncompiled: what the views look through
 
     # -- the buffer protocol
 
@@ -295,68 +295,80 @@ def _numpy() -> Any:
 
 
 if not cython.compiled:
-    # Uncompiled, views look through a memoryview that belongs to one handle. Releasing it fails while there are views,
-    # and is the death of the handle: one step of C either way.
-
-    #: Those memoryviews, by address. Up to CPython 3.12 the collector crashes on one that is garbage while somebody looks
-    #: through it; what is in here is not garbage.
-    _looked_through: dict[int, memoryview] = {}
-    if sys.version_info < (3, 13):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_looked_through))  # nor is it when the interpreter ends
+    # Uncompiled, views look through an object that belongs to one handle, and so its references tell how many there are.
+    # From CPython 3.13 on it is a memoryview. Before, the collector crashes on a memoryview that is garbage together with
+    # those who look through it, and it is a ctypes array; see _core/_export.py.
+    BY_MEMORYVIEW = sys.version_info >= (3, 13)
     _orphans: dict[int, Any] = {}
 
-    if sys.version_info < (3, 12):
-        from mempool._core._export import exporting
+    if BY_MEMORYVIEW:
+
+        def _window(block: Block) -> Any:
+            return memoryview(block.region.view)
+
+        def _shut(buffer: Buffer) -> None:
+            """End all access through this handle. Raises BufferError while there are views. May be done again."""
+            buffer.view.release()
+
+    else:
+        from mempool._core._export import exporting, window_on
 
         Buffer = exporting(Buffer)  # type: ignore[misc]
 
+        def _window(block: Block) -> Any:
+            return window_on(block.region.view)
+
+        def _shut(buffer: Buffer) -> None:
+            """As above."""
+            if buffer.view is None:
+                return
+            if buffer.views() > 0:
+                raise BufferError
+            buffer.release()  # type: ignore[attr-defined]  # PickleBuffer's: nobody new can look
+            if sys.getrefcount(buffer.view) > _REFERENCES_AT_THE_END:
+                raise BufferError  # somebody began to between those two lines
+            buffer.view = None
+
     def blank(block: Block) -> Buffer:
         """A handle that is not in force yet: nobody can look through it."""
-        view = memoryview(block.region.view)
-        buffer = Buffer.__new__(Buffer, *([view] if sys.version_info < (3, 12) else []))
+        view = _window(block)
+        buffer = Buffer.__new__(Buffer, *([] if BY_MEMORYVIEW else [view]))
         buffer.view = view
         buffer.block = block
         buffer.heir = None
         buffer.state = BLANK
-        _looked_through[id(view)] = view
         return buffer
-
-    def _shut(buffer: Buffer) -> None:
-        """End all access through this handle. Raises BufferError while there are views. May be done again."""
-        if sys.version_info < (3, 12):
-            if buffer.views() > 0:
-                raise BufferError
-            buffer.release()  # type: ignore[attr-defined]  # PickleBuffer's
-        buffer.view.release()
-        _looked_through.pop(id(buffer.view), None)
 
     def _outlive(buffer: Buffer) -> None:
         """A dropped handle that is still viewed goes home when the last view dies.
 
-        On CPython 3.11 views do not hold the handle; later, handle and views may be garbage together.
+        Before CPython 3.13 views do not hold the handle; later, handle and views may be garbage together.
         """
 
         def go_home(_reference: object) -> None:
-            buffer.view = memoryview(buffer.block.region.view)
+            buffer.view = _window(buffer.block)
             try:
                 buffer._go_home()
             finally:
                 _orphans.pop(id(buffer), None)
 
         _orphans[id(buffer)] = (buffer, weakref.ref(buffer.view, go_home))
-        if sys.version_info < (3, 12):
+        if not BY_MEMORYVIEW:
             buffer.release()  # type: ignore[attr-defined]
-        _looked_through.pop(id(buffer.view), None)
         del buffer.view
 
-    def _count_references() -> int:
+    def _count_references() -> tuple[int, int]:
         class Region:
             view = memoryview(bytearray(1))
             address, size = 0, 1
 
         sample = first_handle(Region, None)
         sample.state = DEAD
-        return sample.views()
+        unseen = sample.views()
+        if not BY_MEMORYVIEW:
+            sample.release()  # type: ignore[attr-defined]
+        return unseen, sys.getrefcount(sample.view)
 
-    _REFERENCES_UNSEEN = 0  # references to the memoryview that are not views of a user
-    _REFERENCES_UNSEEN = _count_references()
+    # References to what the views look through that are not views of a user: as long as the handle lives, and at its end.
+    _REFERENCES_UNSEEN = 0
+    _REFERENCES_UNSEEN, _REFERENCES_AT_THE_END = _count_references()
