@@ -12,8 +12,23 @@ cdef class Lease:
     cdef object thing
     cdef Hands hands
     cdef int state
+    cdef object _enter(self)
+    cdef bint _exit(self, exc) except? -1
     cdef bint _use(self) except? -1
     cdef bint _release(self) except? -1
     cdef Hands _returning_hands(self)
+
+cdef class Shortcut:
+    cdef object method
+
+cdef extern from *:
+    """
+    static inline int mempool_put_into_type(PyObject *type, PyObject *name, PyObject *value) {
+        int status = PyDict_SetItem(((PyTypeObject *)type)->tp_dict, name, value);
+        PyType_Modified((PyTypeObject *)type);
+        return status;
+    }
+    """
+    int mempool_put_into_type(object type, object name, object value) except -1
 
 cpdef Lease new_lease(Quick pool, object timeout)

@@ -7,7 +7,7 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import EllipsisType
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
@@ -15,7 +15,7 @@ from mempool import clock, parking, registry
 from mempool._core import Hands, Reserve, Ticket
 from mempool._core import line as states
 from mempool._core import reserve as answers
-from mempool._core.quick import DEFAULT
+from mempool._core.quick import DEFAULT, adopt
 from mempool.errors import PoolTimeout
 from mempool.guarantee import Guarantee, PoolStats
 from mempool.holders import Holder, HolderBook, name_of
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _numbers = itertools.count(1)
+#: Places of a list that malloc maps: above 32 MiB, to which its threshold rises. What was mapped once grows by moving pages;
+#: what was not is copied, and no other thread runs for milliseconds.
+MAPPED = (64 << 20) // 8
 
 
 class Source(Protocol[T]):
@@ -40,6 +43,22 @@ class Source(Protocol[T]):
 
     def free(self, element: T, /) -> None:
         """Dispose of an element."""
+
+
+class _Announced:
+    """An iterator that yields nothing and announces so many: a list extended by it has had room for them."""
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+
+    def __iter__(self) -> Iterator[None]:
+        return self
+
+    def __length_hint__(self) -> int:
+        return self.places
+
+    def __next__(self) -> None:
+        raise StopIteration
 
 
 class Pool(Traffic, Generic[T]):
@@ -261,9 +280,12 @@ class Pool(Traffic, Generic[T]):
         if places <= self.core.capacity():
             return []
         try:
-            bytes(8 * places)  # fails at once, where the list would fail in the end
-            # In pieces: as one, a list of millions would keep every other thread from running for milliseconds.
             room: list[None] = []
+            try:
+                room.extend(_Announced(max(places, MAPPED)))
+            except MemoryError:
+                room.extend(_Announced(places))  # fails at once, where the list would fail in the end
+            # In pieces: as one, a list of millions would keep every other thread from running for milliseconds.
             while len(room) < places:
                 room.extend(itertools.repeat(None, min(32768, places - len(room))))
             return room
@@ -386,3 +408,6 @@ class Pool(Traffic, Generic[T]):
             except (KeyboardInterrupt, MemoryError):
                 self.close()
                 raise
+
+
+adopt(Pool)

@@ -93,3 +93,10 @@ class Quick:
     def lease(self, *, timeout: Any = DEFAULT) -> Lease:
         """An element that goes home by itself: for `with`, for `async with`, or held; see Lease. timeout: as for alloc."""
         return new_lease(self, timeout)
+
+
+def adopt(pool_type: type) -> None:
+    """Make the quick methods this type's own. CPython's specialized calls demand that `self` is exactly of their type."""
+    if cython.compiled:
+        for name in ("alloc", "alloc_async", "free", "lease"):
+            setattr(pool_type, name, mempool_own_method(pool_type, Quick.__dict__[name]))
