@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -86,12 +87,21 @@ PLACES = int(os.environ.get("MEMPOOL_SWEEP_PLACES", "20"))
 
 
 def interrupted_everywhere() -> Iterator[Interrupter]:
-    """First an interrupter that never strikes and counts, then one for each of PLACES bytecodes, evenly spread."""
-    counter = Interrupter(sys.maxsize)
-    yield counter
-    bytecodes = sys.maxsize - counter.countdown
-    for n in range(1, bytecodes + 1, max(1, bytecodes // PLACES)):
-        yield Interrupter(n)
+    """First an interrupter that never strikes and counts, then one for each of PLACES bytecodes, evenly spread.
+
+    No garbage is collected within a call: the interrupt would hit some finalizer, which swallows it.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        counter = Interrupter(sys.maxsize)
+        yield counter
+        bytecodes = sys.maxsize - counter.countdown
+        for n in range(1, bytecodes + 1, max(1, bytecodes // PLACES)):
+            gc.collect()
+            yield Interrupter(n)
+    finally:
+        gc.enable()
 
 
 def audit(pool: mempool.Pool[Any]) -> None:

@@ -36,6 +36,7 @@ class AdaptorContract(PoolContract):
         for source in self.under:
             assert source.wrong == []
             assert source.made - source.disposed == len(source.existing)
+        del self.under
 
     def base(self) -> ScriptedSource[Any]:
         self.under.append(ScriptedSource())

@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-import mempool
 from mempool import Buffer, Buffers, DoubleFree, Pool, UseAfterFree
 from mempool.sources import levels
 

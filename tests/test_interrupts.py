@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 import threading
 from _queue import SimpleQueue
@@ -243,7 +242,6 @@ def test_an_interrupt_at_any_bytecode_loses_nothing(prepare: Callable[[Scene], C
     """Whatever bytecode a KeyboardInterrupt comes at, every element is accounted for and the pool works."""
     if prepare is free_twice and options.get("track") == "nothing":
         pytest.skip("not tracked, not found")
-    gc.collect()  # pools that other tests left behind would be looked through, bytecode by bytecode
     strikes = 0
     for interrupter in interrupted_everywhere():
         scene = Scene(**options)

@@ -93,7 +93,8 @@ class Buffer:
             return memoryview(self)
         if self.state != LIVE:
             raise self._dead()
-        return self.view
+        view: memoryview = self.view
+        return view
 
     def __release_buffer__(self, view: memoryview, /) -> None:
         """There, because NumPy only keeps a view of what has it."""
@@ -102,7 +103,7 @@ class Buffer:
         """How many look at the memory through this handle now. (Slices of one memoryview are one.)"""
         if cython.compiled:
             return self.exports
-        return sys.getrefcount(self.view) - _REFERENCES_UNSEEN
+        return 0 if self.view is None else sys.getrefcount(self.view) - _REFERENCES_UNSEEN
 
     # -- what a user does with it
 

@@ -84,6 +84,7 @@ class Contract:
             assert stats.disposing == 0
             assert stats.out == len(source.existing)
         assert not any(waiting)
+        del self._pools, self.clock  # pytest keeps this instance to its end
 
     @pytest.fixture(params=list(KINDS))
     def calling(self, request: pytest.FixtureRequest) -> Iterator[None]:
@@ -91,6 +92,7 @@ class Contract:
         self.callers = KINDS[request.param]()
         yield
         self.callers.close()
+        del self.callers
 
     def pool(
         self, reserve: int, *script: Action, otherwise: Action = works, **options: Any
