@@ -34,18 +34,19 @@ export PIP_DEFAULT_TIMEOUT ?= 180
 export PIP_RETRIES ?= 10
 PYTEST := $(PY) -m pytest
 
-.PHONY: help demo test check stress bench verify verify-here mutate docs clean print-python
+.PHONY: help demo test check stress bench verify verify-here mutate memcheck docs clean print-python
 
 help:
-	@echo "make demo    run the main job: hash a tree of files while memory runs out"
-	@echo "make test    the tests, on the compiled and on the pure core"
-	@echo "make check   ruff, mypy, pyright and the tidy test"
-	@echo "make stress  minutes of threads against resizers"
-	@echo "make bench   measure beside everything else there is, and draw the plots of the docs"
-	@echo "make verify  search the schedules (Python >= 3.12), run the Spin model where spin is installed"
-	@echo "make mutate  plant bugs and see that the tests catch them"
-	@echo "make docs    build the documentation"
-	@echo "make clean   remove what the others made"
+	@echo "make demo     run the main job: hash a tree of files while memory runs out"
+	@echo "make test     the tests, on the compiled and on the pure core"
+	@echo "make check    ruff, mypy, pyright and the tidy test"
+	@echo "make stress   minutes of threads against resizers"
+	@echo "make bench    measure beside everything else there is, and draw the plots of the docs"
+	@echo "make verify   search the schedules (Python >= 3.12), run the Spin model where spin is installed"
+	@echo "make mutate   plant bugs and see that the tests catch them"
+	@echo "make memcheck the fuzz of the buffers under valgrind"
+	@echo "make docs     build the documentation"
+	@echo "make clean    remove what the others made"
 	@echo "PYTHON=/path/to/python chooses the interpreter, VENV=dir where to install"
 
 # -- steps ----------------------------------------------------------------------------------------------------------
@@ -127,6 +128,10 @@ verify-here: $(STAMPS)/mempool $(STAMPS)/extra-verify
 mutate: $(STAMPS)/mempool $(STAMPS)/extra-mutate
 	$(PY) -m verification.planted
 	$(PY) -m verification.mutate $(ARGS)
+
+# Needs valgrind (Debian: apt-get install valgrind).
+memcheck: $(STAMPS)/mempool $(STAMPS)/extra-test
+	$(PY) -m verification.memcheck
 
 docs: $(STAMPS)/mempool $(STAMPS)/extra-docs
 	$(BIN)/mkdocs build --strict

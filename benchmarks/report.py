@@ -1,4 +1,4 @@
-"""What is printed: the machine, and the table of ratios with the targets of DESIGN.md beside them."""
+"""What is printed: the machine, and the table of ratios with the targets beside them."""
 
 from __future__ import annotations
 

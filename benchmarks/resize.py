@@ -270,6 +270,6 @@ def run(*, quick: bool) -> Iterator[Row]:
     for many in several:
         yield from costs(many)
     yield from beside_psycopg(several[0])
-    target = None if quick else Target(1.0)  # DESIGN.md speaks of a million
+    target = None if quick else Target(1.0)  # set for a million
     yield from steps(several[-1], target)
     yield from held_up(several[-1], target)

@@ -62,10 +62,8 @@ def dry(track: str) -> Pool[object]:
 
 
 def ours() -> dict[str, tuple[peers.Peer, Target | None]]:
-    """Our own ways, each with what DESIGN.md asks of it as a multiple of the deque's pair."""
+    """Our own ways, each with what it may cost, as a multiple of the deque's pair."""
     lease, identity = warm("identity"), warm("identity")
-    buffers = Pool(Buffers(4096), RESERVE)
-    buffers.free_many(buffers.alloc_many(2 * RESERVE))
     reserved, nothing, holders = warm("identity"), warm("nothing"), warm("holders")
     ways = {
         f'{POOL}, track="nothing"': (peers.bound(nothing.alloc, nothing.free), Target(1.6)),
@@ -73,8 +71,12 @@ def ours() -> dict[str, tuple[peers.Peer, Target | None]]:
         f'{POOL}, track="holders"': (peers.bound(holders.alloc, holders.free), None),
         LEASE: (peers.Peer("with lease(): pass", {"lease": lease.lease}), Target(5.0)),
         "alloc_reserved + free": (peers.bound(reserved.alloc_reserved, reserved.free), None),
-        f"{POOL} of Buffers(4096)": (peers.bound(buffers.alloc, buffers.free), None),
     }
+    for track in ("nothing", "identity"):
+        buffers = Pool(Buffers(4096), RESERVE, track=track)
+        buffers.free_many(buffers.alloc_many(2 * RESERVE))
+        tracking = "" if track == "identity" else f', track="{track}"'
+        ways[f"{POOL} of Buffers(4096){tracking}"] = (peers.bound(buffers.alloc, buffers.free), Target(4.0))
     for track in ("nothing", "identity", "holders"):
         tracking = "" if track == "identity" else f', track="{track}"'
         for path, make in (

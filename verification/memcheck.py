@@ -1,0 +1,58 @@
+"""`python -m verification.memcheck`: the fuzz of the buffers under valgrind, and whether an error is one of our code's.
+
+CPython and NumPy make valgrind report things of their own; what counts is an error whose stack goes through a compiled
+module of mempool. So that a clean answer means something, a read beyond the end of a block comes first, and must be seen.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import mempool
+
+FUZZ = ("tests/test_buffers_fuzz.py", "tests/test_memory_fuzz.py")
+#: Reads the byte behind a block.
+PLANTED = "import ctypes; block = ctypes.create_string_buffer(100); ctypes.string_at(ctypes.addressof(block) + 100, 1)"
+PACKAGE = str(Path(mempool.__file__).parent)
+
+
+def errors_of(command: list[str]) -> tuple[int, list[ElementTree.Element]]:
+    """Run it under valgrind: its status, and the errors reported."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        valgrind = ["valgrind", "--tool=memcheck", "--leak-check=no", "--xml=yes", f"--xml-file={report}", *command]
+        # Each object of the interpreter is a block of its own then, with an end that valgrind knows.
+        environment = os.environ | {"PYTHONMALLOC": "malloc", "MEMPOOL_REQUIRE_COMPILED": "1"}
+        status = subprocess.run(valgrind, env=environment, check=False).returncode
+        return status, ElementTree.parse(report).getroot().findall("error")
+
+
+def is_ours(error: ElementTree.Element) -> bool:
+    return any((place.text or "").startswith(PACKAGE) for place in error.iter("obj"))
+
+
+def main() -> int:
+    if mempool.IMPLEMENTATION != "compiled":
+        print("the core is not compiled: there is nothing of ours that valgrind could look at")
+        return 1
+    _status, planted = errors_of([sys.executable, "-c", PLANTED])
+    seen = [error for error in planted if error.findtext("kind") == "InvalidRead"]
+    print(f"a read beyond the end: {'reported' if seen else 'NOT REPORTED'}")
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=0", *FUZZ]
+    status, errors = errors_of(tests)
+    ours = [error for error in errors if is_ours(error)]
+    print(f"{', '.join(FUZZ)}: {len(errors)} errors reported, {len(ours)} of them with mempool on the stack")
+    for error in ours:
+        print(f"  {error.findtext('kind')}: {error.findtext('.//text') or error.findtext('what')}")
+        for frame in list(error.iter("frame"))[:12]:
+            print(f"    {frame.findtext('fn')} in {frame.findtext('obj')}")
+    return 0 if seen and not ours and not status else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
