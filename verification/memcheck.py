@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import mempool
 
@@ -21,7 +21,7 @@ PLANTED = "import ctypes; block = ctypes.create_string_buffer(100); ctypes.strin
 PACKAGE = str(Path(mempool.__file__).parent)
 
 
-def errors_of(command: list[str]) -> tuple[int, list[ElementTree.Element]]:
+def errors_of(command: list[str]) -> tuple[int, list[ET.Element]]:
     """Run it under valgrind: its status, and the errors reported."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
@@ -29,10 +29,10 @@ def errors_of(command: list[str]) -> tuple[int, list[ElementTree.Element]]:
         # Each object of the interpreter is a block of its own then, with an end that valgrind knows.
         environment = os.environ | {"PYTHONMALLOC": "malloc", "MEMPOOL_REQUIRE_COMPILED": "1"}
         status = subprocess.run(valgrind, env=environment, check=False).returncode
-        return status, ElementTree.parse(report).getroot().findall("error")
+        return status, ET.parse(report).getroot().findall("error")
 
 
-def is_ours(error: ElementTree.Element) -> bool:
+def is_ours(error: ET.Element) -> bool:
     return any((place.text or "").startswith(PACKAGE) for place in error.iter("obj"))
 
 
