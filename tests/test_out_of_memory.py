@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import operator
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -179,6 +180,37 @@ def test_no_allocation_that_fails_loses_anything(name: str) -> None:
     """Whichever allocation of a call fails, all is accounted for afterwards, and the pool works."""
     found = swept(name)
     assert found.wrong == {}, f"{found.swept} allocations swept"
+
+
+@pytest.mark.skipif(mempool.IMPLEMENTATION == "pure", reason="uncompiled, every call makes small objects")
+@pytest.mark.parametrize("track", ["nothing", "identity"])
+@pytest.mark.parametrize("source", [mempool.Objects(bytearray), mempool.Buffers(4096)], ids=["objects", "buffers"])
+@pytest.mark.parametrize("way", ["alloc", "try_alloc", "alloc_reserved", "lease"])
+def test_without_any_memory_the_whole_reserve_can_be_had(way: str, source: Any, track: str) -> None:
+    """Not one allocation of the interpreter's works, and each element that is promised is there."""
+    pool = mempool.Pool(source, 3, track=track)
+    take = getattr(pool, way)
+    if way == "lease":
+        leases = iter([pool.lease().__enter__ for _ in range(4)])
+        take = functools.partial(map(operator.call, leases).__next__)
+    first = second = third = fourth = None
+    failed = False
+    _testcapi.set_nomemory(0, 0)
+    try:  # written out, because a loop would need memory
+        first = take()
+        second = take()
+        third = take()
+        fourth = take()
+    except MemoryError:
+        failed = True
+    finally:
+        _testcapi.remove_mem_hooks()
+    assert None not in (first, second, third)
+    assert len({id(first), id(second), id(third)}) == 3
+    assert fourth is None
+    assert failed or way == "alloc_reserved"
+    stats = pool.stats()
+    assert (stats.spare, stats.out, stats.made, stats.served_from_reserve) == (0, 3, 3, 3)
 
 
 def test_the_sweep_finds_a_lost_element() -> None:

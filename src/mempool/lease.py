@@ -75,14 +75,17 @@ class Lease:
             if element is not None:
                 self.thing = element
                 return element
-        self.hands = self.pool._new_ticket(1)
         try:
+            self.hands = self.pool._new_ticket(1)
             self.pool._obtain(self.hands, self.timeout)
-        except BaseException:
+        except BaseException as error:
             self.state = RELEASED
-            self.pool._hand_back(self.hands)
-            raise
-        return self.hands.elements[0]
+            self.thing = self.pool._salvage(self.hands, error)
+            if self.thing is None:
+                raise
+            self.hands = None
+            self.state = HELD
+        return self.thing if self.hands is None else self.hands.elements[0]
 
     async def __aenter__(self) -> Any:
         self._use()
@@ -164,14 +167,14 @@ class Lease:
             self.pool._bring_home(hands)
         except BufferError:
             self._let_go()
-            return
-        self.state = RELEASED
-        warnings.warn(
-            f"{self.pool._called()}: a lease was dropped without release{where}; use `with pool.lease()`",
-            ResourceWarning,
-            source=self,
-            stacklevel=3,
-        )
+        else:
+            self.state = RELEASED
+            warnings.warn(
+                f"{self.pool._called()}: a lease was dropped without release{where}; use `with pool.lease()`",
+                ResourceWarning,
+                source=self,
+                stacklevel=3,
+            )
 
     def _let_go(self) -> None:
         """Leave a buffer that is still viewed to itself: it goes home when the last view dies."""

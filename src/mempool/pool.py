@@ -141,27 +141,33 @@ class Pool(Traffic, Generic[T]):
         While others wait, it can have what the source gives but never a spare. Raises PoolClosed, or what the source
         raises that is not MemoryError.
         """
-        hands = Hands(1)
+        hands = None
         try:
+            hands = Hands(1)
             if not self._try(hands, ask=True):
                 return None
             self._sign_out(hands)
             return cast("T", hands.elements[0])
-        except BaseException:
-            self._hand_back(hands)
-            raise
+        except BaseException as error:
+            last = self._salvage(hands, error)
+            if last is None:
+                raise
+            return cast("T", last)
 
     def alloc_reserved(self) -> T | None:
         """A spare, or None; never calls the source. Kernel: mempool_alloc_preallocated. Raises PoolClosed."""
-        hands = Hands(1)
+        hands = None
         try:
+            hands = Hands(1)
             if not self._try(hands, ask=False):
                 return None
             self._sign_out(hands)
             return cast("T", hands.elements[0])
-        except BaseException:
-            self._hand_back(hands)
-            raise
+        except BaseException as error:
+            last = self._salvage(hands, error)
+            if last is None:
+                raise
+            return cast("T", last)
 
     def alloc_many(self, n: int, *, timeout: float | None | EllipsisType = DEFAULT) -> list[T]:
         """Take `n` elements, all or none. In the line, they are gathered as they come home; nobody overtakes.

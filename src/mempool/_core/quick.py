@@ -56,13 +56,16 @@ class Quick:
             element: object = take_warm(self)
             if element is not None:
                 return element
-        ticket: Any = self._new_ticket(1)  # type: ignore[attr-defined]  # this and the rest are Traffic's
+        ticket: Any = None
         try:
+            ticket = self._new_ticket(1)  # type: ignore[attr-defined]  # this and the rest are Traffic's
             self._obtain(ticket, timeout)  # type: ignore[attr-defined]
             return ticket.elements[0]
-        except BaseException:
-            self._hand_back(ticket)  # type: ignore[attr-defined]
-            raise
+        except BaseException as error:
+            last: Any = self._salvage(ticket, error)
+            if last is None:
+                raise
+        return last  # not above: Cython crashes on a return from there when the error has no traceback
 
     async def alloc_async(self, *, timeout: Any = DEFAULT) -> Any:
         """`alloc` for a task of an event loop. Does not yield to the loop when there is no need to wait."""
@@ -77,6 +80,18 @@ class Quick:
         except BaseException:
             self._hand_back(ticket)  # type: ignore[attr-defined]
             raise
+
+    def _salvage(self, hands: Any, error: BaseException) -> Any:
+        """A call that was to take one element has failed: what it got goes home. None: the error is to be raised again.
+
+        Or an element, when memory was lacking, compiled. The source's lack was dealt with before, so this was one of the
+        small objects that an orderly call needs; a spare can be had without any. (A task could not even be resumed.)
+        """
+        if hands is not None:
+            self._hand_back(hands)  # type: ignore[attr-defined]  # Traffic's
+        if cython.compiled and isinstance(error, MemoryError):
+            return take_at_last(self)
+        return None
 
     def free(self, element: Any) -> None:
         """Give an element back: to the first in line, else to the shelf while `spare < keep`, else to the source.
