@@ -27,7 +27,7 @@ from time import clock_gettime, perf_counter, pthread_getcpuclockid, sleep, thre
 from types import FrameType
 from typing import Any
 
-from mempool.benchmarks.measure import ROUNDS_QUICK, Point, Row, Target, in_rounds, in_words, ratios, row_of
+from mempool.benchmarks.measure import ROUNDS, ROUNDS_QUICK, Point, Row, Target, in_rounds, in_words, ratios, row_of
 from mempool.benchmarks.peers import Missing
 
 from mempool import Pool
@@ -223,11 +223,11 @@ def longest_step(work: Callable[[], object]) -> float:
     return longest
 
 
-def steps(many: int, target: Target | None) -> Iterator[Row]:
+def steps(many: int, target: Target | None, rounds: int) -> Iterator[Row]:
     """The longest step of growing and of shrinking."""
     figures: dict[str, list[float]] = {"grow": [], "shrink": []}
     with undisturbed():
-        for _ in range(ROUNDS_QUICK):
+        for _ in range(rounds):
             pool = Pool(Objects(object), FEW)  # a new one: lists that once were long are not made again
             figures["grow"].append(longest_step(lambda pool=pool: pool.resize(many)) * 1e3)
             figures["shrink"].append(longest_step(lambda pool=pool: pool.resize(FEW)) * 1e3)
@@ -236,7 +236,7 @@ def steps(many: int, target: Target | None) -> Iterator[Row]:
         yield row_of(GROUP, step, "nothing", figures[what], unit="ms", target=target)
 
 
-def held_up(many: int, target: Target | None) -> Iterator[Row]:
+def held_up(many: int, target: Target | None, rounds: int) -> Iterator[Row]:
     """The delays that another thread sees."""
     runs: list[tuple[Delays, Delays]] = []
 
@@ -245,7 +245,7 @@ def held_up(many: int, target: Target | None) -> Iterator[Row]:
         pool.resize(FEW)
 
     with undisturbed():
-        for _ in range(ROUNDS_QUICK):
+        for _ in range(rounds):
             pool = Pool(Objects(object), FEW)  # a new one: lists that once were long are not made again
             pool.free_many(pool.alloc_many(2 * FEW))
             resized, lasted = delays_during(pool, work)
@@ -271,5 +271,6 @@ def run(*, quick: bool) -> Iterator[Row]:
         yield from costs(many)
     yield from beside_psycopg(several[0])
     target = None if quick else Target(1.0)  # set for a million
-    yield from steps(several[-1], target)
-    yield from held_up(several[-1], target)
+    rounds = ROUNDS_QUICK if quick else ROUNDS  # many, because another program on the machine spoils one
+    yield from steps(several[-1], target, ROUNDS_QUICK)
+    yield from held_up(several[-1], target, rounds)

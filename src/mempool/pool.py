@@ -235,6 +235,7 @@ class Pool(Traffic, Generic[T]):
             grew = self._retarget(*self._targets(reserve, keep, limit))
             try:
                 if grew:
+                    self.core.expect_reserve()
                     self._fill(beyond_out=False)
             finally:
                 self._dispose_surplus()
@@ -293,7 +294,7 @@ class Pool(Traffic, Generic[T]):
                 room.extend(_Announced(places))  # fails at once, where the list would fail in the end
             # In pieces: as one, a list of millions would keep every other thread from running for milliseconds.
             while len(room) < places:
-                room.extend(itertools.repeat(None, min(32768, places - len(room))))
+                room.extend(itertools.repeat(None, min(8192, places - len(room))))
             return room
         except (OverflowError, MemoryError):
             raise MemoryError(f"{self._called()}: a list of {places} places cannot be had; keep fewer") from None
