@@ -80,6 +80,19 @@ class Ledger:
             raise
         return True
 
+    def expect_reserve(self) -> None:
+        """Let the roll grow now for all that the reserve will need, and not step by step, each time moving what is on it.
+
+        What does not work now may do so later: whoever asks the source makes room for as much as it asks for.
+        """
+        if self.tracks:
+            try:
+                with cython.critical_section(self):
+                    books: Books = self.open()
+                    self.roll.make_room(books.made - books.disposed + books.reserve)
+            except MemoryError:
+                pass
+
     def spread_news(self) -> None:
         """Wake those whom a decision concerned. (Uncompiled, the swap has done it.)"""
         if cython.compiled:

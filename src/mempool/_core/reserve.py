@@ -115,19 +115,6 @@ class Reserve(Ledger):
                 if self.shut(books):
                     return elements
 
-    def expect_reserve(self) -> None:
-        """Let the roll grow now for all that the reserve will need, and not step by step, each time moving what is on it.
-
-        What does not work now may do so later: whoever asks the source makes room for as much as it asks for.
-        """
-        if self.tracks:
-            try:
-                with cython.critical_section(self):
-                    books: Books = self.open()
-                    self.roll.make_room(books.made - books.disposed + books.reserve)
-            except MemoryError:
-                pass
-
     def arrive(self, hands: Hands, for_caller: bool) -> None:
         """The source has answered: what it made is in these hands, and the claims are used up.
 
