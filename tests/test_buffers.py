@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import asyncio
 import ctypes
 import gc
 import hashlib
@@ -349,6 +350,36 @@ def test_an_error_in_a_lease_is_not_hidden_behind_its_views(pool: Pool[Buffer]) 
         except LookupError:
             assert pool.stats().out == 1
             del view, buffer
+        gc.collect()
+    assert pool.stats().out == 0
+
+
+def test_a_lease_of_a_task_that_is_still_viewed_raises_and_may_be_released_later(pool: Pool[Buffer]) -> None:
+    async def main() -> None:
+        lease = pool.lease()
+        with pytest.raises(BufferError, match="1 view"):
+            async with lease as buffer:
+                view = memoryview(buffer)
+        assert pool.stats().out == 1
+        del view, buffer
+        lease.release()
+
+    asyncio.run(main())
+    assert pool.stats().out == 0
+
+
+def test_an_error_in_a_lease_of_a_task_is_not_hidden_behind_its_views(pool: Pool[Buffer]) -> None:
+    async def main() -> None:
+        try:
+            async with pool.lease() as buffer:
+                view = memoryview(buffer)
+                raise LookupError(view)
+        except LookupError:
+            assert pool.stats().out == 1
+            del view, buffer
+
+    with dropped():
+        asyncio.run(main())
         gc.collect()
     assert pool.stats().out == 0
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -98,6 +101,14 @@ def test_many_that_come_from_here_and_there_do_not_line_up() -> None:
     pool.free_many(pool.alloc_many(3, timeout=0))
     stats = pool.stats()
     assert (stats.served_from_spare, stats.served_from_reserve, stats.served_from_line) == (1, 2, 0)
+
+
+def test_a_type_of_pythons_that_was_borrowed_is_as_it_was() -> None:
+    """Uncompiled, and before 3.13, Buffer is made of PickleBuffer, which is no base: a flag of it is set meanwhile."""
+    command = [sys.executable, "-c", "import pickle; print(pickle.PickleBuffer.__flags__)"]
+    untouched = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    cached = 1 << 19  # whether its attributes were looked at lately; Source: CPython's Include/object.h
+    assert pickle.PickleBuffer.__flags__ | cached == int(untouched) | cached
 
 
 def test_every_planted_bug_fits_the_code() -> None:
