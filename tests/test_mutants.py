@@ -92,6 +92,16 @@ def test_an_element_that_was_signed_out_in_vain_is_not_out() -> None:
     assert not any(map(pool.core.is_out, made))
 
 
+def test_a_lease_says_why_it_cannot_be_released() -> None:
+    lease = Pool(Objects(object), 1).lease()
+    with pytest.raises(DoubleFree, match="this lease has not taken an element yet"):
+        lease.release()
+    assert lease.element is not None
+    lease.release()
+    with pytest.raises(DoubleFree, match="this lease was released already"):
+        lease.release()
+
+
 def test_many_that_come_from_here_and_there_do_not_line_up() -> None:
     """What a caller has of the spares already it does not ask of the reserve again."""
     source = ScriptedSource()
