@@ -41,11 +41,6 @@ WORDS_OF_CPYTHON = (
     "can't allocate lock",
     "'async for' received an invalid object from __anext__",
 )
-#: What a compiled coroutine returns, or is thrown, gets lost in Cython's own hands where memory runs out there.
-LOST_BY_CYTHON = {
-    *("alloc_async_warm", "alloc_async_from_reserve", "alloc_async_cancelled", "alloc_async_cancelled_when_served"),
-    "lease_async_cancelled_when_served",
-}
 
 
 class Shortage:
@@ -155,13 +150,6 @@ def _finalizers_may_fail(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.enable()
 
 
-def expected(name: str) -> Any:
-    """The name of a call, marked where its sweep is known to find something."""
-    if mempool.IMPLEMENTATION == "compiled" and sys.version_info >= (3, 12) and name in LOST_BY_CYTHON:
-        return pytest.param(name, marks=pytest.mark.xfail(reason="lost between Cython and CPython", strict=False))
-    return name
-
-
 def swept(name: str, **options: Any) -> Sweep:
     prepared = CALLS[name]
     found: list[Sweep] = []
@@ -175,7 +163,7 @@ def swept(name: str, **options: Any) -> Sweep:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # a lease that is cut short is dropped: that is the point
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a coroutine that could not be awaited
-@pytest.mark.parametrize("name", [expected(name) for name in CALLS])
+@pytest.mark.parametrize("name", CALLS)
 def test_no_allocation_that_fails_loses_anything(name: str) -> None:
     """Whichever allocation of a call fails, all is accounted for afterwards, and the pool works."""
     found = swept(name)

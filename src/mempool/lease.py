@@ -87,21 +87,33 @@ class Lease:
             self.state = HELD
         return self.thing if self.hands is None else self.hands.elements[0]
 
-    async def __aenter__(self) -> Any:
+    def __aenter__(self) -> Any:
+        # Python's own coroutine: one of Cython's loses what it returns where there is no memory for a StopIteration.
+        return self.pool._enter_async(self, self.timeout)
+
+    def _use_warm(self) -> bool:
+        """Begin to use it. Whether it holds an element already; else it is for the caller to wait for one."""
         self._use()
         if cython.compiled:
-            element: object = take_warm(self.pool)
-            if element is not None:
-                self.thing = element
-                return element
+            self.thing = take_warm(self.pool)
+            return self.thing is not None
+        return False
+
+    def _line_up(self) -> Hands:
+        """The ticket that will hold its element."""
         self.hands = self.pool._new_ticket(1)
-        try:
-            await self.pool._obtain_async(self.hands, self.timeout)
-        except BaseException:
-            self.state = RELEASED
-            self.pool._hand_back(self.hands)
-            raise
-        return self.hands.elements[0]
+        return self.hands
+
+    def _give_up(self) -> None:
+        """It waited in vain, or for too long."""
+        self.state = RELEASED
+        self.pool._hand_back(self.hands)
+
+    @property
+    def _handed(self) -> Any:
+        """The element, compiled; from now on it is the caller's own."""
+        self.state = RELEASED
+        return self.thing
 
     @cython.cfunc
     @cython.exceptval(-1, check=True)

@@ -129,11 +129,25 @@ class Pool(Traffic, Generic[T]):
     if TYPE_CHECKING:
         # What Quick does and documents, with the types that a compiled class cannot have.
         def alloc(self, *, timeout: float | None | EllipsisType = DEFAULT) -> T: ...  # noqa: D102
-        async def alloc_async(self, *, timeout: float | None | EllipsisType = DEFAULT) -> T: ...  # noqa: D102
         def free(self, element: T) -> None: ...  # noqa: D102
         def lease(self, *, timeout: float | None | EllipsisType = DEFAULT) -> Lease: ...  # noqa: D102
 
     # -- allocating
+
+    async def alloc_async(self, *, timeout: float | None | EllipsisType = DEFAULT) -> T:
+        """`alloc` for a task of an event loop. Does not yield to the loop when there is no need to wait."""
+        lease = self.lease()
+        if lease._use_warm():
+            # Up to here the lease owns it, and nothing that follows is a call: no exception can fly before it is returned.
+            element: T = lease._handed
+            return element
+        ticket = self._new_ticket(1)
+        try:
+            await self._obtain_async(ticket, timeout)
+            return cast("T", ticket.elements[0])
+        except BaseException:
+            self._hand_back(ticket)
+            raise
 
     def try_alloc(self) -> T | None:
         """`alloc` without the line: None when nothing is to be had now. Kernel: an alloc that may not sleep.

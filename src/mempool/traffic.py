@@ -112,6 +112,18 @@ class Traffic(Telling):
                 await place.park(seconds)
         self._sign_out(ticket)
 
+    async def _enter_async(self, lease: Any, timeout: float | None | EllipsisType) -> Any:
+        """`async with` a lease."""
+        if lease._use_warm():
+            return lease.element
+        ticket = lease._line_up()
+        try:
+            await self._obtain_async(ticket, timeout)
+        except BaseException:
+            lease._give_up()
+            raise
+        return ticket.elements[0]
+
     def _try(self, hands: Hands, *, ask: bool, may_wait: bool = False) -> bool:
         """All that can be had without waiting: a spare beyond the reserve, the source, the reserve, in this order."""
         if self.core.is_closed():

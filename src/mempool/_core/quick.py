@@ -30,7 +30,7 @@ DEFAULT = ...
 
 @cython.cclass
 class Quick:
-    """`alloc`, `alloc_async` and `free` of a pool."""
+    """`alloc`, `free` and `lease` of a pool."""
 
     core: Reserve
     books: Books
@@ -67,20 +67,6 @@ class Quick:
                 raise
         return last  # not above: Cython crashes on a return from there when the error has no traceback
 
-    async def alloc_async(self, *, timeout: Any = DEFAULT) -> Any:
-        """`alloc` for a task of an event loop. Does not yield to the loop when there is no need to wait."""
-        if cython.compiled:
-            element: object = take_warm(self)
-            if element is not None:
-                return element
-        ticket: Any = self._new_ticket(1)  # type: ignore[attr-defined]
-        try:
-            await self._obtain_async(ticket, timeout)  # type: ignore[attr-defined]
-            return ticket.elements[0]
-        except BaseException:
-            self._hand_back(ticket)  # type: ignore[attr-defined]
-            raise
-
     def _salvage(self, hands: Any, error: BaseException) -> Any:
         """A call that was to take one element has failed: what it got goes home. None: the error is to be raised again.
 
@@ -113,5 +99,5 @@ class Quick:
 def adopt(pool_type: type) -> None:
     """Make the quick methods this type's own. CPython's specialized calls demand that `self` is exactly of their type."""
     if cython.compiled:
-        for name in ("alloc", "alloc_async", "free", "lease"):
+        for name in ("alloc", "free", "lease"):
             setattr(pool_type, name, mempool_own_method(pool_type, Quick.__dict__[name]))

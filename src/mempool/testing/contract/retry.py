@@ -119,6 +119,7 @@ class RetryContract(Contract):
     def test_room_under_the_limit_is_news(self) -> None:
         """An element that was disposed of leaves room: the head asks at once."""
         pool, source = self.pool(1, limit=3, keep=1)
+        pool.free(self.alloc(pool))  # one more was made, and disposed of, than exist
         elements = [self.alloc(pool) for _ in range(3)]
         source.then_free(slow)
         # While the surplus element is still being disposed of there is no room; then there is.
