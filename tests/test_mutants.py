@@ -102,6 +102,13 @@ def test_a_lease_says_why_it_cannot_be_released() -> None:
         lease.release()
 
 
+@pytest.mark.parametrize("call", ["alloc", "lease"])
+def test_a_timeout_is_named(call: str) -> None:
+    """A number alone could be taken for how many."""
+    with pytest.raises(TypeError, match="positional"):
+        getattr(Pool(Objects(object), 1), call)(1.0)
+
+
 def test_many_that_come_from_here_and_there_do_not_line_up() -> None:
     """What a caller has of the spares already it does not ask of the reserve again."""
     source = ScriptedSource()

@@ -6,7 +6,7 @@ or a test in tests/test_mutants.py is added that kills it.
 
 There are some thousands, a few seconds each, so a sample is drawn: `--sample` of them by `--seed`, the same each time.
 Left out are those that the uncompiled core never executes: branches for C, annotations, what is only for type checkers.
-Status 1 if less than `--least` of the sample was noticed, or a survivor is not told in survivors.md.
+Status 1 if less than `--least` of those that may make a difference were noticed, or a survivor is not told in survivors.md.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def main() -> int:
 def judge(sample: list[MutationSpec], command: str, chosen: argparse.Namespace, everything: int) -> int:
     told = SURVIVORS.read_text("utf-8")
     began = time.monotonic()
-    killed = tried = untold = 0
+    killed = tried = alike = untold = 0
     for mutation in sample:
         if time.monotonic() - began > chosen.seconds:
             print(f"\nthe time is up: {len(sample) - tried} of the sample were not tried")
@@ -137,16 +137,18 @@ def judge(sample: list[MutationSpec], command: str, chosen: argparse.Namespace, 
         tried += 1
         if result.test_outcome == TestOutcome.SURVIVED:
             name = name_of(mutation, result.diff or "")
+            alike += name in told
             untold += name not in told
             print(f"\nsurvived{'' if name in told else ', NOT TOLD in survivors.md'}: {name}", flush=True)
         else:
             killed += 1
             print(end=".", flush=True)
     print()
-    ratio = killed / tried if tried else 0.0
+    ratio = killed / (tried - alike) if tried > alike else 0.0
     print(
-        f"{killed} of {tried} mutants killed ({ratio:.1%}), drawn by seed {chosen.seed} from {everything}, "
-        f"in {time.monotonic() - began:.0f} s; {untold} survivors not told in {SURVIVORS.name}"
+        f"{killed} of {tried} mutants killed, drawn by seed {chosen.seed} from {everything}, in "
+        f"{time.monotonic() - began:.0f} s; {alike} survivors make no difference, as {SURVIVORS.name} says, {untold} are "
+        f"not told there: {ratio:.1%} of those that matter were killed"
     )
     return 1 if ratio < chosen.least or untold else 0
 
