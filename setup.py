@@ -27,6 +27,7 @@ PURE = os.environ.get("MEMPOOL_PURE", "0") not in {"", "0"}
 REQUIRE_COMPILED = os.environ.get("MEMPOOL_REQUIRE_COMPILED", "0") not in {"", "0"}
 DIRECTIVES = {
     "language_level": 3,
+    "auto_pickle": False,  # a copy of a pool's inside would be a second owner
     "binding": False,  # True costs 40 % of a warm alloc + free
     "freethreading_compatible": True,  # declared, not yet tested
 }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import array
 import asyncio
+import copy
 import ctypes
 import gc
 import hashlib
 import io
 import os
+import pickle
 import re
 import socket
 import struct
@@ -219,6 +221,42 @@ def test_a_view_that_is_garbage_in_a_circle_lets_the_memory_go_home(pool: Pool[B
         del circle
         gc.collect()
     assert pool.stats().out == 0
+
+
+def test_what_garbage_still_looks_at_does_not_go_home(pool: Pool[Buffer]) -> None:
+    """A finalizer of the same garbage may use a view, and keep it."""
+    kept: list[Any] = []
+
+    class Last:
+        def __init__(self, view: memoryview) -> None:
+            self.view = view
+            self.circle = self
+
+        def __del__(self) -> None:
+            self.view[0] = 99
+            kept.append(self.view)
+
+    buffer = pool.alloc()
+    last = Last(memoryview(buffer))
+    del buffer
+    del last
+    gc.collect()
+    assert pool.stats().out == 1
+    assert kept[0][0] == 99
+    with dropped():
+        kept.clear()
+        gc.collect()
+    assert pool.stats().out == 0
+
+
+def test_nothing_of_a_pool_can_be_copied(pool: Pool[Buffer]) -> None:
+    """A copy would be a second owner."""
+    with pool.lease() as buffer, pool.lease() as other:
+        lease = pool.lease()
+        for what in (pool, lease, buffer, other):
+            for way in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match="neither copied nor pickled"):
+                    way(what)
 
 
 def test_with_holders_the_error_says_what_the_views_are() -> None:

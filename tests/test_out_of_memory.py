@@ -24,6 +24,7 @@ import pytest
 from every_call import CALLS, Broken, NotRaised, Prepared, in_a_task
 
 import mempool
+import mempool.testing
 from mempool import registry
 
 if sys.version_info[:2] == (3, 12):
@@ -199,6 +200,43 @@ def test_without_any_memory_the_whole_reserve_can_be_had(way: str, source: Any, 
     assert failed or way == "alloc_reserved"
     stats = pool.stats()
     assert (stats.spare, stats.out, stats.made, stats.served_from_reserve) == (0, 3, 3, 3)
+
+
+@pytest.mark.skipif(mempool.IMPLEMENTATION == "pure", reason="uncompiled, every call makes small objects")
+@pytest.mark.parametrize("way", ["alloc", "try_alloc", "alloc_reserved"])
+@pytest.mark.parametrize("others", range(20))
+def test_memory_that_ends_for_good_in_the_midst_of_a_call_does_not_end_the_promise(others: int, way: str) -> None:
+    """So many allocations work, and none after; the source fails already."""
+    source = mempool.testing.ScriptedSource()
+    pool = mempool.Pool(source, 2)
+    source.otherwise = mempool.testing.Step.FAILS
+    take = getattr(pool, way)
+    first = second = None
+    _testcapi.set_nomemory(others, 0)
+    try:
+        first = take()
+        second = take()
+    finally:
+        _testcapi.remove_mem_hooks()
+    assert first is not None
+    assert second is not None
+    assert (pool.stats().out, pool.stats().made) == (2, 2)
+
+
+def test_a_free_that_cannot_be_entered_does_not_go_on_for_ever() -> None:
+    """A source that has lost its free: each element is disposed of as far as the pool can, and the error is told."""
+
+    class Source:
+        def __init__(self) -> None:
+            self.alloc = bytearray
+            self.free = lambda _element: None
+
+    source = Source()
+    pool = mempool.Pool(source, 3)
+    del source.free
+    with pytest.raises(AttributeError, match="free"):
+        pool.close()
+    assert pool.stats().disposed == 3
 
 
 def test_the_sweep_finds_a_lost_element() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mempool.errors import UseAfterFree
 
@@ -169,6 +169,9 @@ class Buffer:
             return f"<Buffer of {self._called()}, freed>"
         return f"<Buffer of {self._called()}: {self.block.size} bytes at {self.block.region.address:#x}>"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self._called()}: a buffer can be neither copied nor pickled; copy its bytes")
+
     # -- the end
 
     def begin(self) -> None:
@@ -312,7 +315,7 @@ if not cython.compiled:
             buffer.view.release()
 
     else:
-        from mempool._core._export import exporting, window_on
+        from mempool._core._export import end_of, exporting, window_on
 
         Buffer = exporting(Buffer)  # type: ignore[misc]
 
@@ -353,7 +356,8 @@ if not cython.compiled:
             finally:
                 _orphans.pop(id(buffer), None)
 
-        _orphans[id(buffer)] = (buffer, weakref.ref(buffer.view, go_home))
+        end = buffer.view if BY_MEMORYVIEW else end_of(buffer.view)
+        _orphans[id(buffer)] = (buffer, weakref.ref(end, go_home))
         if not BY_MEMORYVIEW:
             buffer.release()  # type: ignore[attr-defined]
         del buffer.view

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mempool.errors import DoubleFree, PoolError
 
@@ -62,10 +62,14 @@ class Lease:
 
     def __call__(self, *outcome: object) -> Any:
         """What `with` really calls, when compiled; see Shortcut. Without arguments `__enter__`, with them `__exit__`."""
-        if outcome:
-            self._exit(outcome[1])
-            return None
-        return self._enter()
+        if not outcome:
+            return self._enter()
+        _exc_type, exc, _traceback = outcome
+        self._exit(exc)
+        return None
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self.pool._called()}: a lease can be neither copied nor pickled; take another")
 
     @cython.cfunc
     def _enter(self) -> Any:

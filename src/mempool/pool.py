@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from types import EllipsisType
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar, cast
 
 from mempool import clock, parking, registry
 from mempool._core import Hands, Reserve, Ticket
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _numbers = itertools.count(1)
 #: Places of a list that malloc maps: above 32 MiB, to which its threshold rises. What was mapped once grows by moving pages;
-#: what was not is copied, and no other thread runs for milliseconds.
-MAPPED = (64 << 20) // 8
+#: what was not is copied, and from so many places on no other thread runs for milliseconds.
+MAPPED, MANY = (64 << 20) // 8, 1 << 16
 
 
 class Source(Protocol[T]):
@@ -303,7 +303,7 @@ class Pool(Traffic, Generic[T]):
         try:
             room: list[None] = []
             try:
-                room.extend(_Announced(max(places, MAPPED)))
+                room.extend(_Announced(places if places < MANY else max(places, MAPPED)))
             except MemoryError:
                 room.extend(_Announced(places))  # fails at once, where the list would fail in the end
             # In pieces: as one, a list of millions would keep every other thread from running for milliseconds.
@@ -420,6 +420,9 @@ class Pool(Traffic, Generic[T]):
 
     def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self._called()}: a pool can be neither copied nor pickled; share it, or make another")
 
     def __del__(self) -> None:
         # A pool whose constructor failed has no core yet.

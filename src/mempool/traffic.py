@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import collections
 import functools
-import itertools
 import logging
-import operator
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Generator
+from itertools import count, repeat, starmap
+from operator import call, setitem
 from types import EllipsisType
 from typing import Any, ClassVar
 
@@ -34,6 +34,8 @@ from mempool.telling import Telling
 ASK_FIRST, ASK_LAST, ASK_SOONEST = 0.05, 5.0, 0.001
 #: A moment that does not come.
 NEVER = float("inf")
+#: A source's free that could not even be entered so many times in a row has lost its element.
+ENTERED_IN_VAIN = 3
 #: Seconds. A go that takes longer is large enough.
 GO_SECONDS = 0.001
 
@@ -184,15 +186,20 @@ class Traffic(Telling):
             hands.arrivals.extend([None] * hands.claims)
             # One call into C: what the source returns lies in the hands before any exception can fly. Into places that
             # are there already, because a list that has to grow may find no memory for that.
-            asking = itertools.starmap(self._source.alloc, itertools.repeat((), hands.claims))
-            any(map(operator.setitem, itertools.repeat(hands.arrivals), itertools.count(), asking))
-            if any(element is None for element in hands.arrivals):
-                raise TypeError(
-                    f"{self._called()}: the source's alloc returned None or raised StopIteration; raise MemoryError where "
-                    "nothing can be had"
-                )
+            asking = starmap(self._source.alloc, repeat((), hands.claims))
+            any(map(setitem, repeat(hands.arrivals), count(), asking))
+            self._check_arrivals(hands)
         finally:
             self.core.arrive(hands, for_caller)
+
+    def _check_arrivals(self, hands: Hands) -> None:
+        # Not above: CPython needs memory to enter a handler from far down in its function, and where there is none
+        # it tries for ever.
+        if any(element is None for element in hands.arrivals):
+            raise TypeError(
+                f"{self._called()}: the source's alloc returned None or raised StopIteration; raise MemoryError where "
+                "nothing can be had"
+            )
 
     def _note_failure(self, error: MemoryError) -> None:
         self._source_failures += 1
@@ -202,14 +209,17 @@ class Traffic(Telling):
     def _dispose(self, hands: Hands) -> None:
         """Call the source's free for what these hands hold. Goes on to the last whatever flies; then raises the first."""
         errors: list[BaseException] = []
+        vain = 0
         while hands.first < hands.count:
             if not hands.entered:
+                vain += 1
                 try:
                     # One call into C: `entered` has an entry from the moment on at which the source's free was entered.
-                    hands.entered.extend(map(operator.call, (id, self._source.free), (None, hands.elements[hands.first])))
+                    hands.entered.extend(map(call, (id, self._source.free), (None, hands.elements[hands.first])))
                 except BaseException as error:  # noqa: BLE001 - raised below, when all is disposed of
                     errors.append(error)
-            if hands.entered:
+            if hands.entered or vain == ENTERED_IN_VAIN:
+                vain = 0
                 self.core.dispose_of(hands)
         if errors:
             raise errors[0]
@@ -234,7 +244,7 @@ class Traffic(Telling):
                     raise
                 return
             # Cheap elements come in larger batches; dear ones one by one, so that a waiter gets each at once.
-            if self._clock.now() - began < 0.001:
+            if self._clock.now() - began < GO_SECONDS:
                 batch = min(2 * batch, self._batch_max)
 
     def _dispose_surplus(self) -> None:

@@ -43,3 +43,14 @@ class _Byte(ctypes.Union):
 def window_on(view: memoryview) -> object:
     """An object that exports the same memory, can be weakly referred to, and has a reference of each view's."""
     return (_Byte * len(view)).from_buffer(view)
+
+
+def end_of(window: object) -> object:
+    """An object that dies with this window.
+
+    A code object, because the collector does not know those. What it knows it may call garbage, and tell whoever holds a
+    weak reference, while finalizers of the same garbage still look through the window, or keep it for good.
+    """
+    end = end_of.__code__.replace()
+    window.end = end  # type: ignore[attr-defined]
+    return end
