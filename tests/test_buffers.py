@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import array
-import asyncio
-import copy
 import ctypes
 import gc
 import hashlib
 import io
 import os
-import pickle
 import re
 import socket
 import struct
@@ -206,59 +203,6 @@ def test_a_view_that_outlives_its_handle_keeps_the_memory_out(pool: Pool[Buffer]
     assert pool.stats().out == 0
 
 
-@pytest.mark.parametrize("kind", VIEWS)
-@pytest.mark.parametrize("handle", ["dropped before", "garbage too"])
-def test_a_view_that_is_garbage_in_a_circle_lets_the_memory_go_home(pool: Pool[Buffer], kind: str, handle: str) -> None:
-    """The collector takes the view apart while what it looks through is garbage as well."""
-    buffer = pool.alloc()
-    circle: list[Any] = [VIEWS[kind](buffer)]
-    circle.append(circle)
-    if handle == "garbage too":
-        circle.append(buffer)
-    del buffer
-    gc.collect()
-    with dropped():
-        del circle
-        gc.collect()
-    assert pool.stats().out == 0
-
-
-def test_what_garbage_still_looks_at_does_not_go_home(pool: Pool[Buffer]) -> None:
-    """A finalizer of the same garbage may use a view, and keep it."""
-    kept: list[Any] = []
-
-    class Last:
-        def __init__(self, view: memoryview) -> None:
-            self.view = view
-            self.circle = self
-
-        def __del__(self) -> None:
-            self.view[0] = 99
-            kept.append(self.view)
-
-    buffer = pool.alloc()
-    last = Last(memoryview(buffer))
-    del buffer
-    del last
-    gc.collect()
-    assert pool.stats().out == 1
-    assert kept[0][0] == 99
-    with dropped():
-        kept.clear()
-        gc.collect()
-    assert pool.stats().out == 0
-
-
-def test_nothing_of_a_pool_can_be_copied(pool: Pool[Buffer]) -> None:
-    """A copy would be a second owner."""
-    with pool.lease() as buffer, pool.lease() as other:
-        lease = pool.lease()
-        for what in (pool, lease, buffer, other):
-            for way in (copy.copy, copy.deepcopy, pickle.dumps):
-                with pytest.raises(TypeError, match="neither copied nor pickled"):
-                    way(what)
-
-
 def test_with_holders_the_error_says_what_the_views_are() -> None:
     with Pool(Buffers(4096), 1, name="frames", track="holders") as pool:
         buffer = pool.alloc()
@@ -361,75 +305,6 @@ def test_buffers_still_out_are_disposed_of_when_their_pool_is_closed(pool: Pool[
         del two
     assert pool.stats().out == 0
     assert pool.stats().made == pool.stats().disposed
-
-
-# -- leases
-
-
-def test_a_lease_of_a_buffer_that_is_still_viewed_raises_and_may_be_released_later(pool: Pool[Buffer]) -> None:
-    lease = pool.lease()
-    with pytest.raises(BufferError, match="1 view"), lease as buffer:
-        view = memoryview(buffer)
-    assert pool.stats().out == 1
-    del view, buffer
-    lease.release()
-    assert pool.stats().out == 0
-    with pytest.raises(DoubleFree):
-        lease.release()
-
-
-def test_an_error_in_a_lease_is_not_hidden_behind_its_views(pool: Pool[Buffer]) -> None:
-    """The traceback keeps the view alive; the buffer goes home with it."""
-    with dropped():
-        try:
-            with pool.lease() as buffer:
-                view = memoryview(buffer)
-                raise LookupError(view)
-        except LookupError:
-            assert pool.stats().out == 1
-            del view, buffer
-        gc.collect()
-    assert pool.stats().out == 0
-
-
-def test_a_lease_of_a_task_that_is_still_viewed_raises_and_may_be_released_later(pool: Pool[Buffer]) -> None:
-    async def main() -> None:
-        lease = pool.lease()
-        with pytest.raises(BufferError, match="1 view"):
-            async with lease as buffer:
-                view = memoryview(buffer)
-        assert pool.stats().out == 1
-        del view, buffer
-        lease.release()
-
-    asyncio.run(main())
-    assert pool.stats().out == 0
-
-
-def test_an_error_in_a_lease_of_a_task_is_not_hidden_behind_its_views(pool: Pool[Buffer]) -> None:
-    async def main() -> None:
-        try:
-            async with pool.lease() as buffer:
-                view = memoryview(buffer)
-                raise LookupError(view)
-        except LookupError:
-            assert pool.stats().out == 1
-            del view, buffer
-
-    with dropped():
-        asyncio.run(main())
-        gc.collect()
-    assert pool.stats().out == 0
-
-
-def test_a_dropped_lease_whose_buffer_is_viewed_leaves_it_to_the_view(pool: Pool[Buffer]) -> None:
-    lease = pool.lease()
-    view = memoryview(lease.element)
-    del lease
-    assert pool.stats().out == 1
-    with dropped():
-        del view
-    assert pool.stats().out == 0
 
 
 # -- helpers

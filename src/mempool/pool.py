@@ -16,7 +16,7 @@ from mempool._core import Hands, Reserve, Ticket
 from mempool._core import line as states
 from mempool._core import reserve as answers
 from mempool._core.quick import DEFAULT, adopt
-from mempool.errors import PoolTimeout
+from mempool.errors import PoolTimeout, UseAfterFree
 from mempool.guarantee import Guarantee, PoolStats
 from mempool.holders import Holder, HolderBook, name_of
 from mempool.traffic import NEVER, Home, Traffic
@@ -429,6 +429,8 @@ class Pool(Traffic, Generic[T]):
         if getattr(self, "core", None) is not None and not sys.is_finalizing():
             try:
                 self.close()
+            except UseAfterFree:
+                pass  # the collector found pool and spares together, and some of these have gone home before
             except (KeyboardInterrupt, MemoryError):
                 self.close()
                 raise

@@ -1,0 +1,161 @@
+"""Buffers that come home by other ways than free: from leases, as garbage, with their pool; and copies, which there are not."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("numpy")
+pytest.importorskip("pyarrow")
+
+from test_buffers import VIEWS, dropped
+
+from mempool import Buffer, Buffers, DoubleFree, Pool
+from mempool._core import IMPLEMENTATION
+
+
+@pytest.fixture(params=["nothing", "identity", "holders"])
+def pool(request: pytest.FixtureRequest) -> Iterator[Pool[Buffer]]:
+    """A pool of two; nothing may be lost when the test is over."""
+    with Pool(Buffers(4096), 2, name="frames", track=request.param) as pool:
+        yield pool
+        gc.collect()
+        stats = pool.stats()
+        assert stats.out == 0
+        assert stats.made - stats.disposed == stats.spare
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+@pytest.mark.parametrize("handle", ["dropped before", "garbage too"])
+def test_a_view_that_is_garbage_in_a_circle_lets_the_memory_go_home(pool: Pool[Buffer], kind: str, handle: str) -> None:
+    """The collector takes the view apart while what it looks through is garbage as well."""
+    buffer = pool.alloc()
+    circle: list[Any] = [VIEWS[kind](buffer)]
+    circle.append(circle)
+    if handle == "garbage too":
+        circle.append(buffer)
+    del buffer
+    gc.collect()
+    with dropped():
+        del circle
+        gc.collect()
+    assert pool.stats().out == 0
+
+
+def test_what_garbage_still_looks_at_does_not_go_home(pool: Pool[Buffer]) -> None:
+    """A finalizer of the same garbage may use a view, and keep it."""
+    kept: list[Any] = []
+
+    class Last:
+        def __init__(self, view: memoryview) -> None:
+            self.view = view
+            self.circle = self
+
+        def __del__(self) -> None:
+            self.view[0] = 99
+            kept.append(self.view)
+
+    buffer = pool.alloc()
+    last = Last(memoryview(buffer))
+    del buffer
+    del last
+    gc.collect()
+    assert pool.stats().out == 1
+    assert kept[0][0] == 99
+    with dropped():
+        kept.clear()
+        gc.collect()
+    assert pool.stats().out == 0
+
+
+def test_nothing_of_a_pool_can_be_copied(pool: Pool[Buffer]) -> None:
+    """A copy would be a second owner."""
+    with pool.lease() as buffer, pool.lease() as other:
+        lease = pool.lease()
+        for what in (pool, lease, buffer, other):
+            for way in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match="neither copied nor pickled"):
+                    way(what)
+
+
+def test_a_lease_of_a_buffer_that_is_still_viewed_raises_and_may_be_released_later(pool: Pool[Buffer]) -> None:
+    lease = pool.lease()
+    with pytest.raises(BufferError, match="1 view"), lease as buffer:
+        view = memoryview(buffer)
+    assert pool.stats().out == 1
+    del view, buffer
+    lease.release()
+    assert pool.stats().out == 0
+    with pytest.raises(DoubleFree):
+        lease.release()
+
+
+def test_an_error_in_a_lease_is_not_hidden_behind_its_views(pool: Pool[Buffer]) -> None:
+    """The traceback keeps the view alive; the buffer goes home with it."""
+    with dropped():
+        try:
+            with pool.lease() as buffer:
+                view = memoryview(buffer)
+                raise LookupError(view)
+        except LookupError:
+            assert pool.stats().out == 1
+            del view, buffer
+        gc.collect()
+    assert pool.stats().out == 0
+
+
+def test_a_lease_of_a_task_that_is_still_viewed_raises_and_may_be_released_later(pool: Pool[Buffer]) -> None:
+    async def main() -> None:
+        lease = pool.lease()
+        with pytest.raises(BufferError, match="1 view"):
+            async with lease as buffer:
+                view = memoryview(buffer)
+        assert pool.stats().out == 1
+        del view, buffer
+        lease.release()
+
+    asyncio.run(main())
+    assert pool.stats().out == 0
+
+
+def test_an_error_in_a_lease_of_a_task_is_not_hidden_behind_its_views(pool: Pool[Buffer]) -> None:
+    async def main() -> None:
+        try:
+            async with pool.lease() as buffer:
+                view = memoryview(buffer)
+                raise LookupError(view)
+        except LookupError:
+            assert pool.stats().out == 1
+            del view, buffer
+
+    with dropped():
+        asyncio.run(main())
+        gc.collect()
+    assert pool.stats().out == 0
+
+
+def test_a_dropped_lease_whose_buffer_is_viewed_leaves_it_to_the_view(pool: Pool[Buffer]) -> None:
+    lease = pool.lease()
+    view = memoryview(lease.element)
+    del lease
+    assert pool.stats().out == 1
+    with dropped():
+        del view
+    assert pool.stats().out == 0
+
+
+@pytest.mark.skipif(IMPLEMENTATION == "compiled", reason="compiled, the collector does not know buffers")
+def test_spares_that_are_garbage_before_their_pool_trouble_nobody(recwarn: pytest.WarningsRecorder) -> None:
+    """The collector may run their finalizers in any order."""
+    pool = Pool(Buffers(4096), 2)
+    for spare in [thing for thing in gc.get_objects() if type(thing) is Buffer and thing.block.home is pool.core.home]:
+        spare.block.source.free(spare)  # what its finalizer does when the pool is as good as gone
+    pool.__del__()
+    assert pool.stats().spare == 0
+    assert not recwarn.list
