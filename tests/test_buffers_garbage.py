@@ -1,4 +1,4 @@
-"""Buffers that come home by other ways than free: from leases, as garbage, with their pool; and copies, which there are not."""
+"""Buffers that come home by other ways than free: from leases, as garbage, with their pool. And copies, which are refused."""
 
 from __future__ import annotations
 
