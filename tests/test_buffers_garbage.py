@@ -1,4 +1,4 @@
-"""Buffers that come home by other ways than free: from leases, as garbage, with their pool. And copies, which are refused."""
+"""Buffers that come home by other ways than free: from leases, as garbage, with their pool. Copies are refused."""
 
 from __future__ import annotations
 
