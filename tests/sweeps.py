@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import gc
+import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -59,6 +60,8 @@ _operations: dict[CodeType, dict[int, str]] = {}
 
 
 def _in_finalizer(frame: FrameType | None) -> bool:
+    if frame is not None and frame.f_code.co_flags & inspect.CO_GENERATOR and frame.f_lineno is None:
+        return True  # a generator that was not run to its end is closed, in code of the compiler's own
     while frame is not None:
         if frame.f_code.co_name in {
             "__del__",
