@@ -45,15 +45,20 @@ cdef extern from *:
     void mempool_place(list places, Py_ssize_t i, object element)
 
 
+cdef inline object take_top(Quick self):
+    """The top spare, signed out."""
+    self.books.spare -= 1
+    if self.tracks:
+        self.roll.enter(<void*>PyList_GET_ITEM(self.books.places, self.books.spare))
+    return mempool_pick(self.books.places, self.books.spare)
+
+
 cdef inline object take_warm(Quick self):
     """A spare beyond the reserve, signed out; or None: go the slow way."""
     if self.books.spare <= self.books.floor:
         return None
-    self.books.spare -= 1
     self.books.from_spare += 1
-    if self.tracks:
-        self.roll.enter(<void*>PyList_GET_ITEM(self.books.places, self.books.spare))
-    return mempool_pick(self.books.places, self.books.spare)
+    return take_top(self)
 
 
 cdef extern from "Python.h":
@@ -64,11 +69,8 @@ cdef inline object take_at_last(Quick self):
     """As take_warm, but of the reserve, too."""
     if self.books.floor == PY_SSIZE_T_MAX or self.books.spare <= 0:  # the gate is closed
         return None
-    self.books.spare -= 1
     self.books.from_reserve += 1
-    if self.tracks:
-        self.roll.enter(<void*>PyList_GET_ITEM(self.books.places, self.books.spare))
-    return mempool_pick(self.books.places, self.books.spare)
+    return take_top(self)
 
 
 cdef inline bint put_warm(Quick self, element) except? -1:
