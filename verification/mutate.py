@@ -32,15 +32,22 @@ from cosmic_ray.work_item import MutationSpec, TestOutcome
 from verification.planted import copy_tree
 
 SURVIVORS = Path(__file__).with_name("survivors.md")
-#: A part of `make test`: the fast ones that know the core. Most mutants do not outlive the first; the second is for those.
+#: A part of `make test`: the fast ones that know the core. Most mutants do not outlive the first; the others are for those.
 TESTS = (
+    ("decisions",),
     ("the_else", "kernel_defects", "contract.py::TestObjects", "roll", "mutants", "between_two_bytecodes"),
-    ("one_line", "cancellation", "deadlock", "holders", "limited", "logged", "rescue", "finalizers", "exit", "buffers")
-    + ("loops", "model", "linearizable", "linux", "linux_alloc", "fork"),
+    ("one_line", "cancellation", "deadlock", "holders", "limited", "logged", "rescue", "finalizers", "exit"),
+    ("buffers", "loops", "model", "linearizable", "linux", "linux_alloc", "fork"),
 )
 #: Seconds. A mutant that takes longer waits for ever. On a quiet machine no test takes two, and all those above together 20.
-TEST_SECONDS_MAX = 20
+TEST_SECONDS_MAX = 12
 SECONDS_MAX = 300
+#: For the conftest of the copies: a failure is enough, it need not be made small.
+NO_SHRINKING = """
+from hypothesis import Phase, settings
+settings.register_profile("mutants", phases=[Phase.reuse, Phase.generate])
+settings.load_profile("mutants")
+"""
 #: Called by compiled code only: the hash table of the roll, and the gates of the quick path.
 COMPILED_ONLY = {"home_of", "enter", "strike", "tune"}
 
@@ -94,6 +101,11 @@ def mutants() -> Iterator[MutationSpec]:
                     yield mutation
 
 
+def key_of(mutation: MutationSpec) -> str:
+    """A mutant in few words, which stay the same while the code does."""
+    return f"[{mutation.module_path.name} {mutation.operator_name} {mutation.operator_args} {mutation.occurrence}]"
+
+
 def name_of(mutation: MutationSpec, diff: str) -> str:
     """A mutant in one line, which stays the same when lines are added elsewhere."""
     lines = [line for line in diff.splitlines() if re.match(r"[-+](?![-+]{2} )", line)]
@@ -106,6 +118,8 @@ def move_to(scratch: str) -> None:
     """Make a tree for this process below `scratch`, and go there."""
     tree = Path(tempfile.mkdtemp(dir=scratch))
     copy_tree(tree)
+    with (tree / "tests" / "conftest.py").open("a") as conftest:
+        conftest.write(NO_SHRINKING)
     os.environ.update(MEMPOOL_PURE="1", PYTHONPATH=str(tree / "src"))
     os.environ.pop("MEMPOOL_REQUIRE_COMPILED", None)
     os.chdir(tree)
@@ -130,10 +144,13 @@ def main() -> int:
     options.add_argument("--sample", type=int, default=100, help="how many mutants (%(default)s); 0: all")
     options.add_argument("--seed", type=int, default=1, help="by which they are drawn (%(default)s)")
     options.add_argument("--only", default="", help="a part of the module's name")
+    options.add_argument("--again", type=Path, help="only those that survived, as this output of a former run tells")
     options.add_argument("--least", type=float, default=0.9, help="of the sample, to be noticed (%(default)s)")
     options.add_argument("--seconds", type=float, default=float("inf"), help="begin no mutant after so many")
     options.add_argument("--jobs", type=int, default=1, help="how many at a time (%(default)s)")
     chosen = options.parse_args()
+    if chosen.again:
+        chosen.again = chosen.again.resolve()
     with tempfile.TemporaryDirectory() as scratch:
         move_to(scratch)
         outcome, said = run_tests(command(), SECONDS_MAX)
@@ -141,6 +158,9 @@ def main() -> int:
             print(f"the tests fail without any mutant\n{said[-3000:]}")
             return 1
         everything = [mutation for mutation in mutants() if chosen.only in mutation.module_path.name]
+        if chosen.again:
+            output = chosen.again.read_text("utf-8")
+            everything = [mutation for mutation in everything if key_of(mutation) in output]
         sample = everything
         if chosen.sample:
             sample = random.Random(chosen.seed).sample(everything, min(chosen.sample, len(everything)))
@@ -148,13 +168,11 @@ def main() -> int:
             return judge(sample, workers.imap(outlives, sample), chosen, len(everything))
 
 
-def judge(
-    sample: list[MutationSpec], outcomes: Iterator[str | None], chosen: argparse.Namespace, everything: int
-) -> int:
+def judge(sample: list[MutationSpec], outcomes: Iterator[str | None], chosen: argparse.Namespace, everything: int) -> int:
     told = SURVIVORS.read_text("utf-8")
     began = time.monotonic()
     killed = tried = alike = untold = 0
-    for survivor in outcomes:
+    for mutation, survivor in zip(sample, outcomes, strict=False):
         tried += 1
         if survivor is None:
             killed += 1
@@ -162,7 +180,8 @@ def judge(
         else:
             alike += survivor in told
             untold += survivor not in told
-            print(f"\nsurvived{'' if survivor in told else ', NOT TOLD in survivors.md'}: {survivor}", flush=True)
+            is_told = "" if survivor in told else ", NOT TOLD in survivors.md"
+            print(f"\nsurvived{is_told}: {survivor} {key_of(mutation)}", flush=True)
         if time.monotonic() - began > chosen.seconds:
             print(f"\nthe time is up: {len(sample) - tried} of the sample were not tried")
             break

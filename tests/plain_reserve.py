@@ -1,0 +1,266 @@
+"""The decisions of the reserve once more, one caller after another, with nothing but lists: what test_decisions.py compares.
+
+Written from ARCHITECTURE.md, not from reserve.py: where the two say the same in different words, that is the point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+WAITING, SERVED, CLOSED, WITHDRAWN = range(4)
+IN_LINE, HAS_ALL, IS_CLOSED, IS_FULL = range(4)
+CHANGED, GROWN, KEEP_TOO_LOW, LIMIT_TOO_LOW, PLACES_TOO_FEW = range(10, 15)
+MANY = 1 << 62
+
+
+@dataclass(eq=False)
+class PlainHands:
+    """What one caller owns, and where it stands."""
+
+    wanted: int
+    held: list[object] = field(default_factory=list)
+    claims: int = 0
+    filling: bool = False
+    condemned: bool = False
+    refused: bool = False
+    state: int = WAITING
+    thread: int = 0
+    can_be_lost: bool = False
+
+    @property
+    def missing(self) -> int:
+        return self.wanted - len(self.held)
+
+
+class PlainReserve:
+    """`told` are those whom the last decision must wake."""
+
+    def __init__(self) -> None:
+        self.reserve = self.keep = self.capacity = 0
+        self.keep_given: int | None = None
+        self.limit = self.waiting_max = MANY
+        self.closed = self.dismissed = False
+        self.spares: list[object] = []
+        self.made = self.disposed = self.disposing = self.claimed = self.filling = 0
+        self.from_spare = self.from_source = self.from_reserve = self.from_line = 0
+        self.resizes = -1
+        self.line: list[PlainHands] = []
+        self.drainers: list[PlainHands] = []
+        self.told: list[PlainHands] = []
+
+    # -- what the numbers mean
+
+    @property
+    def existing(self) -> int:
+        return self.made - self.disposed
+
+    @property
+    def out(self) -> int:
+        return self.existing - self.disposing - len(self.spares)
+
+    @property
+    def room(self) -> int:
+        """How many more the limit allows to be asked for."""
+        return self.limit - self.existing - self.claimed
+
+    def figures(self) -> dict[str, Any]:
+        same = "reserve keep closed made disposed disposing claimed filling resizes"
+        same += " from_spare from_source from_reserve from_line out"
+        return {name: getattr(self, name) for name in same.split()} | {
+            "spare": len(self.spares),
+            "waiting": len(self.line),
+        }
+
+    # -- steps that several decisions have in common
+
+    def prod(self) -> None:
+        if self.line and self.room > 0:
+            self.told.append(self.line[0])
+
+    def serve(self) -> None:
+        served = False
+        while self.line and len(self.spares) >= self.line[0].wanted:
+            head = self.line.pop(0)
+            for _ in range(head.missing):
+                head.held.append(self.spares.pop())
+                self.from_line += 1
+            head.state = SERVED
+            self.told.append(head)
+            served = True
+        if self.line and self.line[0].can_be_lost and self.spares:
+            self.told.append(self.line[0])
+        if served:
+            self.prod()
+
+    def came_home(self) -> None:
+        if self.out == 0:
+            self.told += self.drainers
+
+    def end_line(self) -> None:
+        for ticket in self.line:
+            ticket.state = CLOSED
+        self.told += self.line
+        self.line = []
+
+    # -- decisions
+
+    def take(self, hands: PlainHands, from_reserve: bool) -> bool:
+        at_hand = len(self.spares) - (0 if from_reserve else self.reserve)
+        if not self.line and not (from_reserve and at_hand < hands.missing):
+            for _ in range(min(hands.missing, max(0, at_hand))):
+                beyond = len(self.spares) > self.reserve
+                self.from_spare += beyond
+                self.from_reserve += not beyond
+                hands.held.append(self.spares.pop())
+        return not hands.missing
+
+    def claim(self, hands: PlainHands, elements: int) -> int:
+        if self.closed:
+            return -1
+        granted = max(0, min(elements, self.room))
+        hands.refused |= not granted
+        self.claimed += granted
+        hands.claims += granted
+        return granted
+
+    def claim_to_fill(self, hands: PlainHands, beyond_out: bool) -> int:
+        lacking = self.reserve - len(self.spares) - self.filling - (self.out if beyond_out else 0)
+        granted = 0 if self.closed else max(0, min(lacking, hands.wanted, self.room))
+        self.claimed += granted
+        self.filling += granted
+        hands.claims += granted
+        hands.filling |= granted > 0
+        return granted
+
+    def arrive(self, hands: PlainHands, arrivals: list[object], for_caller: bool) -> None:
+        was_full = self.room <= 0
+        arrived = [element for element in arrivals if element is not None]
+        hands.held += arrived
+        self.made += len(arrived)
+        self.from_source += len(arrived) if for_caller else 0
+        self.claimed = max(0, self.claimed - hands.claims)  # a fork may have made them void
+        self.filling = max(0, self.filling - (hands.claims if hands.filling else 0))
+        if was_full and len(arrived) < hands.claims and self.line[:1] != [hands]:
+            self.prod()
+        hands.claims = 0
+        hands.filling = False
+
+    def give(self, hands: PlainHands) -> None:
+        if hands.condemned or not hands.held:
+            return
+        while hands.held and not self.closed:
+            too_many = self.existing - self.disposing - self.limit
+            if not self.line and (
+                len(self.spares) >= self.keep or (len(self.spares) >= self.reserve and too_many >= len(hands.held))
+            ):
+                break
+            self.spares.append(hands.held.pop(0))
+            self.serve()
+        self.condemn(hands)
+
+    def condemn(self, hands: PlainHands) -> None:
+        if not hands.condemned:
+            hands.condemned = True
+            self.disposing += len(hands.held)
+            self.came_home()
+
+    def surplus(self, hands: PlainHands) -> int:
+        def is_one() -> bool:
+            too_many = self.existing - self.disposing - self.limit
+            keep = 0 if self.closed else self.keep
+            return len(self.spares) > keep or (len(self.spares) > self.reserve and too_many > 0)
+
+        while not self.line and hands.missing and is_one():
+            hands.held.append(self.spares.pop())
+            hands.condemned = True
+            self.disposing += 1
+        return len(hands.held)
+
+    def dispose_of(self, hands: PlainHands) -> None:
+        if not hands.held:
+            return
+        hands.held.pop(0)
+        if self.disposing:
+            self.disposing -= 1
+            self.disposed += 1
+        self.prod()
+
+    def join(self, ticket: PlainHands, places: int) -> int:
+        if self.closed:
+            return IS_CLOSED
+        if not self.line and len(self.spares) >= ticket.missing:
+            self.from_line += ticket.missing
+            while ticket.missing:
+                ticket.held.append(self.spares.pop())
+            ticket.state = SERVED
+            return HAS_ALL
+        if self.dismissed:
+            return IS_CLOSED
+        if len(self.line) >= self.waiting_max:
+            return IS_FULL
+        self.capacity = max(self.capacity, places)
+        self.line.append(ticket)
+        was_first = self.line[0] is ticket
+        while ticket.held:
+            self.spares.append(ticket.held.pop())
+            self.serve()
+        if not was_first:
+            self.prod()
+        return IN_LINE
+
+    def withdraw(self, ticket: PlainHands) -> bool:
+        if ticket not in self.line:
+            return False
+        was_first = self.line[0] is ticket
+        self.line.remove(ticket)
+        ticket.state = WITHDRAWN
+        if was_first:
+            self.serve()
+            self.prod()
+        return True
+
+    def retarget(self, reserve: int | None, keep: int | None, limit: int | None, places: int) -> int:
+        if self.closed:
+            return IS_CLOSED
+        reserve = self.reserve if reserve is None else reserve
+        limit = self.limit if limit is None else limit
+        if keep is not None and keep < reserve:
+            return KEEP_TOO_LOW
+        if limit < reserve:
+            return LIMIT_TOO_LOW
+        given = self.keep_given if keep is None else keep
+        new_keep = 2 * reserve if given is None else max(given, reserve)
+        if new_keep > max(self.capacity, places):
+            return PLACES_TOO_FEW
+        grew, raised = reserve > self.reserve, limit > self.limit
+        self.capacity = max(self.capacity, places)
+        self.reserve, self.keep, self.keep_given, self.limit = reserve, new_keep, given, limit
+        self.resizes += 1
+        if raised:
+            self.prod()
+        return GROWN if grew else CHANGED
+
+    def close(self) -> None:
+        self.closed = True
+        self.end_line()
+
+    def dismiss(self) -> None:
+        self.dismissed = True
+        self.end_line()
+        self.told += self.drainers
+
+    def watch_drain(self, ticket: PlainHands, watch: bool) -> bool:
+        self.drainers = [other for other in self.drainers if other is not ticket] + [ticket] * watch
+        return self.out == 0
+
+    def after_fork(self, survivor: int) -> None:
+        for ticket in self.line:
+            if ticket.thread != survivor:
+                ticket.state = WITHDRAWN
+        self.line = [ticket for ticket in self.line if ticket.thread == survivor]
+        self.drainers = [ticket for ticket in self.drainers if ticket.thread == survivor]
+        self.claimed = self.filling = 0
+        self.disposed += self.disposing
+        self.disposing = 0
+        self.serve()
