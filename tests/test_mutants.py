@@ -5,12 +5,17 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 from mempool import DoubleFree, ForeignElement, Objects, Pool
+from mempool._core import IMPLEMENTATION, Reserve
+from mempool._core.books import UNLIMITED
+from mempool._core.line import CLOSED, SERVED, WITHDRAWN
+from mempool._core.reserve import TIMED_OUT
 from mempool.clock import Clock
 from mempool.testing import ScriptedSource, Step
 
@@ -118,6 +123,60 @@ def test_many_that_come_from_here_and_there_do_not_line_up() -> None:
     pool.free_many(pool.alloc_many(3, timeout=0))
     stats = pool.stats()
     assert (stats.served_from_spare, stats.served_from_reserve, stats.served_from_line) == (1, 2, 0)
+
+
+@pytest.mark.parametrize("places", [2, 8192, 8193, 20_000])
+def test_a_list_of_places_is_as_long_as_it_was_asked_for(places: int) -> None:
+    """Whether it is made in one piece or in several."""
+    assert len(Pool(Objects(object), 0)._places(places)) == places
+
+
+def test_waits_that_ended_in_vain_are_summed_up() -> None:
+    """Of those who left by themselves, and of those who were told to, at numbers that no other operation adds up."""
+    pool = Pool(Objects(object), 0)
+    for outcome, times in ((SERVED, 5), (WITHDRAWN, 3), (CLOSED, 1), (TIMED_OUT, 7)):
+        for _ in range(times):
+            pool.core.count_wait(outcome, 0.5)
+    stats = pool.stats()
+    assert (stats.waits_served, stats.waits_cancelled, stats.waits_timed_out) == (5, 4, 7)
+
+
+def test_a_new_reserve_holds_nothing() -> None:
+    reserve = Reserve(False, False)
+    figures = reserve.figures()
+    expected = {"limit": UNLIMITED, "waiting_max": UNLIMITED, "closed": False, "resizes": -1}
+    expected |= {"waits": [0] * 8, "wait_histogram": [0] * 8}
+    assert figures == dict.fromkeys(figures, 0) | expected
+    assert reserve.capacity() == 0
+
+
+@pytest.mark.skipif(IMPLEMENTATION == "compiled", reason="compiled, nobody can overtake")
+def test_a_decision_that_was_overtaken_and_interrupted_is_not_in_force() -> None:
+    """An interrupt where the old books are about to be replaced, after somebody else replaced them."""
+
+    class Interrupting(dict[int, Any]):
+        def setdefault(self, *_arguments: object) -> NoReturn:
+            raise KeyboardInterrupt
+
+    reserve: Any = Reserve(False, False)
+    draft = reserve.open()
+    draft.waiting_max = 3
+    reserve.set_waiting_max(5)
+    draft.ancestor.heirs = Interrupting(draft.ancestor.heirs)
+    with pytest.raises(KeyboardInterrupt):
+        reserve.shut(draft)
+    assert reserve.figures()["waiting_max"] == 5
+
+
+def test_a_lease_that_was_never_served_has_nothing_to_say_when_it_is_dropped() -> None:
+    pool = Pool(ScriptedSource(otherwise=Step.FAILS), 0)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        lease: Any = pool.lease()
+        assert not lease._use_warm()
+        lease._line_up()
+        del lease
+    assert said == []
 
 
 def test_a_type_of_pythons_that_was_borrowed_is_as_it_was() -> None:

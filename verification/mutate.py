@@ -2,10 +2,11 @@
 
 cosmic-ray changes one operator, number, comparison, keyword or decorator at a time, in a copy of the tree, and the tests
 run there on the uncompiled core. A mutant that they pass has survived: survivors.md says of each why it makes no difference,
-or a test in tests/test_mutants.py is added that kills it.
+or a test in tests/test_mutants.py or tests/test_decisions.py is added that kills it.
 
 There are some thousands, a few seconds each, so a sample is drawn: `--sample` of them by `--seed`, the same each time.
-Left out are those that the uncompiled core never executes: branches for C, annotations, what is only for type checkers.
+Left out are annotations, what is only for type checkers, and the branches for C. Those are tried by `--compiled`: there,
+the core is compiled again for each mutant.
 Status 1 if less than `--least` of those that may make a difference were noticed, or a survivor is not told in survivors.md.
 """
 
@@ -23,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from cosmic_ray.commands.init import _all_work_items
 from cosmic_ray.mutating import mutate_and_test
@@ -37,7 +39,7 @@ TESTS = (
     ("decisions",),
     ("the_else", "kernel_defects", "contract.py::TestObjects", "roll", "mutants", "between_two_bytecodes"),
     ("one_line", "cancellation", "deadlock", "holders", "limited", "logged", "rescue", "finalizers", "exit"),
-    ("buffers", "loops", "model", "linearizable", "linux", "linux_alloc", "fork"),
+    ("buffers", "buffers_garbage", "loops", "model", "linearizable", "linux", "linux_alloc", "fork"),
 )
 #: Seconds. A mutant that takes longer waits for ever. On a quiet machine no test takes two, and all those above together 20.
 TEST_SECONDS_MAX = 12
@@ -59,45 +61,55 @@ def modules() -> list[Path]:
     return [*core, package / "lease.py", package / "pool.py", package / "traffic.py"]
 
 
-def never_executed(source: str) -> list[tuple[int, int, int, int]]:
-    """What the uncompiled core does not execute, as (line, column, end line, end column)."""
-    spans: list[tuple[int, int, int, int]] = []
+Spans = list[tuple[tuple[int, int], tuple[int, int]]]
 
-    def leave_out(*nodes: ast.AST | None) -> None:
-        places = [(n.lineno, n.col_offset, n.end_lineno, n.end_col_offset) for n in nodes if n is not None]  # type: ignore[attr-defined]
-        spans.extend((line, max(0, column - 1), last, right) for line, column, last, right in places)  # with the @
+
+def spans_of(source: str) -> tuple[Spans, Spans]:
+    """What only the compiled core executes, and what neither does, as ((line, column), (end line, end column))."""
+    for_c: Spans = []
+    for_nobody: Spans = []
+
+    def note(spans: Spans, *nodes: Any) -> None:
+        there = [node for node in nodes if node is not None]
+        spans.extend(((n.lineno, max(0, n.col_offset - 1)), (n.end_lineno, n.end_col_offset)) for n in there)  # with the @
 
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.If(test=test, body=body, orelse=orelse):
                 condition = ast.unparse(test)
-                if condition in {"cython.compiled", "TYPE_CHECKING"} or condition.startswith("cython.compiled and"):
-                    leave_out(test, *body)
+                if condition == "cython.compiled" or condition.startswith("cython.compiled and"):
+                    note(for_nobody, test if condition == "cython.compiled" else None)
+                    note(for_c, test, *body)
                 elif condition in {"not cython.compiled", "not TYPE_CHECKING"}:
-                    leave_out(test, *orelse)
+                    note(for_nobody, test)
+                    note(for_c, *orelse)
+                elif condition == "TYPE_CHECKING":
+                    note(for_nobody, test, *body)
             case ast.AnnAssign(annotation=annotation):
-                leave_out(annotation)
+                note(for_nobody, annotation)
             case ast.arg(annotation=annotation):
-                leave_out(annotation)
-            case ast.FunctionDef(name=name) if name in COMPILED_ONLY:
-                leave_out(node, *node.decorator_list)
+                note(for_nobody, annotation)
             case ast.Call(func=ast.Attribute(attr="make_room"), args=arguments):
-                leave_out(*arguments)  # a dict makes its own room
-            case ast.FunctionDef() | ast.AsyncFunctionDef():
-                # Cython's decorators do nothing here.
-                leave_out(node.returns, *[d for d in node.decorator_list if "cython" in ast.unparse(d)])
-            case ast.ClassDef():
-                leave_out(*[d for d in node.decorator_list if "cython" in ast.unparse(d)])
-    return spans
+                note(for_c, *arguments)  # a dict makes its own room
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                # Cython's decorators do nothing uncompiled, and are no code but declarations compiled.
+                note(for_nobody, *[d for d in node.decorator_list if "cython" in ast.unparse(d)])
+                note(for_nobody, getattr(node, "returns", None))
+                note(for_c, node if node.name in COMPILED_ONLY else None)
+    return for_c, for_nobody
 
 
-def mutants() -> Iterator[MutationSpec]:
-    """All that make a difference to what the uncompiled core executes."""
+def mutants(compiled: bool) -> Iterator[MutationSpec]:
+    """All that make a difference to what the uncompiled core executes; or to what only the compiled core does."""
     for module in modules():
-        spans = never_executed(module.read_text("utf-8"))
+        for_c, for_nobody = spans_of(module.read_text("utf-8"))
         for item in _all_work_items([module], {}):
             for mutation in item.mutations:
-                if not any(span[:2] <= mutation.start_pos < span[2:] for span in spans):
+
+                def is_in(spans: Spans, place: tuple[int, int] = mutation.start_pos) -> bool:
+                    return any(begin <= place < end for begin, end in spans)
+
+                if not is_in(for_nobody) and is_in(for_c) == compiled:
                     yield mutation
 
 
@@ -114,23 +126,32 @@ def name_of(mutation: MutationSpec, diff: str) -> str:
     return f"{mutation.module_path.name} {mutation.definition_name}: `{before}` -> `{after}`"
 
 
-def move_to(scratch: str) -> None:
+def move_to(scratch: str, compiled: bool) -> None:
     """Make a tree for this process below `scratch`, and go there."""
     tree = Path(tempfile.mkdtemp(dir=scratch))
     copy_tree(tree)
     with (tree / "tests" / "conftest.py").open("a") as conftest:
         conftest.write(NO_SHRINKING)
-    os.environ.update(MEMPOOL_PURE="1", PYTHONPATH=str(tree / "src"))
+    os.environ.update(MEMPOOL_PURE=str(int(not compiled)), PYTHONPATH=str(tree / "src"), CFLAGS="-O0 -g0")
     os.environ.pop("MEMPOOL_REQUIRE_COMPILED", None)
     os.chdir(tree)
+    if compiled:
+        os.environ["MEMPOOL_REQUIRE_COMPILED"] = "1"
+        build = [sys.executable, "-m", "Cython.Build.Cythonize", "-qi3", "-Xauto_pickle=False", "-Xbinding=False"]
+        sources = [path for path in modules() if path.read_text("utf-8").startswith("# cython:")]
+        COMMANDS.append(shlex.join([*build, "src/mempool/buffer.py", *map(str, sources)]))
+    pytest = f"{sys.executable} -m pytest -qx -p no:cacheprovider --timeout={TEST_SECONDS_MAX} --timeout-method=thread"
+    for names in TESTS:
+        tests = " ".join(f"tests/test_{name if '::' in name else name + '.py'}" for name in names)
+        COMMANDS.append(f"{pytest} {tests}")
+
+
+#: What decides about a mutant, in this process's tree: one after another, until one fails.
+COMMANDS: list[str] = []
 
 
 def command() -> str:
-    pytest = f"{sys.executable} -m pytest -qx -p no:cacheprovider --timeout={TEST_SECONDS_MAX} --timeout-method=thread"
-    runs = [
-        " ".join([pytest, *(f"tests/test_{name if '::' in name else name + '.py'}" for name in names)]) for names in TESTS
-    ]
-    return shlex.join(["sh", "-c", " && ".join(runs)])
+    return shlex.join(["sh", "-c", " && ".join(COMMANDS)])
 
 
 def outlives(mutation: MutationSpec) -> str | None:
@@ -145,6 +166,7 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=1, help="by which they are drawn (%(default)s)")
     options.add_argument("--only", default="", help="a part of the module's name")
     options.add_argument("--again", type=Path, help="only those that survived, as this output of a former run tells")
+    options.add_argument("--compiled", action="store_true", help="those that only the compiled core executes")
     options.add_argument("--least", type=float, default=0.9, help="of the sample, to be noticed (%(default)s)")
     options.add_argument("--seconds", type=float, default=float("inf"), help="begin no mutant after so many")
     options.add_argument("--jobs", type=int, default=1, help="how many at a time (%(default)s)")
@@ -152,19 +174,19 @@ def main() -> int:
     if chosen.again:
         chosen.again = chosen.again.resolve()
     with tempfile.TemporaryDirectory() as scratch:
-        move_to(scratch)
+        move_to(scratch, chosen.compiled)
         outcome, said = run_tests(command(), SECONDS_MAX)
         if outcome != TestOutcome.SURVIVED:
             print(f"the tests fail without any mutant\n{said[-3000:]}")
             return 1
-        everything = [mutation for mutation in mutants() if chosen.only in mutation.module_path.name]
+        everything = [mutation for mutation in mutants(chosen.compiled) if chosen.only in mutation.module_path.name]
         if chosen.again:
             output = chosen.again.read_text("utf-8")
             everything = [mutation for mutation in everything if key_of(mutation) in output]
         sample = everything
         if chosen.sample:
             sample = random.Random(chosen.seed).sample(everything, min(chosen.sample, len(everything)))
-        with multiprocessing.get_context("spawn").Pool(chosen.jobs, move_to, [scratch]) as workers:
+        with multiprocessing.get_context("spawn").Pool(chosen.jobs, move_to, [scratch, chosen.compiled]) as workers:
             return judge(sample, workers.imap(outlives, sample), chosen, len(everything))
 
 

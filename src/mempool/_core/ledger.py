@@ -161,14 +161,14 @@ class Ledger:
             return self.open().first_in_line() is ticket
 
     def tickets(self, books: Books) -> list[Ticket]:
-        if not cython.compiled:
-            return list(books.line)
-        tickets: list[Ticket] = []
-        ticket: Ticket | None = books.head
-        while ticket is not None:
-            tickets.append(ticket)
-            ticket = ticket.behind
-        return tickets
+        if cython.compiled:
+            tickets: list[Ticket] = []
+            ticket: Ticket | None = books.head
+            while ticket is not None:
+                tickets.append(ticket)
+                ticket = ticket.behind
+            return tickets
+        return list(books.line)
 
     def queue(self) -> list[Ticket]:
         """The tickets in the line, first to last."""

@@ -14,6 +14,8 @@ from mempool.clock import Clock
 from mempool.pool import Pool
 from mempool.testing.waiting import wait_until
 
+#: The time at which a ManualClock begins, in seconds: far from 0, where a moment could be mistaken for a duration.
+BEGINNING = 1000.0
 #: Seconds. Less than that is no time, but what remains of a sum of others.
 ROUNDING = 1e-9
 
@@ -33,7 +35,7 @@ class ManualTimer(asyncio.TimerHandle):
 
 
 class ManualClock(Clock):
-    """Seconds that pass only by `advance`. Begins at 0.
+    """Seconds that pass only by `advance`. Begins at 1000 s, so that no moment is mistaken for a duration.
 
         clock = ManualClock()
         pool = clock.attach(Pool(source, reserve=1))
@@ -46,7 +48,7 @@ class ManualClock(Clock):
     """
 
     def __init__(self) -> None:
-        self._now = 0.0
+        self._now = BEGINNING
         self.looks: int = 0
         """How often anybody asked for the time."""
         self._lock = threading.RLock()
@@ -59,7 +61,7 @@ class ManualClock(Clock):
         return pool
 
     def now(self) -> float:
-        """Seconds since the beginning, as advanced."""
+        """The time in seconds: 1000, and what was advanced."""
         self.looks += 1
         self._seen.now = self._now
         return self._now
