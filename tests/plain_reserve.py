@@ -10,7 +10,7 @@ from typing import Any
 
 WAITING, SERVED, CLOSED, WITHDRAWN = range(4)
 IN_LINE, HAS_ALL, IS_CLOSED, IS_FULL = range(4)
-CHANGED, GROWN, KEEP_TOO_LOW, LIMIT_TOO_LOW, PLACES_TOO_FEW = range(10, 15)
+CHANGED, GROWN, KEEP_TOO_LOW, LIMIT_TOO_LOW = range(10, 14)
 MANY = 1 << 62
 
 
@@ -232,7 +232,7 @@ class PlainReserve:
         given = self.keep_given if keep is None else keep
         new_keep = 2 * reserve if given is None else max(given, reserve)
         if new_keep > max(self.capacity, places):
-            return PLACES_TOO_FEW
+            raise ValueError
         grew, raised = reserve > self.reserve, limit > self.limit
         self.capacity = max(self.capacity, places)
         self.reserve, self.keep, self.keep_given, self.limit = reserve, new_keep, given, limit

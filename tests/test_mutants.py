@@ -107,11 +107,19 @@ def test_a_lease_says_why_it_cannot_be_released() -> None:
         lease.release()
 
 
-@pytest.mark.parametrize("call", ["alloc", "lease"])
+@pytest.mark.parametrize("call", ["alloc", "lease", "alloc_async", "alloc_many", "alloc_many_async"])
 def test_a_timeout_is_named(call: str) -> None:
     """A number alone could be taken for how many."""
+    first = [1] if "many" in call else []
     with pytest.raises(TypeError, match="positional"):
-        getattr(Pool(Objects(object), 1), call)(1.0)
+        getattr(Pool(Objects(object), 1), call)(*first, 1.0)
+
+
+def test_targets_beside_the_reserve_are_named() -> None:
+    with pytest.raises(TypeError, match="positional"):
+        Pool(Objects(object), 1, 2)  # type: ignore[misc]
+    with pytest.raises(TypeError, match="positional"):
+        Pool(Objects(object), 1).resize(1, 2)  # type: ignore[misc]
 
 
 def test_many_that_come_from_here_and_there_do_not_line_up() -> None:

@@ -278,11 +278,8 @@ class Pool(Traffic, Generic[T]):
 
     def _retarget(self, reserve: int, keep: int, limit: int) -> bool:
         """Change the targets at one moment. Returns whether the reserve grew. Raises, and then nothing has changed."""
-        answer, places = answers.PLACES_TOO_FEW, 0
-        while answer == answers.PLACES_TOO_FEW:
-            # How long the list must be is known at the moment itself; until then, the next power of two is tried.
-            places = max(2 * places, keep, 2 * reserve, 1)
-            answer = self.core.retarget(reserve, keep, limit, self._places(places))
+        # Enough, whatever other resizes make of the target that is not given here: they bring places for it.
+        answer = self.core.retarget(reserve, keep, limit, self._places(max(keep, 2 * reserve)))
         now = self.core.figures()
         reserve = now["reserve"] if reserve == answers.UNCHANGED else reserve
         if answer == answers.IS_CLOSED:

@@ -34,7 +34,7 @@ WAIT_BUCKETS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 IN_LINE, HAS_ALL, IS_CLOSED, IS_FULL = range(4)
 #: For `retarget`, and what it answers beside IS_CLOSED.
 UNCHANGED = -1
-CHANGED, GROWN, KEEP_TOO_LOW, LIMIT_TOO_LOW, PLACES_TOO_FEW = range(10, 15)
+CHANGED, GROWN, KEEP_TOO_LOW, LIMIT_TOO_LOW = range(10, 14)
 
 
 @cython.cclass
@@ -369,8 +369,8 @@ class Reserve(Ledger):
 
         UNCHANGED leaves a target as it is at the moment itself, so that two resizes of different targets both count.
         keep UNCHANGED: twice the reserve until it is given once; then it
-        stays, but never below the reserve. places: at least as long as the new keep,
-        unless there are so many already.
+        stays, but never below the reserve. places: at least as long as the new keep, unless there are so many already;
+        else ValueError.
         """
         while True:
             with cython.critical_section(self):
@@ -387,7 +387,7 @@ class Reserve(Ledger):
                 if new_limit < new_reserve:
                     return LIMIT_TOO_LOW
                 if new_keep > books.capacity and new_keep > len(places):
-                    return PLACES_TOO_FEW
+                    raise ValueError("fewer places than spares to be kept")
                 grew: cython.bint = new_reserve > books.reserve
                 raised: cython.bint = new_limit > books.limit
                 books.install(places)
