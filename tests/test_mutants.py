@@ -139,6 +139,13 @@ def test_a_list_of_places_is_as_long_as_it_was_asked_for(places: int) -> None:
     assert len(Pool(Objects(object), 0)._places(places)) == places
 
 
+def test_a_list_of_many_places_is_one_that_malloc_maps() -> None:
+    """Only that can grow without being copied; a short one takes no more than it needs."""
+    pool = Pool(Objects(object), 0)
+    assert sys.getsizeof(pool._places(65_535)) < 1 << 20
+    assert 64 << 20 <= sys.getsizeof(pool._places(65_536)) < 80 << 20
+
+
 def test_waits_that_ended_in_vain_are_summed_up() -> None:
     """Of those who left by themselves, and of those who were told to, at numbers that no other operation adds up."""
     pool = Pool(Objects(object), 0)

@@ -28,7 +28,7 @@ T = TypeVar("T")
 _numbers = itertools.count(1)
 #: Places of a list that malloc maps: above 32 MiB, to which its threshold rises. What was mapped once grows by moving pages;
 #: what was not is copied, and from so many places on no other thread runs for milliseconds.
-MAPPED, MANY = (64 << 20) // 8, 1 << 16
+MAPPED, MANY = 8_388_608, 65_536
 
 
 class Source(Protocol[T]):
