@@ -139,11 +139,13 @@ def test_a_list_of_places_is_as_long_as_it_was_asked_for(places: int) -> None:
     assert len(Pool(Objects(object), 0)._places(places)) == places
 
 
-def test_a_list_of_many_places_is_one_that_malloc_maps() -> None:
-    """Only that can grow without being copied; a short one takes no more than it needs."""
+def test_a_list_of_many_places_begins_as_one_that_malloc_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only that can grow without being copied: it is announced as 64 MiB long. A short one as what it is."""
+    announced: list[int] = []
+    monkeypatch.setattr("mempool.pool._Announced", lambda places: announced.append(places) or ())
     pool = Pool(Objects(object), 0)
-    assert sys.getsizeof(pool._places(65_535)) < 1 << 20
-    assert 64 << 20 <= sys.getsizeof(pool._places(65_536)) < 80 << 20
+    assert [len(pool._places(places)) for places in (65_535, 65_536, 9_000_000)] == [65_535, 65_536, 9_000_000]
+    assert announced == [65_535, (64 << 20) // 8, 9_000_000]
 
 
 def test_waits_that_ended_in_vain_are_summed_up() -> None:
