@@ -38,7 +38,7 @@ def test_holders_are_frozen_and_the_oldest_comes_first() -> None:
     elements.append(pool.alloc())
     holders = pool.holders()
     assert [holder.who for holder in holders] == ["thread 'anna'", "task relay", "thread 'MainThread'"]
-    assert [holder.since for holder in holders] == [0, 2, 5]
+    assert [holder.since for holder in holders] == [1000, 1002, 1005]
     assert [holder.seconds for holder in holders] == [5, 3, 0]
     assert [holder.element for holder in holders] == [f"bytearray at {id(element):#x}" for element in elements]
     assert re.fullmatch(r"test_holders\.py:\d+ in main", holders[1].site)
