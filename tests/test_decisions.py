@@ -87,9 +87,9 @@ class Decisions(RuleBasedStateMachine):
         for arguments in waiting:
             self.owners.append(Owner(*arguments))
             self.ask(self.owners[-1], 1)
-            if not self.owners[-1].plain.claims:
-                self.line_up(self.owners[-1], 20)
-        self.owners = [owner for owner in self.owners if owner.plain in self.plain.line or owner.plain.claims]
+            self.answer(self.owners[-1], [False], for_caller=True)
+            self.line_up(self.owners[-1], 20)
+        self.owners = [owner for owner in self.owners if owner.plain in self.plain.line or owner.plain.held]
         for _ in range(claimed):
             self.owners.append(Owner(2))
             self.ask(self.owners[-1], 1)
