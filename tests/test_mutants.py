@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -11,13 +13,13 @@ from typing import Any, NoReturn
 
 import pytest
 
-from mempool import DoubleFree, ForeignElement, Objects, Pool
+from mempool import DoubleFree, ForeignElement, Objects, Pool, PoolTimeout
 from mempool._core import IMPLEMENTATION, Reserve
 from mempool._core.books import UNLIMITED
 from mempool._core.line import CLOSED, SERVED, WITHDRAWN
 from mempool._core.reserve import TIMED_OUT
 from mempool.clock import Clock
-from mempool.testing import ScriptedSource, Step
+from mempool.testing import ManualClock, ScriptedSource, Step
 
 
 class Hostile:
@@ -211,3 +213,53 @@ def test_every_planted_bug_fits_the_code() -> None:
     assert {int(plant.title.split()[0]) for plant in plants} == set(range(1, 11))
     texts = {plant.file: (planted.TREE / plant.file).read_text("utf-8") for plant in plants}
     assert [plant.title for plant in plants if texts[plant.file].count(plant.sound) != 1] == []
+
+
+class Dear:
+    """A source whose elements take their time, by the pool's clock; and that looks how many are asked for at once."""
+
+    def __init__(self, clock: ManualClock, seconds: float) -> None:
+        self.clock, self.seconds = clock, seconds
+        self.pool: Pool[object] | None = None
+        self.at_once: list[int] = []
+
+    def alloc(self) -> object:
+        assert self.pool is not None
+        self.at_once.append(self.pool.core.figures()["claimed"])
+        self.clock.advance(self.seconds)
+        return object()
+
+    def free(self, _element: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("seconds", "goes"),
+    [(0, [1, 2, 4, 8, 16, 32, 64, 64, 64, 45]), (0.0003, [1, 2, 4, *[4] * 73, 1]), (0.002, [1] * 300)],
+)
+def test_cheap_elements_are_made_in_larger_goes(seconds: float, goes: list[int]) -> None:
+    """Twice as many after each that took less than a millisecond, and 64 at most."""
+    clock = ManualClock()
+    source = Dear(clock, seconds)
+    pool = source.pool = clock.attach(Pool(source, 0))
+    pool.resize(300)
+    assert source.at_once == [go for go in goes for _ in range(go)]
+
+
+def test_who_waited_in_vain_is_told_how_long(caplog: pytest.LogCaptureFixture) -> None:
+    """And the log is. Longer than the clock has been running, which would hide one sum or another."""
+    clock = ManualClock()
+    pool = clock.attach(Pool(ScriptedSource(otherwise=Step.FAILS), 0, patience=2300))
+
+    async def main() -> None:
+        task = asyncio.create_task(pool.alloc_async(timeout=2500))
+        await asyncio.sleep(0)
+        clock.advance(2300)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert "a caller has waited for 2.3e+03 s" in caplog.text
+        clock.advance(200)
+        with pytest.raises(PoolTimeout, match=re.escape("waited 2.5e+03 s in vain")):
+            await task
+
+    asyncio.run(main())
