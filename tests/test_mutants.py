@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import pickle
 import re
 import subprocess
@@ -207,6 +208,20 @@ def test_a_type_of_pythons_that_was_borrowed_is_as_it_was() -> None:
     assert pickle.PickleBuffer.__flags__ | cached == int(untouched) | cached
 
 
+@pytest.mark.parametrize("field", [3, 5], ids=["tp_name", "tp_itemsize"])
+def test_a_python_that_is_laid_out_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch, field: int) -> None:
+    """Where the flags of a type are not what is found, more or less than they are, nothing is written."""
+    from mempool._core import _export
+
+    class Exporter:
+        def __buffer__(self, _flags: int) -> memoryview: ...
+        def __release_buffer__(self, _view: memoryview) -> None: ...
+
+    monkeypatch.setattr(_export, "TP_FLAGS_OFFSET", field * ctypes.sizeof(ctypes.c_void_p))
+    with pytest.raises(ImportError, match="laid out in a way that is not known"):
+        _export.exporting(Exporter)
+
+
 def test_every_planted_bug_fits_the_code() -> None:
     """Those chosen by hand follow the code: each one's lines are there, once, and so is the test that catches it."""
     planted = pytest.importorskip("verification.planted", reason="the tests run without the rest of the tree")
@@ -214,6 +229,26 @@ def test_every_planted_bug_fits_the_code() -> None:
     assert {int(plant.title.split()[0]) for plant in plants} == set(range(1, 11))
     texts = {plant.file: (planted.TREE / plant.file).read_text("utf-8") for plant in plants}
     assert [plant.title for plant in plants if texts[plant.file].count(plant.sound) != 1] == []
+
+
+def test_more_are_disposed_of_at_once_than_there_are_small_numbers() -> None:
+    source = ScriptedSource()
+    pool = Pool(source, 0, keep=0)
+    assert pool.free_many(pool.alloc_many(300)) == 0
+    assert pool.stats().disposed == source.free_calls == 300
+
+
+def test_who_waits_for_many_brings_places_for_them() -> None:
+    """They are gathered on the shelf, which is short in a pool that keeps few."""
+    pool = Pool(ScriptedSource(otherwise=Step.FAILS), 0)
+
+    async def main() -> None:
+        task = asyncio.create_task(pool.alloc_many_async(50))
+        await asyncio.sleep(0)
+        assert pool.core.capacity() == 50
+        task.cancel()
+
+    asyncio.run(main())
 
 
 class Dear:

@@ -38,7 +38,7 @@ SURVIVORS = Path(__file__).with_name("survivors.md")
 TESTS = (
     ("decisions",),
     ("the_else", "kernel_defects", "contract.py::TestObjects", "roll", "mutants", "between_two_bytecodes"),
-    ("one_line", "cancellation", "deadlock", "holders", "limited", "logged", "rescue", "finalizers", "exit"),
+    ("one_line", "cancellation", "deadlock", "holders", "limited", "logged", "rescue", "finalizers", "exit", "real_clock"),
     ("buffers", "buffers_garbage", "loops", "model", "linearizable", "linux", "linux_alloc", "fork"),
 )
 #: Seconds. A mutant that takes longer waits for ever. On a quiet machine no test takes two, and all those above together 20.
