@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from mempool import DoubleFree, ForeignElement, Objects, Pool, PoolTimeout
+from mempool import Buffers, DoubleFree, ForeignElement, Objects, Pool, PoolTimeout, UseAfterFree, traffic
 from mempool._core import IMPLEMENTATION, Reserve
 from mempool._core.books import UNLIMITED
 from mempool._core.line import CLOSED, SERVED, WITHDRAWN
@@ -229,6 +229,44 @@ def test_every_planted_bug_fits_the_code() -> None:
     assert {int(plant.title.split()[0]) for plant in plants} == set(range(1, 11))
     texts = {plant.file: (planted.TREE / plant.file).read_text("utf-8") for plant in plants}
     assert [plant.title for plant in plants if texts[plant.file].count(plant.sound) != 1] == []
+
+
+class CutShort:
+    """In a function's place: an interrupt before the first call does anything; after that the function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.was_called = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        if not self.was_called:
+            self.was_called = True
+            raise KeyboardInterrupt
+        return self.function(*arguments)
+
+
+@pytest.mark.skipif(IMPLEMENTATION == "compiled", reason="compiled, the quick path has no such place")
+def test_an_interrupt_before_a_handle_dies_does_not_spare_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The element is home by then, and the next user's."""
+    pool = Pool(Buffers(64), 1)
+    buffer = pool.alloc()
+    monkeypatch.setattr("mempool.traffic.renew", CutShort(traffic.renew))
+    with pytest.raises(KeyboardInterrupt):
+        pool.free(buffer)
+    assert pool.stats().out == 0
+    with pytest.raises((UseAfterFree, ValueError)):
+        memoryview(buffer)
+
+
+@pytest.mark.skipif(IMPLEMENTATION == "compiled", reason="compiled, nothing can be put in the place of a decision")
+def test_an_interrupt_after_the_reset_does_not_cost_the_element(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(Objects(bytearray, reset=bytearray.clear), 0, keep=1)
+    element = pool.alloc()
+    give = CutShort(Reserve.give)
+    monkeypatch.setattr(Reserve, "give", lambda *arguments: give(*arguments))
+    with pytest.raises(KeyboardInterrupt):
+        pool.free(element)
+    assert (pool.stats().spare, pool.stats().disposed) == (1, 0)
 
 
 def test_more_are_disposed_of_at_once_than_there_are_small_numbers() -> None:
