@@ -289,6 +289,24 @@ def test_who_waits_for_many_brings_places_for_them() -> None:
     asyncio.run(main())
 
 
+def test_what_the_head_of_the_line_is_served_with_counts_once() -> None:
+    """It asked the source, and got it as one of the line."""
+    source = ScriptedSource(otherwise=Step.FAILS)
+    clock = ManualClock()
+    pool = clock.attach(Pool(source, 0))
+
+    async def main() -> None:
+        task = asyncio.create_task(pool.alloc_async())
+        await asyncio.sleep(0)
+        source.otherwise = Step.WORKS
+        clock.advance(0.05)
+        await task
+
+    asyncio.run(main())
+    stats = pool.stats()
+    assert (stats.served_from_line, stats.served_from_source, stats.served_from_spare) == (1, 0, 0)
+
+
 class Dear:
     """A source whose elements take their time, by the pool's clock; and that looks how many are asked for at once."""
 

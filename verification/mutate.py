@@ -39,7 +39,8 @@ TESTS = (
     ("decisions",),
     ("the_else", "kernel_defects", "contract.py::TestObjects", "roll", "mutants", "between_two_bytecodes"),
     ("one_line", "cancellation", "deadlock", "holders", "limited", "logged", "rescue", "finalizers", "exit", "real_clock"),
-    ("buffers", "buffers_garbage", "loops", "model", "linearizable", "linux", "linux_alloc", "fork"),
+    ("buffers", "buffers_garbage", "adaptors", "loops", "model", "linearizable", "linux", "linux_alloc", "fork"),
+    ("interrupts", "out_of_memory"),
 )
 #: Seconds. A mutant that takes longer waits for ever. On a quiet machine no test takes two, and all those above together 20.
 TEST_SECONDS_MAX = 8
