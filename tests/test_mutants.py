@@ -307,6 +307,15 @@ def test_what_the_head_of_the_line_is_served_with_counts_once() -> None:
     assert (stats.served_from_line, stats.served_from_source, stats.served_from_spare) == (1, 0, 0)
 
 
+def test_of_several_errors_of_a_free_the_first_is_raised() -> None:
+    source = ScriptedSource()
+    pool = Pool(source, 3)
+    source.then_free(Step.WORKS, lambda: (_ for _ in ()).throw(LookupError("first")), Step.RAISES)
+    with pytest.raises(LookupError, match="first"):
+        pool.close()
+    assert pool.stats().disposed == 3
+
+
 class Dear:
     """A source whose elements take their time, by the pool's clock; and that looks how many are asked for at once."""
 
