@@ -101,6 +101,7 @@ class Decisions(RuleBasedStateMachine):
     @rule(wanted=few, thread=st.integers(1, 2), can_be_lost=st.booleans())
     def comes(self, wanted: int, thread: int, can_be_lost: bool) -> None:
         self.owners.append(Owner(wanted, thread, can_be_lost))
+        assert not self.owners[-1].real.are_owners()
 
     # -- allocating
 
