@@ -276,6 +276,15 @@ def test_more_are_disposed_of_at_once_than_there_are_small_numbers() -> None:
     assert pool.stats().disposed == source.free_calls == 300
 
 
+def test_more_cannot_be_reset_at_once_than_there_are_small_numbers() -> None:
+    """They were taken back from their user before the reset failed, and are disposed of."""
+    pool = Pool(Objects(bytearray, reset=lambda _element: {}["nothing"]), 0)
+    elements = pool.alloc_many(300)
+    with pytest.raises(KeyError, match="nothing"):
+        pool.free_many(elements)
+    assert (pool.stats().out, pool.stats().disposed) == (0, 300)
+
+
 def test_who_waits_for_many_brings_places_for_them() -> None:
     """They are gathered on the shelf, which is short in a pool that keeps few."""
     pool = Pool(ScriptedSource(otherwise=Step.FAILS), 0)
