@@ -399,3 +399,13 @@ def test_numbers_are_compared_and_not_their_objects() -> None:
     assert waiting.woken
     assert waiting.real.held()[-1] is not None
     assert reserve.figures()["spare"] == 999
+
+
+def test_what_an_alloc_asks_for_is_no_part_of_a_grow() -> None:
+    reserve = Reserve(False, False)
+    growing, allocating = Owner(3), Owner(2)
+    assert reserve.retarget(3, UNCHANGED, UNLIMITED, [None] * 6) == GROWN
+    assert reserve.claim_to_fill(growing.real, False) == 3
+    assert reserve.claim(allocating.real, 2) == 2
+    reserve.arrive(allocating.real, True)  # nothing came
+    assert (reserve.figures()["claimed"], reserve.figures()["filling"]) == (3, 3)
