@@ -285,6 +285,30 @@ def test_more_cannot_be_reset_at_once_than_there_are_small_numbers() -> None:
     assert (pool.stats().out, pool.stats().disposed) == (0, 300)
 
 
+class Checking:
+    """A source that looks at each element before it goes out, and finds fault with one."""
+
+    alloc = staticmethod(bytearray)
+
+    def free(self, _element: bytearray) -> None:
+        pass
+
+    def check(self, element: bytearray) -> None:
+        if element == b"spoilt":
+            raise LookupError("spoilt")
+
+
+def test_an_element_that_was_found_spoilt_is_nobodys_any_more() -> None:
+    """It is disposed of, and not kept for the next."""
+    pool = Pool(Checking(), 0, keep=1)
+    element = pool.alloc()
+    element[:] = b"spoilt"
+    pool.free(element)
+    with pytest.raises(LookupError, match="spoilt"):
+        pool.alloc()
+    assert (pool.stats().spare, pool.stats().out, pool.stats().disposed) == (0, 0, 1)
+
+
 def test_who_waits_for_many_brings_places_for_them() -> None:
     """They are gathered on the shelf, which is short in a pool that keeps few."""
     pool = Pool(ScriptedSource(otherwise=Step.FAILS), 0)
