@@ -285,6 +285,21 @@ def test_more_cannot_be_reset_at_once_than_there_are_small_numbers() -> None:
     assert (pool.stats().out, pool.stats().disposed) == (0, 300)
 
 
+def test_a_refused_resize_names_the_numbers_that_contradict_each_other() -> None:
+    """Those that were given, and where one was not, the one that stands."""
+    pool = Pool(Objects(object), 2, limit=9)
+    with pytest.raises(ValueError, match="keep 1 is below the reserve of 2"):
+        pool.resize(keep=1)
+    with pytest.raises(ValueError, match="keep 4 is below the reserve of 5"):
+        pool.resize(5, keep=4)
+    with pytest.raises(ValueError, match="a limit of 1 cannot hold the reserve of 2"):
+        pool.resize(limit=1)
+    with pytest.raises(ValueError, match="a limit of 9 cannot hold the reserve of 10"):
+        pool.resize(10)
+    with pytest.raises(ValueError, match="a limit of 8 cannot hold the reserve of 10"):
+        pool.resize(10, limit=8)
+
+
 class Checking:
     """A source that looks at each element before it goes out, and finds fault with one."""
 
