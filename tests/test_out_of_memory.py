@@ -20,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from every_call import CALLS, Broken, NotRaised, Prepared, in_a_task
@@ -44,25 +44,28 @@ WORDS_OF_CPYTHON = (
 )
 
 
-class Shortage:
-    """While this lasts, one allocation fails: after so many others."""
+def call_short_of_memory(call: Callable[[], object], others: int) -> tuple[BaseException | None, bool]:
+    """Let one allocation fail, after so many others. Returns what the call raised, and whether it met the failure.
 
-    def __init__(self, others: int) -> None:
-        self.others = others
-        self.was_met = True
-        self._probes: list[bytes | None] = [None] * 8
-
-    def __enter__(self) -> Self:
-        _testcapi.set_nomemory(self.others, self.others + 1)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
+    In one frame from beginning to end: to enter another may need memory, too.
+    """
+    probes: list[bytes | None] = [None] * 8
+    outcome: BaseException | None = None
+    was_met = True
+    _testcapi.set_nomemory(others, others + 1)
+    try:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 - looked at by the caller
+            outcome = error
         try:
             for place in range(8):
-                self._probes[place] = bytes(600)  # whoever meets it here has shown that nobody did before
+                probes[place] = bytes(600)  # whoever meets it here has shown that nobody did before
         except MemoryError:
-            self.was_met = False
+            was_met = False
+    finally:
         _testcapi.remove_mem_hooks()
+    return outcome, was_met
 
 
 @dataclass
@@ -84,13 +87,8 @@ def sweep(prepared: Prepared) -> Sweep:
     for n in range(ALLOCATIONS_MAX):
         scene = prepared.scene()
         call = prepared(scene)
-        outcome: BaseException | None = None
-        with Shortage(n) as shortage:
-            try:
-                call()
-            except BaseException as error:  # noqa: BLE001 - looked at below
-                outcome = error
-        if outcome is not None and (complaint := judged(outcome, shortage.was_met)):
+        outcome, was_met = call_short_of_memory(call, n)
+        if outcome is not None and (complaint := judged(outcome, was_met)):
             found.note(complaint, n)
         found.raised += outcome is not None
         forget(outcome)
@@ -102,7 +100,7 @@ def sweep(prepared: Prepared) -> Sweep:
             forget(error)
         registry._pools.clear()  # CPython leaks what a generator was about to run over; who looks for a deadlock sees it
         # Free lists make the number of allocations differ from call to call.
-        undisturbed = 0 if shortage.was_met else undisturbed + 1
+        undisturbed = 0 if was_met else undisturbed + 1
         if undisturbed == 3:
             found.swept = n - 2
             return found
