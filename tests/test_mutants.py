@@ -148,8 +148,9 @@ def test_a_list_of_many_places_begins_as_one_that_malloc_maps(monkeypatch: pytes
     announced: list[int] = []
     monkeypatch.setattr("mempool.pool._Announced", lambda places: announced.append(places) or ())
     pool = Pool(Objects(object), 0)
-    assert [len(pool._places(places)) for places in (65_535, 65_536, 9_000_000)] == [65_535, 65_536, 9_000_000]
-    assert announced == [65_535, (64 << 20) // 8, 9_000_000]
+    several = [65_535, 65_536, 100_000, 9_000_000]
+    assert [len(pool._places(places)) for places in several] == several
+    assert announced == [65_535, (64 << 20) // 8, (64 << 20) // 8, 9_000_000]
 
 
 def test_waits_that_ended_in_vain_are_summed_up() -> None:
@@ -229,6 +230,12 @@ def test_every_planted_bug_fits_the_code() -> None:
     assert {int(plant.title.split()[0]) for plant in plants} == set(range(1, 11))
     texts = {plant.file: (planted.TREE / plant.file).read_text("utf-8") for plant in plants}
     assert [plant.title for plant in plants if texts[plant.file].count(plant.sound) != 1] == []
+
+
+@pytest.mark.parametrize(("track", "is_known"), [("identity", True), ("holders", True), ("nothing", False)])
+def test_what_is_out_is_known_unless_nothing_is_tracked(track: str, is_known: bool) -> None:
+    pool = Pool(Objects(bytearray), 1, track=track)
+    assert pool.core.is_out(pool.alloc()) == is_known
 
 
 class CutShort:
