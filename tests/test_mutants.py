@@ -238,6 +238,24 @@ def test_what_is_out_is_known_unless_nothing_is_tracked(track: str, is_known: bo
     assert pool.core.is_out(pool.alloc()) == is_known
 
 
+@pytest.mark.parametrize("lacking", ["alloc", "free"])
+def test_a_source_that_lacks_either_method_is_refused(lacking: str) -> None:
+    source: Any = type("Source", (), {"alloc": object, "free": print})
+    delattr(source, lacking)
+    with pytest.raises(TypeError):
+        Pool(source(), 0)
+
+
+@pytest.mark.skipif(IMPLEMENTATION == "compiled", reason="compiled, nobody sees who watches")
+def test_who_gives_up_a_drain_watches_no_more() -> None:
+    pool: Any = Pool(Objects(bytearray), 1)
+    element = pool.alloc()
+    with pytest.raises(PoolTimeout):
+        pool.drain(timeout=0)
+    assert pool.core.open().drainers == ()
+    pool.free(element)
+
+
 class CutShort:
     """In a function's place: an interrupt before the first call does anything; after that the function."""
 
