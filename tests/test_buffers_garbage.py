@@ -6,7 +6,6 @@ import asyncio
 import copy
 import gc
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,21 +13,13 @@ import pytest
 pytest.importorskip("numpy")
 pytest.importorskip("pyarrow")
 
+import test_buffers
 from test_buffers import VIEWS, dropped
 
 from mempool import Buffer, Buffers, DoubleFree, Pool
 from mempool._core import IMPLEMENTATION
 
-
-@pytest.fixture(params=["nothing", "identity", "holders"])
-def pool(request: pytest.FixtureRequest) -> Iterator[Pool[Buffer]]:
-    """A pool of two; nothing may be lost when the test is over."""
-    with Pool(Buffers(4096), 2, name="frames", track=request.param) as pool:
-        yield pool
-        gc.collect()
-        stats = pool.stats()
-        assert stats.out == 0
-        assert stats.made - stats.disposed == stats.spare
+pool = test_buffers.pool  # the fixture
 
 
 @pytest.mark.parametrize("kind", VIEWS)

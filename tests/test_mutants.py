@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import inspect
 import pickle
 import re
 import subprocess
@@ -259,14 +260,15 @@ def test_who_gives_up_a_drain_watches_no_more() -> None:
 class CutShort:
     """In a function's place: an interrupt before the first call does anything; after that the function."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], error: type[BaseException] = KeyboardInterrupt) -> None:
         self.function = function
+        self.error = error
         self.was_called = False
 
     def __call__(self, *arguments: Any) -> Any:
         if not self.was_called:
             self.was_called = True
-            raise KeyboardInterrupt
+            raise self.error
         return self.function(*arguments)
 
 
@@ -292,6 +294,23 @@ def test_an_interrupt_after_the_reset_does_not_cost_the_element(monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt):
         pool.free(element)
     assert (pool.stats().spare, pool.stats().disposed) == (1, 0)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_pool_whose_end_was_cut_short_is_closed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """By its finalizer, to which nobody comes back."""
+    pool = Pool(ScriptedSource(), 2)
+    close = CutShort(Pool.close, error)
+    monkeypatch.setattr(Pool, "close", lambda *arguments: close(*arguments))
+    with pytest.raises(error):
+        pool.__del__()
+    assert pool.stats().disposed == 2
+
+
+def test_a_wait_is_logged_after_ten_seconds_unless_told_otherwise() -> None:
+    assert inspect.signature(Pool).parameters["patience"].default == 10
 
 
 def test_more_are_disposed_of_at_once_than_there_are_small_numbers() -> None:

@@ -42,7 +42,7 @@ TESTS = (
     ("buffers", "buffers_garbage", "adaptors", "loops", "model", "linearizable", "linux", "linux_alloc", "fork"),
     ("interrupts", "out_of_memory"),
 )
-#: Seconds. A mutant that takes longer waits for ever. On a quiet machine no test takes two, and all those above together 20.
+#: Seconds. A mutant that takes longer waits for ever. On a quiet machine no test takes two, and all those above together 60.
 TEST_SECONDS_MAX = 8
 SECONDS_MAX = 300
 #: For the conftest of the copies: a failure is enough, it need not be made small.
@@ -211,8 +211,9 @@ def judge(sample: list[MutationSpec], outcomes: Iterator[str | None], chosen: ar
             break
     print()
     ratio = killed / (tried - alike) if tried > alike else 0.0
+    drawn = f", drawn by seed {chosen.seed}" if chosen.sample else ""
     print(
-        f"{killed} of {tried} mutants killed, of {everything}, drawn by seed {chosen.seed}, in "
+        f"{killed} of {tried} mutants killed, of {everything}{drawn}, in "
         f"{time.monotonic() - began:.0f} s; {alike} survivors make no difference, as {SURVIVORS.name} says, {untold} are "
         f"not told there: {ratio:.1%} of those that matter were killed"
     )
