@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import logging
 import re
+import threading
 import warnings
 from typing import Any
 
@@ -15,7 +16,7 @@ from named import SOON, Caller, make
 from sweeps import audit
 
 from mempool import Objects, Pool, PoolTimeout
-from mempool.testing import ManualClock, ScriptedSource, Step, wait_until
+from mempool.testing import Element, ManualClock, ScriptedSource, Step, wait_until
 
 works, fails, raises, slow = Step
 
@@ -87,6 +88,19 @@ def test_why_empty_says_what_a_person_needs() -> None:
     for caller in (anna, bert, cleo):
         caller.ends()
     audit(pool)
+
+
+def test_why_empty_says_each_target_of_a_resize_even_nought() -> None:
+    class Asking(ScriptedSource):
+        def free(self, element: Element, /) -> None:
+            said.append(pool.why_empty())
+            super().free(element)
+
+    said: list[str] = []
+    pool = Pool(Asking(), 1)
+    pool.resize(0, keep=0, limit=None)
+    assert f"a resize to reserve 0, keep 0, limit None by thread '{threading.current_thread().name}' is under way" in said[0]
+    assert "is under way" not in pool.why_empty()
 
 
 def test_tracking_may_be_asked_for_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

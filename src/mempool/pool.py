@@ -242,9 +242,11 @@ class Pool(Traffic, Generic[T]):
         Raises ValueError or TypeError for what makes no sense, MemoryError when not even the list of places can be had
         (kernel: -ENOMEM), PoolClosed; nothing has changed then. Kernel: mempool_resize.
         """
-        wanted = "to " + ", ".join(f"{what} {number}" for what, number in (("reserve", reserve), ("keep", keep)) if number)
+        wanted = [f"{what} {number}" for what, number in (("reserve", reserve), ("keep", keep)) if number is not None]
+        if limit is not DEFAULT:
+            wanted.append(f"limit {limit}")
         token = object()
-        self._resizing[token] = f"{wanted} by {name_of(parking.current_owner())}"
+        self._resizing[token] = f"to {', '.join(wanted)} by {name_of(parking.current_owner())}"
         try:
             grew = self._retarget(*self._targets(reserve, keep, limit))
             try:
