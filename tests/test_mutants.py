@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 import pytest
 
 from mempool import Buffers, DoubleFree, ForeignElement, Objects, Pool, PoolTimeout, UseAfterFree, traffic
-from mempool._core import IMPLEMENTATION, Reserve
+from mempool._core import IMPLEMENTATION, Hands, Reserve
 from mempool._core.books import UNLIMITED
 from mempool._core.line import CLOSED, SERVED, WITHDRAWN
-from mempool._core.reserve import TIMED_OUT
+from mempool._core.reserve import TIMED_OUT, UNCHANGED
 from mempool.clock import Clock
 from mempool.testing import ManualClock, ScriptedSource, Step
 
@@ -144,6 +144,10 @@ def test_a_list_of_places_is_as_long_as_it_was_asked_for(places: int) -> None:
     assert len(Pool(Objects(object), 0)._places(places)) == places
 
 
+def test_places_are_made_for_twice_the_reserve_and_no_more() -> None:
+    assert Pool(Objects(object), 5).core.capacity() == 10
+
+
 def test_a_list_of_many_places_begins_as_one_that_malloc_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only that can grow without being copied: it is announced as 64 MiB long. A short one as what it is."""
     announced: list[int] = []
@@ -224,19 +228,23 @@ def test_a_python_that_is_laid_out_otherwise_is_refused(monkeypatch: pytest.Monk
         _export.exporting(Exporter)
 
 
-def test_every_planted_bug_fits_the_code() -> None:
-    """Those chosen by hand follow the code: each one's lines are there, once, and so is the test that catches it."""
-    planted = pytest.importorskip("verification.planted", reason="the tests run without the rest of the tree")
-    plants = planted.read_plants(planted.PAGE.read_text("utf-8"))
-    assert {int(plant.title.split()[0]) for plant in plants} == set(range(1, 11))
-    texts = {plant.file: (planted.TREE / plant.file).read_text("utf-8") for plant in plants}
-    assert [plant.title for plant in plants if texts[plant.file].count(plant.sound) != 1] == []
-
-
 @pytest.mark.parametrize(("track", "is_known"), [("identity", True), ("holders", True), ("nothing", False)])
 def test_what_is_out_is_known_unless_nothing_is_tracked(track: str, is_known: bool) -> None:
     pool = Pool(Objects(bytearray), 1, track=track)
     assert pool.core.is_out(pool.alloc()) == is_known
+
+
+def test_nobody_owes_an_element_when_more_came_home_than_went_out() -> None:
+    """Where nobody looks, two threads that free the same element in the same moment can do that."""
+    pool = Pool(Objects(object), 1, track="nothing")
+    element, several = pool.alloc_reserved(), (Hands(1), Hands(1))
+    for hands in several:
+        hands.hold(element)
+        assert pool.core.sign_in(hands)
+    for hands in several:
+        pool.core.give(hands)
+    pool._retarget(5, UNCHANGED, UNCHANGED)
+    assert (pool.guarantee().owed, pool.guarantee().unfunded, pool.stats().out) == (0, 3, -1)
 
 
 @pytest.mark.parametrize("lacking", ["alloc", "free"])

@@ -253,3 +253,12 @@ def test_no_file_names_a_place_on_one_machine() -> None:
     }
     named = [str(p.relative_to(TREE)) for p in sorted(files) if p.is_file() and private.search(p.read_text("utf-8"))]
     assert named == []
+
+
+def test_every_planted_bug_fits_the_code() -> None:
+    """Those chosen by hand follow the code: each one's lines are there, once, and so is the test that catches it."""
+    planted = pytest.importorskip("verification.planted", reason="the tests run without the rest of the tree")
+    plants = planted.read_plants(planted.PAGE.read_text("utf-8"))
+    assert {int(plant.title.split()[0]) for plant in plants} == set(range(1, 11))
+    texts = {plant.file: (planted.TREE / plant.file).read_text("utf-8") for plant in plants}
+    assert [plant.title for plant in plants if texts[plant.file].count(plant.sound) != 1] == []
