@@ -37,7 +37,7 @@ from mempool import Buffer, Buffers, Pool
 
 GROUP = "memory"
 MIB = 1 << 20
-SIZE = 16 * MIB  # of DESIGN's row
+SIZE = 16 * MIB  # that of the target
 BURST = 4
 TIMES, TIMES_QUICK = 8, 3
 SIZES, SIZES_QUICK = (1, 4, 16, 64), (1, 16)  # MiB

@@ -115,7 +115,7 @@ def of_sqlalchemy() -> Peer:
     return Peer("connect().close()", {"connect": pool.connect})
 
 
-#: Those of DESIGN's row "at least 8 times faster than each".
+#: Those of the target "at least 8 times faster than each".
 POOLS: dict[str, Callable[[], Peer]] = {
     "queue.LifoQueue": lambda: of_queue(queue.LifoQueue),
     "object-pool": of_object_pool,

@@ -68,7 +68,7 @@ class Decisions(RuleBasedStateMachine):
     def begin(self, aims: Any, tracks: bool, there: tuple[int, int], waiting: list[Any], claimed: int) -> None:
         """In the midst of things, as far as the limit allows. there: how many spares, and how many out."""
         spare, out = there
-        self.real = Reserve(tracks, False)
+        self.real = Reserve(tracks, False, False)
         self.plain = PlainReserve()
         self.owners: list[Owner] = []
         self.users: list[Owner] = []
@@ -298,7 +298,7 @@ FIGURES = [(made, disposed, claimed) for made in range(4) for disposed in range(
 
 def in_the_midst(made: int, disposed: int) -> tuple[Reserve, Owner]:
     """So many made, and so many of them disposed of; the others are on their way there in the hands of the owner."""
-    reserve = Reserve(False, False)
+    reserve = Reserve(False, False, False)
     owner = Owner(made)
     assert reserve.retarget(0, UNCHANGED, UNLIMITED, [None] * 9) == CHANGED
     assert reserve.claim(owner.real, made) == made
@@ -360,7 +360,7 @@ def test_who_was_refused_is_told_of_room_that_came_before_it_lined_up(
 
 def test_of_a_forks_threads_one_lives_on() -> None:
     """Those of the others neither wait nor watch any more, whatever the numbers by which threads are known."""
-    reserve = Reserve(False, False)
+    reserve = Reserve(False, False, False)
     user = Owner(1)
     assert reserve.claim(user.real, 1) == 1
     user.real.arrivals.append(object())
@@ -380,7 +380,7 @@ def test_of_a_forks_threads_one_lives_on() -> None:
 
 def test_numbers_are_compared_and_not_their_objects() -> None:
     """Python has one object for each small number, and not for a thousand."""
-    reserve = Reserve(True, False)
+    reserve = Reserve(True, False, False)
     filling, taking, joining, waiting = Owner(3000), Owner(1000), Owner(1000), Owner(1000)
     assert reserve.retarget(3000, 3000, 3000, [None] * 3000) == GROWN
     assert reserve.retarget(UNCHANGED, UNCHANGED, UNCHANGED, [None] * 1000) == CHANGED
@@ -402,7 +402,7 @@ def test_numbers_are_compared_and_not_their_objects() -> None:
 
 
 def test_what_an_alloc_asks_for_is_no_part_of_a_grow() -> None:
-    reserve = Reserve(False, False)
+    reserve = Reserve(False, False, False)
     growing, allocating = Owner(3), Owner(2)
     assert reserve.retarget(3, UNCHANGED, UNLIMITED, [None] * 6) == GROWN
     assert reserve.claim_to_fill(growing.real, False) == 3

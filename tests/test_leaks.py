@@ -1,4 +1,4 @@
-"""Nothing is left behind: objects and references are as many after a thousand rounds of a call as before."""
+"""Nothing is left behind: objects and references are as many after hundreds of rounds of a call as before."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def test_waits_that_ended_in_vain_are_summed_up() -> None:
 
 
 def test_a_new_reserve_holds_nothing() -> None:
-    reserve = Reserve(False, False)
+    reserve = Reserve(False, False, False)
     figures = reserve.figures()
     expected = {"limit": UNLIMITED, "waiting_max": UNLIMITED, "closed": False, "resizes": -1}
     expected |= {"waits": [0] * 8, "wait_histogram": [0] * 8}
@@ -185,7 +185,7 @@ def test_a_decision_that_was_overtaken_and_interrupted_is_not_in_force() -> None
         def setdefault(self, *_arguments: object) -> NoReturn:
             raise KeyboardInterrupt
 
-    reserve: Any = Reserve(False, False)
+    reserve: Any = Reserve(False, False, False)
     draft = reserve.open()
     draft.waiting_max = 3
     reserve.set_waiting_max(5)

@@ -28,6 +28,7 @@ from every_call import CALLS, Broken, NotRaised, Prepared, in_a_task
 import mempool
 import mempool.testing
 from mempool import registry
+from mempool._core import Ticket
 
 _testcapi = pytest.importorskip("_testcapi", reason="this Python has no _testcapi, which lets allocations fail")
 
@@ -175,9 +176,17 @@ def test_no_allocation_that_fails_loses_anything(name: str) -> None:
     assert found.wrong == {}, f"{found.swept} allocations swept"
 
 
+SOURCES: dict[str, Any] = {
+    "objects": mempool.Objects(bytearray),
+    "objects that are reset": mempool.Objects(bytearray, reset=bytearray.clear),
+    "buffers": mempool.Buffers(4096),
+    "buffers that are wiped": mempool.Buffers(4096, zero="free"),
+}
+
+
 @pytest.mark.skipif(mempool.IMPLEMENTATION == "pure", reason="uncompiled, every call makes small objects")
 @pytest.mark.parametrize("track", ["nothing", "identity"])
-@pytest.mark.parametrize("source", [mempool.Objects(bytearray), mempool.Buffers(4096)], ids=["objects", "buffers"])
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 @pytest.mark.parametrize("way", ["alloc", "try_alloc", "alloc_reserved", "lease"])
 def test_without_any_memory_the_whole_reserve_can_be_had(way: str, source: Any, track: str) -> None:
     """Not one allocation of the interpreter's works, and each element that is promised is there."""
@@ -204,6 +213,27 @@ def test_without_any_memory_the_whole_reserve_can_be_had(way: str, source: Any, 
     assert failed or way == "alloc_reserved"
     stats = pool.stats()
     assert (stats.spare, stats.out, stats.made, stats.served_from_reserve) == (0, 3, 3, 3)
+
+
+@pytest.mark.skipif(mempool.IMPLEMENTATION == "pure", reason="uncompiled, every call makes small objects")
+def test_without_any_memory_the_reserve_can_be_had_beside_a_drain() -> None:
+    """And the drain is told when it comes home."""
+    pool = mempool.Pool(mempool.Objects(bytearray), 2)
+    told: list[bool] = []
+    drain = Ticket(0)
+    drain.set_waiter(lambda: told.append(True), None, 0)
+    first, second = pool.alloc_reserved(), None
+    assert not pool.core.watch_drain(drain, True)
+    _testcapi.set_nomemory(0, 0)
+    try:
+        second = pool.alloc()
+    finally:
+        _testcapi.remove_mem_hooks()
+    assert second is not None
+    pool.free(first)
+    assert told == []
+    pool.free(second)
+    assert told == [True]
 
 
 @pytest.mark.skipif(mempool.IMPLEMENTATION == "pure", reason="uncompiled, every call makes small objects")

@@ -115,8 +115,9 @@ class Pool(Traffic, Generic[T]):
         self._source_failures = 0
         waiting_max = sys.maxsize if max_waiting is None else min(self._count("max_waiting", max_waiting), sys.maxsize)
         targets = self._targets(self._count("reserve", reserve), keep, limit)
-        is_quick = self._reset is None and self._check is None and self._book is None
-        super().__init__(Reserve(track != "nothing", is_quick, Home(self, source)))
+        quick_alloc = self._check is None and self._book is None
+        quick_free = self._reset is None and self._book is None
+        super().__init__(Reserve(track != "nothing", quick_alloc, quick_free, Home(self, source)))
         self.core.set_waiting_max(waiting_max)
         self._retarget(*targets)
         try:

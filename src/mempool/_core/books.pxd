@@ -41,7 +41,7 @@ cdef class Books:
     cdef Books ancestor
     cdef Py_ssize_t out(self) noexcept
     cdef Py_ssize_t excess(self) noexcept
-    cdef void tune(self, bint quick) noexcept
+    cdef void tune(self, bint quick_alloc, bint quick_free) noexcept
     cdef void shelve(self, element)
     cdef void unshelve(self, Hands hands)
     cdef bint has_on_shelf(self, element)

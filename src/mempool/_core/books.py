@@ -7,7 +7,7 @@ A decision (reserve.py) opens the books, edits them and closes them:
         with cython.critical_section(self):
             books = self.open()
             ...
-            if self.close_books(books): return
+            if self.shut(books): return
 
 The two lives of this file differ in what "open" means, and in nothing that a decision can see.
 
@@ -143,14 +143,11 @@ class Books:
 
     @cython.cfunc
     @cython.exceptval(check=False)
-    def tune(self, quick: cython.bint) -> cython.void:
-        """Set the gates of the quick path, after everything else: a line or a drainer closes them."""
-        if not quick or self.closed or self.first_in_line() is not None or self.drainers:
-            self.floor = UNLIMITED
-            self.room = 0
-        else:
-            self.floor = self.reserve
-            self.room = self.keep if self.excess() <= 0 else 0
+    def tune(self, quick_alloc: cython.bint, quick_free: cython.bint) -> cython.void:
+        """Set the gates of the quick path, after everything else: a line closes both, a drainer that of free."""
+        is_open: cython.bint = not self.closed and self.first_in_line() is None
+        self.floor = self.reserve if is_open and quick_alloc else UNLIMITED
+        self.room = self.keep if is_open and quick_free and not self.drainers and self.excess() <= 0 else 0
 
     # -- the shelf: spares, last in, first out, so that warm memory is used again
 

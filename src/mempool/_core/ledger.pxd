@@ -6,7 +6,8 @@ cdef class Ledger:
     cdef Books books
     cdef Roll roll
     cdef bint tracks
-    cdef bint quick
+    cdef bint quick_alloc
+    cdef bint quick_free
     cdef readonly object home
     cdef Books open(self)
     cdef bint shut(self, Books books) except? -1

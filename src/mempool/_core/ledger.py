@@ -31,19 +31,22 @@ class Ledger:
     books: Books
     roll: Roll
     tracks: cython.bint
-    quick: cython.bint
+    quick_alloc: cython.bint
+    quick_free: cython.bint
     home: Any
 
-    def __init__(self, tracks: bool, quick: bool, home: object = None) -> None:
-        """tracks: keep a roll of the elements that are out. quick: nothing needs to be told of each alloc and free.
+    def __init__(self, tracks: bool, quick_alloc: bool, quick_free: bool, home: object = None) -> None:
+        """tracks: keep a roll of the elements that are out.
 
+        quick_alloc, quick_free: nobody needs to be told of each element that goes out, or comes home.
         home: what a Buffer of this pool is told about where it belongs.
         """
         self.home = home
         self.books = Books()
         self.roll = Roll()
         self.tracks = tracks
-        self.quick = quick and HAS_GIL
+        self.quick_alloc = quick_alloc and HAS_GIL
+        self.quick_free = quick_free and HAS_GIL
 
     # -- opening and closing the books
 
@@ -64,7 +67,7 @@ class Ledger:
     @cython.exceptval(-1, check=True)
     def shut(self, books: Books) -> cython.bint:
         """Put the edited books in force. False, uncompiled only: somebody was faster, decide again."""
-        books.tune(self.quick)
+        books.tune(self.quick_alloc, self.quick_free)
         if cython.compiled:
             return True
         try:
