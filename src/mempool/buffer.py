@@ -12,9 +12,11 @@ handle knows that it must go home.
 from __future__ import annotations
 
 import ctypes
+import numbers
+import operator
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 from mempool.errors import UseAfterFree
 
@@ -76,6 +78,9 @@ class Buffer:
     exports: cython.Py_ssize_t  # compiled: views that are alive
     view: Any  # uncompiled: what the views look through
 
+    def __init__(self, *_arguments: object, **_options: object) -> None:
+        raise TypeError("a buffer is taken from a pool of Buffers: Pool(Buffers(size), reserve).alloc()")
+
     # -- the buffer protocol
 
     def __getbuffer__(self, buffer: cython.pointer[Py_buffer], flags: cython.int) -> None:
@@ -128,12 +133,13 @@ class Buffer:
         address: int = self.block.region.address
         return address
 
-    def fill(self, byte: int = 0) -> None:
+    def fill(self, byte: SupportsIndex = 0) -> None:
         """Write this byte everywhere."""
-        if not 0 <= byte <= 255:
-            raise ValueError(f"a byte is 0 to 255, not {byte}")
+        number: Any = operator.index(byte)
+        if not 0 <= number <= 255:
+            raise ValueError(f"a byte is 0 to 255, not {number}")
         with self._view() as view:  # nobody can free it meanwhile; memset lets other threads run
-            ctypes.memset(self.block.region.address, byte, len(view))
+            ctypes.memset(self.block.region.address, number, len(view))
 
     def array(self, dtype: Any = "uint8", shape: Any = None) -> Any:
         """A NumPy array of this memory; nothing is copied. shape: None: as many as fit. Needs `mempool[numpy]`.
@@ -142,10 +148,11 @@ class Buffer:
         """
         np = _numpy()
         kind = np.dtype(dtype)
+        if kind.itemsize == 0:
+            raise ValueError(f"{self._called()}: an item of {dtype!r} takes no bytes; say how many, as in 'S8'")
         if shape is None:
-            shape = (len(self) // kind.itemsize,)
-        elif isinstance(shape, int):
-            shape = (shape,)
+            shape = len(self) // kind.itemsize
+        shape = (shape,) if isinstance(shape, numbers.Integral) else tuple(shape)
         items = 1
         for length in shape:
             items *= length

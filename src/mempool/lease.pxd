@@ -4,7 +4,8 @@ from mempool._core.quick cimport Quick, put_warm, take_warm
 cdef enum:
     NEW = 0
     HELD = 1
-    RELEASED = 2
+    RELEASING = 2
+    RELEASED = 3
 
 cdef class Lease:
     cdef Quick pool

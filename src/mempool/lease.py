@@ -21,8 +21,9 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.line import Hands
 
     NEW = 0
-    HELD = 1
-    RELEASED = 2
+    HELD = 1  # or it waits: then it has hands that hold nothing yet
+    RELEASING = 2
+    RELEASED = 3
 
 
 @cython.final
@@ -45,14 +46,18 @@ class Lease:
     hands: Hands | None
     state: cython.int
 
+    def __init__(self, *_arguments: object, **_options: object) -> None:
+        raise TypeError("a lease is taken from a pool: pool.lease()")
+
     @property
     def element(self) -> Any:
         """The element; the first access takes it, and waits for it if it must."""
         if self.state == NEW:
             return self._enter()
-        if self.state == RELEASED:
-            raise DoubleFree(f"{self.pool._called()}: this lease was released already; take another with pool.lease()")
-        return self.thing if self.hands is None else self.hands.elements[0]
+        element: object = self.thing if self.hands is None else self.hands.elements[0]
+        if self.state != HELD or element is None:
+            raise self._without()
+        return element
 
     def __enter__(self) -> Any:
         return self._enter()
@@ -146,28 +151,48 @@ class Lease:
     @cython.exceptval(-1, check=True)
     def _release(self) -> cython.bint:
         if self.state != HELD:
-            raise DoubleFree(
-                f"{self.pool._called()}: this lease "
-                + ("was released already" if self.state == RELEASED else "has not taken an element yet")
-                + "; a lease is released once, and `with` does it by itself"
-            )
+            raise self._without()
         if cython.compiled and self.hands is None and put_warm(self.pool, self.thing):
             self.thing = None
             self.state = RELEASED
             return True
+        hands: Hands | None = self._returning_hands()
+        # Of two threads that release at once, one may. Compiled, nobody comes in between; else the dict decides.
+        if hands is None or not (cython.compiled or self.__dict__.pop("may_release", False)):
+            raise self._without()
+        self.state = RELEASING
         # The hands tell how far it came: after an exception, dropping the lease does the rest.
         try:
-            self.pool._bring_home(self._returning_hands())
+            self.pool._bring_home(hands)
         except PoolError:  # freed by hand behind the lease's back
             self.state = RELEASED
+            raise
+        except BaseException:
+            if not cython.compiled:
+                self.__dict__["may_release"] = True
+            self.state = HELD if self._returning_hands() is not None else RELEASED
             raise
         self.state = RELEASED
         return True
 
+    def _without(self) -> Exception:
+        """Why it has no element to use or to release."""
+        if self.state == HELD and self.hands is not None and self.hands.count == 0:
+            why = "waits for its element"
+        elif self.state == NEW:
+            why = "has not taken an element yet"
+        elif self.state == RELEASING:
+            why = "is being released"
+        else:
+            why = "was released already"
+        return DoubleFree(
+            f"{self.pool._called()}: this lease {why}; it is for one caller and for once, take another with pool.lease()"
+        )
+
     def __del__(self) -> None:
         if not cython.compiled and not hasattr(self, "state"):
             return  # interrupted while it was being made
-        if self.state == HELD:
+        if self.state in (HELD, RELEASING):
             try:
                 self._go_home()
             except (KeyboardInterrupt, MemoryError):  # Python swallows what flies here, and nobody would come back to it
@@ -226,6 +251,7 @@ def new_lease(pool: Any, timeout: Any) -> Lease:
         lease.thing = None
         lease.hands = None
         lease.state = NEW
+        lease.__dict__["may_release"] = True
     return lease
 
 

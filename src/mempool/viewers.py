@@ -72,8 +72,8 @@ def _variables() -> Iterator[list[Any]]:
             frames.append(frame.f_back)
         names = frame.f_locals
         yield list(names.values())
-        if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
-            names.clear()  # a copy, which the frame would keep, and with it the views
+        if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED and sys.getrefcount(names) <= 3:
+            names.clear()  # a copy, which the frame would keep, and with it the views; unless it is what locals() gave
         del frame, names
 
 

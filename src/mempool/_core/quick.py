@@ -37,6 +37,10 @@ class Quick:
     roll: Roll
     tracks: cython.bint
 
+    def __cinit__(self) -> None:
+        # So that the gates of the quick path are shut until __init__ has run, whoever calls before.
+        self.books = Books()
+
     def __init__(self, core: Reserve) -> None:
         self.core = core
         if cython.compiled:
