@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-WAITING, SERVED, CLOSED, WITHDRAWN = range(4)
-IN_LINE, HAS_ALL, IS_CLOSED, IS_FULL = range(4)
+WAITING, SERVED, CLOSED, WITHDRAWN, _TIMED_OUT, IMPOSSIBLE = range(6)
+IN_LINE, HAS_ALL, IS_CLOSED, IS_FULL, IS_TOO_MANY = range(5)
 CHANGED, GROWN, KEEP_TOO_LOW, LIMIT_TOO_LOW = range(10, 14)
 MANY = 1 << 62
 
@@ -197,6 +197,8 @@ class PlainReserve:
             return HAS_ALL
         if self.dismissed:
             return IS_CLOSED
+        if ticket.wanted > max(1, self.limit):
+            return IS_TOO_MANY
         if len(self.line) >= self.waiting_max:
             return IS_FULL
         self.capacity = max(self.capacity, places)
@@ -205,6 +207,7 @@ class PlainReserve:
         while ticket.held:
             self.spares.append(ticket.held.pop())
             self.serve()
+        self.came_home()
         if not was_first:
             self.prod()
         return IN_LINE
@@ -237,7 +240,15 @@ class PlainReserve:
         self.capacity = max(self.capacity, places)
         self.reserve, self.keep, self.keep_given, self.limit = reserve, new_keep, given, limit
         self.resizes += 1
-        if raised:
+        head = self.line[:1]
+        for ticket in [ticket for ticket in self.line if ticket.wanted > max(1, limit)]:
+            self.line.remove(ticket)
+            ticket.state = IMPOSSIBLE
+            self.told.append(ticket)
+        if self.line[:1] != head:
+            self.serve()
+            self.prod()
+        elif raised:
             self.prod()
         return GROWN if grew else CHANGED
 

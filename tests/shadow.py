@@ -44,7 +44,7 @@ class Shadow:
 
     def guarantee(self) -> tuple[int, int, int, int]:
         lacking = max(0, self.reserve - self.spare)
-        owed = min(lacking, self.out)
+        owed = 0 if self.closed else min(lacking, self.out)  # what comes home to a closed pool fills nothing
         return self.reserve, self.spare, owed, lacking - owed
 
     # -- the source

@@ -9,6 +9,11 @@ from _queue import Empty, SimpleQueue
 from collections.abc import Callable
 
 
+def in_words(seconds: float) -> str:
+    """Seconds, for a person: three digits, or all those before the point."""
+    return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"
+
+
 class Clock:
     """Monotonic time in seconds, and how a thread parks until it is woken or the time is up."""
 

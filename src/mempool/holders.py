@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mempool.clock import in_words
 from mempool.parking import ThreadOwner, current_owner
 
 if TYPE_CHECKING:
     from mempool.traffic import Traffic
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parent) + os.sep
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Holder:
     """How long it has been held."""
 
     def __str__(self) -> str:
-        return f"{self.who} has held {self.element} for {self.seconds:.3g} s, taken at {self.site}"
+        return f"{self.who} has held {self.element} for {in_words(self.seconds)}, taken at {self.site}"
 
 
 @dataclass(slots=True)

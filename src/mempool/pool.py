@@ -188,7 +188,7 @@ class Pool(Traffic, Generic[T]):
         """Take `n` elements, all or none. In the line, they are gathered as they come home; nobody overtakes.
 
         More than the reserve is served as far as the source can, without a promise. Raises ValueError at once when `n`
-        exceeds the limit, and what `alloc` raises. Kernel: mempool_alloc_bulk.
+        exceeds the limit, or does so when a resize lowers it; and what `alloc` raises. Kernel: mempool_alloc_bulk.
         """
         ticket = self._new_ticket(self._many(n))
         try:
@@ -210,9 +210,8 @@ class Pool(Traffic, Generic[T]):
 
     def _many(self, n: int) -> int:
         n = self._count("n", n)
-        limit = self.core.figures()["limit"]
-        if n > limit:
-            raise ValueError(f"{self._called()}: {n} elements at once can never be had, limit is {limit}; raise the limit")
+        if n > self.core.figures()["limit"]:
+            raise self._too_many(n)
         return n
 
     # -- freeing
@@ -238,7 +237,8 @@ class Pool(Traffic, Generic[T]):
         All targets change at one moment; the last resize to reach its moment wins. Then, outside of any lock, a grow
         makes elements until the reserve is full or memory runs out, serving callers in the line on the way, and a shrink
         disposes of the spares beyond `keep`. A `keep` that was given once stays, but is never below the reserve; one
-        that never was follows at twice the reserve. limit=None: no limit.
+        that never was follows at twice the reserve. limit=None: no limit. Who waits in `alloc_many` for more than a lowered
+        limit allows gets ValueError.
 
         Raises ValueError or TypeError for what makes no sense, MemoryError when not even the list of places can be had
         (kernel: -ENOMEM), PoolClosed; nothing has changed then. Kernel: mempool_resize.
@@ -246,8 +246,8 @@ class Pool(Traffic, Generic[T]):
         wanted = [f"{what} {number}" for what, number in (("reserve", reserve), ("keep", keep)) if number is not None]
         if limit is not DEFAULT:
             wanted.append(f"limit {limit}")
-        token = object()
-        self._resizing[token] = f"to {', '.join(wanted)} by {name_of(parking.current_owner())}"
+        token = (threading.get_ident(), object())
+        self._resizing[token] = f"to {', '.join(wanted) or 'the same targets'} by {name_of(parking.current_owner())}"
         try:
             grew = self._retarget(*self._targets(reserve, keep, limit))
             try:
@@ -336,7 +336,7 @@ class Pool(Traffic, Generic[T]):
         """What is promised now, and what covers it."""
         figures = self.core.figures()
         lacking = max(0, figures["reserve"] - figures["spare"])
-        owed = min(lacking, max(0, figures["out"]))
+        owed = 0 if figures["closed"] else min(lacking, max(0, figures["out"]))
         level = getattr(self._source, "level", None)
         return Guarantee(figures["reserve"], figures["spare"], owed, lacking - owed, level)
 

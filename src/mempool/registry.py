@@ -40,6 +40,9 @@ def _after_fork_in_child() -> None:
     """The child has working pools: nobody stands in the line but the forking thread. No lock can be left locked: none is."""
     for pool in pools():
         pool._recovering = threading.Lock()
+        for token in list(pool._resizing):
+            if token[0] != threading.get_ident():
+                pool._resizing.pop(token, None)
         pool.core.after_fork(threading.get_ident())
 
 

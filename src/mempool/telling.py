@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numbers
 import operator
+import sys
 from typing import Any
 
 from mempool._core import Hands, Quick
@@ -24,7 +26,7 @@ class Telling(Quick):
     name: str
     _book: HolderBook | None
     _clock: Clock
-    _resizing: dict[object, str]
+    _resizing: dict[tuple[int, object], str]  # by the thread that resizes, and a token
     _source_failures: int
     _source_said: str | None
 
@@ -69,6 +71,11 @@ class Telling(Quick):
     def _ending(self) -> PoolClosed:
         return PoolClosed(f"{self._called()}: the interpreter is ending, and nobody may wait any more; free and go")
 
+    def _too_many(self, wanted: int) -> ValueError:
+        limit = self.core.figures()["limit"]
+        why = "ask for fewer" if limit == sys.maxsize else f"limit is {limit}; ask for fewer, or raise it"
+        return ValueError(f"{self._called()}: {wanted} elements at once can never be had; {why}")
+
     def _in_line(self) -> str:
         waiting = self.core.waiting()
         return f"{waiting} caller{'' if waiting == 1 else 's'} in line"
@@ -86,7 +93,9 @@ class Telling(Quick):
             if self._source_said
             else "the source has not failed",
         ]
-        if f["made"] - f["disposed"] + f["claimed"] >= f["limit"]:
+        if f["closed"]:
+            sentences.append("it is closed")
+        elif f["made"] - f["disposed"] + f["claimed"] >= f["limit"]:
             sentences.append(f"the limit of {f['limit']} is reached")
         if f["claimed"]:
             sentences.append(f"{f['claimed']} are being made")
@@ -100,7 +109,8 @@ class Telling(Quick):
                 sentences.append(f"{len(holders) - HOLDERS_NAMED} more are held for less long")
         elif f["out"]:
             sentences.append('track="holders" would tell who holds them')
-        return "; ".join(sentences) + ". Free what is out, raise the reserve or the limit, or wait longer"
+        way_out = "Make another" if f["closed"] else "Free what is out, raise the reserve or the limit, or wait longer"
+        return "; ".join(sentences) + f". {way_out}"
 
     def _count(self, what: str, number: int) -> int:
         try:
@@ -114,6 +124,9 @@ class Telling(Quick):
     def _seconds(self, what: str, seconds: float | None) -> float | None:
         if seconds is None:
             return None
-        if isinstance(seconds, (int, float)) and seconds >= 0:
-            return float(seconds)
+        if isinstance(seconds, (int, float, numbers.Real)) and seconds >= 0:
+            try:
+                return float(seconds)
+            except OverflowError:
+                return float("inf")
         raise ValueError(f"{self._called()}: {what} is a number of seconds, 0 or more, or None for ever, not {seconds!r}")

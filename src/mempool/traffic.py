@@ -23,8 +23,9 @@ from mempool import parking, registry
 from mempool._core import Hands, Ticket
 from mempool._core import line as states
 from mempool._core.quick import DEFAULT
-from mempool._core.reserve import IS_CLOSED, IS_FULL, TIMED_OUT
+from mempool._core.reserve import IS_CLOSED, IS_FULL, IS_TOO_MANY, TIMED_OUT
 from mempool.buffer import Buffer, prepare, renew
+from mempool.clock import in_words
 from mempool.errors import DeadlockError, DoubleFree, ForeignElement, LineFull, PoolTimeout
 from mempool.holders import find_deadlock
 from mempool.telling import Telling
@@ -142,6 +143,7 @@ class Traffic(Telling):
     def _sign_out(self, hands: Hands) -> None:
         """What these hands hold is the user's from now on."""
         if self._check is not None:
+            hands.checked = True
             try:
                 for element in hands.held():
                     self._check(element)
@@ -165,6 +167,16 @@ class Traffic(Telling):
         self.core.retract(hands)
         if self._book is not None:
             self._book.forget(hands.held())
+        if hands.checked and not hands.condemned and self._reset is not None:
+            # What a check leaves behind (zeros, in place of a pattern) is not what it wants to find the next time.
+            try:
+                for element in hands.held():
+                    self._reset(element)
+                hands.checked = False
+            except BaseException:
+                self.core.condemn(hands)
+                self._dispose(hands)
+                raise
         self.core.give(hands)
         self._dispose(hands)
         if hands.wanted > 1 and isinstance(hands, Ticket):
@@ -248,15 +260,21 @@ class Traffic(Telling):
                 batch = min(2 * batch, self._batch_max)
 
     def _dispose_surplus(self) -> None:
+        """Goes on to the last whatever the source raises; then raises the first. (An interrupt ends it.)"""
+        errors: list[Exception] = []
         while True:
             hands = Hands(self._batch_max)
             try:
                 if not self.core.surplus(hands):
-                    return
+                    break
                 self._dispose(hands)
-            except BaseException:
+            except BaseException as error:
                 self._hand_back(hands)
-                raise
+                if not isinstance(error, Exception) or not hands.count:
+                    raise
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     # -- waiting
 
@@ -281,10 +299,10 @@ class Traffic(Telling):
                 time = now()
                 if time >= deadline:
                     outcome = TIMED_OUT
-                    raise PoolTimeout(f"{self._called()}: waited {time - began:.3g} s in vain. {self._why_empty()}")
+                    raise PoolTimeout(f"{self._called()}: waited {in_words(time - began)} in vain. {self._why_empty()}")
                 if time >= warn_at:
                     warn_at = NEVER
-                    log.warning("a caller has waited for %.3g s. %s", time - began, self._why_empty())
+                    log.warning("a caller has waited for %s. %s", in_words(time - began), self._why_empty())
                 if core.is_first(ticket):
                     if ask_at == NEVER:
                         ask_at = time + ask_after
@@ -304,6 +322,8 @@ class Traffic(Telling):
                         continue
                 until = min(deadline, ask_at, warn_at)
                 yield None if until == NEVER else max(0.0, until - time)
+            if ticket.state == states.IMPOSSIBLE:
+                raise self._too_many(ticket.wanted)
             if ticket.state != states.SERVED:
                 raise self._closed()
             outcome = states.SERVED
@@ -318,6 +338,8 @@ class Traffic(Telling):
         answer = self.core.join(ticket, places)
         if answer == IS_CLOSED:
             raise self._closed()
+        if answer == IS_TOO_MANY:
+            raise self._too_many(ticket.wanted)
         if answer == IS_FULL:
             raise LineFull(f"{self._called()}: {self._in_line()} already, as max_waiting allows; try again later")
         if self._book is None or ticket.is_settled():
@@ -333,6 +355,7 @@ class Traffic(Telling):
     def _ask_for_line(self, ticket: Ticket) -> None:
         """The head of the line asks the source; what comes goes to the line in its order."""
         hands = Hands(max(1, ticket.wanted - self.core.figures()["spare"]))
+        hands.ask_for(ticket)
         try:
             self._ask(hands, hands.wanted, for_caller=False)
             self._hand_back(hands)
@@ -372,6 +395,7 @@ class Traffic(Telling):
         if not total:
             return 0
         is_reset = self._reset is None
+        hands.checked = False  # a user has had them since
         try:
             if not hands.are_owners():
                 unfit = prepare(hands, self.core.home) if renewing else None

@@ -75,7 +75,7 @@ class Books:
     from_reserve: cython.Py_ssize_t
     from_line: cython.Py_ssize_t
     resizes: cython.Py_ssize_t
-    waits: Any  # by outcome: see Reserve.count_wait
+    waits: Any  # by outcome: see Ledger.count_wait
     wait_histogram: Any  # by duration: see WAIT_BUCKETS
     wait_seconds_total: cython.double
     wait_seconds_max: cython.double

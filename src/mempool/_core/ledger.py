@@ -143,6 +143,23 @@ class Ledger:
             for ticket in books.drainers:
                 books.tell(ticket)
 
+    def count_wait(self, outcome: cython.Py_ssize_t, seconds: cython.double) -> None:
+        """For the statistics: somebody has waited so long. outcome: SERVED, CLOSED or WITHDRAWN, or TIMED_OUT."""
+        bucket: cython.Py_ssize_t = 0
+        bound: cython.double = 0.0001  # WAIT_BUCKETS[0]; each of the others is ten times the one before
+        while bucket < 7 and seconds > bound:
+            bucket += 1
+            bound *= 10
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                books.waits[outcome] += 1
+                books.wait_histogram[bucket] += 1
+                books.wait_seconds_total += seconds
+                books.wait_seconds_max = max(books.wait_seconds_max, seconds)
+                if self.shut(books):
+                    return
+
     # -- looking
 
     def is_closed(self) -> bool:

@@ -1,3 +1,5 @@
+cdef class Ticket
+
 cdef class Hands:
     cdef readonly Py_ssize_t wanted
     cdef readonly list elements
@@ -8,6 +10,8 @@ cdef class Hands:
     cdef readonly bint condemned
     cdef bint proven
     cdef bint refused
+    cdef Ticket asks_for
+    cdef public bint checked
     cdef readonly list arrivals
     cdef readonly list entered
     cdef readonly list struck

@@ -23,6 +23,8 @@ WAITING = 0  #: stands in the line, or never joined it
 SERVED = 1  #: has all it asked for
 CLOSED = 2  #: the pool was closed; it gets nothing
 WITHDRAWN = 3  #: left by itself; it refuses what is offered
+#: (4 is TIMED_OUT, in reserve.py.)
+IMPOSSIBLE = 5  #: wants more than the limit allows, since it was lowered
 
 
 @cython.cclass
@@ -38,6 +40,8 @@ class Hands:
     condemned: cython.bint
     proven: cython.bint
     refused: cython.bint
+    asks_for: Ticket | None
+    checked: cython.bint
     struck: list[bool]
     arrivals: list[Any]
     entered: list[Any]
@@ -51,6 +55,8 @@ class Hands:
         self.filling = False  # the claims are a resize's, which fills the reserve
         self.condemned = False  # what these hands hold is surplus, counted as being disposed of
         self.refused = False  # there was no room under the limit when these hands asked
+        self.asks_for = None  # the head of the line, on whose behalf these hands ask the source
+        self.checked = False  # the source's check has had what these hands hold, and may have changed it
         self.proven = False  # the roll let go of what these hands hold (compiled)
         self.arrivals = []  # what the source has made and the books do not know yet; None: not made
         self.entered = []  # not empty: the source's free has been entered for the first element
@@ -71,6 +77,10 @@ class Hands:
 
     def missing(self) -> int:
         return self.wanted - (self.count - self.first)
+
+    def ask_for(self, head: Ticket) -> None:
+        """These hands ask the source because this ticket waits."""
+        self.asks_for = head
 
     def hold(self, element: Any) -> None:
         """Put in an element that the caller owns already."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mempool._core.line import CLOSED, SERVED, WITHDRAWN
+from mempool._core.line import CLOSED, IMPOSSIBLE, SERVED, WITHDRAWN
 
 if TYPE_CHECKING:
     from mempool._core import _cython as cython
@@ -31,7 +31,7 @@ TIMED_OUT = 4
 #: Upper bounds, in seconds, of the buckets in which waits are counted; the last bucket has none.
 WAIT_BUCKETS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 #: What `join` answers.
-IN_LINE, HAS_ALL, IS_CLOSED, IS_FULL = range(4)
+IN_LINE, HAS_ALL, IS_CLOSED, IS_FULL, IS_TOO_MANY = range(5)
 #: For `retarget`, and what it answers beside IS_CLOSED.
 UNCHANGED = -1
 CHANGED, GROWN, KEEP_TOO_LOW, LIMIT_TOO_LOW = range(10, 14)
@@ -148,7 +148,8 @@ class Reserve(Ledger):
                 if for_caller:
                     books.from_source += made
                 head: Ticket | None = books.first_in_line()
-                if made < own.claims and was_full and head is not None and head is not hands:
+                # Room under the limit is news to the head of the line, unless it is the room that it took itself.
+                if made < own.claims and was_full and head is not hands and head is not own.asks_for:
                     books.prod_head()
                 own.claims = 0
                 own.filling = False
@@ -306,6 +307,8 @@ class Reserve(Ledger):
                 else:
                     if books.dismissed:
                         return IS_CLOSED
+                    if own.wanted > max(1, books.limit):
+                        return IS_TOO_MANY
                     if books.waiting >= books.waiting_max:
                         return IS_FULL
                     books.install(places)
@@ -316,6 +319,7 @@ class Reserve(Ledger):
                         books.shelve(own.elements[own.count])
                         own.elements[own.count] = None
                         self.serve_line(books)  # after each: the shelf has no more places than the head wants
+                    self.tell_drainers(books)
                     if not is_first:
                         books.prod_head()  # a newcomer is news
                     elif own.refused and books.made - books.disposed + books.claimed < books.limit:
@@ -368,13 +372,15 @@ class Reserve(Ledger):
         """All targets change at this one moment, or none does. Answers GROWN, CHANGED, or why nothing changed.
 
         UNCHANGED leaves a target as it is at the moment itself, so that two resizes of different targets both count.
-        keep UNCHANGED: twice the reserve until it is given once; then it
-        stays, but never below the reserve. places: at least as long as the new keep, unless there are so many already;
-        else ValueError.
+        keep UNCHANGED: twice the reserve until it is given once; then it stays, but never below the reserve.
+        places: at least as long as the new keep, unless there are so many already; else ValueError.
+
+        Who stands in the line for many, and for more than the limit allows now, has left it: IMPOSSIBLE.
         """
         while True:
             with cython.critical_section(self):
                 books: Books = self.open()
+                line: list[Ticket] = self.tickets(books)  # first of all: a new list may run the collector, and that anything
                 if books.closed:
                     return IS_CLOSED
                 # Worked out here and nowhere else: a target read before the moment may be another resize's past.
@@ -396,7 +402,17 @@ class Reserve(Ledger):
                 books.keep_given = given
                 books.limit = new_limit
                 books.resizes += 1
-                if raised:
+                head: Ticket | None = books.first_in_line()
+                for ticket in line:
+                    if ticket.wanted > max(1, new_limit):
+                        books.step_out(ticket)
+                        own: Ticket = books.lend(ticket)  # type: ignore[assignment]
+                        own.state = IMPOSSIBLE
+                        books.tell(ticket)
+                if books.first_in_line() is not head:
+                    self.serve_line(books)
+                    books.prod_head()
+                elif raised:
                     books.prod_head()
                 done: cython.bint = self.shut(books)
             if done:
@@ -470,20 +486,3 @@ class Reserve(Ledger):
             if done:
                 break
         self.spread_news()
-
-    def count_wait(self, outcome: cython.Py_ssize_t, seconds: cython.double) -> None:
-        """For the statistics: somebody has waited so long. outcome: SERVED, CLOSED or WITHDRAWN, or TIMED_OUT."""
-        bucket: cython.Py_ssize_t = 0
-        bound: cython.double = 0.0001  # WAIT_BUCKETS[0]; each of the others is ten times the one before
-        while bucket < 7 and seconds > bound:
-            bucket += 1
-            bound *= 10
-        while True:
-            with cython.critical_section(self):
-                books: Books = self.open()
-                books.waits[outcome] += 1
-                books.wait_histogram[bucket] += 1
-                books.wait_seconds_total += seconds
-                books.wait_seconds_max = max(books.wait_seconds_max, seconds)
-                if self.shut(books):
-                    return

@@ -52,9 +52,10 @@ def seconds(_context: click.Context, _option: click.Parameter, value: str) -> fl
 
 def in_words(size: int) -> str:
     """Bytes, for a person."""
-    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+    for unit, name in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if size >= unit:
-            return f"{size / unit:.4g} {name}"
+            number = size / unit
+            return f"{number:.4g} {name}" if number < 9999.5 else f"{number:.0f} {name}"
     return f"{size} bytes"
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import operator
 import random
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -61,7 +62,7 @@ class Adaptor(Generic[T]):
         made: list[T] = []
         try:
             made.extend(itertools.starmap(self.source.alloc, _ONCE))
-            return made[0]
+            return only(made)
         except BaseException:
             _dispose(self.source, made)
             raise
@@ -96,7 +97,7 @@ class Limited(Adaptor[T]):
         if (bytes_max is None) == (elements_max is None):
             raise TypeError("Limited: give either bytes_max or elements_max")
         if elements_max is not None:
-            self.elements_max: int = operator.index(elements_max)
+            self.elements_max: int = min(operator.index(elements_max), sys.maxsize)
             """How many elements may exist at once."""
             if self.elements_max < 0:
                 raise ValueError(f"Limited: elements_max is at least 0, not {elements_max}")
@@ -104,7 +105,7 @@ class Limited(Adaptor[T]):
             known = size if size is not None else getattr(source, "size", None)
             if known is None:
                 raise ValueError(f"Limited: bytes_max needs the size of an element, and {source!r} has no size; say size=")
-            self.elements_max = parse_size(bytes_max) // parse_size(known)
+            self.elements_max = min(parse_size(bytes_max) // parse_size(known), sys.maxsize)
         # A permit is a token: one that was never used, or one that an element left behind.
         self._fresh = iter(range(self.elements_max))
         self._free: deque[int] = deque()
@@ -127,7 +128,7 @@ class Limited(Adaptor[T]):
             if not permit:
                 raise MemoryError(f"Limited: {self.elements_max} elements exist already, as many as may be")
             made.extend(itertools.starmap(self.source.alloc, _ONCE))
-            return made[0]
+            return only(made)
         except BaseException:
             move(permit, self._free)
             _dispose(self.source, made)
@@ -203,7 +204,7 @@ class Faulty(Adaptor[T]):
         made: list[T] = []
         try:
             made.extend(itertools.starmap(self.source.alloc, _ONCE))
-            return made[0]
+            return only(made)
         except BaseException:
             _dispose(self.source, made)
             raise
@@ -236,7 +237,7 @@ class OnFailure(Adaptor[T]):
             while True:
                 try:
                     made.extend(itertools.starmap(self.source.alloc, _ONCE))
-                    return made[0]
+                    return only(made)
                 except MemoryError:
                     if made or questions == self._tries or not self._ask():
                         raise
@@ -280,7 +281,7 @@ class Fallback(Adaptor[T]):
         if name == "size":
             return max(found)
         if name == "level":
-            return min(found, key=LEVELS.index) if len(found) == 2 and None not in found else None
+            return min(found, key=LEVELS.index) if len(found) == 2 and set(found) <= set(LEVELS) else None
         return self._reset if name == "reset" else self._check
 
     def alloc(self) -> T:
@@ -293,10 +294,10 @@ class Fallback(Adaptor[T]):
             except MemoryError:
                 maker = self.second
                 made.extend(itertools.starmap(maker.alloc, _ONCE))
-                self._seconds[key_of(made[0])] = None
+                self._seconds[key_of(only(made))] = None
             else:
-                self._seconds.pop(key_of(made[0]), None)
-            return made[0]
+                self._seconds.pop(key_of(only(made)), None)
+            return only(made)
         except BaseException:
             _dispose(maker, made)
             raise
@@ -341,6 +342,13 @@ def _count(what: str, number: int) -> int:
     if operator.index(number) < 0:
         raise ValueError(f"{what} is at least 0, not {number}")
     return operator.index(number)
+
+
+def only(made: list[T]) -> T:
+    """What an alloc has made. There is nothing where it raised StopIteration, which ends the call into C, and no more."""
+    if not made:
+        raise TypeError("the source's alloc raised StopIteration; raise MemoryError where nothing can be had")
+    return made[0]
 
 
 def _dispose(source: Source[T], made: list[T]) -> None:

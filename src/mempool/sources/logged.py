@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from mempool.sources.adaptors import Adaptor, key_of
+from mempool.sources.adaptors import Adaptor, key_of, only
 
 if TYPE_CHECKING:
     from mempool.pool import Source
@@ -24,6 +24,8 @@ T = TypeVar("T")
 COLUMNS = ("time", "thread", "action", "element", "size")
 #: What stands in the column `action`: an element was made, disposed of, or could not be had; or alloc raised another error.
 ALLOC, FREE, FAIL, ERROR = "alloc", "free", "fail", "error"
+#: The end of a line of which only a part could be written.
+TORN = "?"
 
 
 class Logged(Adaptor[T]):
@@ -39,7 +41,7 @@ class Logged(Adaptor[T]):
 
     Each line is one call of the system, so that the file is complete up to the moment at which a process dies, and that
     finalizers and signal handlers may write too. A line that cannot be written (the disk is full) disturbs nobody; it is
-    counted in `lines_lost`.
+    counted in `lines_lost`. Where a part of one was written, it ends with a question mark, and `replay` passes over it.
     """
 
     def __init__(self, source: Source[T], *, to: str | os.PathLike[str] | IO[Any]) -> None:
@@ -56,6 +58,7 @@ class Logged(Adaptor[T]):
         self._known: dict[int, tuple[str, str]] = {}  # by identity; as in Fallback, without references
         self._lost: deque[int] = deque(maxlen=1)
         self._losses = itertools.count(1)
+        self._is_torn = False
         if not self._has_lines():
             self._write(",".join(COLUMNS))
 
@@ -69,7 +72,7 @@ class Logged(Adaptor[T]):
         made: list[T] = []
         try:
             made.extend(itertools.starmap(self.source.alloc, ((),)))
-            number, size = str(next(self._numbers)), self._size_of(made[0])
+            number, size = str(next(self._numbers)), self._size_of(only(made))
             self._known[key_of(made[0])] = number, size
             self._write_line(ALLOC, number, size)
             return made[0]
@@ -125,7 +128,11 @@ class Logged(Adaptor[T]):
         try:
             if self._lent is not None and self._lent.closed:
                 raise OSError  # its number may be another file's by now
-            os.write(self._file, f"{line}\n".encode())
+            data = f"{TORN}\n{line}\n" if self._is_torn else f"{line}\n"
+            written = os.write(self._file, data.encode())
+            self._is_torn = 0 < written < len(data)
+            if written < len(data):
+                raise OSError
         except OSError:
             self._lost.extend(itertools.islice(self._losses, 1))
 
@@ -152,7 +159,8 @@ def replay(file: str | os.PathLike[str] | Iterable[str], source: Source[Any]) ->
     file: its path, or its lines. Times and threads of the log are not heeded: all happens in the calling thread.
 
     An alloc that fails now is counted, and its free is left out. One that failed then is tried too, and given back at once
-    where it works now. All elements are given back when it ends, however it ends. Raises ValueError for what is no log.
+    where it works now. All elements are given back when it ends, however it ends; and one whose number comes
+    again, which was another process's, before that. Raises ValueError for what is no log.
     """
     if isinstance(file, str | os.PathLike):
         with Path(file).open(encoding="ascii", newline="") as lines:
@@ -165,10 +173,12 @@ def _replay(lines: Iterable[str], source: Source[Any]) -> Replay:
     if tuple(next(rows, ())) != COLUMNS:
         raise ValueError(f"this is no log of Logged: its first line is not {','.join(COLUMNS)}")
     out: dict[str, Any] = {}
-    allocs = frees = failures = 0
+    allocs = frees = failures = left = 0
     began = time.perf_counter()
     try:
         for row in rows:
+            if row and row[-1].endswith(TORN):
+                continue
             if len(row) != len(COLUMNS) or row[2] not in (ALLOC, FREE, FAIL, ERROR):
                 raise ValueError(f"line {rows.line_num} of the log is none of Logged's: {row}")
             _, _, action, number, _ = row
@@ -177,6 +187,9 @@ def _replay(lines: Iterable[str], source: Source[Any]) -> Replay:
                     source.free(out.pop(number))
                     frees += 1
                 continue
+            if number in out:
+                left += 1
+                source.free(out.pop(number))
             try:
                 element = source.alloc()
             except MemoryError:
@@ -187,9 +200,20 @@ def _replay(lines: Iterable[str], source: Source[Any]) -> Replay:
                 out[number] = element
             else:
                 source.free(element)
-        left = len(out)
+        left += len(out)
     finally:
         seconds = time.perf_counter() - began
-        while out:
-            source.free(out.popitem()[1])
+        _free_all(source, out)
     return Replay(allocs, frees, failures, left, seconds)
+
+
+def _free_all(source: Source[Any], out: dict[str, Any]) -> None:
+    """Goes on to the last whatever flies; then raises the first."""
+    errors: list[BaseException] = []
+    while out:
+        try:
+            source.free(out.popitem()[1])
+        except BaseException as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+    if errors:
+        raise errors[0]

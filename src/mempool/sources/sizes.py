@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+from fractions import Fraction
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DECIMAL_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -21,10 +22,10 @@ def parse_size(size: int | str) -> int:
         factor = _DECIMAL_UNITS.get(unit) or _UNITS.get(unit.removesuffix("ib"))
         if match is None or factor is None:
             raise ValueError(f'a size is a number of bytes or words such as "64 KiB" or "1.5 MiB", not {size!r}')
-        number = float(match[1]) * factor
-        if number != int(number):
-            raise ValueError(f"a size is a whole number of bytes, {size!r} is {number}")
-        size = int(number)
+        number = Fraction(match[1]) * factor
+        if number.denominator != 1:
+            raise ValueError(f"a size is a whole number of bytes, {size!r} is {float(number)}")
+        size = number.numerator
     else:
         try:
             size = operator.index(size)

@@ -65,7 +65,7 @@ def _walk(
     tree: Tree, root: bytes, without: set[bytes], saw: Callable[[int], None]
 ) -> Iterator[tuple[bytes, os.stat_result]]:
     if not os.path.isdir(root):  # noqa: PTH112 - bytes
-        yield root, os.stat(root)  # noqa: PTH116 - bytes
+        yield os.path.realpath(root), os.stat(root)  # noqa: PTH116 - bytes
         return
 
     def unreadable(_error: OSError) -> None:
