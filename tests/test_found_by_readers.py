@@ -13,10 +13,11 @@ import pytest
 from named import SOON, Caller
 
 import mempool
-from mempool import Buffers, DoubleFree, Fallback, Limited, Logged, Objects, Pool, PoolTimeout
+from mempool import Buffers, DoubleFree, Fallback, ForeignElement, Limited, Logged, Objects, Pool, PoolTimeout
 from mempool._core import Hands, Reserve, Ticket
 from mempool._core.line import IMPOSSIBLE
 from mempool._core.reserve import IN_LINE, IS_TOO_MANY, UNCHANGED
+from mempool.holders import HolderBook
 from mempool.sources import replay
 from mempool.sources.sizes import parse_size
 from mempool.testing import Element, ManualClock, ScriptedSource, Step, wait_until
@@ -197,6 +198,51 @@ def test_a_child_knows_nothing_of_a_resize_that_its_parents_thread_makes() -> No
 
 
 # -- leases and handles
+
+
+@pytest.mark.parametrize("track", ["nothing", "identity", "holders"])
+def test_nothing_cannot_be_freed(track: str) -> None:
+    """Else somebody would get it: an element is never None."""
+    pool: Pool[Any] = Pool(Objects(object), 2, track=track)
+    element = pool.alloc_reserved()
+    with pytest.raises(ForeignElement):
+        pool.free(None)
+    with pytest.raises(ForeignElement):
+        pool.free_many([element, None])
+    pool.free(element)
+    assert pool.stats().spare == 2
+
+
+def test_who_holds_a_buffer_stays_known_when_somebody_begins_to_view_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at its views and its end."""
+    views: list[memoryview] = []
+    forget = HolderBook.forget
+
+    def forget_and_view(book: HolderBook, elements: list[Any]) -> Any:
+        views.append(memoryview(elements[0]))
+        return forget(book, elements)
+
+    pool = Pool(Buffers(64), 1, track="holders")
+    buffer = pool.alloc()
+    holders = [holder.since for holder in pool.holders()]
+    with monkeypatch.context() as patched:
+        patched.setattr(HolderBook, "forget", forget_and_view)
+        with pytest.raises(BufferError):
+            pool.free(buffer)
+    assert [holder.since for holder in pool.holders()] == holders
+    views.pop().release()
+    pool.free(buffer)
+    assert pool.holders() == ()
+
+
+def test_a_source_refuses_the_buffer_of_another_and_leaves_it_alone() -> None:
+    ours, theirs = Buffers(64), Buffers(64, zero="free")
+    buffer = ours.alloc()
+    buffer.fill(7)
+    with pytest.raises(ValueError, match="of another source"):
+        theirs.free(buffer)
+    assert bytes(buffer) == bytes([7]) * 64
+    ours.free(buffer)
 
 
 def test_what_only_a_pool_makes_cannot_be_made_otherwise() -> None:

@@ -59,10 +59,14 @@ class HolderBook:
         for element in elements:
             self._entries[id(element)] = _Entry(owner, who, site, now, describe(element))
 
-    def forget(self, elements: Iterable[object]) -> None:
-        """These elements have come home."""
-        for element in elements:
-            self._entries.pop(id(element), None)
+    def forget(self, elements: Iterable[object]) -> list[tuple[int, _Entry]]:
+        """These elements have come home. Returns what was known of them, for `restore`."""
+        known = [(id(element), self._entries.pop(id(element), None)) for element in elements]
+        return [(key, entry) for key, entry in known if entry is not None]
+
+    def restore(self, known: list[tuple[int, _Entry]]) -> None:
+        """They have not come home after all."""
+        self._entries.update(known)
 
     def disown(self, element: object) -> None:
         """Somebody else will free this element."""

@@ -403,12 +403,13 @@ class Traffic(Telling):
                     raise self._unfit(unfit, hands)
                 if not self.core.sign_in(hands):
                     raise self._not_out(hands.held())
-            if self._book is not None:
-                self._book.forget(hands.held())
+            known = [] if self._book is None else self._book.forget(hands.held())
             if renewing:
                 viewed = renew(hands)
                 if viewed is not None:
                     self.core.put_out(hands)
+                    if self._book is not None:
+                        self._book.restore(known)
                     raise self._unfit(viewed, hands)
             if self._reset is not None:
                 for element in hands.held():

@@ -82,8 +82,8 @@ cdef inline bint put_warm(Quick self, element) except? -1:
     if self.tracks:
         if not self.roll.strike(<void*>element):
             return False
-    elif self.books.made - self.books.disposed - self.books.disposing <= self.books.spare:  # nothing is out
-        return False
+    elif element is None or self.books.made - self.books.disposed - self.books.disposing <= self.books.spare:
+        return False  # nothing, or nothing is out
     mempool_place(self.books.places, self.books.spare, element)
     self.books.spare += 1
     return True

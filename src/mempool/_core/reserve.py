@@ -179,6 +179,10 @@ class Reserve(Ledger):
                 return self.roll.sign_in(hands)
             if self.open().out() < hands.count - hands.first:
                 return False  # more would come home than went out
+            i: cython.Py_ssize_t
+            for i in range(hands.first, hands.count):
+                if hands.elements[i] is None:
+                    return False  # which no pool gives out: nobody shall get it from here
             hands.proven = True
             return True
 

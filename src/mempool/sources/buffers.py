@@ -80,6 +80,8 @@ class Buffers:
 
     def free(self, element: Buffer, /) -> None:
         """Give its memory back; the handle is dead then. Raises BufferError while somebody views it."""
+        if element.block.source is not self:
+            raise ValueError(f"{self!r}: this buffer is of another source; free it there")
         if self._zero == "free":
             element.fill(0)
         self._memory.give(element.surrender())
