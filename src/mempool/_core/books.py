@@ -107,11 +107,7 @@ class Books:
         self.spare = self.made = self.disposed = self.disposing = self.claimed = self.filling = self.waiting = 0
         self.from_spare = self.from_source = self.from_reserve = self.from_line = 0
         self.resizes = -1  # the first retarget is the constructor's
-        if cython.compiled:
-            i: cython.Py_ssize_t
-            for i in range(8):
-                self.waits[i] = self.wait_histogram[i] = 0
-        else:
+        if not cython.compiled:  # compiled, arrays that begin as zeros, like all of a new object
             self.waits = [0] * 8
             self.wait_histogram = [0] * 8
         self.wait_seconds_total = self.wait_seconds_max = 0.0

@@ -59,6 +59,19 @@ class BulkContract(Contract):
         self.audit(pool, source, out=elements)
 
     @waits
+    def test_who_waits_for_more_than_a_lowered_limit_is_told_and_the_next_is_served(self) -> None:
+        """Nobody could ever serve it, nor whoever stands behind it."""
+        pool, source = self.pool(0, keep=5, limit=5)
+        elements = self.alloc_many(pool, 5)
+        many = self.wait_for_many(pool, 5)
+        one = self.wait_for(pool)
+        pool.resize(limit=4)
+        assert isinstance(many.exception(SOON), ValueError)
+        pool.free(elements.pop())
+        elements.append(one.result(SOON))
+        self.audit(pool, source, out=elements)
+
+    @waits
     @pytest.mark.parametrize("failing", [fails, raises])
     def test_all_or_nothing(self, failing: Any) -> None:
         """A call that cannot have all has none: what it had got goes home."""
