@@ -47,7 +47,7 @@ TESTS = (
 TEST_SECONDS_MAX = 8
 SECONDS_MAX = 300
 #: For each group. One that hangs in C holds the GIL, and pytest cannot end it.
-GROUP_SECONDS_MAX = {"roll": 20, "decisions": 40}
+GROUP_SECONDS_MAX = {"roll": 10, "decisions": 30}
 #: For the conftest of the copies: a failure is enough, it need not be made small.
 NO_SHRINKING = """
 from hypothesis import Phase, settings

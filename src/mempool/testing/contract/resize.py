@@ -105,12 +105,14 @@ class ResizeContract(Contract):
         assert len(source.existing) == 4
         self.audit(pool, source)
 
-    def test_a_lowered_limit_disposes_of_what_comes_home_above_it(self) -> None:
+    @pytest.mark.parametrize("at_once", [True, False])
+    def test_a_lowered_limit_disposes_of_what_comes_home_above_it(self, at_once: bool) -> None:
         """Elements out beyond a lowered limit are disposed of when they come home, as far as the reserve allows."""
         pool, source = self.pool(2, keep=10, otherwise=works)
         elements = [pool.alloc() for _ in range(6)]
         pool.resize(limit=4)
-        pool.free_many(elements)
+        for some in [elements] if at_once else [[element] for element in elements]:
+            pool.free_many(some) if at_once else pool.free(some[0])
         assert len(source.existing) == 4
         self.audit(pool, source)
 
