@@ -38,7 +38,15 @@ SURVIVORS = Path(__file__).with_name("survivors.md")
 TESTS = (
     ("roll",),
     ("decisions",),
-    ("the_else", "kernel_defects", "contract.py::TestObjects", "mutants", "between_two_bytecodes", "found_by_readers"),
+    (
+        "the_else",
+        "kernel_defects",
+        "contract.py::TestObjects",
+        "mutants",
+        "between_two_bytecodes",
+        "found_by_readers",
+        "found_in_leases",
+    ),
     ("one_line", "cancellation", "deadlock", "holders", "limited", "logged", "rescue", "finalizers", "exit", "real_clock"),
     ("buffers", "buffers_garbage", "adaptors", "loops", "model", "linearizable", "linux", "linux_alloc", "fork"),
     ("interrupts", "out_of_memory"),

@@ -226,6 +226,8 @@ class Buffer:
         return memoryview(self)
 
     def _called(self) -> str:
+        if self.block is None:
+            raise TypeError("a buffer is taken from a pool of Buffers")
         return "no pool" if self.block.home is None else f"pool {self.block.home.name!r}"
 
     def _dead(self) -> UseAfterFree:

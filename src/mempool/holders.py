@@ -59,14 +59,15 @@ class HolderBook:
         for element in elements:
             self._entries[id(element)] = _Entry(owner, who, site, now, describe(element))
 
-    def forget(self, elements: Iterable[object]) -> list[tuple[int, _Entry]]:
-        """These elements have come home. Returns what was known of them, for `restore`."""
-        known = [(id(element), self._entries.pop(id(element), None)) for element in elements]
-        return [(key, entry) for key, entry in known if entry is not None]
+    def forget(self, elements: Iterable[object]) -> list[_Entry | None]:
+        """These elements have come home. Returns what was known of each, for `restore`."""
+        return [self._entries.pop(id(element), None) for element in elements]
 
-    def restore(self, known: list[tuple[int, _Entry]]) -> None:
-        """They have not come home after all."""
-        self._entries.update(known)
+    def restore(self, elements: Iterable[object], known: list[_Entry | None]) -> None:
+        """They have not come home after all, though the handles of some may be others now."""
+        for element, entry in zip(elements, known, strict=False):
+            if entry is not None:
+                self._entries[id(element)] = entry
 
     def disown(self, element: object) -> None:
         """Somebody else will free this element."""

@@ -3,9 +3,10 @@ from mempool._core.quick cimport Quick, put_warm, take_warm
 
 cdef enum:
     NEW = 0
-    HELD = 1
-    RELEASING = 2
-    RELEASED = 3
+    WAITING = 1
+    HELD = 2
+    RELEASING = 3
+    RELEASED = 4
 
 cdef class Lease:
     cdef Quick pool
@@ -14,6 +15,7 @@ cdef class Lease:
     cdef Hands hands
     cdef int state
     cdef object _enter(self)
+    cdef object _warm(self)
     cdef bint _exit(self, exc) except? -1
     cdef bint _use(self) except? -1
     cdef bint _release(self) except? -1

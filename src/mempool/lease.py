@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mempool.errors import DoubleFree, PoolError
@@ -21,9 +22,10 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.line import Hands
 
     NEW = 0
-    HELD = 1  # or it waits: then it has hands that hold nothing yet
-    RELEASING = 2
-    RELEASED = 3
+    WAITING = 1  # on its way to an element
+    HELD = 2
+    RELEASING = 3
+    RELEASED = 4
 
 
 @cython.final
@@ -79,14 +81,13 @@ class Lease:
     @cython.cfunc
     def _enter(self) -> Any:
         self._use()
-        if cython.compiled:
-            element: object = take_warm(self.pool)
-            if element is not None:
-                self.thing = element
-                return element
+        element: object = self._warm()
+        if element is not None:
+            return element
         try:
             self.hands = self.pool._new_ticket(1)
             self.pool._obtain(self.hands, self.timeout)
+            self.state = HELD
         except BaseException as error:
             self.state = RELEASED
             self.thing = self.pool._salvage(self.hands, error)
@@ -103,15 +104,27 @@ class Lease:
     def _use_warm(self) -> bool:
         """Begin to use it. Whether it holds an element already; else it is for the caller to wait for one."""
         self._use()
-        if cython.compiled:
+        return self._warm() is not None
+
+    @cython.cfunc
+    def _warm(self) -> object:
+        """A spare beyond the reserve, held; or None: always, uncompiled."""
+        # Where no quick way home is, that needs hands, which must be there before there is no memory for them.
+        if cython.compiled and self.pool.core.quick_free:
             self.thing = take_warm(self.pool)
-            return self.thing is not None
-        return False
+            if self.thing is not None:
+                self.state = HELD
+        return self.thing
 
     def _line_up(self) -> Hands:
         """The ticket that will hold its element."""
         self.hands = self.pool._new_ticket(1)
         return self.hands
+
+    def _begin(self) -> Any:
+        """The ticket was served, and what it holds is the user's."""
+        self.state = HELD
+        return self.hands.elements[0]  # type: ignore[union-attr]  # _line_up made them
 
     def _give_up(self) -> None:
         """It waited in vain, or for too long."""
@@ -157,34 +170,34 @@ class Lease:
             self.state = RELEASED
             return True
         hands: Hands | None = self._returning_hands()
-        # Of two threads that release at once, one may. Compiled, nobody comes in between; else the dict decides.
-        if hands is None or not (cython.compiled or self.__dict__.pop("may_release", False)):
+        # Of two that release at once, one may; to make the hands may have run anything. Uncompiled, the dict decides.
+        if hands is None or self.state != HELD or not (cython.compiled or self._claim("releaser", get_ident())):
             raise self._without()
-        self.state = RELEASING
         # The hands tell how far it came: after an exception, dropping the lease does the rest.
         try:
+            self.state = RELEASING
             self.pool._bring_home(hands)
         except PoolError:  # freed by hand behind the lease's back
             self.state = RELEASED
             raise
         except BaseException:
-            if not cython.compiled:
-                self.__dict__["may_release"] = True
             self.state = HELD if self._returning_hands() is not None else RELEASED
+            if not cython.compiled:
+                self.__dict__.pop("releaser", None)
             raise
         self.state = RELEASED
         return True
 
     def _without(self) -> Exception:
         """Why it has no element to use or to release."""
-        if self.state == HELD and self.hands is not None and self.hands.count == 0:
-            why = "waits for its element"
-        elif self.state == NEW:
+        if self.state == NEW:
             why = "has not taken an element yet"
-        elif self.state == RELEASING:
-            why = "is being released"
-        else:
+        elif self.state == WAITING:
+            why = "waits for its element"
+        elif self.state == RELEASED or (self.hands is not None and self.hands.first > 0):
             why = "was released already"
+        else:
+            why = "is being released"
         return DoubleFree(
             f"{self.pool._called()}: this lease {why}; it is for one caller and for once, take another with pool.lease()"
         )
@@ -192,7 +205,7 @@ class Lease:
     def __del__(self) -> None:
         if not cython.compiled and not hasattr(self, "state"):
             return  # interrupted while it was being made
-        if self.state in (HELD, RELEASING):
+        if self.state in (WAITING, HELD, RELEASING):
             try:
                 self._go_home()
             except (KeyboardInterrupt, MemoryError):  # Python swallows what flies here, and nobody would come back to it
@@ -226,17 +239,24 @@ class Lease:
     @cython.cfunc
     @cython.exceptval(-1, check=True)
     def _use(self) -> cython.bint:
-        if self.state != NEW:
+        if self.pool is None:
+            raise TypeError("a lease is taken from a pool: pool.lease()")
+        if self.state != NEW or not (cython.compiled or self._claim("user", object())):
             raise RuntimeError(f"{self.pool._called()}: a lease is used once; take another with pool.lease()")
-        self.state = HELD
+        self.state = WAITING
         return True
+
+    def _claim(self, role: str, who: object) -> bool:
+        """Uncompiled: whether nobody else was the first to claim this role."""
+        return bool(self.__dict__.setdefault(role, who) == who)
 
     @cython.cfunc
     def _returning_hands(self) -> Hands | None:
         if self.hands is None and self.thing is not None:
             hands: Hands = Hands(1)
             hands.hold(self.thing)
-            self.hands = hands
+            if self.hands is None:  # still
+                self.hands = hands
         if self.hands is None or self.hands.count == self.hands.first:
             return None
         return self.hands
@@ -251,7 +271,6 @@ def new_lease(pool: Any, timeout: Any) -> Lease:
         lease.thing = None
         lease.hands = None
         lease.state = NEW
-        lease.__dict__["may_release"] = True
     return lease
 
 

@@ -21,7 +21,6 @@ There is no mempool_init and no mempool_exit: Python embeds no structure in anot
 from __future__ import annotations
 
 import errno
-import functools
 import mmap
 import operator
 import warnings
@@ -455,9 +454,14 @@ def mempool_free_pages(element: Buffer, pool_data: int) -> None:
     _pages(_checked_order(pool_data)).free(element)
 
 
-@functools.cache
+_sources_of_pages: dict[int, Buffers] = {}
+
+
 def _pages(order: int) -> Buffers:
-    return Buffers(mmap.PAGESIZE << order)
+    source = _sources_of_pages.get(order)
+    if source is None:  # of two threads that are here at once, both go on with the same one
+        source = _sources_of_pages.setdefault(order, Buffers(mmap.PAGESIZE << order))
+    return source
 
 
 def _checked_order(order: int) -> int:

@@ -210,8 +210,9 @@ class Pool(Traffic, Generic[T]):
 
     def _many(self, n: int) -> int:
         n = self._count("n", n)
-        if n > self.core.figures()["limit"]:
-            raise self._too_many(n)
+        limit = self.core.figures()["limit"]
+        if n > max(1, limit):  # one may be waited for, as in `alloc`, until a limit of 0 is raised
+            raise self._too_many(n, f"limit is {limit}")
         return n
 
     # -- freeing

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numbers
 import operator
-import sys
 from typing import Any
 
 from mempool._core import Hands, Quick
@@ -46,6 +45,8 @@ class Telling(Quick):
         )
 
     def _not_out(self, elements: list[Any]) -> Exception:
+        if any(element is None for element in elements):
+            return ForeignElement(f"{self._called()}: None is no element; free what `alloc` returned")
         twice = next((e for e in elements if sum(other is e for other in elements) > 1), None)
         element = twice if twice is not None else next((e for e in elements if not self.core.is_out(e)), elements[0])
         what = describe(element)
@@ -71,10 +72,8 @@ class Telling(Quick):
     def _ending(self) -> PoolClosed:
         return PoolClosed(f"{self._called()}: the interpreter is ending, and nobody may wait any more; free and go")
 
-    def _too_many(self, wanted: int) -> ValueError:
-        limit = self.core.figures()["limit"]
-        why = "ask for fewer" if limit == sys.maxsize else f"limit is {limit}; ask for fewer, or raise it"
-        return ValueError(f"{self._called()}: {wanted} elements at once can never be had; {why}")
+    def _too_many(self, wanted: int, why: str) -> ValueError:
+        return ValueError(f"{self._called()}: {wanted} elements at once can never be had, {why}; ask for fewer, or raise it")
 
     def _in_line(self) -> str:
         waiting = self.core.waiting()

@@ -122,10 +122,10 @@ class Traffic(Telling):
         ticket = lease._line_up()
         try:
             await self._obtain_async(ticket, timeout)
+            return lease._begin()
         except BaseException:
             lease._give_up()
             raise
-        return ticket.elements[0]
 
     def _try(self, hands: Hands, *, ask: bool, may_wait: bool = False) -> bool:
         """All that can be had without waiting: a spare beyond the reserve, the source, the reserve, in this order."""
@@ -159,9 +159,9 @@ class Traffic(Telling):
         try:
             self._send_home(hands)
         except MemoryError:
-            self._send_home(hands)  # some small object of our own could not be had
+            self._send_home(hands, again=True)  # some small object of our own could not be had
 
-    def _send_home(self, hands: Hands) -> None:
+    def _send_home(self, hands: Hands, *, again: bool = False) -> None:
         self.core.leave(hands)
         self.core.arrive(hands, False)
         self.core.retract(hands)
@@ -173,9 +173,10 @@ class Traffic(Telling):
                 for element in hands.held():
                     self._reset(element)
                 hands.checked = False
-            except BaseException:
-                self.core.condemn(hands)
-                self._dispose(hands)
+            except BaseException as error:
+                if again or not isinstance(error, MemoryError):
+                    self.core.condemn(hands)
+                    self._dispose(hands)
                 raise
         self.core.give(hands)
         self._dispose(hands)
@@ -323,7 +324,7 @@ class Traffic(Telling):
                 until = min(deadline, ask_at, warn_at)
                 yield None if until == NEVER else max(0.0, until - time)
             if ticket.state == states.IMPOSSIBLE:
-                raise self._too_many(ticket.wanted)
+                raise self._too_many(ticket.wanted, "the limit was lowered while this caller waited")
             if ticket.state != states.SERVED:
                 raise self._closed()
             outcome = states.SERVED
@@ -339,7 +340,7 @@ class Traffic(Telling):
         if answer == IS_CLOSED:
             raise self._closed()
         if answer == IS_TOO_MANY:
-            raise self._too_many(ticket.wanted)
+            raise self._too_many(ticket.wanted, "the limit has just been lowered")
         if answer == IS_FULL:
             raise LineFull(f"{self._called()}: {self._in_line()} already, as max_waiting allows; try again later")
         if self._book is None or ticket.is_settled():
@@ -407,9 +408,9 @@ class Traffic(Telling):
             if renewing:
                 viewed = renew(hands)
                 if viewed is not None:
-                    self.core.put_out(hands)
                     if self._book is not None:
-                        self._book.restore(known)
+                        self._book.restore(hands.held(), known)
+                    self.core.put_out(hands)
                     raise self._unfit(viewed, hands)
             if self._reset is not None:
                 for element in hands.held():

@@ -15,6 +15,7 @@ cdef class Books:
     cdef Py_ssize_t claimed
     cdef Py_ssize_t filling
     cdef Py_ssize_t waiting
+    cdef Py_ssize_t joined
     cdef Py_ssize_t from_spare
     cdef Py_ssize_t from_source
     cdef Py_ssize_t from_reserve

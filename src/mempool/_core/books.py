@@ -69,6 +69,7 @@ class Books:
     claimed: cython.Py_ssize_t  # permissions to ask the source that are in somebody's hands
     filling: cython.Py_ssize_t  # the part of `claimed` that belongs to resizes and refills
     waiting: cython.Py_ssize_t  # tickets in the line
+    joined: cython.Py_ssize_t  # how many have ever lined up
     # What was done, for the statistics.
     from_spare: cython.Py_ssize_t
     from_source: cython.Py_ssize_t
@@ -104,7 +105,8 @@ class Books:
         self.limit = self.waiting_max = UNLIMITED
         self.keep_given = -1
         self.closed = self.dismissed = False
-        self.spare = self.made = self.disposed = self.disposing = self.claimed = self.filling = self.waiting = 0
+        self.spare = self.made = self.disposed = self.disposing = self.claimed = self.filling = 0
+        self.waiting = self.joined = 0
         self.from_spare = self.from_source = self.from_reserve = self.from_line = 0
         self.resizes = -1  # the first retarget is the constructor's
         if not cython.compiled:  # compiled, arrays that begin as zeros, like all of a new object
@@ -221,6 +223,7 @@ class Books:
         else:
             self.line = (*self.line, ticket)
         self.waiting += 1
+        self.joined += 1
 
     @cython.cfunc
     def step_out(self, ticket: Ticket) -> cython.void:

@@ -11,6 +11,7 @@ cdef class Hands:
     cdef bint proven
     cdef bint refused
     cdef Ticket asks_for
+    cdef Py_ssize_t joined
     cdef public bint checked
     cdef readonly list arrivals
     cdef readonly list entered

@@ -41,6 +41,7 @@ class Hands:
     proven: cython.bint
     refused: cython.bint
     asks_for: Ticket | None
+    joined: cython.Py_ssize_t
     checked: cython.bint
     struck: list[bool]
     arrivals: list[Any]
@@ -55,6 +56,7 @@ class Hands:
         self.filling = False  # the claims are a resize's, which fills the reserve
         self.condemned = False  # what these hands hold is surplus, counted as being disposed of
         self.refused = False  # there was no room under the limit when these hands asked
+        self.joined = 0  # how many had joined the line when these hands asked
         self.asks_for = None  # the head of the line, on whose behalf these hands ask the source
         self.checked = False  # the source's check has had what these hands hold, and may have changed it
         self.proven = False  # the roll let go of what these hands hold (compiled)

@@ -87,6 +87,7 @@ class Reserve(Ledger):
                     self.roll.make_room(existing + elements)
                 books.claimed += elements
                 own.claims += elements
+                own.joined = books.joined
                 if self.shut(books):
                     return elements
 
@@ -148,8 +149,10 @@ class Reserve(Ledger):
                 if for_caller:
                     books.from_source += made
                 head: Ticket | None = books.first_in_line()
-                # Room under the limit is news to the head of the line, unless it is the room that it took itself.
-                if made < own.claims and was_full and head is not hands and head is not own.asks_for:
+                # Room under the limit is news to the head of the line, unless it is the room that it took itself; and then
+                # a newcomer is, of whom it was not told because there was none.
+                is_news: cython.bint = head is not own.asks_for or own.joined != books.joined
+                if made < own.claims and was_full and head is not hands and is_news:
                     books.prod_head()
                 own.claims = 0
                 own.filling = False
@@ -465,8 +468,11 @@ class Reserve(Ledger):
         while True:
             with cython.critical_section(self):
                 books: Books = self.open()
-                others: tuple[Ticket, ...] = tuple([other for other in books.drainers if other is not ticket])
-                books.drainers = (*others, ticket) if watch else others
+                before: tuple[Ticket, ...] = books.drainers
+                drainers: tuple[Ticket, ...] = tuple([other for other in before if other is not ticket] + [ticket] * watch)
+                if books.drainers is not before:
+                    continue  # a new list may run the collector, and that another's drain
+                books.drainers = drainers
                 if self.shut(books):
                     return books.out() == 0
 
@@ -475,13 +481,14 @@ class Reserve(Ledger):
         while True:
             with cython.critical_section(self):
                 books: Books = self.open()
+                drainers: tuple[Ticket, ...] = tuple([drainer for drainer in books.drainers if drainer.thread == survivor])
                 ticket: Ticket | None
                 for ticket in self.tickets(books):
                     if ticket.thread != survivor:
                         books.step_out(ticket)
                         own: Ticket = books.lend(ticket)  # type: ignore[assignment]
                         own.state = WITHDRAWN
-                books.drainers = tuple([drainer for drainer in books.drainers if drainer.thread == survivor])
+                books.drainers = drainers
                 books.claimed = books.filling = 0
                 books.disposed += books.disposing
                 books.disposing = 0

@@ -47,9 +47,11 @@ class Logged(Adaptor[T]):
     def __init__(self, source: Source[T], *, to: str | os.PathLike[str] | IO[Any]) -> None:
         super().__init__(source)
         self._lent: IO[Any] | None = None
+        self._path: str | os.PathLike[str] | None = None
         if isinstance(to, str | os.PathLike):
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
             self._file: int = os.open(to, flags, 0o666)
+            self._path = to
         else:
             to.flush()
             self._file = to.fileno()
@@ -58,7 +60,7 @@ class Logged(Adaptor[T]):
         self._known: dict[int, tuple[str, str]] = {}  # by identity; as in Fallback, without references
         self._lost: deque[int] = deque(maxlen=1)
         self._losses = itertools.count(1)
-        self._is_torn = False
+        self._is_torn = self._ends_torn()
         if not self._has_lines():
             self._write(",".join(COLUMNS))
 
@@ -121,6 +123,17 @@ class Logged(Adaptor[T]):
         except OSError:
             return False
 
+    def _ends_torn(self) -> bool:
+        """Whether another process ended, or its disk was full, in the midst of the last line."""
+        try:
+            file = os.open(self._path, os.O_RDONLY) if self._path is not None else os.dup(self._file)
+            try:
+                return os.pread(file, 1, max(0, os.fstat(file).st_size - 1)) not in (b"", b"\n")
+            finally:
+                os.close(file)
+        except (OSError, AttributeError):
+            return False  # it cannot be read: a pipe, or no system that reads at a place
+
     def _write_line(self, action: str, number: str, size: str) -> None:
         self._write(f"{time.time():.6f},{threading.get_ident()},{action},{number},{size}")
 
@@ -130,7 +143,7 @@ class Logged(Adaptor[T]):
                 raise OSError  # its number may be another file's by now
             data = f"{TORN}\n{line}\n" if self._is_torn else f"{line}\n"
             written = os.write(self._file, data.encode())
-            self._is_torn = 0 < written < len(data)
+            self._is_torn = written < len(data) and (written > 0 or self._is_torn)
             if written < len(data):
                 raise OSError
         except OSError:
@@ -164,7 +177,7 @@ def replay(file: str | os.PathLike[str] | Iterable[str], source: Source[Any]) ->
     """
     if isinstance(file, str | os.PathLike):
         with Path(file).open(encoding="ascii", newline="") as lines:
-            return _replay(lines, source)
+            return _replay((line for line in lines if line.endswith("\n")), source)  # all but a torn last one
     return _replay(file, source)
 
 
