@@ -45,6 +45,19 @@ def test_it_agrees_with_a_set(seed: int) -> None:
     assert not any(map(roll.lists, elements))
 
 
+def test_each_is_listed_wherever_it_lies() -> None:
+    """Beyond the end of the table, too, where the search begins again at its beginning."""
+    chance = random.Random(0)
+    elements = [bytearray(8) for _ in range(1000)]
+    for _ in range(200):
+        out = chance.sample(range(len(elements)), 16)
+        roll = Roll()
+        roll.make_room(16)
+        roll.sign_out(hands_with(elements[place] for place in out))
+        assert [place for place in range(len(elements)) if roll.lists(elements[place])] == sorted(out)
+        assert roll.sign_in(hands_with(elements[place] for place in out))
+
+
 def test_it_grows_while_elements_are_out() -> None:
     """Making room forgets nobody."""
     roll, elements = Roll(), [object() for _ in range(5000)]
