@@ -8,7 +8,8 @@ import pytest
 
 import mempool
 from mempool import Objects, Pool, PoolError
-from mempool._core import Hands
+from mempool._core import Hands, Reserve
+from mempool._core.reserve import UNCHANGED
 from mempool._core.roll import Roll
 from mempool.testing import Element, ScriptedSource
 
@@ -56,6 +57,21 @@ def test_each_is_listed_wherever_it_lies() -> None:
         roll.sign_out(hands_with(elements[place] for place in out))
         assert [place for place in range(len(elements)) if roll.lists(elements[place])] == sorted(out)
         assert roll.sign_in(hands_with(elements[place] for place in out))
+
+
+@pytest.mark.parametrize("for_reserve", [True, False])
+def test_there_is_room_for_all_that_was_asked_for(for_reserve: bool) -> None:
+    """A table that is full has no end at which the search for a stranger stops."""
+    reserve = Reserve(True, False, False)
+    reserve.retarget(16, 64, UNCHANGED, [None] * 64)
+    both = Hands(16), Hands(16)
+    for hands in both:
+        assert (reserve.claim_to_fill(hands, False) if for_reserve else reserve.claim(hands, 16)) == 16
+        hands.arrivals.extend([object() for _ in range(16)])
+        reserve.arrive(hands, True)
+        reserve.sign_out(hands)
+        assert all(map(reserve.is_out, hands.held()))
+    assert not reserve.is_out(object())
 
 
 def test_it_grows_while_elements_are_out() -> None:
