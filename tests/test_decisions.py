@@ -17,7 +17,8 @@ from plain_reserve import WAITING, WITHDRAWN, PlainHands, PlainReserve
 
 from mempool._core import Reserve, Ticket
 from mempool._core.books import UNLIMITED
-from mempool._core.reserve import CHANGED, GROWN, HAS_ALL, IN_LINE, UNCHANGED
+from mempool._core.line import SERVED
+from mempool._core.reserve import CHANGED, GROWN, HAS_ALL, IN_LINE, UNCHANGED, WAIT_BUCKETS
 
 which = st.integers(0, 5)
 few = st.integers(1, 4)
@@ -409,3 +410,15 @@ def test_what_an_alloc_asks_for_is_no_part_of_a_grow() -> None:
     assert reserve.claim(allocating.real, 2) == 2
     reserve.arrive(allocating.real, True)  # nothing came
     assert (reserve.figures()["claimed"], reserve.figures()["filling"]) == (3, 3)
+
+
+@pytest.mark.parametrize(("bucket", "seconds"), [*enumerate(WAIT_BUCKETS), (0, 0.0), (7, 101.0), (7, 1e9)])
+def test_a_wait_is_counted_up_to_its_bound(bucket: int, seconds: float) -> None:
+    """As long as the bound itself is still below it."""
+    reserve = Reserve(False, False, False)
+    reserve.count_wait(SERVED, seconds)
+    figures = reserve.figures()
+    assert figures["wait_histogram"] == [int(number == bucket) for number in range(8)]
+    assert (figures["wait_seconds_total"], figures["wait_seconds_max"]) == (seconds, seconds)
+    reserve.count_wait(SERVED, seconds / 2)
+    assert (reserve.figures()["wait_seconds_total"], reserve.figures()["wait_seconds_max"]) == (1.5 * seconds, seconds)
