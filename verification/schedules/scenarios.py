@@ -352,6 +352,29 @@ def limit_lowered() -> None:
 
 
 @scenario
+def limit_below_a_request() -> None:
+    """Who waits for more than a lowered limit allows is told, and who stands behind is served: nobody sleeps."""
+    with it.no_interleave():
+        memory = Memory(2)
+        pool = Pool(memory, 0, keep=2, limit=2)
+        out = pool.alloc_many(2)
+
+    def many() -> None:
+        try:
+            pool.free_many(pool.alloc_many(2))
+        except ValueError:
+            assert pool.stats().limit == 1
+
+    def lowers() -> None:
+        pool.resize(limit=1)
+        pool.free_many(out)
+
+    together(many, lambda: pool.free(pool.alloc()), lowers)
+    at_rest(pool, memory)
+    assert len(memory.existing) <= 1
+
+
+@scenario
 def claims_and_limit() -> None:
     """However many ask the source at the same time, no more exist than the limit allows."""
     held: list[object] = []
