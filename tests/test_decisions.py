@@ -366,13 +366,13 @@ def test_of_a_forks_threads_one_lives_on() -> None:
     assert reserve.claim(user.real, 1) == 1
     user.real.arrivals.append(object())
     reserve.arrive(user.real, True)
-    waiting = [Owner(1, thread) for thread in (1, 2, 3)]
-    watching = [Owner(1, thread) for thread in (1, 2, 3)]
+    waiting = [Owner(1, 1000 * thread) for thread in (1, 2, 3)]
+    watching = [Owner(1, 1000 * thread) for thread in (1, 2, 3)]
     for owner in waiting:
         reserve.join(owner.real, [])
     for owner in watching:
         assert not reserve.watch_drain(owner.real, True)
-    reserve.after_fork(2)
+    reserve.after_fork(int("2000"))
     assert reserve.queue() == [waiting[1].real]
     assert [owner.real.state for owner in waiting] == [WITHDRAWN, WAITING, WITHDRAWN]
     reserve.condemn(user.real)

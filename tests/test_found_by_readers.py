@@ -95,6 +95,16 @@ def test_who_joins_after_the_limit_was_lowered_is_refused() -> None:
     assert reserve.waiting() == 2
 
 
+def test_one_may_be_waited_for_in_whichever_words() -> None:
+    """As long as the limit is 0: a pause."""
+    pool = Pool(Objects(object), 0, limit=0)
+    for call in (lambda: pool.alloc(timeout=0), lambda: pool.alloc_many(1, timeout=0)):
+        with pytest.raises(PoolTimeout):
+            call()
+    with pytest.raises(ValueError, match="limit is 0"):
+        pool.alloc_many(2, timeout=0)
+
+
 def test_the_next_is_served_when_a_lowered_limit_takes_the_head_from_the_line() -> None:
     """Two spares wait for the third; who is behind has use for them. And whoever stays first is not told."""
     reserve = Reserve(False, False, False)

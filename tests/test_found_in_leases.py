@@ -143,8 +143,9 @@ def test_of_two_who_release_one_lease_the_second_is_told() -> None:
     anna = Caller("anna")
     releasing = anna.does(lease.release)
     assert entered.wait(SOON)
-    with pytest.raises(DoubleFree, match="is being released"):
-        lease.release()
+    for access in (lease.release, lambda: lease.element):
+        with pytest.raises(DoubleFree, match="is being released"):
+            access()
     assert pool.try_alloc() is None
     may_go.set()
     assert releasing.result(SOON) is None
