@@ -245,3 +245,41 @@ def test_what_cannot_be_reset_then_is_disposed_of() -> None:
     with pytest.raises(RuntimeError, match="spoilt"):
         pool.alloc()
     assert (source.freed, pool.stats().spare, pool.stats().out, pool.stats().disposing) == (1, 0, 0, 0)
+
+
+def test_a_lease_that_was_served_is_nobody_elses_while_its_element_is_checked() -> None:
+    """It is out only when its taker has it."""
+    entered, may_go = threading.Event(), threading.Event()
+
+    class Slow(Careful):
+        def check(self, element: bytearray) -> None:
+            super().check(element)
+            entered.set()
+            assert may_go.wait(SOON)
+
+    pool = Pool(Slow(), 1, limit=1)
+    lease = pool.lease()
+    anna = Caller("anna")
+    taking = anna.does(lambda: lease.element)
+    assert entered.wait(SOON)
+    for access in (lease.release, lambda: lease.element):
+        with pytest.raises(DoubleFree, match="waits for its element"):
+            access()
+    may_go.set()
+    assert taking.result(SOON) is lease.element
+    lease.release()
+    assert (pool.stats().spare, pool.stats().out) == (1, 0)
+    anna.ends()
+
+
+@pytest.mark.skipif(mempool.IMPLEMENTATION == "compiled", reason="compiled, no interrupt strikes there")
+def test_a_lease_that_was_interrupted_when_all_was_done_has_nothing_left() -> None:
+    """Its element is home, and only its own state does not know yet."""
+    lease: Any = Pool(Objects(bytearray), 1).lease()
+    assert lease.element is not None
+    held = lease.state
+    lease.release()
+    lease.state = held
+    for access in (lease.release, lambda: lease.element):
+        with pytest.raises(DoubleFree, match="was released already"):
+            access()
