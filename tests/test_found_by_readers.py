@@ -95,6 +95,16 @@ def test_who_joins_after_the_limit_was_lowered_is_refused() -> None:
     assert reserve.waiting() == 2
 
 
+def test_the_limit_may_be_lowered_while_the_source_is_asked_for_many() -> None:
+    """By the time the caller lines up, nobody can serve it."""
+    source = ScriptedSource(otherwise=Step.FAILS)
+    pool = Pool(source, 0, limit=2)
+    source.then(lambda: pool.resize(limit=1))
+    with pytest.raises(ValueError, match="the limit has just been lowered"):
+        pool.alloc_many(2, timeout=1)
+    assert (pool.stats().waiting, pool.stats().out) == (0, 0)
+
+
 def test_one_may_be_waited_for_in_whichever_words() -> None:
     """As long as the limit is 0: a pause."""
     pool = Pool(Objects(object), 0, limit=0)
