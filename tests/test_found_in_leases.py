@@ -238,6 +238,16 @@ def test_a_reset_that_lacked_memory_once_is_done_again() -> None:
     assert pool.alloc() == b"0000000"
 
 
+def test_a_reset_that_lacks_memory_again_is_given_up() -> None:
+    source = Careful()
+    pool = Pool(source, 1, limit=1)
+    source.interrupts = True
+    source.lacks = 2
+    with pytest.raises(MemoryError):
+        pool.alloc()
+    assert (source.freed, pool.stats().spare, pool.stats().out, pool.stats().disposing) == (1, 0, 0, 0)
+
+
 def test_what_cannot_be_reset_then_is_disposed_of() -> None:
     source = Careful()
     pool = Pool(source, 1, limit=1)
