@@ -293,3 +293,29 @@ def test_a_lease_that_was_interrupted_when_all_was_done_has_nothing_left() -> No
     for access in (lease.release, lambda: lease.element):
         with pytest.raises(DoubleFree, match="was released already"):
             access()
+
+
+@pytest.mark.skipif(mempool.IMPLEMENTATION == "compiled", reason="compiled, no interrupt strikes there")
+def test_who_was_interrupted_in_the_midst_of_a_release_may_go_on() -> None:
+    """The thread's name stands in the lease from the claim on; the state says later that it is being released."""
+    pool = Pool(Objects(object), 1)
+    lease = pool.lease()
+    lease.__enter__()
+    assert lease._claim("releaser", threading.get_ident())  # and here the signal's handler raises
+    lease.release()
+    assert pool.stats().out == 0
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_lease_that_left_its_buffer_to_the_views_was_released() -> None:
+    pool = Pool(Buffers(64), 1)
+    lease = pool.lease()
+    views = []
+    with pytest.raises(KeyError), lease as buffer:
+        views.append(memoryview(buffer))
+        raise KeyError
+    with pytest.raises(DoubleFree, match="was released already"):
+        lease.release()
+    del buffer
+    views.pop().release()
+    assert pool.stats().out == 0
