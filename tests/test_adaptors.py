@@ -269,7 +269,7 @@ def test_each_element_goes_back_to_the_source_that_made_it() -> None:
     for name in ("first", "second"):
         assert len(made[name]) == 3
         assert sorted(map(id, back[name])) == sorted(map(id, made[name]))
-    assert source._seconds == {}
+    assert source._seconds == set()
 
 
 def test_an_element_that_was_lost_misleads_nobody() -> None:

@@ -1,4 +1,5 @@
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
+from libc.string cimport memset
 from mempool._core.line cimport Hands
 
 cdef class Block:
@@ -26,6 +27,13 @@ cdef inline Buffer blank(Block block):
     cdef Buffer buffer = Buffer.__new__(Buffer)
     buffer.block = block
     return buffer
+
+cdef inline void overwrite(Block block, int byte) noexcept:
+    """Needs no memory, and lets other threads run."""
+    cdef char *pointer = block.pointer
+    cdef size_t size = block.size
+    with nogil:
+        memset(pointer, byte, size)
 
 cdef inline void expose(Buffer self, Py_buffer *view, int flags):
     """By hand, because PyBuffer_FillInfo would overwrite the None that Cython has put into obj, and leave it behind."""

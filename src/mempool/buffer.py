@@ -15,6 +15,7 @@ import ctypes
 import numbers
 import operator
 import sys
+import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
@@ -78,6 +79,8 @@ class Buffer:
     exports: cython.Py_ssize_t  # compiled: views that are alive
     view: Any  # uncompiled: what the views look through
 
+    _is_finalizing = staticmethod(sys.is_finalizing)  # here, because at the end this module's `sys` is None already
+
     def __init__(self, *_arguments: object, **_options: object) -> None:
         raise TypeError("a buffer is taken from a pool of Buffers: Pool(Buffers(size), reserve).alloc()")
 
@@ -138,8 +141,18 @@ class Buffer:
         number: Any = operator.index(byte)
         if not 0 <= number <= 255:
             raise ValueError(f"a byte is 0 to 255, not {number}")
-        with self._view() as view:  # nobody can free it meanwhile; memset lets other threads run
-            ctypes.memset(self.block.region.address, number, len(view))
+        if cython.compiled:
+            if self.state != LIVE:
+                raise self._dead()
+            self.exports += 1  # nobody can free it meanwhile; other threads run
+            overwrite(self.block, number)  # type: ignore[name-defined]  # noqa: F821 - the .pxd's
+            self.exports -= 1
+            return
+        with self._view() as view:
+            try:
+                ctypes.memset(self.block.region.address, number, len(view))
+            except ctypes.ArgumentError:  # so ctypes says that it cannot have a few bytes
+                raise MemoryError(f"{self._called()}: no memory to call memset with") from None
 
     def array(self, dtype: Any = "uint8", shape: Any = None) -> Any:
         """A NumPy array of this memory; nothing is copied. shape: None: as many as fit. Needs `mempool[numpy]`.
@@ -206,7 +219,7 @@ class Buffer:
     def __del__(self) -> None:
         if not cython.compiled and not hasattr(self, "state"):
             return  # interrupted while it was being made
-        if self.state == LIVE and not sys.is_finalizing():
+        if self.state == LIVE and not self._is_finalizing():
             if not cython.compiled and self.views() > 0:
                 _outlive(self)
             else:
@@ -215,10 +228,23 @@ class Buffer:
             _shut(self)
 
     def _go_home(self) -> None:
+        dropped: list[Buffer] | None = None
+        try:
+            dropped = [self]
+            self._leave(dropped)
+        except (KeyboardInterrupt, MemoryError):
+            # Python swallows what flies here. Who has taken it out of the list sees to it; nobody else would come back.
+            if dropped is None or dropped:
+                self._leave([self])
+            raise
+
+    def _leave(self, dropped: list[Buffer]) -> None:
         if self.block.home is None:
             self.block.source.free(self)
-        else:
-            self.block.home.recover(self)
+            return
+        why: str = self.block.home.recover(dropped)
+        if why:
+            warnings.warn(why, ResourceWarning, stacklevel=1 if cython.compiled else 4)
 
     def _view(self) -> memoryview:
         if self.state != LIVE:

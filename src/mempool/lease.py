@@ -48,6 +48,8 @@ class Lease:
     hands: Hands | None
     state: cython.int
 
+    _is_finalizing = staticmethod(sys.is_finalizing)  # here, because at the end this module's `sys` is None already
+
     def __init__(self, *_arguments: object, **_options: object) -> None:
         raise TypeError("a lease is taken from a pool: pool.lease()")
 
@@ -205,7 +207,7 @@ class Lease:
     def __del__(self) -> None:
         if not cython.compiled and not hasattr(self, "state"):
             return  # interrupted while it was being made
-        if self.state in (WAITING, HELD, RELEASING):
+        if self.state in (WAITING, HELD, RELEASING) and not self._is_finalizing():
             try:
                 self._go_home()
             except (KeyboardInterrupt, MemoryError):  # Python swallows what flies here, and nobody would come back to it
@@ -227,7 +229,7 @@ class Lease:
                 f"{self.pool._called()}: a lease was dropped without release{where}; use `with pool.lease()`",
                 ResourceWarning,
                 source=self,
-                stacklevel=3,
+                stacklevel=1 if cython.compiled else 3,
             )
 
     def _let_go(self) -> None:

@@ -81,6 +81,8 @@ class Pool(Traffic, Generic[T]):
 
     __slots__ = ()
 
+    _is_finalizing = staticmethod(sys.is_finalizing)  # here, because at the end this module's `sys` is None already
+
     def __init__(
         self,
         source: Source[T],
@@ -427,7 +429,7 @@ class Pool(Traffic, Generic[T]):
 
     def __del__(self) -> None:
         # A pool whose constructor failed has no core yet.
-        if getattr(self, "core", None) is not None and not sys.is_finalizing():
+        if not self._is_finalizing() and getattr(self, "core", None) is not None:
             try:
                 self.close()
             except UseAfterFree:

@@ -11,7 +11,6 @@ import collections
 import functools
 import logging
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Generator
 from itertools import count, repeat, starmap
@@ -53,13 +52,13 @@ class Home:
         self._pool = weakref.ref(pool)
         self._source = source
 
-    def recover(self, buffer: Buffer) -> None:
-        """Its user has dropped it."""
+    def recover(self, dropped: list[Buffer]) -> str:
+        """Its user has dropped it. Returns what to warn of, if anything."""
         pool = self._pool()
         if pool is None:
-            self._source.free(buffer)
-        else:
-            pool._recover(buffer)
+            self._source.free(dropped[0])
+            return ""
+        return pool._recover(dropped)
 
 
 class Traffic(Telling):
@@ -147,8 +146,9 @@ class Traffic(Telling):
             try:
                 for element in hands.held():
                     self._check(element)
-            except Exception:
-                self.core.condemn(hands)  # all of them: who has spoilt one is not to be trusted with the rest
+            except Exception as error:
+                if not isinstance(error, MemoryError):  # which says nothing about an element
+                    self.core.condemn(hands)  # all of them: who has spoilt one is not to be trusted with the rest
                 raise
         self.core.sign_out(hands)
         if self._book is not None:
@@ -437,23 +437,25 @@ class Traffic(Telling):
                 self.core.condemn(hands)  # nobody knows what state it is in
             self._send_home(hands)
 
-    def _recover(self, buffer: Buffer) -> None:
-        """A buffer that is out was dropped. Called by its finalizer: what flies is swallowed, nobody comes back to it."""
+    def _recover(self, dropped: list[Buffer]) -> str:
+        """A buffer that is out was dropped. Called by its finalizer, where what flies is swallowed. Returns a warning.
+
+        The list holds it until it is taken over here; from then on nobody else comes back to it.
+        """
         hands = Hands(1)
-        hands.hold(buffer)
-        where = self._taken_at(buffer)
+        hands.hold(dropped[0])
+        where = ""
         try:
+            buffer = dropped.pop()
+            where = self._taken_at(buffer)
             self._bring_home(hands)
         except KeyboardInterrupt:
+            dropped.clear()
             self._bring_home(hands)
             raise
         except MemoryError:
             self._bring_home(hands, renewing=False)  # nobody else has this handle, so it may go home itself
         except (DoubleFree, ForeignElement):
             self._source.free(buffer)  # it never arrived here
-            return
-        warnings.warn(
-            f"{self._called()}: a buffer was dropped while it was out{where}; free it, or use `with pool.lease()`",
-            ResourceWarning,
-            stacklevel=3,
-        )
+            return ""
+        return f"{self._called()}: a buffer was dropped while it was out{where}; free it, or use `with pool.lease()`"

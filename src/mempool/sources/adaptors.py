@@ -69,7 +69,21 @@ class Adaptor(Generic[T]):
 
     def free(self, element: T, /) -> None:
         """Dispose of an element."""
-        self.source.free(element)
+        before: list[int] | None = None
+        try:
+            before = [0]
+            self._end(element, before)
+        except BaseException as error:
+            if before is not None and not before:
+                raise  # the wrapped source's own
+            # The wrapped source does not have it yet, and who frees an element does not come back: so once more.
+            self._end(element, [0])
+            if not isinstance(error, MemoryError):
+                raise
+
+    def _end(self, element: T, before: list[int]) -> None:
+        """Have the wrapped source dispose of it. `before` is emptied in the moment in which that begins."""
+        in_order((before.remove, self.source.free), (0, element))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.source!r})"
@@ -134,16 +148,16 @@ class Limited(Adaptor[T]):
             _dispose(self.source, made)
             raise
 
-    def free(self, element: T, /) -> None:
-        """Dispose of an element."""
-        permit = iter((0,) if self.existing > 0 else ())
-        steps: tuple[Callable[[Any], object], ...] = (self.source.free, self._free.extend)
+    def _end(self, element: T, before: list[int]) -> None:
+        permit = [0] if self.existing > 0 else []
+        steps = (before.remove, self.source.free, self._free.extend, permit.__delitem__)
         try:
-            _DONE.extend(map(operator.call, steps, (element, permit)))
+            in_order(steps, (0, element, permit, slice(None)))
         except BufferError:  # somebody views it: it exists, and will be freed again
             raise
         except BaseException:
-            self._free.extend(permit)  # if it was not done
+            if not before:
+                self._free.extend(permit)  # if it was not done
             raise
 
 
@@ -270,7 +284,7 @@ class Fallback(Adaptor[T]):
         """What is asked when the first fails."""
         # Only those of the second. No reference: an element that its user loses is destroyed as usual, and its number
         # stands for whatever is made at its place later, which alloc then says anew.
-        self._seconds: dict[int, None] = {}
+        self._seconds: set[int] = set()
 
     def __getattr__(self, name: str) -> Any:
         if name not in PASSED_ON or "second" not in self.__dict__:
@@ -294,25 +308,23 @@ class Fallback(Adaptor[T]):
             except MemoryError:
                 maker = self.second
                 made.extend(itertools.starmap(maker.alloc, _ONCE))
-                self._seconds[key_of(only(made))] = None
+                self._seconds.add(key_of(only(made)))
             else:
-                self._seconds.pop(key_of(only(made)), None)
+                self._seconds.discard(key_of(only(made)))
             return only(made)
         except BaseException:
             _dispose(maker, made)
             raise
 
-    def free(self, element: T, /) -> None:
-        """Have the source that made this element dispose of it."""
-        # Looked up and forgotten first: once it is disposed of, its number may stand for another.
+    def _end(self, element: T, before: list[int]) -> None:
         key = key_of(element)
         maker = self._maker(element)
-        self._seconds.pop(key, None)
         try:
-            maker.free(element)
+            # Forgotten before: once it is disposed of, its number may stand for another.
+            in_order((before.remove, self._seconds.discard, maker.free), (0, key, element))
         except BufferError:  # somebody views it: it exists, and will be freed again
             if maker is self.second:
-                self._seconds[key] = None
+                self._seconds.add(key)
             raise
 
     def _maker(self, element: T) -> Source[T]:
@@ -349,6 +361,11 @@ def only(made: list[T]) -> T:
     if not made:
         raise TypeError("the source's alloc raised StopIteration; raise MemoryError where nothing can be had")
     return made[0]
+
+
+def in_order(steps: tuple[Callable[[Any], object], ...], things: tuple[Any, ...]) -> None:
+    """Call each with its thing, within one call into C: no interrupt strikes between two of them."""
+    _DONE.extend(map(operator.call, steps, things))
 
 
 def _dispose(source: Source[T], made: list[T]) -> None:

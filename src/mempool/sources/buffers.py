@@ -110,7 +110,10 @@ def _is_poisoned(element: Buffer) -> bool:
     if element[-1] != POISON_END or (size > 1 and element[0] != POISON_FREE):
         return False
     # The memory but its last byte, compared with itself one byte further: all bytes are alike.
-    return size <= 2 or _memcmp(element.address, element.address + 1, size - 2) == 0
+    try:
+        return size <= 2 or _memcmp(element.address, element.address + 1, size - 2) == 0
+    except ctypes.ArgumentError:  # so ctypes says that it cannot have a few bytes
+        raise MemoryError(f"{element!r}: no memory to call memcmp with") from None
 
 
 def _tell_damage(element: Buffer) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
 import os
 import threading
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from mempool.sources.adaptors import Adaptor, key_of, only
+from mempool.sources.adaptors import Adaptor, in_order, key_of, only
 
 if TYPE_CHECKING:
     from mempool.pool import Source
@@ -86,14 +87,13 @@ class Logged(Adaptor[T]):
                 self._write_line(FAIL if isinstance(error, MemoryError) else ERROR, "", size)
             raise
 
-    def free(self, element: T, /) -> None:
-        """Dispose of an element, and write it down."""
+    def _end(self, element: T, before: list[int]) -> None:
         key = key_of(element)
-        number, size = known = self._known.pop(key, ("", ""))
+        number, size = known = self._known.get(key, ("", ""))
         # Before it is free: what another thread makes of its memory stands below it, and a replay needs no more at once.
         self._write_line(FREE, number, size)
         try:
-            self.source.free(element)
+            in_order((before.remove, functools.partial(self._known.pop, key), self.source.free), (0, None, element))
         except BufferError:  # somebody views it: it exists, and will be freed again
             self._known[key] = known
             raise

@@ -15,7 +15,6 @@ import ctypes
 import mmap
 import operator
 import sys
-from collections.abc import Callable
 
 from mempool.sources import headroom, levels, numa
 from mempool.sources.moves import move
@@ -234,6 +233,8 @@ class Region:
 
     __slots__ = ("__weakref__", "_block", "_dropped", "_held", "_memory", "address", "size", "view")
 
+    _is_finalizing = staticmethod(sys.is_finalizing)  # here, because at the end this module's `sys` is None already
+
     def __init__(self, memory: Memory, block: _Block, held: list[int]) -> None:
         self._dropped = False
         self._held = held
@@ -248,9 +249,9 @@ class Region:
         self.view: memoryview = block.whole[first : first + memory.size]
         """The bytes: writable, contiguous, of format "B"."""
 
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:  # `sys` may be gone by then
+    def __del__(self) -> None:
         # One whose constructor was interrupted is brought home by `take`.
-        if getattr(self, "view", None) is None or not self._held or is_finalizing():
+        if getattr(self, "view", None) is None or not self._held or self._is_finalizing():
             return
         if self._block is not None:
             self._dropped = True
