@@ -13,6 +13,7 @@ from mempool.clock import in_words
 from mempool.parking import ThreadOwner, current_owner
 
 if TYPE_CHECKING:
+    from mempool._core.line import Ticket
     from mempool.traffic import Traffic
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
@@ -72,9 +73,10 @@ class HolderBook:
     def disown(self, element: object) -> None:
         """Somebody else will free this element."""
         entry = self._entries.get(id(element))
-        if entry is not None:
-            who = f"somebody ({entry.who} handed it over)"
-            self._entries[id(element)] = _Entry(None, who, entry.site, entry.since, entry.what)
+        if entry is not None and entry.owner is not None:
+            # In place: the element may have come home meanwhile, and then nobody shall find an entry for it.
+            entry.who = f"somebody ({entry.who} handed it over)"
+            entry.owner = None
 
     def site_of(self, element: object) -> str | None:
         """Where this element was taken."""
@@ -118,22 +120,28 @@ def find_deadlock(pool: Traffic, owner: object, pools: Iterable[Traffic]) -> lis
     Everybody who waits is taken for stuck, until it turns out that something he waits for is held by somebody who is
     not, or is on its way. Who is left, when nobody is let off any more, waits for ever (unless a source recovers).
     """
-    waits: dict[object, list[Traffic]] = {owner: [pool]}
     tracked = [candidate for candidate in pools if candidate._book is not None]
-    for candidate in tracked:
-        for ticket in candidate.core.queue():
-            if ticket.owner != owner and ticket.owner is not None:
-                waits.setdefault(ticket.owner, []).append(candidate)
-    stuck = set(waits)
-    changed = True
-    while changed:
-        changed = False
-        for waiter in list(stuck):
-            if not all(_is_dry(place, stuck) for place in waits[waiter]):
-                stuck.discard(waiter)
-                changed = True
-    if owner not in stuck:
-        return None
+    while True:
+        tickets: list[Ticket] = []
+        waits: dict[object, list[Traffic]] = {owner: [pool]}
+        for candidate in tracked:
+            for ticket in candidate.core.queue():
+                if ticket.owner != owner and ticket.owner is not None:
+                    waits.setdefault(ticket.owner, []).append(candidate)
+                    tickets.append(ticket)
+        stuck = set(waits)
+        changed = True
+        while changed:
+            changed = False
+            for waiter in list(stuck):
+                if not all(_is_dry(place, stuck) for place in waits[waiter]):
+                    stuck.discard(waiter)
+                    changed = True
+        if owner not in stuck:
+            return None
+        if not any(ticket.is_settled() for ticket in tickets if ticket.owner in stuck):
+            break
+        # Somebody was served between the look at the line and that at the holders: he waits no more, and holds something.
     lines = []
     for candidate in tracked:
         now = candidate._clock.now()

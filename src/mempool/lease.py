@@ -91,8 +91,8 @@ class Lease:
             self.pool._obtain(self.hands, self.timeout)
             self.state = HELD
         except BaseException as error:
-            self.state = RELEASED
             self.thing = self.pool._salvage(self.hands, error)
+            self.state = RELEASED
             if self.thing is None:
                 raise
             self.hands = None
@@ -130,8 +130,8 @@ class Lease:
 
     def _give_up(self) -> None:
         """It waited in vain, or for too long."""
-        self.state = RELEASED
         self.pool._hand_back(self.hands)
+        self.state = RELEASED
 
     @property
     def _handed(self) -> Any:
@@ -218,6 +218,9 @@ class Lease:
         hands: Hands | None = self._returning_hands()
         if hands is None:
             return  # the pool gave nothing, or has it back
+        if self.state == WAITING:  # nobody has had it: whoever waited was interrupted twice
+            self._give_up()
+            return
         where = self.pool._taken_at(hands.elements[hands.first])
         try:
             self.pool._bring_home(hands)

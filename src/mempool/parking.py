@@ -50,7 +50,11 @@ class ThreadPlace:
 
     def park(self, seconds: float | None) -> None:
         """Block this thread until woken, at most so many seconds; None: without end."""
-        self._clock.park(self._wakes, seconds)
+        _local.parked.append(self)
+        try:
+            self._clock.park(self._wakes, seconds)
+        finally:
+            _local.parked.remove(self)
 
 
 class TaskPlace:
@@ -86,15 +90,18 @@ class TaskPlace:
 
     async def park(self, seconds: float | None) -> None:
         """Suspend this task until woken, at most so many seconds; None: without end."""
-        if not self._woken:
-            self._future = self._loop.create_future()
-            timer = None if seconds is None else self._clock.call_later(self._loop, seconds, self._rouse)
-            try:
+        # First of all: a finalizer or a signal handler in this very task may rouse it at any line, and must find it.
+        self._future = self._loop.create_future()
+        timer = None
+        try:
+            if not self._woken:
+                if seconds is not None:
+                    timer = self._clock.call_later(self._loop, seconds, self._rouse)
                 await self._future
-            finally:
-                self._future = None
-                if timer is not None:
-                    timer.cancel()
+        finally:
+            self._future = None
+            if timer is not None:
+                timer.cancel()
         self._woken = False
 
 
@@ -165,8 +172,18 @@ class ThreadOwner:
 class _Local(threading.local):
     owner: ThreadOwner | None = None
 
+    def __init__(self) -> None:
+        #: Where this thread is parked: once, or deeper when a signal handler parks, too.
+        self.parked: list[ThreadPlace] = []
+
 
 _local = _Local()
+
+
+def wake_this_thread() -> None:
+    """In a forked child: who has served this thread may not live here to wake it."""
+    for place in _local.parked:
+        place.wake()
 
 
 def _this_thread() -> ThreadOwner:

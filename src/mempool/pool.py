@@ -108,7 +108,7 @@ class Pool(Traffic, Generic[T]):
         self._book = HolderBook() if track == "holders" else None
         self._resizing = {}
         self._lost = collections.deque()
-        self._recovering = threading.Lock()
+        self._recovering = collections.deque([0])
         self._timeout = self._seconds("timeout", timeout)
         self._patience = self._seconds("patience", patience)
         self._clock = clock.SYSTEM_CLOCK

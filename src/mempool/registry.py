@@ -6,7 +6,10 @@ import concurrent.futures.thread  # noqa: F401 - registers its hook before ours,
 import os
 import threading
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any
+
+from mempool import parking
 
 if TYPE_CHECKING:
     from mempool.pool import Pool
@@ -39,11 +42,12 @@ def pools() -> list[Pool[Any]]:
 def _after_fork_in_child() -> None:
     """The child has working pools: nobody stands in the line but the forking thread. No lock can be left locked: none is."""
     for pool in pools():
-        pool._recovering = threading.Lock()
+        pool._recovering = deque([0])
         for token in list(pool._resizing):
             if token[0] != threading.get_ident():
                 pool._resizing.pop(token, None)
         pool.core.after_fork(threading.get_ident())
+    parking.wake_this_thread()
 
 
 def _at_exit() -> None:

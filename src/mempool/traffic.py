@@ -7,11 +7,10 @@ whatever the hands still held. The source's code, a user's `reset` and every wak
 
 from __future__ import annotations
 
-import collections
 import functools
 import logging
-import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Generator
 from itertools import count, repeat, starmap
 from operator import call, setitem
@@ -27,6 +26,7 @@ from mempool.buffer import Buffer, prepare, renew
 from mempool.clock import in_words
 from mempool.errors import DeadlockError, DoubleFree, ForeignElement, LineFull, PoolTimeout
 from mempool.holders import find_deadlock
+from mempool.sources.moves import move
 from mempool.telling import Telling
 
 #: Seconds. The head of the line asks the source by itself after the first, then in doubling steps up to the last
@@ -81,9 +81,9 @@ class Traffic(Telling):
 
     _asked_at: float
     _check: Callable[[Any], object] | None
-    _lost: collections.deque[Ticket]
+    _lost: deque[Ticket]
     _patience: float | None
-    _recovering: threading.Lock
+    _recovering: deque[int]
     _reset: Callable[[Any], object] | None
     _source: Any
     _timeout: float | None
@@ -137,6 +137,8 @@ class Traffic(Telling):
         if may_wait and self.core.waiting():
             return False  # those who wait come first
         self._ask(hands, hands.missing(), for_caller=True)
+        if self.core.is_closed():  # meanwhile: whoever has closed the pool was not told of this element
+            raise self._closed()
         return hands.missing() == 0 or self.core.take(hands, True)
 
     def _sign_out(self, hands: Hands) -> None:
@@ -158,8 +160,10 @@ class Traffic(Telling):
         """Send home what these hands hold. May be done again after an exception cut it short."""
         try:
             self._send_home(hands)
-        except MemoryError:
-            self._send_home(hands, again=True)  # some small object of our own could not be had
+        except BaseException as error:  # an interrupt; or some small object of our own could not be had
+            self._send_home(hands, again=True)
+            if not isinstance(error, MemoryError):
+                raise
 
     def _send_home(self, hands: Hands, *, again: bool = False) -> None:
         self.core.leave(hands)
@@ -368,12 +372,23 @@ class Traffic(Telling):
         """The loop of this ticket's caller is closed: what it got goes to the next. Many may be lost one after another."""
         self._lost.append(ticket)
         # An inbox, because handing back may find the next in line lost, too, and this call is at its bottom.
-        while self._lost and self._recovering.acquire(blocking=False):
+        errors: list[Exception] = []
+        while self._lost:
+            token: deque[int] = deque()
             try:
+                move(self._recovering, token)
+                if not token:
+                    break  # whoever has it sees to this one, too
                 while self._lost:
-                    self._hand_back(self._lost.popleft())
+                    try:
+                        self._hand_back(self._lost[0])
+                    except Exception as error:  # noqa: BLE001 - raised below, when all are home
+                        errors.append(error)
+                    self._lost.popleft()
             finally:
-                self._recovering.release()
+                move(token, self._recovering)
+        if errors:
+            raise errors[0]
 
     def _deadline(self, timeout: float | None | EllipsisType, now: Callable[[], float]) -> float:
         """One absolute deadline per call, which nothing extends."""
@@ -396,6 +411,7 @@ class Traffic(Telling):
         if not total:
             return 0
         is_reset = self._reset is None
+        known: list[Any] = []
         hands.checked = False  # a user has had them since
         try:
             if not hands.are_owners():
@@ -404,13 +420,12 @@ class Traffic(Telling):
                     raise self._unfit(unfit, hands)
                 if not self.core.sign_in(hands):
                     raise self._not_out(hands.held())
-            known = [] if self._book is None else self._book.forget(hands.held())
+            if self._book is not None:
+                known = self._book.forget(hands.held())
             if renewing:
                 viewed = renew(hands)
                 if viewed is not None:
-                    if self._book is not None:
-                        self._book.restore(hands.held(), known)
-                    self.core.put_out(hands)
+                    self._put_out(hands, known)
                     raise self._unfit(viewed, hands)
             if self._reset is not None:
                 for element in hands.held():
@@ -421,21 +436,28 @@ class Traffic(Telling):
             self._dispose(hands)
         except BaseException:
             try:
-                self._end_bringing(hands, is_reset, renewing)
+                self._end_bringing(hands, known, is_reset, renewing)
             except MemoryError:
-                self._end_bringing(hands, is_reset, renewing)
+                self._end_bringing(hands, known, is_reset, renewing)
             raise
         return kept
 
-    def _end_bringing(self, hands: Hands, is_reset: bool, renewing: bool) -> None:
+    def _end_bringing(self, hands: Hands, known: list[Any], is_reset: bool, renewing: bool) -> None:
         """Something flew: either these elements are the user's as before, or they go home."""
         self.core.undo_sign_in(hands)
         if hands.are_owners():
-            if renewing:
-                renew(hands)
+            if renewing and renew(hands) is not None:
+                self._put_out(hands, known)
+                return
             if not is_reset:
                 self.core.condemn(hands)  # nobody knows what state it is in
             self._send_home(hands)
+
+    def _put_out(self, hands: Hands, known: list[Any]) -> None:
+        """Somebody views one of these elements: they are their user's again."""
+        if self._book is not None:
+            self._book.restore(hands.held(), known)
+        self.core.put_out(hands)
 
     def _recover(self, dropped: list[Buffer]) -> str:
         """A buffer that is out was dropped. Called by its finalizer, where what flies is swallowed. Returns a warning.

@@ -71,9 +71,9 @@ def rows(name: str, seconds: float) -> list[tuple[bool, str]]:
             row(name, scenario, TWO, SECONDS_MAX, word),
             row(name, scenario, RANDOM, seconds, word),
         ]
-    owner, method, bug, scenario = PLANTED[name]
-    with planted(owner, method, bug):
-        return [row(name, scenario, how, SECONDS_MAX, "") for how in (PCT, ONE)]
+    plant = PLANTED[name]
+    with planted(plant):
+        return [row(name, plant.scenario, how, SECONDS_MAX, plant.says) for how in plant.searches]
 
 
 def main() -> int:

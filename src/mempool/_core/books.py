@@ -299,14 +299,24 @@ class Books:
         return self.ancestor is None or self.ancestor.heirs.get(0) is self
 
     def settle(self) -> None:
-        """Fill the hands and wake whom it concerns: for the winner of the swap, again if it was cut short."""
+        """Fill the hands and wake whom it concerns: for the winner of the swap, again if it was cut short.
+
+        Goes on to the last whatever a wake raises (what a lost task had is disposed of there); then raises the first.
+        """
         self.fill_hands()
-        for ticket in self.told:
+        errors: list[Exception] = []
+        while self.told:
+            ticket = self.told[0]
             ticket.prodded = True  # a hint: one too many makes the head look once too often
-            if ticket.wake is not None:
-                ticket.wake()
-        self.told = ()
+            try:
+                if ticket.wake is not None:
+                    ticket.wake()
+            except Exception as error:  # noqa: BLE001 - raised below, when all are woken
+                errors.append(error)
+            self.told = self.told[1:]
         self.ancestor = None
+        if errors:
+            raise errors[0]
 
     def fill_hands(self) -> None:
         """Whoever opens these books does it, too, in case the winner has not come to it: so only the newest can be open."""

@@ -101,6 +101,8 @@ class Ledger:
         if cython.compiled:
             ticket: Ticket | None
             while True:
+                # Here, and not within the decision: it may die, and what it got with it, whose finalizer may run anything.
+                ticket = None
                 with cython.critical_section(self):
                     ticket = self.books.news
                     if ticket is None:

@@ -493,6 +493,7 @@ class Reserve(Ledger):
                 books.disposed += books.disposing
                 books.disposing = 0
                 self.serve_line(books)
+                books.prod_head()  # another head, or room that the others' claims took
                 done: cython.bint = self.shut(books)
             if done:
                 break
