@@ -99,6 +99,42 @@ def test_a_slow_call_is_held_until_it_is_released(end: Step) -> None:
     assert ends == [end, works]
 
 
+def test_a_call_is_not_released_to_be_slow() -> None:
+    """release(SLOW) would not release it: ValueError, and it is held as before."""
+    source: ScriptedSource[Element] = ScriptedSource(slow)
+    thread = threading.Thread(target=source.alloc)
+    thread.start()
+    source.wait_until_held()
+    with pytest.raises(ValueError, match="not slow"):
+        source.release(slow)
+    assert (source.held, source.log) == (1, [])
+    source.release()
+    thread.join(SOON)
+    assert source.log == ["alloc works"]
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda source, step: ScriptedSource(works, step),
+        lambda source, step: ScriptedSource(otherwise=step),
+        lambda source, step: source.then(works, step),
+        lambda source, step: source.then_free(step),
+        lambda source, step: source.release(step),
+        lambda source, step: setattr(source, "otherwise", step),
+        lambda source, step: setattr(source, "otherwise_free", step),
+    ],
+)
+@pytest.mark.parametrize("step", ["fails", [works, fails], None], ids=str)
+def test_a_step_that_is_none_is_refused(give: Callable[[ScriptedSource[Element], object], object], step: object) -> None:
+    """TypeError where it is given, and not where it would be taken; nothing has changed."""
+    source: ScriptedSource[Element] = ScriptedSource()
+    with pytest.raises(TypeError, match=r"is a Step, as Step\.FAILS, or a function"):
+        give(source, step)
+    source.free(source.alloc())
+    assert source.log == ["alloc works", "free works"]
+
+
 def test_the_play_can_be_ended() -> None:
     """open(): every call works from now on, whatever the script says."""
     source: ScriptedSource[Element] = ScriptedSource(fails, slow, otherwise=raises)
@@ -135,6 +171,17 @@ def test_a_source_stands_before_another() -> None:
     buffers.free(buffer)
     assert not buffer.is_alive()
     assert not hasattr(buffers, "reset")
+
+
+def test_a_source_behind_it_that_makes_the_same_twice_is_blamed() -> None:
+    """It must make another object each time: AssertionError names it. What is gone may be made again."""
+    one = bytearray()
+    source = ScriptedSource(source=Objects(lambda: one))
+    source.free(source.alloc())
+    assert source.alloc() is one
+    with pytest.raises(AssertionError, match=r"the alloc of Objects\(.*it must make another object each time"):
+        source.alloc()
+    assert source.existing == [one]
 
 
 def test_every_combination_of_answers_in_a_pool() -> None:
@@ -272,6 +319,23 @@ def test_a_pool_lives_by_the_clock_it_is_attached_to() -> None:
     thread.join(SOON)
     assert len(errors) == 1
     assert pool.stats().wait_seconds_max == 3600
+
+
+class Wrapped:
+    """A pool around a pool."""
+
+    def __init__(self) -> None:
+        self.inner = Pool(ScriptedSource(), 1)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize("make", [Wrapped, object])
+def test_a_clock_is_attached_to_what_has_a_clock(make: Callable[[], object]) -> None:
+    """Else, also for a wrapper, whose attribute would change nothing behind it, TypeError says what to do."""
+    with pytest.raises(TypeError, match=r"has no clock of its own .* attach the clock to the mempool\.Pool behind it"):
+        ManualClock().attach(make())
 
 
 # -- wait_until

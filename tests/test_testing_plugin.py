@@ -34,20 +34,205 @@ def test_leaky(leak_check):
 """,
     )
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*elements were not freed. pool 'frames': 2 still out; *test_leaky*"])
+    result.stdout.fnmatch_lines(["*elements were not freed. pool 'frames': 2 still out; 2 taken by thread*test_leaky*"])
 
 
-def test_a_leak_of_a_pool_that_is_gone_is_seen_as_well(pytester: pytest.Pytester) -> None:
-    """A pool that the test dropped is not kept alive for the check, and is checked."""
+def test_a_leak_of_a_pool_that_is_gone_is_told_as_well(pytester: pytest.Pytester) -> None:
+    """A pool that the test dropped is not kept alive for the check, and is checked; it is known who took what."""
     result = run(
         pytester,
         """
+import weakref
+def handle(pool):
+    pool.alloc()
+
 def test_leaky(leak_check):
-    Pool(Objects(bytearray), 2, name="frames").alloc()
+    pool = Pool(Objects(bytearray), 2, name="frames")
+    handle(pool)
+    reference = weakref.ref(pool)
+    del pool
+    assert reference() is None
 """,
     )
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*pool 'frames': 1 still out*"])
+    result.stdout.fnmatch_lines(["*pool 'frames': 1 still out; 1 taken by thread 'MainThread' at *.py:* in handle. *"])
+
+
+@pytest.mark.parametrize("names", ["leak_check, pool", "pool, leak_check", "pool, request"])
+def test_fixtures_are_watched_in_any_order(pytester: pytest.Pytester, names: str) -> None:
+    """leak_check begins before all fixtures of a test and ends after them, however it is requested."""
+    result = run(
+        pytester,
+        f"""
+kept = []
+
+@pytest.fixture
+def pool():
+    pool = Pool(Objects(bytearray), 2, name="frames")
+    element = pool.alloc()
+    yield pool
+    pool.free(element)
+
+@pytest.mark.usefixtures("leak_check")
+def test_leaky({names}):
+    kept.append(pool.alloc())
+
+@pytest.mark.usefixtures("leak_check")
+def test_clean({names}):
+    pass
+""",
+    )
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*ERROR at teardown of test_leaky*", "*pool 'frames': 1 still out; 1 taken by *in test_leaky*"]
+    )
+
+
+def test_a_pool_that_lived_before_is_watched(pytester: pytest.Pytester) -> None:
+    """Of an older pool counts what is out beyond what was; and where its holders are not known, it is said why."""
+    result = run(
+        pytester,
+        """
+known = Pool(Objects(bytearray), 1, name="known", track="holders")
+unknown = Pool(Objects(bytearray), 1, name="unknown")
+kept = [known.alloc(), unknown.alloc()]
+
+def test_clean(leak_check):
+    known.free(known.alloc())
+
+def test_leaky(leak_check):
+    kept.append(known.alloc())
+    kept.extend(unknown.alloc_many(2))
+
+def test_clean_again(leak_check):
+    unknown.free(kept.pop())
+""",
+    )
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines(["*'known': 1 still out; 1 taken by *in test_leaky. *"])
+    result.stdout.fnmatch_lines(["*'unknown': 2 still out; who took them is not known, as * without track=\"holders\". *"])
+
+
+def test_what_a_fixture_of_many_tests_takes_is_no_leak(pytester: pytest.Pytester) -> None:
+    """What is taken while a fixture with a wider scope is set up may stay out; what the test takes beside it may not."""
+    result = run(
+        pytester,
+        """
+kept = []
+
+@pytest.fixture(scope="session")
+def pool():
+    return Pool(Objects(bytearray), 2, name="frames")
+
+@pytest.fixture(scope="module", params=[1, 2])
+def element(pool):
+    inner = pool.alloc()
+    yield inner
+    pool.free(inner)
+
+@pytest.fixture(scope="module")
+def elements(element, pool):
+    return element, pool.alloc(), Pool(Objects(bytearray), 2, name="other").alloc()
+
+def test_clean(elements, leak_check):
+    pass
+
+def test_leaky(leak_check, elements, pool):
+    kept.append(pool.alloc())
+""",
+    )
+    result.assert_outcomes(passed=4, errors=2)
+    result.stdout.fnmatch_lines(
+        ["*test_leaky?1?*", "elements were not freed. pool 'frames': 1 still out; 1 *in test_leaky. *"]
+    )
+    result.stdout.fnmatch_lines(
+        ["*test_leaky?2?*", "elements were not freed. pool 'frames': 1 still out; 1 *in test_leaky. *"]
+    )
+
+
+def test_a_check_for_leaks_changes_no_error(pytester: pytest.Pytester) -> None:
+    """What times out without leak_check times out with it; who wants deadlocks told has them told."""
+    result = run(
+        pytester,
+        """
+from mempool import DeadlockError
+
+@pytest.mark.parametrize("options, error", [({}, PoolTimeout), ({"track": "holders"}, DeadlockError)])
+def test_waits(leak_check, options, error):
+    pool = Pool(Objects(bytearray), 1, limit=1, **options)
+    element = pool.alloc()
+    with pytest.raises(error):
+        pool.alloc(timeout=0.01)
+    pool.free(element)
+
+def test_waits_as_the_environment_says(leak_check, monkeypatch):
+    monkeypatch.setenv("MEMPOOL_TRACK", "holders")
+    pool = Pool(Objects(bytearray), 1, limit=1)
+    with pool.lease(), pytest.raises(DeadlockError):
+        pool.alloc(timeout=0.01)
+""",
+    )
+    result.assert_outcomes(passed=3)
+
+
+@pytest.mark.parametrize("track", ["identity", "nothing"])
+def test_a_pool_with_a_track_of_its_own_keeps_it(pytester: pytest.Pytester, track: str) -> None:
+    """leak_check counts what is out of it, and says why it does not know who took it."""
+    result = run(
+        pytester,
+        f"""
+def test_leaky(leak_check):
+    pool = Pool(Objects(bytearray), 1, name="frames", track="{track}")
+    pool.alloc()
+    assert pool.holders() == ()
+""",
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*pool 'frames': 1 still out; who took them is not known, as * without track=\"holders\". *"]
+    )
+
+
+def test_many_leaks_are_told_in_few_words(pytester: pytest.Pytester) -> None:
+    """Those taken at one place by one taker are one; of places and of pools, some are named and the others counted."""
+    result = run(
+        pytester,
+        """
+def test_one_place(leak_check):
+    Pool(Objects(bytearray), 50, name="fifty").alloc_many(50)
+
+def test_many_places(leak_check):
+    kept, pool = [], Pool(Objects(bytearray), 50, name="places")
+    for number in range(11):
+        exec(compile("\\n" * number + "kept.append(pool.alloc())", "a_file.py", "exec"))
+
+def test_many_pools(leak_check):
+    for number in range(11):
+        Pool(Objects(bytearray), 1).alloc()
+""",
+    )
+    result.assert_outcomes(passed=3, errors=3)
+    result.stdout.fnmatch_lines(["*'fifty': 50 still out; 50 taken by thread 'MainThread' at *in test_one_place. *"])
+    result.stdout.fnmatch_lines(["*'places': 11 still out; *a_file.py:8 in <module>; more at 3 other places. *"])
+    result.stdout.fnmatch_lines(["*elements were not freed. *; 1 taken by *. and 3 more pools. *"])
+
+
+def test_elements_that_were_dropped_are_told_one_by_one(pytester: pytest.Pytester) -> None:
+    """Though the next has the address of the one before, which it may have once that is gone."""
+    result = run(
+        pytester,
+        """
+@pytest.mark.parametrize("track", [None, "holders"])
+def test_leaky(leak_check, track):
+    at_one_address = bytearray()
+    pool = Pool(Objects(lambda: at_one_address), 0, name=f"track {track}", track=track)
+    for _ in range(20):
+        pool.alloc()
+""",
+    )
+    result.assert_outcomes(passed=2, errors=2)
+    result.stdout.fnmatch_lines(["*'track None': 20 still out; 20 taken by thread 'MainThread' at *in test_leaky. *"])
+    result.stdout.fnmatch_lines(["*'track holders': 20 still out; 1 taken by *; who took 19 of them is not known, as *"])
 
 
 def test_a_test_that_frees_all_passes(pytester: pytest.Pytester) -> None:
@@ -136,13 +321,88 @@ def test_reset(leak_check):
     result.assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize("written", ["every=0", "3", "often=3"])
-def test_a_marker_written_wrongly_is_said(pytester: pytest.Pytester, written: str) -> None:
-    """Anything but pool_faults(every=n), n at least 1, is an error that says how it is written."""
-    result = run(pytester, f"@pytest.mark.pool_faults({written})\ndef test_marked():\n    pass\n")
-    assert result.ret != 0
-    output = result.stdout.str() + result.stderr.str()
-    assert "pool_faults(every=n)" in output
+def test_a_marked_test_leaves_no_faults_behind(pytester: pytest.Pytester) -> None:
+    """A pool that outlives the marked test in which it was made has its own source again, whatever the test's end."""
+    result = run(
+        pytester,
+        """
+source = Objects(bytearray)
+
+@pytest.fixture(scope="module")
+def pool():
+    return Pool(source, 0)
+
+@pytest.mark.pool_faults(every=1)
+def test_marked(pool):
+    assert pool.try_alloc() is None
+    raise RuntimeError
+
+def test_unmarked(pool):
+    pool.free(pool.try_alloc())
+    assert pool._source is source
+""",
+    )
+    result.assert_outcomes(passed=1, failed=1)
+
+
+def test_pools_made_before_a_marked_test_fail_as_well(pytester: pytest.Pytester) -> None:
+    """Those of a module and of a fixture with a wider scope; each counts from the beginning of the test."""
+    result = run(
+        pytester,
+        """
+old = Pool(Objects(bytearray), 1, keep=1)
+
+@pytest.fixture(scope="module")
+def shared():
+    return Pool(Objects(bytearray), 1, keep=1)
+
+def failures(pool):
+    failed = pool.stats().source_failures
+    elements = [pool.alloc() for _ in range(4)]
+    pool.free_many(elements)
+    return pool.stats().source_failures - failed
+
+def test_unmarked(shared):
+    assert failures(old) == failures(shared) == 0
+
+@pytest.mark.pool_faults(every=4)
+def test_marked(shared):
+    assert failures(old) == failures(shared) == 1
+
+@pytest.mark.pool_faults(every=4)
+def test_marked_again(shared):
+    assert failures(old) == failures(shared) == 1
+
+def test_unmarked_again(shared):
+    assert failures(old) == failures(shared) == 0
+""",
+    )
+    result.assert_outcomes(passed=4)
+
+
+@pytest.mark.parametrize("written", ["every=0", "every=True", "every=1.5", "3", "often=3"])
+def test_a_marker_written_wrongly_fails_its_test(pytester: pytest.Pytester, written: str) -> None:
+    """Anything but pool_faults(every=n), n a number from 1, is an error of the test that says how it is written."""
+    result = run(
+        pytester,
+        f"""
+@pytest.mark.pool_faults({written})
+def test_marked():
+    pass
+
+@pytest.mark.skip
+@pytest.mark.pool_faults({written})
+def test_skipped():
+    pass
+
+def test_unmarked():
+    pass
+""",
+    )
+    result.assert_outcomes(passed=1, errors=1, skipped=1)
+    result.stdout.fnmatch_lines(
+        [f"*::test_marked: pool_faults is written pool_faults(every=n), *, not pool_faults({written})"]
+    )
 
 
 def test_a_faulty_source_does_as_it_is_told(pytester: pytest.Pytester) -> None:

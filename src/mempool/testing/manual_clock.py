@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import math
 import threading
 from _queue import SimpleQueue
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 from mempool.clock import Clock
-from mempool.pool import Pool
 from mempool.testing.waiting import wait_until
+
+#: A `Pool`, or one of your own.
+AnyPool = TypeVar("AnyPool")
 
 #: The time at which a ManualClock begins, in seconds: far from 0, where a moment could be mistaken for a duration.
 BEGINNING = 1000.0
@@ -55,9 +58,19 @@ class ManualClock(Clock):
         self._seen = threading.local()  # when each thread last looked
         self._alarms: dict[object, tuple[float, Callable[[], object]]] = {}
 
-    def attach(self, pool: Pool[Any]) -> Pool[Any]:
-        """Make this the pool's clock, before anybody waits, and return the pool."""
-        pool._clock = self
+    def attach(self, pool: AnyPool) -> AnyPool:
+        """Make this the pool's clock, before anybody waits, and return the pool.
+
+        pool: a `Pool`; or a pool of your own that keeps a `mempool.clock.Clock` in the attribute `_clock`, and looks there
+            whenever it asks for the time or parks a caller. Raises TypeError where there is no such attribute.
+        """
+        # Not hasattr: what a wrapper finds in the pool behind it could be set, and would change nothing there.
+        if inspect.getattr_static(pool, "_clock", None) is None:
+            raise TypeError(
+                f"{pool!r} has no clock of its own to replace, which would be its attribute `_clock`; attach the clock to "
+                "the mempool.Pool behind it, or keep a mempool.clock.Clock there"
+            )
+        pool._clock = self  # type: ignore[attr-defined]
         return pool
 
     def now(self) -> float:

@@ -3,7 +3,7 @@
     def test_mine(faulty_source):
         faulty_source.otherwise = Step.FAILS            # a ScriptedSource, which works until told otherwise
 
-    def test_mine(leak_check): ...                      # fails if elements of any pool made in it are still out
+    def test_mine(leak_check): ...                      # fails if it, or a fixture of its own, leaves elements out
 
     @pytest.mark.pool_faults(every=3)                   # every third alloc of every source fails
     def test_mine(): ...
@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import itertools
 import os
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -23,20 +24,77 @@ from typing import Any, Generic, TypeVar
 
 import pytest
 
+from mempool import registry
 from mempool.pool import Pool, Source
+from mempool.testing.leaks import LeakWatch, TakerBook
 from mempool.testing.scripted import Element, ScriptedSource
 
 T = TypeVar("T")
 
 MARKER = "pool_faults"
+#: What watches the test that runs, if it uses leak_check.
+WATCH: pytest.StashKey[LeakWatch] = pytest.StashKey()
+
+
+# -- leaks
+
+
+@pytest.fixture
+def leak_check(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail the test if it leaves elements of any pool out, naming who took them and where.
+
+    Its end, after the ends of all fixtures of the test's own, reports an error. All pools of the process are looked at: of
+    those that lived before, what is out beyond what was out before. What fixtures with a wider scope take while they are set
+    up does not count, as it may stay out until they end. Requested by `request.getfixturevalue`, it begins only then.
+
+    Who took what is known of pools that are made while it lasts, and of those with `track="holders"`. To know it, pools that
+    are made without `track` and without MEMPOOL_TRACK record it: they are slower, `holders()` tells, and they raise no
+    DeadlockError, as they would not without this fixture.
+    """
+    watch = LeakWatch()
+    request.config.stash[WATCH] = watch
+
+    def make_watched(make: Callable[[], None], pool: Pool[Any], options: dict[str, Any]) -> None:
+        records = not (options.get("track") or os.environ.get("MEMPOOL_TRACK"))
+        if records:
+            options["track"] = "holders"
+        make()
+        if records:
+            pool._book = TakerBook()  # nothing is out yet
+        watch.see(pool)
+
+    try:
+        with _pools_made_by(make_watched):
+            yield
+    finally:
+        del request.config.stash[WATCH]
+    gc.collect()  # what goes home by itself is no leak
+    leaks = watch.leaks()
+    if leaks:
+        pytest.fail(f"elements were not freed. {'. '.join(leaks)}. Free each, or use a lease", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """What a fixture takes that outlives the test is not the test's."""
+    watch = request.config.stash.get(WATCH, None)
+    if watch is None or fixturedef.scope == "function":
+        return (yield)
+    with watch.for_others():
+        return (yield)
+
+
+# -- faults
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Say what the marker means (`pytest --markers`)."""
     config.addinivalue_line(
         "markers",
-        f"{MARKER}(every=3): the sources of all mempool pools made in the test, once the reserve is filled, raise "
-        "MemoryError at every third alloc; every=1: at each.",
+        f"{MARKER}(every=3): while the test runs, the sources of all mempool pools raise MemoryError at every third alloc, "
+        "those of new ones once the reserve is filled; every=1: at each.",
     )
 
 
@@ -44,10 +102,83 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """For tests with the marker: let the sources of all pools fail, those of its fixtures too."""
     marker = item.get_closest_marker(MARKER)
-    if marker is None:
+    if marker is None or not _is_written_well(marker):
         return (yield)
-    with faults(**_arguments(marker)):
+    with faults(**marker.kwargs):
         return (yield)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Refuse a marker that makes no sense, for the one test; and let leak_check watch all other fixtures of a test."""
+    marker = item.get_closest_marker(MARKER)
+    if marker is not None and not _is_written_well(marker):
+        written = ", ".join([*map(repr, marker.args), *(f"{name}={value!r}" for name, value in marker.kwargs.items())])
+        pytest.fail(
+            f"{item.nodeid}: {MARKER} is written {MARKER}(every=n), n a whole number of at least 1, not {MARKER}({written})",
+            pytrace=False,
+        )
+    names: list[str] = getattr(item, "fixturenames", [])
+    if "leak_check" in names:
+        # They are set up in this order, and end in the opposite one.
+        names.remove("leak_check")
+        names.insert(0, "leak_check")
+
+
+def _is_written_well(marker: pytest.Mark) -> bool:
+    every = marker.kwargs.get("every", 3)
+    return not marker.args and set(marker.kwargs) <= {"every"} and type(every) is int and every >= 1
+
+
+@contextlib.contextmanager
+def faults(*, every: int = 3) -> Iterator[None]:
+    """While this lasts, the source of each pool, also of those that live already, fails at every so-manieth alloc.
+
+    Each counts for itself; that of a new pool from when its reserve has been filled: what is tested is how the pool is
+    used, and not whether it can be made (kernel: fail_mempool_alloc).
+    """
+    failing: list[weakref.ref[Pool[Any]]] = []
+
+    def begin(pool: Pool[Any]) -> None:
+        pool._source = _Failing(pool._source, every)
+        failing.append(weakref.ref(pool))
+
+    def make_failing(make: Callable[[], None], pool: Pool[Any], _options: dict[str, Any]) -> None:
+        make()
+        begin(pool)
+
+    try:
+        for pool in registry.pools():
+            begin(pool)
+        with _pools_made_by(make_failing):
+            yield
+    finally:
+        for reference in failing:
+            living = reference()
+            if living is not None:
+                living._source = living._source.behind
+
+
+class _Failing(Generic[T]):
+    """A source that fails at every nth alloc; else it is the one it stands before."""
+
+    def __init__(self, behind: Source[T], every: int) -> None:
+        self.behind = behind
+        self._every = every
+        self._calls = itertools.count(1)
+
+    def alloc(self) -> T:
+        if next(self._calls) % self._every == 0:
+            raise MemoryError(f"{MARKER}: every {self._every}. alloc fails on purpose")
+        return self.behind.alloc()
+
+    def free(self, element: T, /) -> None:
+        self.behind.free(element)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.behind, name)
+
+    def __repr__(self) -> str:
+        return f"<{self.behind!r}, failing>"
 
 
 @pytest.fixture
@@ -58,97 +189,20 @@ def faulty_source() -> Iterator[ScriptedSource[Element]]:
     source.open()
 
 
-@pytest.fixture
-def leak_check(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fail the test if elements of a pool made in it are out at its end, naming who took them.
-
-    The failure is reported by the fixture's end, after the ends of the fixtures that were requested later.
-    """
-    if not os.environ.get("MEMPOOL_TRACK"):
-        monkeypatch.setenv("MEMPOOL_TRACK", "holders")
-    made: list[tuple[str, Any, weakref.ref[Pool[Any]]]] = []
-    # The core and not the pool, which must be free to die when the test drops it.
-    with _pools_made(after=lambda pool, _source: made.append((pool.name, pool.core, weakref.ref(pool)))):
-        yield
-    gc.collect()  # what goes home by itself is no leak
-    leaks = [_leak(name, core.figures()["out"], pool()) for name, core, pool in made if core.figures()["out"]]
-    if leaks:
-        pytest.fail("elements were not freed. " + ". ".join(leaks), pytrace=False)
-
-
-def _leak(name: str, out: int, pool: Pool[Any] | None) -> str:
-    holders = [] if pool is None else [str(holder) for holder in pool.holders()]
-    return f"pool {name!r}: {out} still out{'; ' if holders else ''}{'; '.join(holders)}"
+# -- both
 
 
 @contextlib.contextmanager
-def faults(*, every: int) -> Iterator[None]:
-    """While this lasts, the source of each pool that is made fails at every so-manieth alloc.
-
-    Each counts for itself, from when its pool's reserve has been filled: what is tested is how the pool is used, and not
-    whether it can be made (kernel: fail_mempool_alloc).
-    """
-
-    def arm(_pool: Pool[Any], source: Source[Any]) -> None:
-        if isinstance(source, _Failing):
-            source.armed = True
-
-    with _pools_made(before=lambda source: _Failing(source, every), after=arm):
-        yield
-
-
-class _Failing(Generic[T]):
-    """A source that fails at every nth alloc, once it is armed; else it is the one it stands before."""
-
-    def __init__(self, source: Source[T], every: int) -> None:
-        self.armed = False
-        self._source = source
-        self._every = every
-        self._asked = 0
-
-    def alloc(self) -> T:
-        if self.armed:
-            self._asked += 1
-            if self._asked % self._every == 0:
-                raise MemoryError(f"{MARKER}: every {self._every}. alloc fails on purpose")
-        return self._source.alloc()
-
-    def free(self, element: T, /) -> None:
-        self._source.free(element)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
-
-    def __repr__(self) -> str:
-        return f"<{self._source!r}, failing>"
-
-
-@contextlib.contextmanager
-def _pools_made(
-    *,
-    before: Callable[[Any], Any] = lambda source: source,
-    after: Callable[[Pool[Any], Any], object],
-) -> Iterator[None]:
-    """While this lasts, `before` sees and may replace the source of each new pool, and `after` sees both."""
+def _pools_made_by(how: Callable[[Callable[[], None], Pool[Any], dict[str, Any]], None]) -> Iterator[None]:
+    """While this lasts, each new pool is made by `how`: it gets what makes the pool, the pool, and the options to it."""
     make = Pool.__init__
 
     @functools.wraps(make)
-    def made(self: Pool[Any], source: Any, *args: Any, **options: Any) -> None:
-        # Sources that are none are for Pool to complain of.
-        is_source = callable(getattr(source, "alloc", None)) and callable(getattr(source, "free", None))
-        source = before(source) if is_source else source
-        make(self, source, *args, **options)
-        after(self, source)
+    def made(self: Pool[Any], *args: Any, **options: Any) -> None:
+        how(lambda: make(self, *args, **options), self, options)
 
     Pool.__init__ = made  # type: ignore[method-assign]
     try:
         yield
     finally:
         Pool.__init__ = make  # type: ignore[method-assign]
-
-
-def _arguments(marker: pytest.Mark) -> dict[str, int]:
-    every = marker.kwargs.get("every", 3)
-    if marker.args or set(marker.kwargs) - {"every"} or not isinstance(every, int) or every < 1:
-        raise pytest.UsageError(f"{MARKER} is written pool_faults(every=n), n at least 1, not {marker}")
-    return {"every": every}

@@ -50,6 +50,15 @@ class Element:
         return f"<element {self.number}>"
 
 
+def _checked(script: Iterable[Action]) -> list[Action]:
+    """These steps, which are steps."""
+    steps = list(script)
+    for step in steps:
+        if not isinstance(step, Step) and not callable(step):
+            raise TypeError(f"a step of a ScriptedSource is a Step, as Step.FAILS, or a function, not {step!r}")
+    return steps
+
+
 class _Held:
     """A call that blocks."""
 
@@ -74,7 +83,10 @@ class ScriptedSource(Generic[T]):
     script: for each call of `alloc` a Step, or a function, which is called in the middle of it; what it raises, the call
         raises, otherwise it works.
     otherwise: what `alloc` does when the script is at its end.
-    source: where the elements really come from; None: they are `Element`s.
+    source: where the elements really come from; None: they are `Element`s. Its alloc must make another object each time:
+        where it returns one that exists already, this alloc raises AssertionError.
+
+    A step that is none is a TypeError where it is given.
 
     Nothing here sleeps: a slow call blocks until the test releases it. May be used from any number of threads, and from
     within its own calls.
@@ -87,9 +99,7 @@ class ScriptedSource(Generic[T]):
 
     def __init__(self, *script: Action, otherwise: Action = Step.WORKS, source: Source[T] | None = None) -> None:
         self.otherwise = otherwise
-        """What `alloc` does when its script is at its end."""
-        self.otherwise_free: Action = Step.WORKS
-        """What `free` does when its script is at its end."""
+        self.otherwise_free = Step.WORKS
         self.log: list[str] = []
         """One line per call, when it ended: "alloc works", "alloc fails", "free works" ..."""
         self.alloc_calls: int = 0
@@ -106,7 +116,7 @@ class ScriptedSource(Generic[T]):
         for hook in ("reset", "check"):
             if hasattr(source, hook):
                 setattr(self, hook, getattr(source, hook))
-        self._script: deque[Action] = deque(script)
+        self._script: deque[Action] = deque(_checked(script))
         self._free_script: deque[Action] = deque()
         self._lock = threading.RLock()  # may be entered again by a finalizer
         self._existing: dict[int, T] = {}
@@ -116,16 +126,40 @@ class ScriptedSource(Generic[T]):
 
     # -- what the test says
 
+    @property
+    def otherwise(self) -> Action:
+        """What `alloc` does when its script is at its end."""
+        return self._otherwise
+
+    @otherwise.setter
+    def otherwise(self, action: Action) -> None:
+        (self._otherwise,) = _checked([action])
+
+    @property
+    def otherwise_free(self) -> Action:
+        """What `free` does when its script is at its end."""
+        return self._otherwise_free
+
+    @otherwise_free.setter
+    def otherwise_free(self, action: Action) -> None:
+        (self._otherwise_free,) = _checked([action])
+
     def then(self, *script: Action) -> None:
         """Let alloc do this too, after what it was told before."""
-        self._script.extend(script)
+        self._script.extend(_checked(script))
 
     def then_free(self, *script: Action) -> None:
         """The same for free."""
-        self._free_script.extend(script)
+        self._free_script.extend(_checked(script))
 
     def release(self, outcome: Action = Step.WORKS) -> None:
-        """Let the call that has been blocked the longest go on and end in this way. Waits until there is one."""
+        """Let the call that has been blocked the longest go on and end in this way. Waits until there is one.
+
+        Raises ValueError for SLOW: a call that is to go on blocking is not released.
+        """
+        _checked([outcome])
+        if outcome is Step.SLOW:
+            raise ValueError("a call that is released goes on: it works, fails, raises or calls a function, and is not slow")
         self.wait_until_held()
         with self._lock:
             held = self._held.pop(0)
@@ -171,6 +205,11 @@ class ScriptedSource(Generic[T]):
         self._act("alloc", action)
         element: T = self._source.alloc() if self._source is not None else Element(next(self._numbers))  # type: ignore[assignment]
         with self._lock:
+            if identity_of(element) in self._existing:
+                raise AssertionError(
+                    f"the alloc of {self._source!r} returned {element!r}, which it has made before and which still exists; "
+                    "it must make another object each time"
+                )
             self.made += 1
             self._existing[identity_of(element)] = element
         return element

@@ -7,6 +7,8 @@
             return MySource()               # what it makes is handed out through a ScriptedSource
         def make_pool(self, source, reserve, **options):    # another pool:
             return MyPool(source, reserve, **options)
+        def attach_clock(self, pool):       # if that is one around a Pool:
+            self.clock.attach(pool.inner)
 
     PoolContract        all of these:
     AllocContract       where an element comes from, and where it goes
@@ -19,6 +21,17 @@
     LeaseContract       elements that go home by themselves
     CloseContract       the end
     InputContract       bad input changes nothing
+
+A pool of your own must have:
+
+* what `needs` of a part names: these methods and properties of `Pool`, with its arguments, results and errors (those of
+  `mempool.errors`). CloseContract also uses it as a context manager, AccountContract its `repr`, LineContract its log;
+* `stats()` with all fields of a `PoolStats`, and `guarantee()` with those of a `Guarantee`: return such a value;
+* the options of `Pool`, for `make_pool`;
+* a clock that is handed in, by which every wait is measured: `attach_clock` calls `ManualClock.attach`, which says more.
+
+The first test of a class looks whether the source makes elements, and whether the pool has all that and waits by that clock;
+where not, it says what is missing, and the others are skipped.
 
 What waits is tested with a thread and with a task of an event loop: see callers.py. Pools that are tested stand under a
 ManualClock, so nothing happens by itself; each test ends with an audit: see base.py.

@@ -30,6 +30,8 @@ CALLS: dict[str, Callable[[Pool[Any]], object]] = {
 class AccountContract(Contract):
     """`stats`, `repr`, the kernel's names; user code outside the critical section."""
 
+    needs = frozenset({"alloc_reserved", "curr_nr", "guarantee", "min_nr", "refill", "resize", "try_alloc"})
+
     def test_made_less_disposed_is_spare_and_out_while_a_source_works(self) -> None:
         """Accounting is exact also in the middle of a call: what is on its way to the source's free is `disposing`."""
         pool, source = self.pool(0, keep=0)

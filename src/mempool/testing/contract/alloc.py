@@ -16,6 +16,8 @@ from mempool.testing.scripted import Action, SourceBroken
 class AllocContract(Contract):
     """`Pool(...)`, `alloc`, `try_alloc`, `alloc_reserved`, `free`."""
 
+    needs = frozenset({"alloc_many", "alloc_reserved", "free_many", "guarantee", "try_alloc"})
+
     # -- the constructor
 
     def test_a_new_pool_holds_its_reserve(self) -> None:
@@ -29,7 +31,7 @@ class AllocContract(Contract):
         """If the source fails on the way, the constructor disposes of what it made and raises MemoryError."""
         source = self.make_source(*[works] * failing, fails)
         with pytest.raises(MemoryError) as error:
-            self.make_pool(source, 3)
+            self.new_pool(source, 3)
         assert error.tb is not None  # and with it the pool, which cannot have been collected
         assert source.existing == []
         assert source.disposed == failing
@@ -38,7 +40,7 @@ class AllocContract(Contract):
         """Any other exception of the source reaches the caller of the constructor; what was made is disposed of."""
         source = self.make_source(works, works, raises)
         with pytest.raises(SourceBroken):
-            self.make_pool(source, 3)
+            self.new_pool(source, 3)
         assert source.existing == []
 
     def test_a_pool_without_a_reserve_is_legal(self) -> None:
@@ -137,7 +139,8 @@ class AllocContract(Contract):
             def free(self, element: object) -> None:
                 raise AssertionError(element)
 
-        pool = self.clock.attach(self.make_pool(Nothing(), 0))  # type: ignore[arg-type]
+        pool = self.new_pool(Nothing(), 0)  # type: ignore[arg-type]
+        self.attach_clock(pool)
         with pytest.raises(TypeError, match="None"):
             self.alloc(pool)
         assert pool.stats().made == 0
@@ -279,7 +282,7 @@ class AllocContract(Contract):
     def test_a_pool_that_is_dropped_disposes_of_its_spares(self) -> None:
         """A pool that is dropped unclosed disposes of its spares."""
         source = self.make_source()
-        pool = self.make_pool(source, 3)
+        pool = self.new_pool(source, 3)
         assert len(source.existing) == 3
         del pool
         gc.collect()

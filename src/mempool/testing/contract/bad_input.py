@@ -30,6 +30,8 @@ TARGETS: list[tuple[dict[str, Any], type[Exception]]] = [
 class InputContract(Contract):
     """Wrong targets, wrong times, wrong elements."""
 
+    needs = frozenset({"alloc_many", "alloc_many_async", "alloc_reserved", "drain", "lease", "name", "resize"})
+
     # -- targets
 
     @pytest.mark.parametrize(("targets", "error"), TARGETS, ids=str)
@@ -38,7 +40,7 @@ class InputContract(Contract):
         source = self.make_source()
         options = {"reserve": 2, **targets}
         with pytest.raises(error, match="'frames'"):
-            self.make_pool(source, options.pop("reserve"), name="frames", **options)
+            self.new_pool(source, options.pop("reserve"), name="frames", **options)
         assert source.alloc_calls == 0
 
     @pytest.mark.parametrize(("targets", "error"), [t for t in TARGETS if t[0] != {"reserve": None}], ids=str)
@@ -84,7 +86,7 @@ class InputContract(Contract):
         """The constructor and resize raise MemoryError; nothing has changed."""
         source = self.make_source()
         with pytest.raises(MemoryError):
-            self.make_pool(source, number)
+            self.new_pool(source, number)
         pool, _source = self.pool(1)
         with pytest.raises(MemoryError):
             pool.resize(number)
@@ -97,14 +99,14 @@ class InputContract(Contract):
         """The error names the pool; the source was not asked."""
         source = self.make_source()
         with pytest.raises(ValueError, match="'frames'"):
-            self.make_pool(source, 1, name="frames", **option)
+            self.new_pool(source, 1, name="frames", **option)
         assert source.alloc_calls == 0
 
     @pytest.mark.parametrize("source", [None, object(), "a source", dict])
     def test_a_source_must_be_one(self, source: Any) -> None:
         """A source has alloc() and free(element)."""
         with pytest.raises(TypeError, match="alloc"):
-            self.make_pool(source, 1)
+            self.new_pool(source, 1)
 
     # -- calls
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from mempool.buffer import identity_of
+from mempool.guarantee import PoolStats
 from mempool.lease import Lease
 from mempool.pool import Pool, Source
-from mempool.testing.contract.callers import KINDS, Callers, in_line
+from mempool.testing.contract.callers import KINDS, Callers, ThreadCallers, in_line
 from mempool.testing.manual_clock import ManualClock
 from mempool.testing.scripted import Action, ScriptedSource, Step
 from mempool.testing.waiting import wait_until
@@ -44,10 +46,14 @@ def same_in_any_order(some: Iterable[object], others: Iterable[object]) -> bool:
 
 
 class Contract:
-    """Tests of one danger. Override the three `make_` methods to test something else."""
+    """Tests of one danger. Override the three `make_` methods to test something else, and `attach_clock` if need be."""
 
+    needs: ClassVar[frozenset[str]] = frozenset({"alloc", "alloc_async", "close", "free", "stats"})
+    """What these tests call of a pool; they need what the classes name that this one inherits from as well."""
     clock: ManualClock
+    """The clock of this test: all its pools live by it."""
     callers: Callers
+    _is_sound: ClassVar[bool]  # once this very class has been examined
 
     # -- what to override
 
@@ -59,9 +65,13 @@ class Contract:
         """A source that follows a script."""
         return ScriptedSource(*script, otherwise=otherwise, source=self.make_elements())
 
-    def make_pool(self, source: ScriptedSource[Any], reserve: int, **options: Any) -> Pool[Any]:
-        """A pool of that source. `options` are those of Pool."""
+    def make_pool(self, source: ScriptedSource[Any], reserve: int, **options: Any) -> Any:
+        """A pool of that source: a Pool, or whatever has what `needs` says. `options` are those of Pool."""
         return Pool(source, reserve, **options)
+
+    def attach_clock(self, pool: Any) -> None:
+        """Make `self.clock` the clock by which this pool waits. For a pool around a Pool: attach it to that one."""
+        self.clock.attach(pool)
 
     # -- what the tests use
 
@@ -104,11 +114,18 @@ class Contract:
         source = self.make_source()
         if "reset" in options:
             source.reset = options.pop("reset")
-        pool = self.clock.attach(self.make_pool(source, reserve, **options))
+        pool = self.new_pool(source, reserve, **options)
+        self.attach_clock(pool)
         source.then(*script)
         source.otherwise = otherwise
         self._pools.append((pool, source))
         return pool, source
+
+    def new_pool(self, source: ScriptedSource[Any], reserve: int, **options: Any) -> Pool[Any]:
+        """A pool without the clock and without an audit at the end."""
+        self._examine_once()
+        pool: Pool[Any] = self.make_pool(source, reserve, **options)
+        return pool
 
     def audit(self, pool: Pool[Any], source: ScriptedSource[Any], out: Iterable[Any] = ()) -> None:
         """The pool's figures are the source's, and what is out exists."""
@@ -149,3 +166,75 @@ class Contract:
         self.clock.wait_until_parked(pool.stats().waiting)
         self.clock.advance(seconds)
         wait_until(lambda: pool.stats().waiting == waiting)
+
+    # -- whether there is any sense in testing
+
+    def _examine_once(self) -> None:
+        """Let the first test of a class say what source or pool lack, instead of each test what it stumbles over.
+
+        Not in a fixture, because the `make_` methods of a class may need what other fixtures of its own set up.
+        """
+        tests = type(self)
+        if "_is_sound" not in vars(tests):
+            tests._is_sound = False
+            tests_clock, self.clock = self.clock, ManualClock()
+            try:
+                self._try_source()
+                lacks = self._lacks()
+            except Exception as error:
+                # As a failure, because the test may expect such an error.
+                raise pytest.fail.Exception(f"this source or pool cannot be run under the contract: {error!r}") from error
+            finally:
+                self.clock = tests_clock
+            if lacks:
+                pytest.fail(
+                    f"this pool cannot be run under the contract: {'; '.join(lacks)}. What a pool must have is said in "
+                    "mempool.testing.contract",
+                    pytrace=False,
+                )
+            tests._is_sound = True
+        elif not tests._is_sound:
+            pytest.skip("source or pool cannot be run under the contract: see the first failure of this class")
+
+    def _try_source(self) -> None:
+        source = self.make_source()
+        elements = []
+        for _ in range(2):
+            elements.append(source.alloc())  # raises where it is the same as before
+            assert elements[-1] is not None, "the source's alloc returned None; raise MemoryError where nothing can be had"
+        for element in elements:
+            source.free(element)
+
+    def _lacks(self) -> list[str]:
+        source = self.make_source()
+        pool = self.make_pool(source, 0)
+        source.otherwise = fails
+        needs = frozenset[str]().union(*(vars(part).get("needs", ()) for part in type(self).__mro__))
+        missing = sorted(name for name in needs if not hasattr(pool, name))
+        lacks = [f"it has no {', '.join(missing)}"] if missing else []
+        if "stats" not in missing:
+            stats = pool.stats()
+            fields = [field.name for field in dataclasses.fields(PoolStats) if not hasattr(stats, field.name)]
+            if fields:
+                lacks.append(f"its stats(), a mempool.PoolStats, have no {', '.join(fields)}")
+        try:
+            self.attach_clock(pool)
+        except TypeError as error:
+            lacks.append(f"{error}; here, override attach_clock to say which clock that is")
+        if not lacks:
+            lacks += self._waits_otherwise(pool)
+            pool.close()
+        return lacks
+
+    def _waits_otherwise(self, pool: Any) -> list[str]:
+        waiting = ThreadCallers().call(pool, "alloc", timeout=SOON)
+        try:
+            wait_until(lambda: self.clock.parked or waiting.done(), SOON / 2)
+        except AssertionError:
+            return ["it waits by another clock than `attach_clock` gave it, see ManualClock.attach"]
+        if not waiting.done():
+            return []
+        got = waiting.exception() or "an element"
+        return [
+            f"it does not wait: alloc(timeout={SOON}) of an empty pool whose source fails was over at once, with {got!r}"
+        ]

@@ -18,6 +18,8 @@ from mempool.testing.waiting import wait_until
 class BulkContract(Contract):
     """`alloc_many` and `free_many`."""
 
+    needs = frozenset({"alloc_many", "alloc_many_async", "free_many", "resize"})
+
     @waits
     def test_many_come_from_where_one_comes_from(self) -> None:
         """In order: spares above the reserve, the source, the reserve."""

@@ -17,6 +17,8 @@ from mempool.testing.waiting import wait_until
 class CloseContract(Contract):
     """`close`, `drain`, the pool as a context manager."""
 
+    needs = frozenset({"alloc_many", "alloc_many_async", "alloc_reserved", "drain", "free_many", "resize", "try_alloc"})
+
     def test_closing_disposes_of_the_spares(self) -> None:
         """close: spares are disposed of."""
         pool, source = self.pool(3)

@@ -19,6 +19,8 @@ def parts(guarantee: Guarantee) -> tuple[int, int, int, int]:
 class GuaranteeContract(Contract):
     """`guarantee` and `refill`."""
 
+    needs = frozenset({"alloc_reserved", "free_many", "guarantee", "refill", "resize"})
+
     def test_a_full_reserve_is_held(self) -> None:
         """promised == spare: nothing owed, nothing unfunded."""
         pool, _source = self.pool(3)

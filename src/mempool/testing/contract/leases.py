@@ -17,6 +17,8 @@ from mempool.testing.scripted import SourceBroken
 class LeaseContract(Contract):
     """`lease`: `with`, `async with`, or held."""
 
+    needs = frozenset({"lease"})
+
     @waits
     def test_a_lease_takes_an_element_and_brings_it_home(self) -> None:
         """The element is out between entering and leaving."""
@@ -173,7 +175,7 @@ class LeaseContract(Contract):
     def test_a_lease_keeps_its_pool(self) -> None:
         """A pool whose last reference is a lease's lives until the element is home."""
         source = self.make_source()
-        pool = self.make_pool(source, 1)
+        pool = self.new_pool(source, 1)
         lease = pool.lease()
         assert lease.element is not None
         del pool

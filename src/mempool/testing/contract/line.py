@@ -12,6 +12,8 @@ from mempool.testing.waiting import wait_until
 class LineContract(Contract):
     """First come, first served; hand-offs that can be refused; deadlines; a full line."""
 
+    needs = frozenset({"alloc_many", "alloc_many_async", "alloc_reserved", "free_many", "resize", "try_alloc"})
+
     @waits
     def test_first_come_first_served(self) -> None:
         """Callers in the line are served in the order in which they came."""

@@ -22,6 +22,8 @@ def resizing(pool: Pool[object], *args: int) -> threading.Thread:
 class ResizeContract(Contract):
     """`resize`: one atomic change of targets; then it fills or disposes."""
 
+    needs = frozenset({"alloc_many", "alloc_many_async", "alloc_reserved", "free_many", "guarantee", "resize"})
+
     def test_growing_fills_the_reserve(self) -> None:
         """A grow makes what is missing before it returns."""
         pool, source = self.pool(1)

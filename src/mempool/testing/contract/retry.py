@@ -19,6 +19,8 @@ SOONEST = 0.001
 class RetryContract(Contract):
     """The head of the line asks the source: by itself, and at every news."""
 
+    needs = frozenset({"resize"})
+
     def seconds_until_asked(self, source: ScriptedSource[object]) -> float:
         """Advance from alarm to alarm until the source has been asked; return the seconds that took."""
         calls, began, parked = source.alloc_calls, self.clock.now(), self.clock.parked

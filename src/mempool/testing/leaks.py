@@ -1,0 +1,120 @@
+"""What a test leaves out, of every pool there is: how many before and after, and who took them.
+
+A watch keeps a pool's core and its book of holders, never the pool, which must be free to die when the test drops it.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mempool import registry
+from mempool.holders import Holder, HolderBook
+from mempool.pool import Pool
+from mempool.telling import HOLDERS_NAMED
+
+#: How many leaking pools are named.
+POOLS_NAMED = 8
+
+
+class TakerBook(HolderBook):
+    """Who took what, for a message and for nothing else: with it in place a pool behaves as one that does not track.
+
+    A pool whose book knew the owners would raise DeadlockError where the code under test, outside of its tests, waits.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._dropped = itertools.count(1)
+
+    def record(self, elements: Iterable[object], now: float) -> None:
+        """See HolderBook."""
+        elements = list(elements)
+        for entry in self.forget(elements):
+            if entry is not None:
+                # It is still out, though its user has dropped it: at its address there is another now.
+                self._entries[-next(self._dropped)] = entry
+        super().record(elements, now)
+
+    def owners(self) -> list[object]:
+        """Nobody knows."""
+        return [None] * len(self._entries)
+
+
+class _Watched:
+    """One pool."""
+
+    def __init__(self, pool: Pool[Any]) -> None:
+        self._name = pool.name
+        self._core = pool.core
+        self._book = pool._book
+        self.others: int = 0
+        """How many of its elements somebody else than the test has out."""
+        self._takers_of_others: set[Holder] = set()
+
+    def out(self) -> int:
+        """How many of its elements the test has out."""
+        # What is left of somebody else's when a fixture for several tests has ended is no debt of his.
+        return max(0, int(self._core.figures()["out"]) - self.others)
+
+    def holders(self) -> list[Holder]:
+        """Who took those, oldest first. The clock may be a test's, and dead: how long they were held is not known."""
+        known = () if self._book is None else self._book.holders(0.0)
+        return [holder for holder in known if holder not in self._takers_of_others]
+
+    def excuse(self, all_but: int, holders: list[Holder]) -> None:
+        """The test has not taken what is out now, but for so many, taken by these."""
+        self._takers_of_others.update(holder for holder in self.holders() if holder not in holders)
+        self.others = int(self._core.figures()["out"]) - all_but
+
+    def leak(self) -> str:
+        """What is out, and who took it; "": nothing is."""
+        out = self.out()
+        if not out:
+            return ""
+        facts = [f"pool {self._name!r}: {out} still out"]
+        if self._book is None:
+            facts.append('who took them is not known, as the pool was made without track="holders"')
+            return "; ".join(facts)
+        holders = self.holders()
+        takers = collections.Counter(f"taken by {holder.who} at {holder.site}" for holder in holders)
+        facts += [f"{number} {what}" for what, number in list(takers.items())[:HOLDERS_NAMED]]
+        if len(takers) > HOLDERS_NAMED:
+            facts.append(f"more at {len(takers) - HOLDERS_NAMED} other places")
+        if len(holders) < out:
+            facts.append(f"who took {out - len(holders)} of them is not known, as they were dropped")
+        return "; ".join(facts)
+
+
+class LeakWatch:
+    """Sees what is out of the pools that live when it begins, and of each that it is shown."""
+
+    def __init__(self) -> None:
+        self._watched: list[_Watched] = []
+        for pool in registry.pools():
+            self.see(pool)
+            self._watched[-1].excuse(0, [])
+
+    def see(self, pool: Pool[Any]) -> None:
+        """Watch this pool, which is new."""
+        self._watched.append(_Watched(pool))
+
+    @contextlib.contextmanager
+    def for_others(self) -> Iterator[None]:
+        """What is taken while this lasts is for others than the test, and so is what they give back."""
+        before = [(watched.out(), watched.holders()) for watched in self._watched]
+        try:
+            yield
+        finally:
+            new = len(self._watched) - len(before)
+            for watched, (out, holders) in zip(self._watched, before + [(0, [])] * new, strict=True):
+                watched.excuse(out, holders)
+
+    def leaks(self) -> list[str]:
+        """A sentence for each pool that has elements out."""
+        leaks = [leak for watched in self._watched if (leak := watched.leak())]
+        rest = len(leaks) - POOLS_NAMED
+        return leaks if rest <= 0 else [*leaks[:POOLS_NAMED], f"and {rest} more pools"]
