@@ -1,26 +1,38 @@
-"""What threads did to a pool and when, and whether one caller after another could have seen the same.
+"""What threads did to a pool and in which order, and whether a pool that decides one thing at a time could have done it.
 
-A history is made of calls, each with a begin and an end by one counter that all threads share. `explain` searches for an
-order of what happened that respects time (what ended before another began comes first) and in which each call returns
-what it did return, by a model that knows no threads: a pile of spares, two targets. Such an order is what "linearizable"
-means. The search is that of Wing and Gong (1993); a state that led nowhere is not tried again, as in Lowe (2017).
+A history is a list of events in the order of time: a thread asks something of the pool, the source answers (it made an
+element, it failed, it disposed of one), a call returns. What happens inside the pool is not in it. `first_unexplained`
+therefore follows a model that knows no threads: a pile of spares, a line, two targets, and for each caller how far its call
+has come. A call is a few decisions, each at one moment, of which nobody outside knows when it was, only between which two
+events of the same thread. So the search keeps every state in which the pool can be after each event; where none is
+left, no pool that keeps its word behaves like that. (Lowe, Testing for linearizability, 2017: just-in-time linearization.)
 
-A resize is no single step: its targets change at one moment, then it makes or disposes of elements one by one. The source
-sees each of these, so they are recorded, too, and each is a step of its own between the resize's begin and end.
+What the model demands is the pool's word, in ARCHITECTURE.md: where an alloc looks, in which order; that a free serves the
+line first; that a grow fills the reserve or has been refused; that what is beyond `keep` is disposed of. What it cannot see:
+how long something takes (a caller who is served and not woken is found by the recorder's clock, see Forgotten), and who
+joined the line first, unless somebody's `stats` counted the one before the other came.
 """
 
 from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, NamedTuple
 
-from mempool import Pool
+from mempool import Pool, PoolTimeout
 
-Pile = tuple[int, ...]  # the spares' numbers, the next to be handed out last
-State = tuple[int, int, Pile, frozenset[int]]  # reserve, keep, spares, those made in vain that are to be disposed of
+WAITING = ("alloc", "alloc at once")  # the calls that may stand in the line; the second has a timeout of 0
+
+
+class Event(NamedTuple):
+    """One thing that a thread did or saw."""
+
+    who: int  # which thread
+    what: str  # what it asks; "made", "failed" or "disposed", by the source; "returns"
+    value: Any = None  # the element's number, a resize's targets, what is returned
 
 
 @dataclass(eq=False)
@@ -30,171 +42,288 @@ class Element:
     number: int
 
 
-@dataclass
-class Call:
-    """What one thread asked of the pool, what came of it, and what the source was asked meanwhile."""
-
-    what: str  # "alloc", "free" or "resize"
-    begins: float
-    given: Any = None  # the element freed; the targets of a resize
-    ends: float = -1
-    result: Any = None  # the element, or None; a resize's promise and spares
-    made: list[tuple[int, float]] = field(default_factory=list)  # (element, when the source had it)
-    disposed: list[tuple[int, float]] = field(default_factory=list)  # (element, when the source got it)
-
-
-@dataclass(frozen=True)
-class Step:
-    """Something that happens at one moment between `begins` and `ends`, and after the step `after` of the same call."""
-
-    what: str
-    begins: float
-    ends: float
-    element: int = -1
-    numbers: tuple[int, int] = (0, 0)
-    after: int | None = None
+class Forgotten(Exception):
+    """A call took so long that nobody can have thought of it. No order of events says that: only a clock does."""
 
 
 class Recorder:
-    """A source with room for so many elements, and a pool's calls written down."""
+    """A source with room for so many elements; all that is asked of it and of its pool is written down."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, wait_seconds_max: float) -> None:
         self.room = room
-        self.calls: list[Call] = []
-        self._now = itertools.count()
+        self.wait_seconds_max = wait_seconds_max
+        self.events: list[Event] = []  # whose append is one step, so that its order is that of time
         self._numbers = itertools.count()
         self._existing: dict[int, Element] = {}
-        self._everything: list[Element] = []
+        self._everything: dict[int, Element] = {}
         self._of_thread = threading.local()
 
     def alloc(self) -> Element:
         if len(self._existing) >= self.room:
+            self._note("failed")
             raise MemoryError
         element = Element(next(self._numbers))
-        self._everything.append(element)
-        self._existing[element.number] = element
-        if (call := getattr(self._of_thread, "call", None)) is not None:
-            call.made.append((element.number, next(self._now)))
+        self._everything[element.number] = self._existing[element.number] = element
+        self._note("made", element.number)
         return element
 
     def free(self, element: Element) -> None:
-        del self._existing[element.number]
-        if (call := getattr(self._of_thread, "call", None)) is not None:
-            call.disposed.append((element.number, next(self._now)))
+        self._existing.pop(element.number, None)  # if it is disposed of twice, the history says so
+        self._note("disposed", element.number)
 
-    def _record(self, what: str, given: Any, function: Callable[[], Any]) -> Any:
-        call = self._of_thread.call = Call(what, next(self._now), given)
-        returned = function()
-        call.ends = next(self._now)
-        self._of_thread.call = None
-        if what == "alloc":
-            call.result = None if returned is None else returned.number
-        elif what == "resize":
-            call.result = (returned.promised, returned.spare)
-        self.calls.append(call)
-        return returned
+    def _note(self, what: str, value: Any = None) -> None:
+        who = getattr(self._of_thread, "who", None)
+        if who is not None:  # else it is the pool's constructor that asks, or its end
+            self.events.append(Event(who, what, value))
 
-    def pool_alloc(self, pool: Pool[Element], *, waits: bool) -> Element | None:
-        function = (lambda: pool.alloc(timeout=60)) if waits else pool.try_alloc
-        return self._record("alloc", None, function)  # type: ignore[no-any-return]
+    def call(self, pool: Pool[Element], who: int, what: str, value: Any = None) -> Any:
+        """Do it, and write down what came of it. Elements go in and come out by their numbers."""
+        self._of_thread.who = who
+        began = monotonic()
+        self._note(what, value)
+        try:
+            result = self._perform(pool, what, value)
+            if monotonic() - began >= self.wait_seconds_max:
+                raise Forgotten(what)
+            self._note("returns", result)
+        finally:
+            self._of_thread.who = None
+        return result
 
-    def pool_free(self, pool: Pool[Element], element: Element) -> None:
-        self._record("free", element.number, lambda: pool.free(element))
-
-    def pool_resize(self, pool: Pool[Element], reserve: int, keep: int) -> None:
-        self._record("resize", (reserve, keep), lambda: pool.resize(reserve, keep=keep))
-
-
-def steps_of(calls: list[Call]) -> list[Step]:
-    """What happened, taken apart into moments."""
-    steps: list[Step] = []
-    for call in sorted(calls, key=lambda call: call.begins):
-        steps += _steps_of(call, len(steps))
-    return steps
-
-
-def _steps_of(call: Call, first: int) -> Iterator[Step]:
-    made, disposed = dict(call.made), dict(call.disposed)
-    source_moments = [*made.values(), *disposed.values()]
-    # What is made or disposed of on the way: by a resize, after its targets have changed; or by the head of the line.
-    after = first if call.what == "resize" else None
-    if call.what == "resize":
-        yield Step("retarget", call.begins, min([*source_moments, call.ends]), numbers=call.given)
-    elif call.what == "free":
-        what = "discard" if call.given in disposed else "shelve"
-        yield Step(what, call.begins, min(call.ends, disposed.pop(call.given, call.ends)), call.given)
-    elif call.result is None:
-        yield Step("nothing", call.begins, call.ends)
-    else:
-        yield Step("fresh" if call.result in made else "take", call.begins, call.ends, call.result)
-        made.pop(call.result, None)
-    for element, moment in made.items():
-        yield Step("fill or discard" if element in disposed else "fill", moment, call.ends, element, after=after)
-    for element, moment in disposed.items():
-        yield Step("trim", call.begins, moment, element, after=after)
-    if call.what == "resize":
-        yield Step("told", max([*source_moments, call.begins]), call.ends, numbers=call.result, after=first)
+    def _perform(self, pool: Pool[Element], what: str, value: Any) -> Any:
+        element: Element | None = None
+        match what:
+            case "alloc" | "alloc at once":
+                try:
+                    element = pool.alloc(timeout=0 if what == "alloc at once" else self.wait_seconds_max)
+                except PoolTimeout:
+                    pass
+            case "try_alloc":
+                element = pool.try_alloc()
+            case "alloc_reserved":
+                element = pool.alloc_reserved()
+            case "free":
+                pool.free(self._everything[value])
+            case "resize":
+                told = pool.resize(value[0], keep=value[1])
+                return told.promised, told.spare, told.owed, told.unfunded
+            case "stats":
+                seen = pool.stats()
+                books = seen.spare, seen.out, seen.disposing, seen.made, seen.disposed
+                return seen.reserve, seen.keep, seen.waiting, *books
+        return None if element is None else element.number
 
 
-def apply(step: Step, state: State) -> State | None:
-    """The model: what one step does to a pool; None: it cannot happen here."""
-    reserve, keep, pile, in_vain = state
-    spares, element = len(pile), step.element
-    match step.what:
-        case "retarget":
-            return (*step.numbers, pile, in_vain)
-        case "told":  # what a resize returns is what holds at some moment before its end
-            return state if step.numbers == (reserve, spares) else None
-        case "take":
-            return (reserve, keep, pile[:-1], in_vain) if pile and pile[-1] == element else None
-        case "fresh":  # the source is asked only when there is no spare beyond the reserve
-            return state if spares <= reserve else None
-        case "nothing":
-            return state if not pile else None
-        case "discard":
-            return state if spares >= keep else None
-        case "shelve" | "fill" | "fill or discard" if spares < keep:
-            return reserve, keep, (*pile, element), in_vain
-        case "fill or discard":
-            return reserve, keep, pile, in_vain | {element}
-        case "trim" if element in in_vain:
-            return reserve, keep, pile, in_vain - {element}
-        case "trim":
-            return (reserve, keep, pile[:-1], in_vain) if spares > keep and pile[-1] == element else None
-    return None
+# -- the model
 
 
-def explain(steps: list[Step], start: State) -> list[Step] | None:
-    """An order in which these steps make sense, or None: there is none."""
-    refuted: set[tuple[int, State]] = set()
-    all_done = (1 << len(steps)) - 1
-    order: list[Step] = []
-    # Depth first, without recursion: for each step of the order, the state it led to and what else could have come there.
-    done, state = 0, start
-    path: list[tuple[int, State, Iterator[int]]] = [(done, state, candidates(steps, done))]
-    while path:
-        done, state, untried = path[-1]
-        if done == all_done:
-            return order
-        for i in untried:
-            after = apply(steps[i], state)
-            if after is not None and (done | 1 << i, after) not in refuted:
-                refuted.add((done | 1 << i, after))  # unless it leads to the end, and then nobody asks
-                order.append(steps[i])
-                path.append((done | 1 << i, after, candidates(steps, done | 1 << i)))
-                break
+class Call(NamedTuple):
+    """How far a thread's call has come, and what is in its hands."""
+
+    phase: str = "none"  # what it does next; "has": nothing more, it returns `result`
+    then: str = ""  # the phase that follows when what it carries is where it belongs
+    result: Any = None
+    carried: tuple[int, ...] = ()  # elements on their way home, or to the source
+    claims: int = 0  # how many elements it asks the source for
+
+
+class State(NamedTuple):
+    """What a pool is between two decisions. Nobody stands in the line while there is a spare."""
+
+    reserve: int
+    keep: int
+    spares: tuple[int, ...]  # the next to be handed out last
+    line: tuple[int, ...]  # threads
+    made: int
+    disposed: int
+    filling: int  # how many elements resizes are asking the source for
+    calls: tuple[Call, ...]  # by thread
+
+    def with_call(self, who: int, call: Call, **changes: Any) -> State:
+        return self._replace(calls=(*self.calls[:who], call, *self.calls[who + 1 :]), **changes)
+
+    def seen(self, what: str) -> tuple[int, ...]:
+        """What `stats`, or a resize, tells of this moment."""
+        spare = len(self.spares)
+        disposing = sum(len(call.carried) for call in self.calls if call.phase in ("disposes", "has disposed"))
+        out = self.made - self.disposed - disposing - spare
+        if what == "stats":
+            return self.reserve, self.keep, len(self.line), spare, out, disposing, self.made, self.disposed
+        lacking = max(0, self.reserve - spare)
+        owed = min(lacking, out)
+        return self.reserve, spare, owed, lacking - owed
+
+
+def new_pool(reserve: int, keep: int, threads: int) -> State:
+    """As the constructor leaves it."""
+    return State(reserve, keep, tuple(range(reserve)), (), reserve, 0, 0, (Call(),) * threads)
+
+
+def begun(event: Event) -> Call:
+    """A call's first phase."""
+    match event.what:
+        case "free":
+            return Call("brings home", then="has", carried=(event.value,))
+        case "resize":
+            return Call("retargets")
+        case "stats":
+            return Call("looks")
+        case "alloc_reserved":
+            return Call("takes a spare")
+    return Call("takes what is beyond the reserve")
+
+
+def decisions(state: State, who: int, asked: Event) -> Iterator[State]:
+    """What this thread's call can decide now. Each is one moment; several: nobody can tell from outside."""
+    call, spares, line = state.calls[who], state.spares, state.line
+    may_wait = asked.what in WAITING
+    match call.phase:
+        case "takes what is beyond the reserve" if not line and len(spares) > state.reserve:
+            yield take(state, who)
+        case "takes what is beyond the reserve":
+            yield state.with_call(who, Call("sees the line"))
+        case "sees the line" if may_wait and line:  # those who wait come first
+            yield state.with_call(who, Call("joins"))
+        case "sees the line":
+            yield state.with_call(who, Call("asks", then="has", claims=1))
+        case "was refused" | "takes a spare" | "joins" if not line and spares:
+            yield take(state, who)
+        case "was refused":
+            yield state.with_call(who, Call("joins" if may_wait else "has"))
+        case "takes a spare":
+            yield state.with_call(who, Call("has"))
+        case "joins":
+            yield state.with_call(who, Call("waits"), line=(*line, who))
+        case "waits" if who not in line:
+            yield state.with_call(who, call._replace(phase="has"))
+        case "waits":
+            if line[0] == who:
+                yield state.with_call(who, Call("asks", then="waits", claims=1))
+            if asked.what == "alloc at once":
+                yield state.with_call(who, Call("leaves"))
+        case "leaves" if who in line:
+            yield state.with_call(who, Call("has"), line=tuple(other for other in line if other != who))
+        case "leaves":  # it was served before it could leave
+            yield state.with_call(who, Call("brings home", then="has", carried=(call.result,)))
+        case "was answered":
+            made = state.made + len(call.carried)
+            filling = state.filling - (call.claims if asked.what == "resize" else 0)
+            if call.then == "has":
+                call = Call("has", result=call.carried[0])
+            else:
+                call = call._replace(phase="brings home", claims=0)
+            yield state.with_call(who, call, made=made, filling=filling)
+        case "brings home":
+            yield bring_home(state, who)
+        case "has disposed":
+            left = call.carried[1:]
+            call = call._replace(phase="disposes" if left else call.then, carried=left)
+            yield state.with_call(who, call, disposed=state.disposed + 1)
+        case "retargets":
+            reserve, keep = asked.value
+            yield state.with_call(who, Call("fills" if reserve > state.reserve else "trims"), reserve=reserve, keep=keep)
+        case "fills":  # in batches, of which nobody outside knows how large they are
+            lacking = state.reserve - len(spares) - state.filling
+            if lacking <= 0:
+                yield state.with_call(who, Call("trims"))
+            for claims in range(1, lacking + 1):
+                yield state.with_call(who, Call("asks", then="fills", claims=claims), filling=state.filling + claims)
+        case "trims" if not line and len(spares) > state.keep:
+            surplus = Call("disposes", then="trims", carried=spares[state.keep :][::-1])
+            yield state.with_call(who, surplus, spares=spares[: state.keep])
+        case "trims":
+            yield state.with_call(who, Call("looks"))
+        case "looks":
+            yield state.with_call(who, Call("has", result=state.seen(asked.what)))
+
+
+def take(state: State, who: int) -> State:
+    """The spare on top is this caller's."""
+    return state.with_call(who, Call("has", result=state.spares[-1]), spares=state.spares[:-1])
+
+
+def bring_home(state: State, who: int) -> State:
+    """What this call carries goes to the first in line, else to the spares, else to the source."""
+    mine = state.calls[who]
+    left = mine.carried
+    state = state.with_call(who, mine._replace(carried=()))
+    while left and (state.line or len(state.spares) < state.keep):
+        element, *others = left
+        left = tuple(others)
+        if state.line:
+            first = state.line[0]
+            state = state.with_call(first, state.calls[first]._replace(result=element), line=state.line[1:])
         else:
-            path.pop()
-            if order:
-                order.pop()
+            state = state._replace(spares=(*state.spares, element))
+    mine = state.calls[who]  # it may have served itself
+    return state.with_call(who, mine._replace(phase="disposes" if left else mine.then, carried=left))
+
+
+# -- the search
+
+
+def first_unexplained(history: list[Event], start: State) -> int | None:
+    """The place of the first event after which no pool that keeps its word can be in any state; None: all is explained."""
+    asked: dict[int, Event] = {}  # by thread: the call that has begun
+    possible = {start}
+    for place, event in enumerate(history):
+        coming = {who: next((e for e in history[place:] if e.who == who), None) for who in range(len(start.calls))}
+        after = {observe(state, event) for state in closure(possible, asked, coming)}
+        possible = after - {None}
+        if not possible:
+            return place
+        if event.what == "returns":
+            del asked[event.who]
+        elif event.what not in ("made", "failed", "disposed"):
+            asked[event.who] = event
     return None
 
 
-def candidates(steps: list[Step], done: int) -> Iterator[int]:
-    """The steps that can come next: nothing that is still to come ended before they began."""
-    open_steps = [i for i in range(len(steps)) if not done >> i & 1]
-    first_end = min((steps[i].ends for i in open_steps), default=0)
-    for i in open_steps:
-        after = steps[i].after
-        if steps[i].begins <= first_end and (after is None or done >> after & 1):
-            yield i
+def closure(possible: Iterable[State], asked: dict[int, Event], coming: dict[int, Event | None]) -> set[State]:
+    """These states, and those to which decisions lead from them, before anything is seen outside."""
+    found = set(possible)
+    todo = list(found)
+    while todo:
+        state = todo.pop()
+        for who, event in asked.items():
+            for after in decisions(state, who, event):
+                if after not in found and leads_to(after.calls[who], coming[who]):
+                    found.add(after)
+                    todo.append(after)
+    return found
+
+
+def leads_to(call: Call, coming: Event | None) -> bool:
+    """Whether a call that has come so far fits what is seen of its thread next; nothing is, if it never ended."""
+    if coming is None:
+        return True
+    match call.phase:
+        case "asks":
+            return coming.what in ("made", "failed")
+        case "disposes":
+            return (coming.what, coming.value) == ("disposed", call.carried[0])
+        case "has":
+            return (coming.what, coming.value) == ("returns", call.result)
+    return True
+
+
+def observe(state: State, event: Event) -> State | None:
+    """The same state after something that is seen outside; None: it cannot be seen here."""
+    call = state.calls[event.who]
+    match event.what, call.phase:
+        case "made", "asks":
+            carried = (*call.carried, event.value)
+            phase = "was answered" if len(carried) == call.claims else "asks"
+            return state.with_call(event.who, call._replace(phase=phase, carried=carried))
+        case "failed", "asks" if call.then == "fills":
+            return state.with_call(event.who, call._replace(phase="was answered", then="trims"))
+        case "failed", "asks":
+            phase = "was refused" if call.then == "has" else "waits"  # in either case the books are as before
+            return state.with_call(event.who, Call(phase, result=call.result))
+        case "disposed", "disposes":
+            return state.with_call(event.who, call._replace(phase="has disposed"))
+        case "returns", "has":
+            return state.with_call(event.who, Call())
+        case _, "none":
+            return state.with_call(event.who, begun(event))
+    return None

@@ -1,0 +1,90 @@
+"""Bugs to be planted in the real pool, each a method to be put in the place of another, for the checker of histories."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mempool import Pool
+from mempool._core import Hands
+from mempool._core.books import Books
+from mempool._core.ledger import Ledger
+from mempool._core.reserve import Reserve
+from mempool.traffic import Traffic
+
+fill, attempt = Traffic._fill, Traffic._try
+
+
+def fill_nothing(pool: Traffic, *, beyond_out: bool, all_or_raise: bool = False) -> None:
+    if all_or_raise:  # the constructor, which would not end else
+        fill(pool, beyond_out=beyond_out, all_or_raise=True)
+
+
+def fill_all_that_is_kept(core: Any, hands: Any, _beyond_out: bool) -> int:
+    while True:
+        books = core.open()
+        own = books.lend(hands)
+        elements: int = min(books.keep - books.spare - books.filling, own.wanted)
+        if elements <= 0:
+            return 0
+        books.claimed += elements
+        books.filling += elements
+        own.claims += elements
+        own.filling = True
+        if core.shut(books):
+            return elements
+
+
+def take_the_reserve_first(pool: Traffic, hands: Any, *, ask: bool, may_wait: bool = False) -> bool:
+    return pool.core.take(hands, True) or attempt(pool, hands, ask=ask, may_wait=may_wait)
+
+
+def shut_whoever_was_faster(core: Any, books: Any) -> bool:
+    books.tune(core.quick_alloc, core.quick_free)
+    books.ancestor.heirs[0] = core.books = books
+    books.settle()
+    return True
+
+
+def line_up_in_front(books: Any, ticket: Any) -> None:
+    books.line = (ticket, *books.line)
+    books.waiting += 1
+    books.joined += 1
+
+
+def unshelve_the_oldest(books: Any, hands: Any) -> None:
+    spares = []
+    while books.shelf is not None:
+        element, books.shelf = books.shelf
+        spares.append(element)
+    hands.add(spares.pop())
+    for element in reversed(spares):
+        books.shelf = (element, books.shelf)
+    books.spare -= 1
+
+
+def free_into_nowhere(pool: Any, element: Any) -> None:
+    hands = Hands(1)
+    hands.hold(element)
+    pool.core.sign_in(hands)
+
+
+Planted = tuple[type, str, Any]
+
+IN_THE_CORE: dict[str, Planted] = {
+    "nobody in the line is served": (Reserve, "serve_line", lambda _core, _books: None),
+    "nobody leaves the line": (Reserve, "withdraw", lambda _core, _ticket: False),
+    "the last in line is served first": (Books, "line_up", line_up_in_front),
+    "newcomers do not see the line": (Ledger, "waiting", lambda _core: 0),
+    "no compare-and-swap": (Ledger, "shut", shut_whoever_was_faster),
+    "what is freed vanishes": (Traffic, "_free_slowly", free_into_nowhere),  # compiled, most frees do not come by there
+    "a grow fills all that is kept": (Reserve, "claim_to_fill", fill_all_that_is_kept),
+    "the oldest spare is handed out": (Books, "unshelve", unshelve_the_oldest),
+}
+PLANTED: dict[str, Planted] = IN_THE_CORE | {
+    "try_alloc never asks the source": (Pool, "try_alloc", Pool.alloc_reserved),
+    "the reserve is taken before the source is asked": (Traffic, "_try", take_the_reserve_first),
+    "a resize fills nothing": (Traffic, "_fill", fill_nothing),
+    "a shrink disposes of nothing": (Traffic, "_dispose_surplus", lambda _pool: None),
+    "a free disposes of nothing": (Traffic, "_dispose", lambda _pool, _hands: None),
+}
+NOBODY_IS_WOKEN: Planted = (Books, "tell", lambda _books, _ticket: None)
