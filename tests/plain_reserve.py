@@ -275,3 +275,4 @@ class PlainReserve:
         self.disposed += self.disposing
         self.disposing = 0
         self.serve()
+        self.prod()

@@ -16,12 +16,13 @@ from named import SOON, Caller, make
 
 from mempool import Buffers, Objects, Pool, PoolClosed, holders, parking, traffic
 from mempool.holders import HolderBook
-from mempool.testing import wait_until
+from mempool.testing import wait_until, wait_until_async
 from mempool.traffic import Traffic
 
 PROGRAM = """
-import os, signal, threading, time
+import os, signal, threading
 from mempool import Objects, Pool, parking
+from mempool.testing import wait_until
 
 elements = [2]
 def make():
@@ -39,10 +40,6 @@ def fork(*_):
         signal.alarm(8)  # ends it
 signal.signal(signal.SIGUSR1, fork)
 
-def wait_until(condition):
-    while not condition():
-        time.sleep(0.001)
-
 pool = Pool(Objects(make), 0, keep=2, limit=3, patience=None)
 held = pool.alloc_many(2)
 threading.Thread(target=pool.alloc, daemon=True).start()
@@ -53,7 +50,6 @@ main = threading.get_ident()
 THE_NEXT_HEAD = """
 def other():
     wait_until(lambda: pool.stats().waiting == 2)
-    time.sleep(0.1)
     signal.pthread_kill(main, signal.SIGUSR1)
     wait_until(lambda: child)
     pool.free_many(held)
@@ -71,7 +67,6 @@ parking.ThreadPlace.wake = fork_before
 
 def other():
     wait_until(lambda: pool.stats().waiting == 2)
-    time.sleep(0.1)
     pool.free_many(held)
 """
 
@@ -257,8 +252,7 @@ def lost_task(pool: Pool[Any], tasks: list[Any]) -> None:
     async def main() -> None:
         before = pool.stats().waiting
         tasks.append(asyncio.ensure_future(pool.alloc_async()))
-        while pool.stats().waiting == before:
-            await asyncio.sleep(0)
+        await wait_until_async(lambda: pool.stats().waiting > before)
 
     loop.run_until_complete(main())
     loop.close()

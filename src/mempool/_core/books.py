@@ -313,6 +313,10 @@ class Books:
                     ticket.wake()
             except Exception as error:  # noqa: BLE001 - raised below, when all are woken
                 errors.append(error)
+                try:
+                    ticket.wake()  # type: ignore[misc]  # it may be done twice, and must not be lost
+                except Exception as again:  # noqa: BLE001 - as above
+                    errors.append(again)
             self.told = self.told[1:]
         self.ancestor = None
         if errors:

@@ -489,9 +489,8 @@ class Reserve(Ledger):
                         own: Ticket = books.lend(ticket)  # type: ignore[assignment]
                         own.state = WITHDRAWN
                 books.drainers = drainers
-                books.claimed = books.filling = 0
                 books.disposed += books.disposing
-                books.disposing = 0
+                books.claimed = books.filling = books.disposing = 0
                 self.serve_line(books)
                 books.prod_head()  # another head, or room that the others' claims took
                 done: cython.bint = self.shut(books)
