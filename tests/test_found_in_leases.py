@@ -307,6 +307,20 @@ def test_who_was_interrupted_in_the_midst_of_a_release_may_go_on() -> None:
     assert pool.stats().out == 0
 
 
+@pytest.mark.skipif(mempool.IMPLEMENTATION == "compiled", reason="compiled, nobody comes in between")
+def test_who_comes_between_anothers_claim_and_its_release_is_told() -> None:
+    pool = Pool(Objects(object), 1)
+    lease = pool.lease()
+    lease.__enter__()
+    anna = Caller("Anna")
+    assert anna.does(lambda: lease._claim("releaser", threading.get_ident())).result(SOON)
+    with pytest.raises(DoubleFree, match="is being released"):
+        lease.release()
+    anna.does(lease.release).result(SOON)
+    assert pool.stats().out == 0
+    anna.ends()
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_lease_that_left_its_buffer_to_the_views_was_released() -> None:
     pool = Pool(Buffers(64), 1)

@@ -264,7 +264,7 @@ def bulk_gives_up() -> None:
 
 @scenario
 def finalizer_reentry() -> None:
-    """A finalizer that frees, at any moment of the same thread's alloc, free and resize, disturbs none of them."""
+    """A finalizer that frees, around each step of the same thread's alloc, free and resize, disturbs none of them."""
     due: list[object] = []
     with it.no_interleave():
         memory = Memory(3)
@@ -280,6 +280,7 @@ def finalizer_reentry() -> None:
 
     def busy() -> None:
         pool.free(kept)
+        pool.free(pool.alloc())
         pool.resize(1, keep=1)
 
     with interrupted_by(finalizer):
