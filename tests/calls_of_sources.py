@@ -1,0 +1,489 @@
+"""Sources, adaptors around them, memory and the ballast, for every_call.py."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from calls_that_alloc import alloc_from_source
+from calls_that_begin_and_end import close
+from calls_that_free_and_resize import free_surplus, lease_with
+from scenes import Broken, Call, Element, NotRaised, Scene, Source, again, call, exists, listed, look_through, raises
+
+import mempool
+from mempool import sources
+
+
+class Exhausted:
+    """A source that never has anything."""
+
+    def alloc(self) -> Element:
+        raise MemoryError
+
+    def free(self, _element: Element) -> None:
+        raise AssertionError("never made one")
+
+
+class EverySecond:
+    """A source around one: fails the first time, and every second time after."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.free = source.free
+        self.fails = False
+
+    def alloc(self) -> Element:
+        self.fails = not self.fails
+        if self.fails:
+            raise MemoryError
+        return self.source.alloc()
+
+
+def _true() -> bool:
+    return True
+
+
+#: What can stand between a pool and its source.
+AROUND: dict[str, Callable[[Any], Any]] = {
+    "limited": lambda source: mempool.Limited(source, elements_max=9),
+    "faulty": lambda source: mempool.Faulty(source, every=1000),
+    "on_failure": lambda source: mempool.OnFailure(EverySecond(source), _true),
+    "fallback": lambda source: mempool.Fallback(source, source),
+    "fallback_second": lambda source: mempool.Fallback(Exhausted(), source),
+    "logged": lambda source: mempool.Logged(source, to=os.devnull),
+    "objects": lambda source: mempool.Objects(source.alloc, source.free),
+    "all": lambda source: mempool.Limited(
+        mempool.Fallback(mempool.Logged(source, to=os.devnull), Exhausted()), elements_max=9
+    ),
+}
+
+
+def source_alloc(scene: Scene) -> Call:
+    def made() -> None:
+        scene.made[0] = scene.adaptor.alloc()
+
+    return made
+
+
+def source_free(scene: Scene) -> Call:
+    element = scene.made[0] = scene.adaptor.alloc()
+    return lambda: scene.adaptor.free(element)
+
+
+def source_alloc_broken(scene: Scene) -> Call:
+    scene.source.alloc_raises = Broken
+    return raises(Broken, source_alloc(scene))
+
+
+def source_free_broken(scene: Scene) -> Call:
+    freed = source_free(scene)
+    scene.source.free_raises = Broken
+    return raises(Broken, freed)
+
+
+def represented(scene: Scene) -> Call:
+    return lambda: repr(scene.adaptor)
+
+
+for kind, around in AROUND.items():
+    for prepare in (source_alloc, source_free, source_alloc_broken, source_free_broken, represented):
+        listed(f"{kind}_{prepare.__name__.removeprefix('source_')}", prepare, around=around)
+    for prepare in (alloc_from_source, free_surplus, lease_with, close):
+        listed(f"{kind}_in_a_pool_{prepare.__name__}", prepare, around=around)
+
+
+def _each(*calls: Call) -> Call:
+    def made() -> None:
+        for one in calls:
+            one()
+
+    return made
+
+
+# -- each one's own
+
+
+@call(around=AROUND["limited"])
+def limited_existing(scene: Scene) -> Call:
+    return lambda: scene.adaptor.existing
+
+
+@call(around=lambda source: mempool.Limited(source, bytes_max="2 KiB", size=1024))
+def limited_in_vain(scene: Scene) -> Call:
+    return raises(MemoryError, source_alloc(scene))
+
+
+@call()
+def limited_new(_scene: Scene) -> Call:
+    return lambda: mempool.Limited(Source(), bytes_max="1 MiB", size="4 KiB")
+
+
+@call(around=AROUND["faulty"])
+def faulty_fails(scene: Scene) -> Call:
+    def made() -> None:
+        scene.adaptor.fail_next()
+        failures = scene.adaptor.failures
+        raises(MemoryError, scene.adaptor.alloc)()
+        assert scene.adaptor.failures <= failures + 1
+
+    return made
+
+
+@call()
+def faulty_new(_scene: Scene) -> Call:
+    return lambda: mempool.Faulty(Source(), probability=0.5, seed=1)
+
+
+@call()
+def on_failure_in_vain(_scene: Scene) -> Call:
+    source = mempool.OnFailure(Exhausted(), _true, tries=2)
+    return raises(MemoryError, source.alloc)
+
+
+@call()
+def on_failure_broken(_scene: Scene) -> Call:
+    def callback() -> None:
+        raise Broken
+
+    source = mempool.OnFailure(Exhausted(), callback)
+    return raises(Broken, source.alloc)
+
+
+@call()
+def fallback_in_vain(_scene: Scene) -> Call:
+    source = mempool.Fallback(Exhausted(), Exhausted())
+    return raises(MemoryError, source.alloc)
+
+
+@call()
+def adaptors_with_bad_input(_scene: Scene) -> Call:
+    nothing: Any = None
+    return _each(
+        raises(TypeError, lambda: mempool.Limited(nothing, elements_max=1)),
+        raises(TypeError, lambda: mempool.Limited(Source())),
+        raises(ValueError, lambda: mempool.Limited(Source(), bytes_max=1)),
+        raises(ValueError, lambda: mempool.Limited(Source(), elements_max=-1)),
+        raises(ValueError, lambda: mempool.Faulty(Source(), probability=2)),
+        raises(ValueError, lambda: mempool.Faulty(Source(), every=-1)),
+        raises(TypeError, lambda: mempool.OnFailure(Source(), nothing)),
+        raises(TypeError, lambda: mempool.Fallback(Source(), nothing)),
+        raises(TypeError, lambda: mempool.Objects(nothing)),
+    )
+
+
+class Telling(Source):
+    """One that has all that an adaptor passes on."""
+
+    size = 16
+    level = "resident"
+
+    def reset(self, element: Element) -> None:
+        assert exists(element)
+
+    check = reset
+
+
+@call()
+def adaptors_pass_on(_scene: Scene) -> Call:
+    """What the source has beside alloc and free; and that it has nothing else."""
+    inner = Telling()
+    element = inner.alloc()
+    adaptors = [mempool.Limited(inner, elements_max=2), mempool.Fallback(inner, inner)]
+
+    def made() -> None:
+        for adaptor in adaptors:
+            assert (adaptor.size, adaptor.level) == (16, "resident")
+            adaptor.reset(element)
+            adaptor.check(element)
+            raises(AttributeError, lambda adaptor=adaptor: adaptor.height)()  # type: ignore[misc]
+
+    return made
+
+
+@call(around=lambda source: mempool.Objects(source.alloc, source.free, reset=_look_at))
+def objects_that_are_reset(scene: Scene) -> Call:
+    return lease_with(scene)
+
+
+def _look_at(element: Element) -> None:
+    assert exists(element)
+
+
+@call()
+def pool_of_objects(_scene: Scene) -> Call:
+    source = mempool.Objects(Element)
+
+    def made() -> None:
+        with mempool.Pool(source, 1) as pool, pool.lease() as element:
+            assert exists(element)
+
+    return made
+
+
+# -- logs
+
+LOG = ("time,thread,action,element,size", "1,1,alloc,1,", "2,1,fail,,", "3,1,alloc,2,", "4,1,free,1,", "5,1,?")
+
+
+@call()
+def logged_new_and_closed(_scene: Scene) -> Call:
+    def made() -> None:
+        logged = mempool.Logged(Source(), to=os.devnull)
+        logged.close()
+        assert logged.lines_lost == 0
+
+    return made
+
+
+@call(around=AROUND["logged"])
+def logged_after_it_was_closed(scene: Scene) -> Call:
+    scene.adaptor.close()
+    return source_alloc(scene)
+
+
+@call()
+def logged_to_a_file_that_is_gone(_scene: Scene) -> Call:
+    return raises(OSError, lambda: mempool.Logged(Source(), to="/no/such/folder"))
+
+
+def _replayed(scene: Scene, log: Any) -> Call:
+    source = Source()
+
+    def look() -> None:
+        assert source.existing() == [], "a replay keeps elements"
+
+    scene.at_end.append(look)
+    return lambda: sources.replay(log, source)
+
+
+@call()
+def replay(scene: Scene) -> Call:
+    return _replayed(scene, LOG)
+
+
+_folder = tempfile.TemporaryDirectory()
+_log = Path(_folder.name, "log")
+_log.write_text("\n".join(LOG) + "\n", "ascii")
+
+
+@call()
+def replay_of_a_file(scene: Scene) -> Call:
+    return _replayed(scene, _log)
+
+
+@call()
+def replay_of_no_log(scene: Scene) -> Call:
+    return _each(
+        raises(ValueError, _replayed(scene, ("nothing",))),
+        raises(ValueError, _replayed(scene, (*LOG[:2], "one,two"))),
+    )
+
+
+@call()
+def replay_where_the_source_breaks(_scene: Scene) -> Call:
+    source = Source()
+    source.free_raises = Broken
+    return raises(Broken, lambda: sources.replay(LOG, source))
+
+
+@call()
+def replay_in_vain(_scene: Scene) -> Call:
+    return lambda: sources.replay(LOG, Exhausted())
+
+
+# -- memory
+
+
+def _memory(scene: Scene) -> tuple[sources.Memory, list[Any]]:
+    """One that has asked the system what it has to offer, and a place for what the call takes."""
+    memory = sources.Memory(4096)
+    memory.give(memory.take())
+    taken: list[Any] = [None]
+
+    def look() -> None:
+        region = taken.pop()
+        if region is not None and region._held:
+            memory.give(region)
+        look_through(memory, [])
+
+    scene.at_end.append(look)
+    return memory, taken
+
+
+@call()
+def memory_take(scene: Scene) -> Call:
+    memory, taken = _memory(scene)
+
+    def made() -> None:
+        taken[0] = memory.take()
+
+    return made
+
+
+@call()
+def memory_give(scene: Scene) -> Call:
+    memory, taken = _memory(scene)
+    others = [memory.take()]
+    region = taken[0] = memory.take()
+
+    def look() -> None:
+        memory.give(others.pop())
+
+    scene.at_end.insert(0, look)
+    return lambda: memory.give(region)
+
+
+@call()
+def memory_give_twice(scene: Scene) -> Call:
+    memory, _ = _memory(scene)
+    region = memory.take()
+    memory.give(region)
+    return raises(ValueError, lambda: memory.give(region))
+
+
+@call()
+def memory_give_elsewhere(scene: Scene) -> Call:
+    memory, taken = _memory(scene)
+    region = taken[0] = memory.take()
+    return raises(ValueError, lambda: sources.Memory(4096).give(region))
+
+
+@call()
+def memory_give_viewed(_scene: Scene) -> Call:
+    """Its place is not used again."""
+    memory = sources.Memory(4096)
+    region = memory.take()
+    views = [memoryview(region.view.obj), memoryview(region.view)]
+    again(lambda: views.clear)
+    return lambda: memory.give(region)
+
+
+@call()
+def memory_dropped(_scene: Scene) -> Call:
+    memory = sources.Memory(4096)
+    regions = [memory.take()]
+    return regions.clear
+
+
+@call()
+def memory_that_cannot_be_had(_scene: Scene) -> Call:
+    memory = sources.Memory(1 << 62)
+    return raises(MemoryError, memory.take)
+
+
+@call()
+def memory_new_and_told(scene: Scene) -> Call:
+    memory, _ = _memory(scene)
+    region = memory.take()
+    memory.give(region)
+    return lambda: (repr(region), repr(sources.Memory("1 KiB", level="backed", align=4096)))
+
+
+@call()
+def memory_with_bad_input(_scene: Scene) -> Call:
+    return _each(
+        raises(ValueError, lambda: sources.Memory(0)),
+        raises(ValueError, lambda: sources.Memory(1, level="solid")),
+        raises(ValueError, lambda: sources.Memory(1, align=3)),
+        raises(TypeError, lambda: sources.Memory(1.5)),  # type: ignore[arg-type]
+    )
+
+
+# -- the ballast
+
+
+def _ballast(scene: Scene) -> mempool.rescue:
+    """At the end there is one ballast, or none, and another can be had."""
+    rescue = mempool.rescue(4096)
+
+    def look() -> None:
+        look_through(rescue._memory, rescue._ballast)
+        with rescue:
+            assert rescue.ready or rescue._closed
+        assert len(rescue._ballast) <= 1
+        rescue.close()
+        look_through(rescue._memory, [])
+
+    scene.at_end.append(look)
+    return rescue
+
+
+@call()
+def rescue_new(_scene: Scene) -> Call:
+    mempool.rescue(4096).close()
+    return lambda: mempool.rescue("4 KiB").close()
+
+
+@call()
+def rescue_in_vain(_scene: Scene) -> Call:
+    return raises(MemoryError, lambda: mempool.rescue(1 << 62))
+
+
+@call()
+def rescue_with_bad_input(_scene: Scene) -> Call:
+    return raises(ValueError, lambda: mempool.rescue("4 KiB", level="solid"))
+
+
+@call()
+def rescue_not_needed(scene: Scene) -> Call:
+    rescue = _ballast(scene)
+
+    def made() -> None:
+        with rescue:
+            assert rescue.ready
+
+    return made
+
+
+@call()
+def rescue_thrown_off(scene: Scene) -> Call:
+    rescue = _ballast(scene)
+
+    def made() -> None:
+        try:
+            with rescue:
+                raise ExceptionGroup("a task had no memory", [MemoryError()])
+        except ExceptionGroup:
+            assert not rescue.ready
+
+    return made
+
+
+@call()
+def rescue_taken_again(scene: Scene) -> Call:
+    rescue = _ballast(scene)
+    rescue.release()
+
+    def made() -> None:
+        with rescue:
+            if not rescue.ready:
+                raise NotRaised
+
+    return made
+
+
+@call()
+def rescue_release(scene: Scene) -> Call:
+    rescue = _ballast(scene)
+    return _each(rescue.release, rescue.release)
+
+
+@call()
+def rescue_closed(scene: Scene) -> Call:
+    rescue = _ballast(scene)
+
+    def made() -> None:
+        rescue.close()
+        with rescue:
+            assert not rescue.ready
+
+    return made
+
+
+@call()
+def rescue_told(scene: Scene) -> Call:
+    rescue = _ballast(scene)
+    return lambda: (repr(rescue), rescue.size, rescue.ready)
