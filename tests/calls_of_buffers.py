@@ -10,9 +10,10 @@ from typing import Any
 from calls_that_alloc import alloc_by_waiting, alloc_from_source, alloc_warm
 from calls_that_begin_and_end import close
 from calls_that_free_and_resize import free_kept, free_many, free_surplus, lease_with
-from scenes import Call, Scene, again, call, keep, listed, look_through, raises
+from scenes import Call, Scene, again, call, keep, listed, look_through, open_up, raises
 
 import mempool
+from mempool.sources.buffers import POISON_FREE
 
 #: What Buffers does with an element that comes home or goes out.
 CARE: dict[str, dict[str, Any]] = {
@@ -69,23 +70,44 @@ def buffers_free_of_another(scene: Scene) -> Call:
 
 
 @call()
-def buffers_new(_scene: Scene) -> Call:
-    """With a first element, for which a block is mapped."""
-    sources: list[mempool.Buffers] = []
+def buffers(scene: Scene) -> Call:
+    """With a block that is mapped."""
+    source = _open_buffers()
 
+    def made() -> None:
+        element = source.alloc()
+        element[:1] = b"1"
+        source.free(element)
+
+    scene.at_end.append(lambda: look_through(source._memory, []))
+    return made
+
+
+@call()
+def pool_of_buffers(scene: Scene) -> Call:
+    source = _open_buffers()
+
+    def made() -> None:
+        with mempool.Pool(source, 1) as pool, pool.lease() as element:
+            element[:1] = b"1"
+
+    scene.at_end.append(lambda: look_through(source._memory, []))
+    return made
+
+
+def _open_buffers() -> mempool.Buffers:
+    source = mempool.Buffers(4096)
+    open_up(source._memory)
+    return source
+
+
+@call()
+def buffers_new(_scene: Scene) -> Call:
     def made() -> None:
         source = mempool.Buffers("4 KiB", align=64)
         repr(source)
         assert source.level is None
-        sources.append(source)
-        buffer = source.alloc()
-        again(lambda: source.free(buffer))
 
-    def look() -> None:
-        for source in sources:
-            look_through(source._memory, [])
-
-    _scene.at_end.append(look)
     return made
 
 
@@ -99,10 +121,22 @@ def buffers_with_bad_input(_scene: Scene) -> Call:
     return made
 
 
-@call(buffers={})
+@call()
 def buffers_that_cannot_be_had(_scene: Scene) -> Call:
-    source = mempool.Buffers(1 << 62)
+    source = mempool.Buffers(1 << 62, level="virtual")
     return raises(MemoryError, source.alloc)
+
+
+@call(is_long=True)
+def buffers_that_ask_the_system(_scene: Scene) -> Call:
+    """The first element, for which is looked how much memory there is left."""
+    source = mempool.Buffers(4096)
+
+    def made() -> None:
+        buffer = source.alloc()
+        again(lambda: source.free(buffer))
+
+    return made
 
 
 # -- one
@@ -149,9 +183,18 @@ def buffer_with_bad_input(scene: Scene) -> Call:
         raises(ValueError, lambda: buffer.fill(256))()
         raises(TypeError, lambda: buffer.fill("x"))()
         raises(IndexError, lambda: buffer[4096])()
-        raises(ValueError, lambda: buffer.__setitem__(slice(2), b"123"))()
 
     return made
+
+
+@call(buffers={})
+def buffer_written_what_does_not_fit(scene: Scene) -> Call:
+    buffer = _taken(scene)
+
+    def made() -> None:
+        buffer[:2] = b"123"
+
+    return raises(ValueError, made)
 
 
 @call(buffers={})
@@ -233,7 +276,7 @@ def buffer_viewed_and_freed(scene: Scene) -> Call:
     return raises(BufferError, lambda: scene.pool.free(buffer))
 
 
-@call(buffers={}, track="holders")
+@call(buffers={}, track="holders", is_long=True)
 def buffer_viewed_and_freed_with_holders(scene: Scene) -> Call:
     return buffer_viewed_and_freed(scene)
 
@@ -344,6 +387,8 @@ def _spoil(scene: Scene) -> None:
     address = buffer.address
     scene.pool.free(buffer)
     ctypes.memset(address, 1, 1)
+    # Its block is mapped as long as another spare lies in it.
+    scene.at_end.append(lambda: ctypes.memset(address, POISON_FREE, 1))
 
 
 @call(buffers={"poison": True})

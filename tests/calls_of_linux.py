@@ -180,7 +180,7 @@ def linux_alloc_from_reserve(scene: Scene) -> Call:
 
 def _emptied(scene: Scene) -> None:
     """Others have the reserve, and no more can be made."""
-    scene.others = scene.pool.alloc_many(2)
+    scene.others = [scene.pool.alloc_reserved() for _ in range(2)]
     scene.source.alloc_raises = MemoryError
 
 
@@ -201,7 +201,7 @@ def linux_alloc_by_waiting(scene: Scene) -> Call:
 def linux_alloc_while_it_closes(scene: Scene) -> Call:
     _emptied(scene)
     scene.clock.meanwhile = lambda: again(scene.pool.close)
-    return raises(mempool.PoolClosed, lambda: linux.mempool_alloc(scene.pool, linux.GFP_KERNEL))
+    return raises(mempool.PoolClosed, keep(scene, 0, lambda: linux.mempool_alloc(scene.pool, linux.GFP_KERNEL)))
 
 
 @call(kernel=True)
@@ -434,7 +434,7 @@ def linux_pages(_scene: Scene) -> Call:
     return used
 
 
-@call()
+@call(is_long=True)
 def linux_pages_too_many(_scene: Scene) -> Call:
     def made() -> None:
         assert linux.mempool_alloc_pages(linux.GFP_KERNEL, 60) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 import tempfile
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from typing import Any
 from calls_that_alloc import alloc_from_source
 from calls_that_begin_and_end import close
 from calls_that_free_and_resize import free_surplus, lease_with
-from scenes import Broken, Call, Element, NotRaised, Scene, Source, again, call, exists, listed, look_through, raises
+from scenes import Broken, Call, Element, NotRaised, Scene, Source, again, call, exists, listed, look_through, open_up, raises
 
 import mempool
 from mempool import sources
@@ -298,9 +300,9 @@ def replay_in_vain(_scene: Scene) -> Call:
 
 
 def _memory(scene: Scene) -> tuple[sources.Memory, list[Any]]:
-    """One that has asked the system what it has to offer, and a place for what the call takes."""
+    """And a place for what the call takes."""
     memory = sources.Memory(4096)
-    memory.give(memory.take())
+    open_up(memory)
     taken: list[Any] = [None]
 
     def look() -> None:
@@ -353,24 +355,30 @@ def memory_give_elsewhere(scene: Scene) -> Call:
 
 @call()
 def memory_give_viewed(_scene: Scene) -> Call:
-    """Its place is not used again."""
+    """Its place is not used again, and its block is unmapped with the last view."""
     memory = sources.Memory(4096)
+    open_up(memory)
     region = memory.take()
-    views = [memoryview(region.view.obj), memoryview(region.view)]
-    again(lambda: views.clear)
-    return lambda: memory.give(region)
+    views = [(ctypes.c_char * 4096).from_buffer(region.view)]
+
+    def made() -> None:
+        memory.give(region)
+        views.clear()
+
+    return made
 
 
 @call()
 def memory_dropped(_scene: Scene) -> Call:
     memory = sources.Memory(4096)
+    open_up(memory)
     regions = [memory.take()]
     return regions.clear
 
 
 @call()
 def memory_that_cannot_be_had(_scene: Scene) -> Call:
-    memory = sources.Memory(1 << 62)
+    memory = sources.Memory(1 << 62, level="virtual")
     return raises(MemoryError, memory.take)
 
 
@@ -395,31 +403,34 @@ def memory_with_bad_input(_scene: Scene) -> Call:
 # -- the ballast
 
 
-def _ballast(scene: Scene) -> mempool.rescue:
-    """At the end there is one ballast, or none, and another can be had."""
-    rescue = mempool.rescue(4096)
+@functools.cache
+def _ballast() -> mempool.rescue:
+    """One for all, because each new one looks what it got, which takes thousands of allocations."""
+    return mempool.rescue(4096)
+
+
+def _thrown_off_and_taken_again(scene: Scene) -> mempool.rescue:
+    """At the end it can be had, and there is one."""
+    rescue = _ballast()
 
     def look() -> None:
-        look_through(rescue._memory, rescue._ballast)
         with rescue:
-            assert rescue.ready or rescue._closed
-        assert len(rescue._ballast) <= 1
-        rescue.close()
-        look_through(rescue._memory, [])
+            assert rescue.ready
+        assert len(rescue._ballast) == 1
+        look_through(rescue._memory, rescue._ballast)
 
     scene.at_end.append(look)
     return rescue
 
 
-@call()
+@call(is_long=True)
 def rescue_new(_scene: Scene) -> Call:
-    mempool.rescue(4096).close()
     return lambda: mempool.rescue("4 KiB").close()
 
 
 @call()
 def rescue_in_vain(_scene: Scene) -> Call:
-    return raises(MemoryError, lambda: mempool.rescue(1 << 62))
+    return raises(MemoryError, lambda: mempool.rescue(1 << 62, level="virtual"))
 
 
 @call()
@@ -429,7 +440,7 @@ def rescue_with_bad_input(_scene: Scene) -> Call:
 
 @call()
 def rescue_not_needed(scene: Scene) -> Call:
-    rescue = _ballast(scene)
+    rescue = _thrown_off_and_taken_again(scene)
 
     def made() -> None:
         with rescue:
@@ -440,7 +451,7 @@ def rescue_not_needed(scene: Scene) -> Call:
 
 @call()
 def rescue_thrown_off(scene: Scene) -> Call:
-    rescue = _ballast(scene)
+    rescue = _thrown_off_and_taken_again(scene)
 
     def made() -> None:
         try:
@@ -454,7 +465,7 @@ def rescue_thrown_off(scene: Scene) -> Call:
 
 @call()
 def rescue_taken_again(scene: Scene) -> Call:
-    rescue = _ballast(scene)
+    rescue = _thrown_off_and_taken_again(scene)
     rescue.release()
 
     def made() -> None:
@@ -467,23 +478,28 @@ def rescue_taken_again(scene: Scene) -> Call:
 
 @call()
 def rescue_release(scene: Scene) -> Call:
-    rescue = _ballast(scene)
+    rescue = _thrown_off_and_taken_again(scene)
     return _each(rescue.release, rescue.release)
 
 
 @call()
 def rescue_closed(scene: Scene) -> Call:
-    rescue = _ballast(scene)
+    rescue = mempool.rescue(4096)
 
     def made() -> None:
         rescue.close()
         with rescue:
             assert not rescue.ready
 
+    def look() -> None:
+        rescue.close()
+        look_through(rescue._memory, [])
+
+    scene.at_end.append(look)
     return made
 
 
 @call()
 def rescue_told(scene: Scene) -> Call:
-    rescue = _ballast(scene)
+    rescue = _thrown_off_and_taken_again(scene)
     return lambda: (repr(rescue), rescue.size, rescue.ready)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import _thread
 from copy import copy
+from itertools import repeat
 
-from scenes import Broken, Call, Element, Scene, call, exists, listed, raises
+from scenes import Broken, Call, Element, NotRaised, Scene, call, exists, listed, raises
 
 import mempool
 
@@ -209,11 +210,15 @@ def lease_dropped_at_the_bottom_of_a_stack(scene: Scene) -> Call:
     threads = _thread._count()
     shut = _thread.allocate_lock()
     shut.acquire()
+    turns = repeat(None, 500)
 
     def made() -> None:
         _thread.start_new_thread(leases.clear, ())
-        while _thread._count() > threads:
-            shut.acquire(timeout=0.0001)  # in vain, and lets the other thread run
+        for _ in turns:
+            if not leases and _thread._count() <= threads:
+                return
+            shut.acquire(True, 0.0001)  # in vain, and lets the other thread run
+        raise NotRaised  # it had no memory to begin
 
     scene.at_end.append(leases.clear)
     return made

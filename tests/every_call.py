@@ -17,6 +17,7 @@ import calls_of_sources
 import calls_that_alloc
 import calls_that_begin_and_end
 import calls_that_free_and_resize
+import pytest
 from scenes import CALLS, Broken, NotRaised, Prepared, Scene, in_a_task
 
 #: Each of these writes its calls down in CALLS.
@@ -30,4 +31,7 @@ MODULES = (
     calls_of_linux,
 )
 
-__all__ = ["CALLS", "Broken", "NotRaised", "Prepared", "Scene", "in_a_task"]
+#: Their names, for pytest.
+EACH_CALL = [pytest.param(name, marks=[pytest.mark.stress] * prepared.is_long) for name, prepared in CALLS.items()]
+
+__all__ = ["CALLS", "EACH_CALL", "Broken", "NotRaised", "Prepared", "Scene", "in_a_task"]
