@@ -22,8 +22,10 @@ CARE: dict[str, dict[str, Any]] = {
     "_zeroed": {"zero": "alloc"},
     "_poisoned": {"poison": True},
 }
+OUT = (alloc_warm, alloc_from_source, lease_with)
+HOME = (alloc_by_waiting, free_kept, free_surplus, free_many, close)
 for care, options in CARE.items():
-    for prepare in (alloc_warm, alloc_from_source, alloc_by_waiting, free_kept, free_surplus, free_many, lease_with, close):
+    for prepare in (*(OUT if options.get("zero") != "free" else ()), *(HOME if options.get("zero") != "alloc" else ())):
         listed(f"buffers{care}_{prepare.__name__}", prepare, buffers=options)
 
 

@@ -13,7 +13,20 @@ from typing import Any
 from calls_that_alloc import alloc_from_source
 from calls_that_begin_and_end import close
 from calls_that_free_and_resize import free_surplus, lease_with
-from scenes import Broken, Call, Element, NotRaised, Scene, Source, again, call, exists, listed, look_through, open_up, raises
+from scenes import (
+    Broken,
+    Call,
+    Element,
+    NotRaised,
+    Scene,
+    Source,
+    call,
+    exists,
+    listed,
+    look_through,
+    open_up,
+    raises,
+)
 
 import mempool
 from mempool import sources
@@ -94,7 +107,7 @@ for kind, around in AROUND.items():
     for prepare in (source_alloc, source_free, source_alloc_broken, source_free_broken, represented):
         listed(f"{kind}_{prepare.__name__.removeprefix('source_')}", prepare, around=around)
     for prepare in (alloc_from_source, free_surplus, lease_with, close):
-        listed(f"{kind}_in_a_pool_{prepare.__name__}", prepare, around=around)
+        listed(f"{kind}_in_a_pool_{prepare.__name__}", prepare, around=around, is_long=kind != "all")
 
 
 def _each(*calls: Call) -> Call:

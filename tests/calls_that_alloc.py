@@ -198,14 +198,14 @@ def alloc_many_closed(scene: Scene) -> Call:
     return raises(mempool.PoolClosed, lambda: scene.pool.alloc_many(2))
 
 
-@call()
+@call(is_long=True)
 def alloc_many_while_it_closes(scene: Scene) -> Call:
     scene.take_all()
     scene.clock.meanwhile = lambda: again(scene.pool.close)
     return raises(mempool.PoolClosed, lambda: scene.pool.alloc_many(2))
 
 
-@call()
+@call(is_long=True)
 def alloc_many_while_the_limit_is_lowered(scene: Scene) -> Call:
     scene.take_all()
     scene.clock.meanwhile = lambda: again(lambda: scene.pool.resize(1, limit=1))

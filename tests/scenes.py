@@ -279,7 +279,7 @@ class Prepared:
     prepare: Callable[[Scene], Call]
     options: dict[str, Any] = field(default_factory=dict)
     in_loop: bool = False  # must be made inside a task
-    is_long: bool = False  # thousands of allocations: only `make stress` makes it
+    is_long: bool = False  # only `make stress` makes it, because it takes long and others do much the same
 
     def scene(self, **options: Any) -> Scene:
         return Scene(**{**options, **self.options})

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -35,9 +36,9 @@ _testcapi = pytest.importorskip("_testcapi", reason="this Python has no _testcap
 
 OURS = (str(Path(mempool.__file__).parent), str(Path(__file__).parent))
 #: So many swept allocations are enough for each call; beyond, the sweep does not end.
-ALLOCATIONS_MAX = 3000
-#: Of a long call, which asks the system or looks through all objects, only each so many'th allocation fails.
-STRIDE = 7
+ALLOCATIONS_MAX = 4000
+#: The first so many fail one by one, then each so many'th. Only what asks the system or looks through all objects has more.
+ONE_BY_ONE, STRIDE = 1000, 7
 #: Objects that are made after the call, for the failure that it has not met: more than three strides.
 PROBES = 32
 #: Where memory runs out in its own midst, CPython says it in other words than MemoryError.
@@ -94,8 +95,8 @@ def sweep(prepared: Prepared) -> Sweep:
     """Make the call again and again, each time with the next allocation failing, until it meets no failure."""
     found = Sweep()
     undisturbed = 0
-    stride = STRIDE if prepared.is_long else 1
-    for n in range(0, ALLOCATIONS_MAX * stride, stride):
+    for n in chain(range(ONE_BY_ONE), count(ONE_BY_ONE, STRIDE)):
+        assert found.swept < ALLOCATIONS_MAX, f"after {n} allocations the call still makes more"
         scene = prepared.scene()
         call = prepared(scene)
         outcome, was_met = call_short_of_memory(call, n)
@@ -113,9 +114,10 @@ def sweep(prepared: Prepared) -> Sweep:
         # Free lists make the number of allocations differ from call to call.
         undisturbed = 0 if was_met else undisturbed + 1
         if undisturbed == 3:
-            found.swept = n // stride - 2
-            return found
-    raise AssertionError(f"after {n} allocations the call still makes more")
+            found.swept -= 2
+            break
+        found.swept += 1
+    return found
 
 
 def judged(outcome: BaseException, was_disturbed: bool) -> str:
