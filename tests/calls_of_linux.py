@@ -45,6 +45,17 @@ def linux_create_for_none(_scene: Scene) -> Call:
 
 
 @call()
+def linux_pool_without_functions(_scene: Scene) -> Call:
+    source = Source()
+
+    def made() -> None:
+        again(linux.Mempool(2, source).close)
+        assert source.existing() == [], "a pool that is closed keeps elements"
+
+    return made
+
+
+@call()
 def linux_create_in_vain(_scene: Scene) -> Call:
     source = Source()
     source.alloc_raises = MemoryError

@@ -206,7 +206,13 @@ def adaptors_pass_on(_scene: Scene) -> Call:
     """What the source has beside alloc and free; and that it has nothing else."""
     inner = Telling()
     element = inner.alloc()
-    adaptors = [mempool.Limited(inner, elements_max=2), mempool.Fallback(inner, inner)]
+    adaptors = (
+        mempool.Limited(inner, elements_max=2),
+        mempool.Faulty(inner),
+        mempool.OnFailure(inner, _true),
+        mempool.Fallback(inner, inner),
+        mempool.Logged(inner, to=os.devnull),
+    )
 
     def made() -> None:
         for adaptor in adaptors:

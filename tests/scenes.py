@@ -171,10 +171,13 @@ class Scene:
         self.adaptor = self.source if around is None else around(self.source)
         self.clock = StandingClock()
         self.pool: Any
+        self.targets: dict[str, Any]
         if kernel:
             self.pool = kernels_pool(self.source)
             assert self.pool is not None
+            self.targets = {"keep": 2, "limit": None}
         else:
+            self.targets = {"keep": 3, "limit": 5}
             self.pool = mempool.Pool(self.adaptor, 2, keep=3, limit=5, name="scene", **options)
         self.pool._clock = self.clock
         self.tracks = options.get("track") != "nothing"
@@ -221,7 +224,7 @@ class Scene:
         self.clock.meanwhile = _nothing_happens  # the last cycle: who looks for a deadlock looks at every pool that lives
         self.audit()
         if not self.pool.stats().closed:
-            self.pool.resize(2, keep=3, limit=5)
+            self.pool.resize(2, **self.targets)
             if hasattr(self.source, "reset"):
                 self.pool.refill()  # in place of those of which nobody knows in what state they are
             element = self.pool.alloc(timeout=0)
@@ -229,7 +232,7 @@ class Scene:
             self.pool.free(element)
             self.audit()
             self.pool.resize(keep=2)  # as it was in the beginning
-            self.pool.resize(keep=3)
+            self.pool.resize(**self.targets)
             assert self.pool.guarantee().held
             assert self.pool.stats().spare == 2
         self.source.made = self.source.existing()

@@ -15,13 +15,18 @@ from every_call import CALLS, in_a_task
 
 import mempool
 
-HERE = str(Path(__file__).parent)
+PACKAGE = str(Path(mempool.__file__).parent)
+#: Not mempool.testing, nor the command line: who tests has memory.
 MODULES = ("mempool", "mempool.linux", "mempool.sources")
-#: mempool.testing and the command line are not the pool's: who tests has memory.
 #: What no entry needs to call, and why.
 EXEMPT = {
+    "Buffer.__getbuffer__": "compiled, Python's memoryview() calls it",
+    "Buffer.__releasebuffer__": "as above, when a view ends",
+    "Buffer.__init__": "refuses, where a base has not refused before",
     "Buffer.begin": "for a source: Buffers calls it",
-    "Buffer.__init__": "says that a buffer is not made by hand, and is called by no other way",
+    "Lease.__call__": "compiled, `with` calls it",
+    "Pool.__cinit__": "compiled, Pool() calls it",
+    "Region.__init__": "regions are made by Memory",
     "Source": "a protocol: it has no code",
 }
 
@@ -73,14 +78,15 @@ def promised() -> dict[str, tuple[type | None, CodeType]]:
 
 
 def called_by(name: str) -> set[Called]:
-    """What this entry calls in the package itself, not by way of another of the package's functions."""
+    """What this entry calls as a user does: not from within the package."""
     found: set[Called] = set()
     prepared = CALLS[name]
     scene = prepared.scene()
 
     def note(frame: FrameType, event: str, _argument: object) -> None:
         caller = frame.f_back
-        if event == "call" and caller is not None and caller.f_code.co_filename.startswith(HERE):
+        called = frame.f_code.co_filename.startswith(PACKAGE)
+        if event == "call" and called and caller is not None and not caller.f_code.co_filename.startswith(PACKAGE):
             names = frame.f_code.co_varnames[: frame.f_code.co_argcount]
             found.add((type(frame.f_locals[names[0]]) if names else object, frame.f_code))
 
