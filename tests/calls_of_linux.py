@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from scenes import Broken, Call, Element, Scene, Source, again, call, keep, kernels_pool, raises
+from scenes import Broken, Call, Element, Scene, Source, again, call, each, keep, kernels_pool, raises
 
 import mempool
 from mempool import linux
@@ -76,7 +76,7 @@ def linux_create_broken(_scene: Scene) -> Call:
 @call()
 def linux_create_with_bad_input(_scene: Scene) -> Call:
     nothing: Any = None
-    return _each(
+    return each(
         raises(TypeError, lambda: linux.mempool_create(1, nothing, nothing, None)),
         raises(ValueError, lambda: linux.mempool_create(-1, _made_of_nothing, _made_of_nothing, None)),
         raises(ValueError, lambda: linux.mempool_create_kmalloc_pool(1, -1)),
@@ -87,14 +87,6 @@ def linux_create_with_bad_input(_scene: Scene) -> Call:
 
 def _made_of_nothing(*_arguments: object) -> None:
     return None
-
-
-def _each(*calls: Call) -> Call:
-    def made() -> None:
-        for one in calls:
-            one()
-
-    return made
 
 
 @call(kernel=True)
@@ -298,7 +290,7 @@ def linux_alloc_bulk_broken(scene: Scene) -> Call:
 
 @call(kernel=True)
 def linux_alloc_bulk_with_bad_input(scene: Scene) -> Call:
-    return _each(raises(ValueError, _bulk(scene, 2, count=3)), raises(ValueError, _bulk(scene, 2, allocated=1)))
+    return each(raises(ValueError, _bulk(scene, 2, count=3)), raises(ValueError, _bulk(scene, 2, allocated=1)))
 
 
 # -- free
@@ -424,7 +416,7 @@ def linux_slab(_scene: Scene) -> Call:
 def linux_cache(_scene: Scene) -> Call:
     cache = linux.KmemCache(64)
     used = _by_hand(lambda: cache.alloc(linux.GFP_KERNEL), cache.free)
-    return _each(used, lambda: repr(cache))
+    return each(used, lambda: repr(cache))
 
 
 @call()

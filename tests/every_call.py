@@ -13,6 +13,7 @@ way there. test_every_call.py looks that none is missing.
 import calls_in_tasks
 import calls_of_buffers
 import calls_of_linux
+import calls_of_memory
 import calls_of_sources
 import calls_that_alloc
 import calls_that_begin_and_end
@@ -28,6 +29,7 @@ MODULES = (
     calls_that_free_and_resize,
     calls_of_buffers,
     calls_of_sources,
+    calls_of_memory,
     calls_of_linux,
 )
 

@@ -337,6 +337,16 @@ def raises(error: type[BaseException], made: Call) -> Call:
     return expected
 
 
+def each(*calls: Call) -> Call:
+    """One after the other."""
+
+    def made() -> None:
+        for one in calls:
+            one()
+
+    return made
+
+
 def in_time(made: Call) -> Call:
     """A call with timeout=0 that need not wait, but must where the source had no memory to make enough."""
 
