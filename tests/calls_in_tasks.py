@@ -132,7 +132,7 @@ def alloc_many_async_by_waiting(scene: Scene) -> Call:
     return driven(_many(scene, 2), scene.another_frees(2))
 
 
-@call(in_loop=True)
+@call(in_loop=True, is_long=True)
 def alloc_many_async_in_vain(scene: Scene) -> Call:
     scene.take_all()
     scene.pool.free(scene.others.pop())
@@ -151,7 +151,7 @@ def alloc_many_async_closed(scene: Scene) -> Call:
     return raises(mempool.PoolClosed, driven(_many(scene, 2)))
 
 
-@call(in_loop=True)
+@call(in_loop=True, is_long=True)
 def alloc_many_async_while_it_closes(scene: Scene) -> Call:
     scene.take_all()
     return raises(mempool.PoolClosed, driven(_many(scene, 2), lambda: again(scene.pool.close)))
@@ -188,7 +188,7 @@ def lease_async_by_waiting(scene: Scene) -> Call:
     return driven(_lease(scene), scene.another_frees())
 
 
-@call(in_loop=True)
+@call(in_loop=True, is_long=True)
 def lease_async_in_vain(scene: Scene) -> Call:
     scene.take_all()
     return raises(mempool.PoolTimeout, driven(_lease(scene, timeout=0)))

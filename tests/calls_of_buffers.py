@@ -26,7 +26,8 @@ OUT = (alloc_warm, alloc_from_source, lease_with)
 HOME = (alloc_by_waiting, free_kept, free_surplus, free_many, close)
 for care, options in CARE.items():
     for prepare in (*(OUT if options.get("zero") != "free" else ()), *(HOME if options.get("zero") != "alloc" else ())):
-        listed(f"buffers{care}_{prepare.__name__}", prepare, buffers=options)
+        is_long = prepare in (alloc_by_waiting, free_many) and care != "_wiped"
+        listed(f"buffers{care}_{prepare.__name__}", prepare, is_long=is_long, buffers=options)
 
 
 def _taken(scene: Scene) -> Any:

@@ -31,7 +31,7 @@ def linux_create(_scene: Scene) -> Call:
     return made
 
 
-@call()
+@call(is_long=True)
 def linux_create_for_none(_scene: Scene) -> Call:
     source = Source()
 
@@ -44,7 +44,7 @@ def linux_create_for_none(_scene: Scene) -> Call:
     return made
 
 
-@call()
+@call(is_long=True)
 def linux_pool_without_functions(_scene: Scene) -> Call:
     source = Source()
 
@@ -193,7 +193,7 @@ def linux_alloc_in_vain(scene: Scene) -> Call:
     return keep(scene, 0, lambda: linux.mempool_alloc(scene.pool, linux.GFP_NOWAIT))
 
 
-@call(kernel=True)
+@call(kernel=True, is_long=True)
 def linux_alloc_by_waiting(scene: Scene) -> Call:
     _emptied(scene)
     scene.clock.meanwhile = scene.another_frees()
@@ -362,12 +362,12 @@ def _ready_made(create: Callable[[], Any]) -> Call:
     return made
 
 
-@call()
+@call(is_long=True)
 def linux_kmalloc_pool(_scene: Scene) -> Call:
     return _ready_made(lambda: linux.mempool_create_kmalloc_pool(1, 64))
 
 
-@call()
+@call(is_long=True)
 def linux_slab_pool(_scene: Scene) -> Call:
     return _ready_made(lambda: linux.mempool_create_slab_pool(1, linux.KmemCache("64")))
 

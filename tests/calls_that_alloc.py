@@ -157,7 +157,7 @@ def alloc_reserved_where_the_check_breaks(scene: Scene) -> Call:
 for track in ("nothing", "holders"):
     listed(f"alloc_warm_track_{track}", alloc_warm, track=track)
     listed(f"alloc_from_source_track_{track}", alloc_from_source, track=track)
-listed("alloc_by_waiting_track_holders", alloc_by_waiting, track="holders")
+listed("alloc_by_waiting_track_holders", alloc_by_waiting, is_long=True, track="holders")
 
 # -- many
 

@@ -299,7 +299,7 @@ def resize_shrink(scene: Scene) -> Call:
     return lambda: scene.pool.resize(0, keep=0)
 
 
-@call()
+@call(is_long=True)
 def resize_shrink_where_the_source_breaks(scene: Scene) -> Call:
     shrunk = resize_shrink(scene)
     scene.source.free_raises = Broken
