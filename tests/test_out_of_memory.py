@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import multiprocessing
 import operator
 import sys
@@ -19,7 +20,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from itertools import chain, count
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -95,7 +95,7 @@ def sweep(prepared: Prepared) -> Sweep:
     """Make the call again and again, each time with the next allocation failing, until it meets no failure."""
     found = Sweep()
     undisturbed = 0
-    for n in chain(range(ONE_BY_ONE), count(ONE_BY_ONE, STRIDE)):
+    for n in itertools.chain(range(ONE_BY_ONE), itertools.count(ONE_BY_ONE, STRIDE)):
         assert found.swept < ALLOCATIONS_MAX, f"after {n} allocations the call still makes more"
         scene = prepared.scene()
         call = prepared(scene)
@@ -162,6 +162,15 @@ def _finalizers_may_fail(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.enable()
 
 
+def is_beyond_this_python(name: str) -> bool:
+    """CPython 3.13.0, uncompiled, counts a view for ever for which it had no memory, and crashes where `async with` ends so."""
+    if sys.version_info < (3, 13) or mempool.IMPLEMENTATION != "pure":
+        return False
+    prepared = CALLS[name]
+    views = "buffers" in prepared.options or prepared.prepare.__module__ == "calls_of_buffers"
+    return views or name == "lease_async_body_raises"
+
+
 def swept(name: str) -> Sweep:
     """In a process of its own: CPython 3.12 loses references where memory runs out, and crashes after too many calls."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as process:
@@ -187,6 +196,8 @@ def swept_here(name: str) -> Sweep:
 @pytest.mark.parametrize("name", EACH_CALL)
 def test_no_allocation_that_fails_loses_anything(name: str) -> None:
     """Whichever allocation of a call fails, all is accounted for afterwards, and the pool works."""
+    if is_beyond_this_python(name):
+        pytest.skip("CPython itself goes wrong here")
     found = swept(name)
     assert found.wrong == {}, f"{found.swept} allocations swept"
 
@@ -318,7 +329,7 @@ def main() -> None:
     sys.unraisablehook = lambda _unraisable: None
     warnings.simplefilter("ignore")
     found: dict[str, Sweep] = {}
-    for name in sys.argv[1:] or CALLS:
+    for name in sys.argv[1:] or itertools.filterfalse(is_beyond_this_python, CALLS):
         one = found[name] = swept(name)
         print(f"{name:<44} {one.swept:>6} allocations, {one.raised:>6} raised{', WRONG' if one.wrong else ''}", flush=True)
         for what, where in one.wrong.items():
