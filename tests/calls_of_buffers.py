@@ -142,6 +142,22 @@ def buffers_that_ask_the_system(_scene: Scene) -> Call:
     return made
 
 
+@call(buffers={"size": 65536}, is_long=True)  # as large as a block, so that one is mapped
+def buffers_alloc_where_the_system_is_asked(scene: Scene) -> Call:
+    """Whatever goes wrong there, the reserve is not asked for in vain."""
+    scene.source._memory._credit = 0
+
+    def made() -> None:
+        try:
+            scene.got[0] = scene.pool.alloc()
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - this is what must not be
+            raise AssertionError(f"{error!r}, and the reserve is there") from None
+
+    return made
+
+
 # -- one
 
 

@@ -79,8 +79,8 @@ class BufferSource(mempool.Buffers):
 
     free_raises: type[Exception] | None = None  # never set
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(4096, **options)
+    def __init__(self, size: int = 4096, **options: Any) -> None:
+        super().__init__(size, **options)
         open_up(self._memory)
         self.made: list[Any] = []
         self.alloc_raises: type[Exception] | None = None
