@@ -60,7 +60,7 @@ def _true() -> bool:
 #: What can stand between a pool and its source.
 AROUND: dict[str, Callable[[Any], Any]] = {
     "limited": lambda source: mempool.Limited(source, elements_max=9),
-    "faulty": lambda source: mempool.Faulty(source, every=1000),
+    "faulty": lambda source: mempool.Faulty(source, every=1_000_000),
     "on_failure": lambda source: mempool.OnFailure(EverySecond(source), _true),
     "fallback": lambda source: mempool.Fallback(source, source),
     "fallback_second": lambda source: mempool.Fallback(Exhausted(), source),
