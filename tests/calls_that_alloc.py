@@ -1,17 +1,12 @@
-"""Every way to alloc, for every_call.py."""
+"""Every way to alloc in a thread, for every_call.py."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
-
-from calls_that_begin_and_end import again
-from scenes import Broken, Call, NotRaised, Scene, call, driven, keep, raises
+from scenes import Broken, Call, Scene, again, call, in_time, keep, listed, raises
 
 import mempool
 
-# -- alloc
+# -- one
 
 
 @call()
@@ -102,6 +97,17 @@ def alloc_bad_timeout(scene: Scene) -> Call:
     return raises(ValueError, keep(scene, 0, lambda: scene.pool.alloc(timeout=-1)))
 
 
+@call(checks=True)
+def alloc_checked(scene: Scene) -> Call:
+    return keep(scene, 0, scene.pool.alloc)
+
+
+@call(checks=True)
+def alloc_where_the_check_breaks(scene: Scene) -> Call:
+    scene.source.check_raises = Broken
+    return raises(Broken, keep(scene, 0, scene.pool.alloc))
+
+
 @call()
 def try_alloc(scene: Scene) -> Call:
     return keep(scene, 0, scene.pool.try_alloc)
@@ -111,6 +117,18 @@ def try_alloc(scene: Scene) -> Call:
 def try_alloc_in_vain(scene: Scene) -> Call:
     scene.take_all()
     return keep(scene, 0, scene.pool.try_alloc)
+
+
+@call()
+def try_alloc_closed(scene: Scene) -> Call:
+    scene.pool.close()
+    return raises(mempool.PoolClosed, scene.pool.try_alloc)
+
+
+@call()
+def try_alloc_source_broken(scene: Scene) -> Call:
+    scene.source.alloc_raises = Broken
+    return raises(Broken, keep(scene, 0, scene.pool.try_alloc))
 
 
 @call()
@@ -125,16 +143,29 @@ def alloc_reserved_in_vain(scene: Scene) -> Call:
 
 
 @call()
+def alloc_reserved_closed(scene: Scene) -> Call:
+    scene.pool.close()
+    return raises(mempool.PoolClosed, scene.pool.alloc_reserved)
+
+
+@call(checks=True)
+def alloc_reserved_where_the_check_breaks(scene: Scene) -> Call:
+    scene.source.check_raises = Broken
+    return raises(Broken, keep(scene, 0, scene.pool.alloc_reserved))
+
+
+for track in ("nothing", "holders"):
+    listed(f"alloc_warm_track_{track}", alloc_warm, track=track)
+    listed(f"alloc_from_source_track_{track}", alloc_from_source, track=track)
+listed("alloc_by_waiting_track_holders", alloc_by_waiting, is_long=True, track="holders")
+
+# -- many
+
+
+@call()
 def alloc_many(scene: Scene) -> Call:
     scene.pool.free(scene.pool.alloc())
-
-    def made() -> None:
-        try:
-            scene.got[0] = scene.pool.alloc_many(5, timeout=0)
-        except mempool.PoolTimeout:
-            raise NotRaised from None  # the source could not make them
-
-    return made
+    return in_time(keep(scene, 0, lambda: scene.pool.alloc_many(5, timeout=0)))
 
 
 @call()
@@ -156,113 +187,44 @@ def alloc_many_beyond_the_limit(scene: Scene) -> Call:
     return raises(ValueError, lambda: scene.pool.alloc_many(6))
 
 
-# -- alloc_async
-
-
-@call(in_loop=True)
-def alloc_async_warm(scene: Scene) -> Call:
-    async def routine() -> None:
-        scene.got[0] = await scene.pool.alloc_async()
-
-    scene.pool.free(scene.pool.alloc())
-    return driven(routine)
-
-
-@call(in_loop=True)
-def alloc_async_from_reserve(scene: Scene) -> Call:
-    async def routine() -> None:
-        scene.got[0] = await scene.pool.alloc_async()
-
-    scene.source.alloc_raises = MemoryError
-    return driven(routine)
-
-
-@call(in_loop=True)
-def alloc_async_by_waiting(scene: Scene) -> Call:
-    async def routine() -> None:
-        scene.got[0] = await scene.pool.alloc_async()
-
-    scene.take_all()
-    return driven(routine, scene.another_frees())
-
-
-@call(in_loop=True)
-def alloc_async_in_vain(scene: Scene) -> Call:
-    async def routine() -> None:
-        scene.got[0] = await scene.pool.alloc_async(timeout=0)
-
-    scene.take_all()
-    return raises(mempool.PoolTimeout, driven(routine))
-
-
-def _cancelled(scene: Scene, routine: Callable[[], Coroutine[Any, Any, object]], meanwhile: Call) -> Call:
-    cancelled = asyncio.CancelledError()
-
-    def cancel() -> None:
-        coroutine = routine()
-        try:
-            coroutine.send(None)
-            meanwhile()
-            coroutine.throw(cancelled)
-        except asyncio.CancelledError:
-            return
-        finally:
-            coroutine.close()
-        raise AssertionError("not cancelled")
-
-    return cancel
-
-
-@call(in_loop=True)
-def alloc_async_cancelled(scene: Scene) -> Call:
-    async def routine() -> None:
-        scene.got[0] = await scene.pool.alloc_async()
-
-    scene.take_all()
-    return _cancelled(scene, routine, lambda: None)
-
-
-@call(in_loop=True)
-def alloc_async_cancelled_when_served(scene: Scene) -> Call:
-    async def routine() -> None:
-        scene.got[0] = await scene.pool.alloc_async()
-
-    scene.take_all()
-    return _cancelled(scene, routine, scene.another_frees())
-
-
-@call(in_loop=True)
-def alloc_many_async(scene: Scene) -> Call:
-    async def routine() -> None:
-        try:
-            scene.got[0] = await scene.pool.alloc_many_async(4, timeout=0)
-        except mempool.PoolTimeout:
-            raise NotRaised from None
-
-    return driven(routine)
-
-
-@call(in_loop=True)
-def alloc_many_async_by_waiting(scene: Scene) -> Call:
-    async def routine() -> None:
-        scene.got[0] = await scene.pool.alloc_many_async(2)
-
-    scene.take_all()
-    return driven(routine, scene.another_frees(2))
-
-
-@call(in_loop=True)
-def alloc_many_async_cancelled_when_gathering(scene: Scene) -> Call:
-    async def routine() -> None:
-        scene.got[0] = await scene.pool.alloc_many_async(2)
-
-    scene.take_all()
-    return _cancelled(scene, routine, scene.another_frees(1))
+@call()
+def alloc_many_of_no_number(scene: Scene) -> Call:
+    return raises(ValueError, keep(scene, 0, lambda: scene.pool.alloc_many(-1)))
 
 
 @call()
-def alloc_async_without_a_loop(scene: Scene) -> Call:
-    async def routine() -> None:
-        scene.got[0] = await scene.pool.alloc_async()
+def alloc_many_closed(scene: Scene) -> Call:
+    scene.pool.close()
+    return raises(mempool.PoolClosed, lambda: scene.pool.alloc_many(2))
 
-    return raises(RuntimeError, driven(routine))
+
+@call(is_long=True)
+def alloc_many_while_it_closes(scene: Scene) -> Call:
+    scene.take_all()
+    scene.clock.meanwhile = lambda: again(scene.pool.close)
+    return raises(mempool.PoolClosed, lambda: scene.pool.alloc_many(2))
+
+
+@call(is_long=True)
+def alloc_many_while_the_limit_is_lowered(scene: Scene) -> Call:
+    scene.take_all()
+    scene.clock.meanwhile = lambda: again(lambda: scene.pool.resize(1, limit=1))
+    return raises(ValueError, lambda: scene.pool.alloc_many(2))
+
+
+@call()
+def alloc_many_source_broken(scene: Scene) -> Call:
+    scene.source.alloc_raises = Broken
+    return raises(Broken, in_time(keep(scene, 0, lambda: scene.pool.alloc_many(4, timeout=0))))
+
+
+@call(max_waiting=0)
+def alloc_many_line_full(scene: Scene) -> Call:
+    scene.take_all()
+    return raises(mempool.LineFull, lambda: scene.pool.alloc_many(2))
+
+
+@call(track="holders")
+def alloc_many_deadlock(scene: Scene) -> Call:
+    scene.got[0] = scene.pool.alloc_many(4)
+    return raises(mempool.DeadlockError, keep(scene, 1, lambda: scene.pool.alloc_many(2)))

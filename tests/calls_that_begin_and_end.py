@@ -1,14 +1,13 @@
-"""Looking, beginning, ending, the kernel's names and the sources, for every_call.py."""
+"""Looking, beginning and ending, for every_call.py."""
 
 from __future__ import annotations
 
-import asyncio
+from copy import copy
 from typing import Any
 
-from scenes import Broken, Call, Element, Scene, Source, call, keep, kernels_pool, raises
+from scenes import Broken, Call, Element, Scene, Source, again, call, raises
 
 import mempool
-from mempool import linux
 
 # -- looking
 
@@ -35,6 +34,12 @@ def why_empty(scene: Scene) -> Call:
 
 
 @call(track="holders")
+def why_empty_with_holders(scene: Scene) -> Call:
+    scene.got[0] = scene.pool.alloc_many(5)
+    return scene.pool.why_empty
+
+
+@call(track="holders")
 def holders(scene: Scene) -> Call:
     scene.got[0] = scene.pool.alloc_many(5)
     return scene.pool.holders
@@ -44,6 +49,17 @@ def holders(scene: Scene) -> Call:
 def hand_over(scene: Scene) -> Call:
     element = scene.got[0] = scene.pool.alloc()
     return lambda: scene.pool.hand_over(element)
+
+
+@call(track="holders")
+def hand_over_foreign(scene: Scene) -> Call:
+    element = Element()
+    return lambda: scene.pool.hand_over(element)
+
+
+@call()
+def copied(scene: Scene) -> Call:
+    return raises(TypeError, lambda: copy(scene.pool))
 
 
 @call()
@@ -58,6 +74,18 @@ def numbers_of_the_kernel(scene: Scene) -> Call:
 def close(scene: Scene) -> Call:
     scene.got[0] = scene.pool.alloc()
     return scene.pool.close
+
+
+@call()
+def close_twice(scene: Scene) -> Call:
+    scene.pool.close()
+    return scene.pool.close
+
+
+@call()
+def close_where_the_source_breaks(scene: Scene) -> Call:
+    scene.source.free_raises = Broken
+    return raises(Broken, scene.pool.close)
 
 
 @call()
@@ -87,6 +115,17 @@ def drain_in_vain(scene: Scene) -> Call:
     return raises(mempool.PoolTimeout, lambda: scene.pool.drain(timeout=0))
 
 
+@call()
+def drain_closed(scene: Scene) -> Call:
+    scene.pool.close()
+    return scene.pool.drain
+
+
+@call()
+def drain_bad_timeout(scene: Scene) -> Call:
+    return raises(ValueError, lambda: scene.pool.drain(timeout=-1))
+
+
 def _begin(source: Source, **options: Any) -> Call:
     """A pool of its own that is made and closed: whatever happens, its source has everything back in the end."""
 
@@ -94,24 +133,12 @@ def _begin(source: Source, **options: Any) -> Call:
         try:
             pool = mempool.Pool(source, 3, **options)
         except BaseException:
-            assert not any(map(_exists, source.made)), "a pool that could not be made keeps elements"
+            assert source.existing() == [], "a pool that could not be made keeps elements"
             raise
         again(pool.close)
-        assert not any(map(_exists, source.made)), "a pool that is closed keeps elements"
+        assert source.existing() == [], "a pool that is closed keeps elements"
 
     return made
-
-
-def again(made: Call) -> None:
-    """The call, a second time where there was no memory for the first."""
-    try:
-        made()
-    except MemoryError:
-        made()
-
-
-def _exists(element: Element) -> bool:
-    return element.exists
 
 
 @call()
@@ -131,7 +158,7 @@ def dropped_unclosed(_scene: Scene) -> Call:
 
     def made() -> None:
         pools.clear()
-        assert not any(map(_exists, source.made)), "a pool that is gone keeps elements"
+        assert source.existing() == [], "a pool that is gone keeps elements"
 
     return made
 
@@ -155,116 +182,6 @@ def begin_with_bad_input(_scene: Scene) -> Call:
     return raises(ValueError, _begin(Source(), keep=1))
 
 
-# -- mempool.linux
-
-
-@call(kernel=True)
-def linux_alloc(scene: Scene) -> Call:
-    return keep(scene, 0, lambda: linux.mempool_alloc(scene.pool, linux.GFP_KERNEL))  # type: ignore[arg-type]
-
-
-@call(kernel=True)
-def linux_alloc_from_reserve(scene: Scene) -> Call:
-    scene.source.alloc_raises = MemoryError
-    return keep(scene, 0, lambda: linux.mempool_alloc(scene.pool, linux.GFP_ATOMIC))  # type: ignore[arg-type]
-
-
-@call(kernel=True)
-def linux_alloc_in_vain(scene: Scene) -> Call:
-    scene.got[0] = scene.pool.alloc_many(2)
-    scene.source.alloc_raises = MemoryError
-    return keep(scene, 1, lambda: linux.mempool_alloc(scene.pool, linux.GFP_NOWAIT))  # type: ignore[arg-type]
-
-
-@call(kernel=True)
-def linux_alloc_bulk(scene: Scene) -> Call:
-    scene.got[0] = [None, None]
-    return lambda: linux.mempool_alloc_bulk(scene.pool, scene.got[0])  # type: ignore[arg-type]
-
-
-@call(kernel=True)
-def linux_free(scene: Scene) -> Call:
-    element = scene.got[0] = scene.pool.alloc()
-    return lambda: linux.mempool_free(element, scene.pool)  # type: ignore[arg-type]
-
-
-@call(kernel=True)
-def linux_free_bulk(scene: Scene) -> Call:
-    elements = scene.got[0] = scene.pool.alloc_many(3)
-    return lambda: linux.mempool_free_bulk(scene.pool, elements)  # type: ignore[arg-type]
-
-
-@call(kernel=True)
-def linux_resize(scene: Scene) -> Call:
-    return lambda: linux.mempool_resize(scene.pool, 4)  # type: ignore[arg-type]
-
-
-@call(kernel=True)
-def linux_destroy(scene: Scene) -> Call:
-    return lambda: linux.mempool_destroy(scene.pool)  # type: ignore[arg-type]
-
-
 @call()
-def linux_create(_scene: Scene) -> Call:
-    source = Source()
-
-    def made() -> None:
-        pool = kernels_pool(source)
-        again(lambda: linux.mempool_destroy(pool))
-        assert not any(map(_exists, source.made)), "a pool that is closed, or could not be made, keeps elements"
-
-    return made
-
-
-# -- sources
-
-
-def _open_buffers() -> mempool.Buffers:
-    """Buffers that have asked the system already what it has to offer, which takes thousands of allocations."""
-    source = mempool.Buffers(4096)
-    source.free(source.alloc())
-    return source
-
-
-@call()
-def buffers(_scene: Scene) -> Call:
-    source = _open_buffers()
-
-    def made() -> None:
-        element = source.alloc()
-        element[:1] = b"1"
-        source.free(element)
-
-    return made
-
-
-@call()
-def pool_of_buffers(_scene: Scene) -> Call:
-    source = _open_buffers()
-
-    def made() -> None:
-        with mempool.Pool(source, 1) as pool, pool.lease() as element:
-            element[:1] = b"1"
-
-    return made
-
-
-@call()
-def pool_of_objects(_scene: Scene) -> Call:
-    source = mempool.Objects(Element)
-
-    def made() -> None:
-        with mempool.Pool(source, 1) as pool, pool.lease() as element:
-            assert element.exists
-
-    return made
-
-
-def in_a_task(function: Call) -> None:
-    """Run a function inside a task of an event loop."""
-
-    async def task() -> None:
-        function()
-
-    with asyncio.Runner() as runner:
-        runner.run(task())
+def begin_without_a_source(_scene: Scene) -> Call:
+    return raises(TypeError, lambda: mempool.Pool(object(), 3))  # type: ignore[arg-type]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from calls_that_alloc import _cancelled
-from scenes import Broken, Call, Element, ResettingSource, Scene, call, driven, raises
+import _thread
+from copy import copy
+from itertools import repeat
+
+from scenes import Broken, Call, Element, NotRaised, Scene, call, exists, listed, raises
 
 import mempool
 
@@ -54,10 +57,15 @@ def free_where_the_source_breaks(scene: Scene) -> Call:
 
 @call(resets=True)
 def free_where_the_reset_breaks(scene: Scene) -> Call:
-    assert isinstance(scene.source, ResettingSource)
     element = scene.got[0] = scene.pool.alloc()
     scene.source.reset_raises = Broken
     return raises(Broken, lambda: scene.pool.free(element))
+
+
+@call(resets=True)
+def free_reset(scene: Scene) -> Call:
+    element = scene.got[0] = scene.pool.alloc()
+    return lambda: scene.pool.free(element)
 
 
 @call()
@@ -72,6 +80,34 @@ def free_many_one_twice(scene: Scene) -> Call:
     return raises(mempool.DoubleFree, lambda: scene.pool.free_many([*elements, elements[0]]))
 
 
+@call()
+def free_many_one_foreign(scene: Scene) -> Call:
+    elements = scene.got[0] = scene.pool.alloc_many(2)
+    foreign = Element()
+    return raises(mempool.ForeignElement, lambda: scene.pool.free_many([*elements, foreign]))
+
+
+@call()
+def free_many_closed(scene: Scene) -> Call:
+    elements = scene.got[0] = scene.pool.alloc_many(3)
+    scene.pool.close()
+    return lambda: scene.pool.free_many(elements)
+
+
+@call()
+def free_many_where_the_source_breaks(scene: Scene) -> Call:
+    freed = free_many_closed(scene)
+    scene.source.free_raises = Broken
+    return raises(Broken, freed)
+
+
+@call(resets=True)
+def free_many_where_the_reset_breaks(scene: Scene) -> Call:
+    elements = scene.got[0] = scene.pool.alloc_many(3)
+    scene.source.reset_raises = Broken
+    return raises(Broken, lambda: scene.pool.free_many(elements))
+
+
 # -- leases
 
 
@@ -79,7 +115,7 @@ def free_many_one_twice(scene: Scene) -> Call:
 def lease_with(scene: Scene) -> Call:
     def made() -> None:
         with scene.pool.lease() as element:
-            assert element.exists
+            assert exists(element)
 
     return made
 
@@ -103,7 +139,7 @@ def lease_body_raises(scene: Scene) -> Call:
 def lease_held(scene: Scene) -> Call:
     def made() -> None:
         lease = scene.pool.lease()
-        assert lease.element.exists
+        assert exists(lease.element)
         lease.release()
 
     return made
@@ -125,7 +161,7 @@ def lease_in_vain(scene: Scene) -> Call:
 @call()
 def lease_released_twice(scene: Scene) -> Call:
     lease = scene.pool.lease()
-    assert lease.element.exists
+    assert exists(lease.element)
     lease.release()
     return raises(mempool.DoubleFree, lease.release)
 
@@ -154,7 +190,7 @@ def lease_never_used(scene: Scene) -> Call:
 def lease_dropped(scene: Scene) -> Call:
     def made() -> None:
         lease = scene.pool.lease()
-        assert lease.element.exists
+        assert exists(lease.element)
         del lease
 
     return made
@@ -166,33 +202,70 @@ def lease_warm_dropped(scene: Scene) -> Call:
     return lease_dropped(scene)
 
 
-@call(in_loop=True)
-def lease_async_with(scene: Scene) -> Call:
-    async def routine() -> None:
-        async with scene.pool.lease() as element:
-            assert element.exists
+@call()
+def lease_dropped_at_the_bottom_of_a_stack(scene: Scene) -> Call:
+    """Where no frame is that a warning could name."""
+    leases = [scene.pool.lease()]
+    assert exists(leases[0].element)
+    threads = _thread._count()
+    shut = _thread.allocate_lock()
+    shut.acquire()
+    turns = repeat(None, 500)
 
-    return driven(routine)
+    def made() -> None:
+        _thread.start_new_thread(leases.clear, ())
+        for _ in turns:
+            if not leases and _thread._count() <= threads:
+                return
+            shut.acquire(True, 0.0001)  # in vain, and lets the other thread run
+        raise NotRaised  # it had no memory to begin
+
+    scene.at_end.append(leases.clear)
+    return made
 
 
-@call(in_loop=True)
-def lease_async_by_waiting(scene: Scene) -> Call:
-    async def routine() -> None:
-        async with scene.pool.lease() as element:
-            assert element.exists
-
-    scene.take_all()
-    return driven(routine, scene.another_frees())
+@call()
+def lease_closed(scene: Scene) -> Call:
+    scene.pool.close()
+    return raises(mempool.PoolClosed, lambda: scene.pool.lease().element)
 
 
-@call(in_loop=True)
-def lease_async_cancelled_when_served(scene: Scene) -> Call:
-    async def routine() -> None:
-        async with scene.pool.lease():
-            raise AssertionError("cancelled before")
+@call()
+def lease_bad_timeout(scene: Scene) -> Call:
+    return raises(ValueError, lambda: scene.pool.lease(timeout=-1).element)
 
-    scene.take_all()
-    return _cancelled(scene, routine, scene.another_frees())
+
+@call(resets=True)
+def lease_where_the_reset_breaks(scene: Scene) -> Call:
+    scene.source.reset_raises = Broken
+    return raises(Broken, lease_with(scene))
+
+
+@call()
+def lease_where_the_source_breaks(scene: Scene) -> Call:
+    lease = scene.pool.lease()
+    assert exists(lease.element)
+    scene.pool.close()
+    scene.source.free_raises = Broken
+    return raises(Broken, lease.release)
+
+
+@call()
+def lease_made_or_copied_by_hand(scene: Scene) -> Call:
+    lease = scene.pool.lease()
+
+    def made() -> None:
+        raises(TypeError, mempool.Lease)()
+        raises(TypeError, lambda: copy(lease))()
+
+    return made
+
+
+for track in ("nothing", "holders"):
+    listed(f"free_kept_track_{track}", free_kept, track=track)
+    listed(f"free_surplus_track_{track}", free_surplus, track=track)
+    listed(f"lease_with_track_{track}", lease_with, track=track)
+    listed(f"lease_dropped_track_{track}", lease_dropped, track=track)
 
 
 # -- resize
@@ -224,6 +297,13 @@ def resize_grow_by_far(scene: Scene) -> Call:
 def resize_shrink(scene: Scene) -> Call:
     scene.pool.resize(5)
     return lambda: scene.pool.resize(0, keep=0)
+
+
+@call(is_long=True)
+def resize_shrink_where_the_source_breaks(scene: Scene) -> Call:
+    shrunk = resize_shrink(scene)
+    scene.source.free_raises = Broken
+    return raises(Broken, shrunk)
 
 
 @call()
@@ -269,4 +349,24 @@ def refill(scene: Scene) -> Call:
     scene.source.alloc_raises = MemoryError
     scene.pool.resize(4)
     scene.source.alloc_raises = None
+    return scene.pool.refill
+
+
+@call()
+def refill_in_vain(scene: Scene) -> Call:
+    scene.source.alloc_raises = MemoryError
+    scene.pool.resize(4)
+    return scene.pool.refill
+
+
+@call()
+def refill_source_broken(scene: Scene) -> Call:
+    refilled = refill(scene)
+    scene.source.alloc_raises = Broken
+    return raises(Broken, refilled)
+
+
+@call()
+def refill_closed(scene: Scene) -> Call:
+    scene.pool.close()
     return scene.pool.refill

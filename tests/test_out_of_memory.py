@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import multiprocessing
 import operator
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
 import pytest
-from every_call import CALLS, Broken, NotRaised, Prepared, in_a_task
+from every_call import CALLS, EACH_CALL, Broken, NotRaised, Prepared, in_a_task
 
 import mempool
 import mempool.testing
@@ -34,13 +36,21 @@ _testcapi = pytest.importorskip("_testcapi", reason="this Python has no _testcap
 
 OURS = (str(Path(mempool.__file__).parent), str(Path(__file__).parent))
 #: So many swept allocations are enough for each call; beyond, the sweep does not end.
-ALLOCATIONS_MAX = 3000
+ALLOCATIONS_MAX = 4000
+#: The first so many fail one by one, then each so many'th. Only what asks the system or looks through all objects has more.
+ONE_BY_ONE, STRIDE = 1000, 15
+#: Objects that are made after the call, for the failure that it has not met: more than three strides.
+PROBES = 64
 #: Where memory runs out in its own midst, CPython says it in other words than MemoryError.
 WORDS_OF_CPYTHON = (
     "returned NULL without setting an exception",
     "error return without exception set",
     "returned a result with an exception set",
     "can't allocate lock",
+    "can't allocate read lock",
+    "can't start new thread",
+    "not PosixPath",
+    "lineterminator must be set",
     "'async for' received an invalid object from __anext__",
 )
 
@@ -50,7 +60,7 @@ def call_short_of_memory(call: Callable[[], object], others: int) -> tuple[BaseE
 
     In one frame from beginning to end: to enter another may need memory, too.
     """
-    probes: list[bytes | None] = [None] * 8
+    probes: list[bytes | None] = [None] * PROBES
     outcome: BaseException | None = None
     was_met = True
     _testcapi.set_nomemory(others, others + 1)
@@ -60,7 +70,7 @@ def call_short_of_memory(call: Callable[[], object], others: int) -> tuple[BaseE
         except BaseException as error:  # noqa: BLE001 - looked at by the caller
             outcome = error
         try:
-            for place in range(8):
+            for place in range(PROBES):
                 probes[place] = bytes(600)  # whoever meets it here has shown that nobody did before
         except MemoryError:
             was_met = False
@@ -85,7 +95,8 @@ def sweep(prepared: Prepared) -> Sweep:
     """Make the call again and again, each time with the next allocation failing, until it meets no failure."""
     found = Sweep()
     undisturbed = 0
-    for n in range(ALLOCATIONS_MAX):
+    for n in itertools.chain(range(ONE_BY_ONE), itertools.count(ONE_BY_ONE, STRIDE)):
+        assert found.swept < ALLOCATIONS_MAX, f"after {n} allocations the call still makes more"
         scene = prepared.scene()
         call = prepared(scene)
         outcome, was_met = call_short_of_memory(call, n)
@@ -96,16 +107,17 @@ def sweep(prepared: Prepared) -> Sweep:
         del call, outcome
         try:
             scene.end()
-        except (AssertionError, mempool.PoolError) as error:
-            found.note(f"afterwards: {error}", n)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+            found.note(f"afterwards: {type(error).__name__}: {error}", n)
             forget(error)
         registry._pools.clear()  # CPython leaks what a generator was about to run over; who looks for a deadlock sees it
         # Free lists make the number of allocations differ from call to call.
         undisturbed = 0 if was_met else undisturbed + 1
         if undisturbed == 3:
-            found.swept = n - 2
-            return found
-    raise AssertionError(f"after {ALLOCATIONS_MAX} allocations the call still makes more")
+            found.swept -= 2
+            break
+        found.swept += 1
+    return found
 
 
 def judged(outcome: BaseException, was_disturbed: bool) -> str:
@@ -150,10 +162,22 @@ def _finalizers_may_fail(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.enable()
 
 
+def is_beyond_this_python(name: str) -> bool:
+    """Uncompiled, CPython 3.13.0 counts a view for ever for which it had no memory, and crashes in an `async with`."""
+    if sys.version_info < (3, 13) or mempool.IMPLEMENTATION != "pure":
+        return False
+    prepared = CALLS[name]
+    views = "buffers" in prepared.options or prepared.prepare.__module__ == "calls_of_buffers"
+    return views or name == "lease_async_body_raises"
+
+
 def swept(name: str) -> Sweep:
     """In a process of its own: CPython 3.12 loses references where memory runs out, and crashes after too many calls."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as process:
-        return process.submit(swept_here, name).result()
+        try:
+            return process.submit(swept_here, name).result()
+        except BrokenProcessPool:
+            return Sweep(wrong={"the process crashed": []})
 
 
 def swept_here(name: str) -> Sweep:
@@ -169,9 +193,11 @@ def swept_here(name: str) -> Sweep:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # a lease that is cut short is dropped: that is the point
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a coroutine that could not be awaited
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", EACH_CALL)
 def test_no_allocation_that_fails_loses_anything(name: str) -> None:
     """Whichever allocation of a call fails, all is accounted for afterwards, and the pool works."""
+    if is_beyond_this_python(name):
+        pytest.skip("CPython itself goes wrong here")
     found = swept(name)
     assert found.wrong == {}, f"{found.swept} allocations swept"
 
@@ -298,13 +324,16 @@ def test_the_sweep_finds_a_wrong_error() -> None:
 
 
 def main() -> None:
-    """`python tests/test_out_of_memory.py`: what was swept, a line each, and all together."""
+    """`python tests/test_out_of_memory.py [call ...]`: what was swept, a line each, and all together."""
     ballast()
     sys.unraisablehook = lambda _unraisable: None
     warnings.simplefilter("ignore")
-    found = {name: swept(name) for name in CALLS}
-    for name, one in found.items():
-        print(f"{name:<44} {one.swept:>6} allocations, {one.raised:>6} raised{', WRONG' if one.wrong else ''}")
+    found: dict[str, Sweep] = {}
+    for name in sys.argv[1:] or itertools.filterfalse(is_beyond_this_python, CALLS):
+        one = found[name] = swept(name)
+        print(f"{name:<44} {one.swept:>6} allocations, {one.raised:>6} raised{', WRONG' if one.wrong else ''}", flush=True)
+        for what, where in one.wrong.items():
+            print(f"    {what}: {where}")
     allocations, raised = (sum(getattr(one, what) for one in found.values()) for what in ("swept", "raised"))
     wrong = sum(bool(one.wrong) for one in found.values())
     print(f"{mempool.IMPLEMENTATION}: {len(found)} calls, {allocations} allocations, {raised} raised, {wrong} calls wrong")

@@ -1,0 +1,221 @@
+"""Every way to alloc and to lease in a task, for every_call.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from scenes import Broken, Call, Scene, again, call, cancelled, driven, exists, in_time, raises
+
+import mempool
+
+Routine = Callable[[], Coroutine[Any, Any, object]]
+
+
+def _one(scene: Scene, **options: Any) -> Routine:
+    async def routine() -> None:
+        scene.got[0] = await scene.pool.alloc_async(**options)
+
+    return routine
+
+
+def _many(scene: Scene, n: int, **options: Any) -> Routine:
+    async def routine() -> None:
+        scene.got[0] = await scene.pool.alloc_many_async(n, **options)
+
+    return routine
+
+
+def _lease(scene: Scene, **options: Any) -> Routine:
+    async def routine() -> None:
+        async with scene.pool.lease(**options) as element:
+            assert exists(element)
+
+    return routine
+
+
+# -- alloc_async
+
+
+@call(in_loop=True)
+def alloc_async_warm(scene: Scene) -> Call:
+    scene.pool.free(scene.pool.alloc())
+    return driven(_one(scene))
+
+
+@call(in_loop=True)
+def alloc_async_from_source(scene: Scene) -> Call:
+    return driven(_one(scene))
+
+
+@call(in_loop=True)
+def alloc_async_from_reserve(scene: Scene) -> Call:
+    scene.source.alloc_raises = MemoryError
+    return driven(_one(scene))
+
+
+@call(in_loop=True)
+def alloc_async_by_waiting(scene: Scene) -> Call:
+    scene.take_all()
+    return driven(_one(scene), scene.another_frees())
+
+
+@call(in_loop=True)
+def alloc_async_in_vain(scene: Scene) -> Call:
+    scene.take_all()
+    return raises(mempool.PoolTimeout, driven(_one(scene, timeout=0)))
+
+
+@call(in_loop=True)
+def alloc_async_cancelled(scene: Scene) -> Call:
+    scene.take_all()
+    return cancelled(_one(scene))
+
+
+@call(in_loop=True)
+def alloc_async_cancelled_when_served(scene: Scene) -> Call:
+    scene.take_all()
+    return cancelled(_one(scene), scene.another_frees())
+
+
+@call(in_loop=True)
+def alloc_async_closed(scene: Scene) -> Call:
+    scene.pool.close()
+    return raises(mempool.PoolClosed, driven(_one(scene)))
+
+
+@call(in_loop=True)
+def alloc_async_while_it_closes(scene: Scene) -> Call:
+    scene.take_all()
+    return raises(mempool.PoolClosed, driven(_one(scene), lambda: again(scene.pool.close)))
+
+
+@call(in_loop=True, max_waiting=0)
+def alloc_async_line_full(scene: Scene) -> Call:
+    scene.take_all()
+    return raises(mempool.LineFull, driven(_one(scene)))
+
+
+@call(in_loop=True, track="holders")
+def alloc_async_deadlock(scene: Scene) -> Call:
+    scene.got[1] = scene.pool.alloc_many(5)
+    return raises(mempool.DeadlockError, driven(_one(scene)))
+
+
+@call(in_loop=True)
+def alloc_async_source_broken(scene: Scene) -> Call:
+    scene.source.alloc_raises = Broken
+    return raises(Broken, driven(_one(scene)))
+
+
+@call(in_loop=True)
+def alloc_async_bad_timeout(scene: Scene) -> Call:
+    return raises(ValueError, driven(_one(scene, timeout=-1)))
+
+
+@call()
+def alloc_async_without_a_loop(scene: Scene) -> Call:
+    return raises(RuntimeError, driven(_one(scene)))
+
+
+# -- alloc_many_async
+
+
+@call(in_loop=True)
+def alloc_many_async(scene: Scene) -> Call:
+    return in_time(driven(_many(scene, 4, timeout=0)))
+
+
+@call(in_loop=True)
+def alloc_many_async_by_waiting(scene: Scene) -> Call:
+    scene.take_all()
+    return driven(_many(scene, 2), scene.another_frees(2))
+
+
+@call(in_loop=True, is_long=True)
+def alloc_many_async_in_vain(scene: Scene) -> Call:
+    scene.take_all()
+    scene.pool.free(scene.others.pop())
+    return raises(mempool.PoolTimeout, driven(_many(scene, 2, timeout=0)))
+
+
+@call(in_loop=True)
+def alloc_many_async_cancelled_when_gathering(scene: Scene) -> Call:
+    scene.take_all()
+    return cancelled(_many(scene, 2), scene.another_frees(1))
+
+
+@call(in_loop=True)
+def alloc_many_async_closed(scene: Scene) -> Call:
+    scene.pool.close()
+    return raises(mempool.PoolClosed, driven(_many(scene, 2)))
+
+
+@call(in_loop=True, is_long=True)
+def alloc_many_async_while_it_closes(scene: Scene) -> Call:
+    scene.take_all()
+    return raises(mempool.PoolClosed, driven(_many(scene, 2), lambda: again(scene.pool.close)))
+
+
+@call(in_loop=True)
+def alloc_many_async_source_broken(scene: Scene) -> Call:
+    scene.source.alloc_raises = Broken
+    return raises(Broken, in_time(driven(_many(scene, 4, timeout=0))))
+
+
+@call(in_loop=True)
+def alloc_many_async_beyond_the_limit(scene: Scene) -> Call:
+    return raises(ValueError, driven(_many(scene, 6)))
+
+
+# -- leases
+
+
+@call(in_loop=True)
+def lease_async_with(scene: Scene) -> Call:
+    return driven(_lease(scene))
+
+
+@call(in_loop=True)
+def lease_async_warm(scene: Scene) -> Call:
+    scene.pool.free(scene.pool.alloc())
+    return driven(_lease(scene))
+
+
+@call(in_loop=True)
+def lease_async_by_waiting(scene: Scene) -> Call:
+    scene.take_all()
+    return driven(_lease(scene), scene.another_frees())
+
+
+@call(in_loop=True, is_long=True)
+def lease_async_in_vain(scene: Scene) -> Call:
+    scene.take_all()
+    return raises(mempool.PoolTimeout, driven(_lease(scene, timeout=0)))
+
+
+@call(in_loop=True)
+def lease_async_cancelled(scene: Scene) -> Call:
+    scene.take_all()
+    return cancelled(_lease(scene))
+
+
+@call(in_loop=True)
+def lease_async_cancelled_when_served(scene: Scene) -> Call:
+    scene.take_all()
+    return cancelled(_lease(scene), scene.another_frees())
+
+
+@call(in_loop=True)
+def lease_async_closed(scene: Scene) -> Call:
+    scene.pool.close()
+    return raises(mempool.PoolClosed, driven(_lease(scene)))
+
+
+@call(in_loop=True)
+def lease_async_body_raises(scene: Scene) -> Call:
+    async def routine() -> None:
+        async with scene.pool.lease():
+            raise Broken
+
+    return raises(Broken, driven(routine))
