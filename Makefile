@@ -111,7 +111,7 @@ check: $(STAMPS)/mempool $(STAMPS)/extra-check
 
 stress: $(STAMPS)/mempool $(STAMPS)/extra-test
 	$(PYTEST) -m stress -o timeout=600 -o faulthandler_timeout=580 $(ARGS)
-	MEMPOOL_LEAK_ROUNDS=1000 $(PYTEST) tests/test_leaks.py $(ARGS)
+	MEMPOOL_LEAK_ROUNDS=1000 $(PYTEST) -m "stress or not stress" tests/test_leaks.py $(ARGS)
 	MEMPOOL_SWEEP_PLACES=1000000 MEMPOOL_PURE=1 $(PYTEST) -o timeout=600 -o faulthandler_timeout=580 tests/test_interrupts.py $(ARGS)
 
 bench: $(STAMPS)/mempool $(STAMPS)/extra-bench

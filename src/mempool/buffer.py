@@ -15,10 +15,10 @@ import ctypes
 import numbers
 import operator
 import sys
-import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
+from mempool import dropped
 from mempool.errors import UseAfterFree
 
 if TYPE_CHECKING:
@@ -125,8 +125,11 @@ class Buffer:
         return self._view()[key]
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        with self._view() as view:
+        view = self._view()
+        try:  # a compiled `with` crashes where there is no memory for the traceback
             view[key] = value
+        finally:
+            view.release()
 
     @property
     def address(self) -> int:
@@ -221,30 +224,34 @@ class Buffer:
             return  # interrupted while it was being made
         if self.state == LIVE and not self._is_finalizing():
             if not cython.compiled and self.views() > 0:
-                _outlive(self)
+                try:
+                    _outlive(self)
+                except (KeyboardInterrupt, MemoryError):
+                    _outlive(self)
+                    raise
             else:
                 self._go_home()
         elif not cython.compiled and self.state == BLANK:
             _shut(self)
 
     def _go_home(self) -> None:
-        dropped: list[Buffer] | None = None
+        mine: list[Buffer] | None = None
         try:
-            dropped = [self]
-            self._leave(dropped)
+            mine = [self]
+            self._leave(mine)
         except (KeyboardInterrupt, MemoryError):
             # Python swallows what flies here. Who has taken it out of the list sees to it; nobody else would come back.
-            if dropped is None or dropped:
+            if mine is None or mine:
                 self._leave([self])
             raise
 
-    def _leave(self, dropped: list[Buffer]) -> None:
+    def _leave(self, mine: list[Buffer]) -> None:
         if self.block.home is None:
             self.block.source.free(self)
             return
-        why: str = self.block.home.recover(dropped)
+        why: str = self.block.home.recover(mine)
         if why:
-            warnings.warn(why, ResourceWarning, stacklevel=1 if cython.compiled else 4)
+            dropped.warn(why, 0 if cython.compiled else 3)
 
     def _view(self) -> memoryview:
         if self.state != LIVE:
@@ -385,8 +392,11 @@ if not cython.compiled:
         """
 
         def go_home(_reference: object) -> None:
-            buffer.view = _window(buffer.block)
             try:
+                try:
+                    buffer.view = _window(buffer.block)
+                except (KeyboardInterrupt, MemoryError):
+                    buffer.view = _window(buffer.block)
                 buffer._go_home()
             finally:
                 _orphans.pop(id(buffer), None)

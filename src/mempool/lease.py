@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mempool import dropped
 from mempool.errors import DoubleFree, PoolError
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class Lease:
     def __del__(self) -> None:
         if not cython.compiled and not hasattr(self, "state"):
             return  # interrupted while it was being made
-        if self.state in (WAITING, HELD, RELEASING) and not self._is_finalizing():
+        if WAITING <= self.state <= RELEASING and not self._is_finalizing():  # a tuple of these would need memory
             try:
                 self._go_home()
             except (KeyboardInterrupt, MemoryError):  # Python swallows what flies here, and nobody would come back to it
@@ -228,11 +228,9 @@ class Lease:
             self._let_go()
         else:
             self.state = RELEASED
-            warnings.warn(
+            dropped.warn(
                 f"{self.pool._called()}: a lease was dropped without release{where}; use `with pool.lease()`",
-                ResourceWarning,
-                source=self,
-                stacklevel=1 if cython.compiled else 3,
+                0 if cython.compiled else 2,
             )
 
     def _let_go(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import numbers
 import operator
 from typing import Any
@@ -35,7 +36,7 @@ class Telling(Quick):
         """Why this buffer cannot be freed."""
         if not buffer.is_alive():
             return DoubleFree(f"{self._called()}: this buffer was freed already; free an element once, or use a lease")
-        if buffer.block.home is not self.core.home or sum(other is buffer for other in hands.held()) > 1:
+        if buffer.block.home is not self.core.home or sum(map(operator.is_, hands.held(), itertools.repeat(buffer))) > 1:
             return self._not_out(hands.held())
         views = buffer.views()
         what = f" ({viewers(buffer)})" if self._book is not None else ""

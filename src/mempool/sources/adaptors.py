@@ -156,8 +156,11 @@ class Limited(Adaptor[T]):
         except BufferError:  # somebody views it: it exists, and will be freed again
             raise
         except BaseException:
-            if not before:
-                self._free.extend(permit)  # if it was not done
+            if not before:  # and if it was not done
+                try:
+                    self._free.extend(permit)
+                except MemoryError:
+                    self._free.extend(permit)
             raise
 
 
@@ -306,6 +309,8 @@ class Fallback(Adaptor[T]):
             try:
                 made.extend(itertools.starmap(maker.alloc, _ONCE))
             except MemoryError:
+                if made:
+                    raise  # it could not even be taken note of
                 maker = self.second
                 made.extend(itertools.starmap(maker.alloc, _ONCE))
                 self._seconds.add(key_of(only(made)))

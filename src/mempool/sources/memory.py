@@ -172,6 +172,8 @@ class Memory:
                 self.verified = self.level
         except (MemoryError, ctypes.ArgumentError) as error:  # so ctypes says that it cannot have a few bytes
             raise MemoryError(f"{self.name}: {error}" if str(error) else f"{self.name}: out of memory") from None
+        except (TypeError, RuntimeError, SystemError) as error:  # and so CPython, in the midst of opening a file
+            raise MemoryError(f"{self.name}: the system could not be asked for its memory: {error!r}") from error
         return _Block(pages, start, address, shape)
 
     def _ask_headroom(self, length: int) -> None:
