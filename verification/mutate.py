@@ -46,6 +46,8 @@ TESTS = (
         "between_two_bytecodes",
         "found_by_readers",
         "found_in_leases",
+        "found_by_breaking",
+        "found_at_the_edges",
     ),
     ("one_line", "cancellation", "deadlock", "holders", "limited", "logged", "rescue", "finalizers", "exit", "real_clock"),
     ("buffers", "buffers_garbage", "adaptors", "loops", "model", "linearizable", "linux", "linux_alloc", "fork"),

@@ -235,6 +235,8 @@ class Lease:
 
     def _let_go(self) -> None:
         """Leave a buffer that is still viewed to itself: it goes home when the last view dies."""
+        if self.hands is not None:
+            self.hands.elements[self.hands.first] = None  # so that it dies whatever keeps the hands: a traceback
         self.thing = None
         self.hands = None
         self.state = RELEASED

@@ -56,9 +56,9 @@ def _memoryviews(buffer: Buffer) -> list[memoryview]:
 def _contents(value: Any) -> list[Any]:
     """What a container or an object refers to. Asks the collector, because to ask the object would run its user's code."""
     contents = gc.get_referents(value)
-    for inner in list(contents):
-        if type(inner) is dict:
-            contents += inner.values()
+    for number in range(len(contents)):
+        if type(contents[number]) is dict:
+            contents += contents[number].values()
     return contents
 
 
@@ -70,10 +70,15 @@ def _variables() -> Iterator[list[Any]]:
         frame = frames.pop()
         if frame.f_back is not None:
             frames.append(frame.f_back)
-        names = frame.f_locals
-        yield list(names.values())
-        if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED and sys.getrefcount(names) <= 3:
-            names.clear()  # a copy, which the frame would keep, and with it the views; unless it is what locals() gave
+        try:
+            names = frame.f_locals
+        except MemoryError:
+            names = frame.f_locals  # so far as it came, the frame keeps it
+        try:
+            yield list(names.values())
+        finally:
+            if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED and sys.getrefcount(names) <= 3:
+                names.clear()  # a copy, which the frame would keep, and with it the views; unless it is what locals() gave
         del frame, names
 
 
