@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from named import SOON, Caller, make
 
-from mempool import Buffers, Objects, Pool, PoolClosed, holders, parking, traffic
+from mempool import IMPLEMENTATION, Buffers, Objects, Pool, PoolClosed, holders, parking, traffic
 from mempool.holders import HolderBook
 from mempool.testing import wait_until, wait_until_async
 from mempool.traffic import Traffic
@@ -352,3 +352,38 @@ def test_who_hands_over_what_comes_home_leaves_no_holder_behind() -> None:
     assert pool.holders()[0].who.count("handed it over") == 1
     pool.free(element)
     assert pool.holders() == ()
+
+
+def test_who_is_served_is_woken_whatever_the_waking_of_others_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool: Pool[Any] = Pool(Objects(bytearray), 3, limit=3, patience=None)
+    held = pool.alloc_many(3)
+    names: dict[int, str] = {}
+    asleep: list[Any] = []
+    is_armed = threading.Event()
+    wake = parking.ThreadPlace.wake
+
+    def raise_then(place: Any) -> None:
+        if is_armed.is_set() and names[place.thread] in ("first", "second"):
+            asleep.append(place)
+            raise OSError(names[place.thread])
+        wake(place)
+
+    def wait(name: str) -> Any:
+        names[threading.get_ident()] = name
+        return pool.alloc()
+
+    monkeypatch.setattr(parking.ThreadPlace, "wake", raise_then)
+    callers = {name: Caller(name) for name in ("first", "second", "third")}
+    waiting = []
+    for name, caller in callers.items():
+        waiting.append(caller.does(lambda name=name: wait(name)))
+        wait_until(lambda: pool.stats().waiting == len(waiting))
+    is_armed.set()
+    with pytest.raises(OSError, match="first" if IMPLEMENTATION == "pure" else "first|second"):
+        pool.free_many(held)
+    assert waiting[2].result(SOON) is not None
+    is_armed.clear()
+    for place in asleep:
+        place.wake()
+    for caller in callers.values():
+        caller.ends()
