@@ -245,13 +245,13 @@ def test_what_the_source_makes_for_a_pool_that_is_closed_meanwhile_is_disposed_o
     anna.ends()
 
 
-def lost_task(pool: Pool[Any], tasks: list[Any]) -> None:
+def lost_task(pool: Pool[Any], tasks: list[Any], n: int = 1) -> None:
     """A task that stands in the line of a loop that is closed."""
     loop = asyncio.new_event_loop()
 
     async def main() -> None:
         before = pool.stats().waiting
-        tasks.append(asyncio.ensure_future(pool.alloc_async()))
+        tasks.append(asyncio.ensure_future(pool.alloc_many_async(n)))
         await wait_until_async(lambda: pool.stats().waiting > before)
 
     loop.run_until_complete(main())
@@ -275,6 +275,35 @@ def test_lost_tasks_are_seen_to_although_one_interrupt_struck(monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         pool.free(element)
     assert pool.try_alloc() is not None
+
+
+def test_what_one_lost_task_had_goes_past_two_more() -> None:
+    """Each is served and found lost while the one before it is seen to."""
+    pool: Pool[Any] = Pool(Objects(bytearray), 2, limit=2, patience=None)
+    held, tasks = pool.alloc_many(2), []
+    lost_task(pool, tasks, 2)
+    lost_task(pool, tasks)
+    lost_task(pool, tasks)
+    pool.free_many(held)
+    assert len(pool.alloc_many(2, timeout=0)) == 2
+
+
+def test_of_what_lost_tasks_had_all_is_disposed_of_and_the_first_error_raised() -> None:
+    class Broken(Objects[Any]):
+        freed = 0
+
+        def free(self, element: Any, /) -> None:
+            self.freed += 1
+            raise OSError(f"broken {self.freed}")
+
+    pool: Pool[Any] = Pool(Broken(bytearray), 0, keep=0, limit=2, patience=None)
+    held, tasks = pool.alloc_many(2), []
+    lost_task(pool, tasks, 2)
+    lost_task(pool, tasks)
+    lost_task(pool, tasks)
+    with pytest.raises(OSError, match="broken 1"):
+        pool.free_many(held)
+    assert (pool.stats().out, pool.stats().disposed) == (0, 2)
 
 
 def test_who_is_served_behind_two_lost_tasks_is_woken_though_the_source_breaks() -> None:
