@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -245,25 +245,35 @@ def test_what_the_source_makes_for_a_pool_that_is_closed_meanwhile_is_disposed_o
     anna.ends()
 
 
-def lost_task(pool: Pool[Any], tasks: list[Any], n: int = 1) -> None:
-    """A task that stands in the line of a loop that is closed."""
-    loop = asyncio.new_event_loop()
+@pytest.fixture
+def lost_task() -> Iterator[Callable[..., None]]:
+    """Makes a task that stands in the line of a loop that is closed, for `n` elements."""
+    tasks: list[Any] = []
 
-    async def main() -> None:
-        before = pool.stats().waiting
-        tasks.append(asyncio.ensure_future(pool.alloc_many_async(n)))
-        await wait_until_async(lambda: pool.stats().waiting > before)
+    def lose(pool: Pool[Any], n: int = 1) -> None:
+        loop = asyncio.new_event_loop()
 
-    loop.run_until_complete(main())
-    loop.close()
-    tasks[-1]._log_destroy_pending = False
+        async def main() -> None:
+            before = pool.stats().waiting
+            tasks.append(asyncio.ensure_future(pool.alloc_many_async(n)))
+            await wait_until_async(lambda: pool.stats().waiting > before)
+
+        loop.run_until_complete(main())
+        loop.close()
+        tasks[-1]._log_destroy_pending = False
+
+    yield lose
+    for task in tasks:
+        task.get_coro().close()  # here, and not in the midst of another test
 
 
-def test_lost_tasks_are_seen_to_although_one_interrupt_struck(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_tasks_are_seen_to_although_one_interrupt_struck(
+    lost_task: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever saw to them held a lock, and the interrupt came between the lock and the `try`."""
     pool: Pool[Any] = Pool(Objects(bytearray), 1, limit=1, patience=None)
-    element, tasks = pool.alloc(), []
-    lost_task(pool, tasks)
+    element = pool.alloc()
+    lost_task(pool)
     move = traffic.move
 
     def move_and_interrupt(*what: Any) -> None:
@@ -277,18 +287,18 @@ def test_lost_tasks_are_seen_to_although_one_interrupt_struck(monkeypatch: pytes
     assert pool.try_alloc() is not None
 
 
-def test_what_one_lost_task_had_goes_past_two_more() -> None:
+def test_what_one_lost_task_had_goes_past_two_more(lost_task: Callable[..., None]) -> None:
     """Each is served and found lost while the one before it is seen to."""
     pool: Pool[Any] = Pool(Objects(bytearray), 2, limit=2, patience=None)
-    held, tasks = pool.alloc_many(2), []
-    lost_task(pool, tasks, 2)
-    lost_task(pool, tasks)
-    lost_task(pool, tasks)
+    held = pool.alloc_many(2)
+    lost_task(pool, 2)
+    lost_task(pool)
+    lost_task(pool)
     pool.free_many(held)
     assert len(pool.alloc_many(2, timeout=0)) == 2
 
 
-def test_of_what_lost_tasks_had_all_is_disposed_of_and_the_first_error_raised() -> None:
+def test_of_what_lost_tasks_had_all_is_disposed_of_and_the_first_error_raised(lost_task: Callable[..., None]) -> None:
     class Broken(Objects[Any]):
         freed = 0
 
@@ -297,24 +307,24 @@ def test_of_what_lost_tasks_had_all_is_disposed_of_and_the_first_error_raised() 
             raise OSError(f"broken {self.freed}")
 
     pool: Pool[Any] = Pool(Broken(bytearray), 0, keep=0, limit=2, patience=None)
-    held, tasks = pool.alloc_many(2), []
-    lost_task(pool, tasks, 2)
-    lost_task(pool, tasks)
-    lost_task(pool, tasks)
+    held = pool.alloc_many(2)
+    lost_task(pool, 2)
+    lost_task(pool)
+    lost_task(pool)
     with pytest.raises(OSError, match="broken 1"):
         pool.free_many(held)
     assert (pool.stats().out, pool.stats().disposed) == (0, 2)
 
 
-def test_who_is_served_behind_two_lost_tasks_is_woken_though_the_source_breaks() -> None:
+def test_who_is_served_behind_two_lost_tasks_is_woken_though_the_source_breaks(lost_task: Callable[..., None]) -> None:
     class Broken(Objects[Any]):
         def free(self, element: Any, /) -> None:
             raise OSError("broken")
 
     pool: Pool[Any] = Pool(Broken(bytearray), 0, keep=0, limit=3, patience=None)
-    held, tasks = pool.alloc_many(3), []
-    lost_task(pool, tasks)
-    lost_task(pool, tasks)
+    held = pool.alloc_many(3)
+    lost_task(pool)
+    lost_task(pool)
     anna = Caller("Anna")
     waiting = anna.waits(pool)
     with pytest.raises(OSError, match="broken"):
