@@ -84,6 +84,18 @@ def test_it_grows_while_elements_are_out() -> None:
     assert roll.sign_in(hands_with(elements))
 
 
+@pytest.mark.skipif(mempool.IMPLEMENTATION == "pure", reason="uncompiled, the roll is a dict, which grows when it must")
+def test_without_memory_for_a_larger_table_the_old_one_is_kept() -> None:
+    roll, elements = Roll(), [object() for _ in range(5)]
+    roll.make_room(5)
+    roll.sign_out(hands_with(elements))
+    with pytest.raises(MemoryError):
+        roll.make_room(1 << 55)  # bytes enough for no machine
+    assert all(map(roll.lists, elements))
+    assert not roll.lists(object())
+    assert roll.sign_in(hands_with(elements))
+
+
 def test_signing_in_is_all_or_nothing() -> None:
     """One that is not out, anywhere among the others, and none is struck off."""
     roll, elements = Roll(), [object() for _ in range(20)]

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -31,7 +31,9 @@ CALLS: dict[str, Callable[[Pool[Any]], object]] = {
 class AccountContract(Contract):
     """`stats`, `repr`, the kernel's names; user code outside the critical section."""
 
-    needs = frozenset({"alloc_reserved", "curr_nr", "guarantee", "min_nr", "refill", "resize", "try_alloc"})
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"alloc_reserved", "curr_nr", "guarantee", "min_nr", "refill", "resize", "try_alloc"}
+    )
 
     def test_made_less_disposed_is_spare_and_out_while_a_source_works(self) -> None:
         """Accounting is exact also in the middle of a call: what is on its way to the source's free is `disposing`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,7 +16,7 @@ from mempool.testing.scripted import Action, SourceBroken
 class AllocContract(Contract):
     """`Pool(...)`, `alloc`, `try_alloc`, `alloc_reserved`, `free`."""
 
-    needs = frozenset({"alloc_many", "alloc_reserved", "free_many", "guarantee", "try_alloc"})
+    needs: ClassVar[frozenset[str]] = frozenset({"alloc_many", "alloc_reserved", "free_many", "guarantee", "try_alloc"})
 
     # -- the constructor
 

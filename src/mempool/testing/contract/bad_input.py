@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -30,7 +30,9 @@ TARGETS: list[tuple[dict[str, Any], type[Exception]]] = [
 class InputContract(Contract):
     """Wrong targets, wrong times, wrong elements."""
 
-    needs = frozenset({"alloc_many", "alloc_many_async", "alloc_reserved", "drain", "lease", "name", "resize"})
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"alloc_many", "alloc_many_async", "alloc_reserved", "drain", "lease", "name", "resize"}
+    )
 
     # -- targets
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -18,7 +18,7 @@ from mempool.testing.waiting import wait_until
 class BulkContract(Contract):
     """`alloc_many` and `free_many`."""
 
-    needs = frozenset({"alloc_many", "alloc_many_async", "free_many", "resize"})
+    needs: ClassVar[frozenset[str]] = frozenset({"alloc_many", "alloc_many_async", "free_many", "resize"})
 
     @waits
     def test_many_come_from_where_one_comes_from(self) -> None:

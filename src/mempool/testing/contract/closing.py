@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -17,7 +17,9 @@ from mempool.testing.waiting import wait_until
 class CloseContract(Contract):
     """`close`, `drain`, the pool as a context manager."""
 
-    needs = frozenset({"alloc_many", "alloc_many_async", "alloc_reserved", "drain", "free_many", "resize", "try_alloc"})
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"alloc_many", "alloc_many_async", "alloc_reserved", "drain", "free_many", "resize", "try_alloc"}
+    )
 
     def test_closing_disposes_of_the_spares(self) -> None:
         """close: spares are disposed of."""

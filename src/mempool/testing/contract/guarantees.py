@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from mempool.guarantee import Guarantee
@@ -19,7 +21,7 @@ def parts(guarantee: Guarantee) -> tuple[int, int, int, int]:
 class GuaranteeContract(Contract):
     """`guarantee` and `refill`."""
 
-    needs = frozenset({"alloc_reserved", "free_many", "guarantee", "refill", "resize"})
+    needs: ClassVar[frozenset[str]] = frozenset({"alloc_reserved", "free_many", "guarantee", "refill", "resize"})
 
     def test_a_full_reserve_is_held(self) -> None:
         """promised == spare: nothing owed, nothing unfunded."""

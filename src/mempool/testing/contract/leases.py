@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -17,7 +17,7 @@ from mempool.testing.scripted import SourceBroken
 class LeaseContract(Contract):
     """`lease`: `with`, `async with`, or held."""
 
-    needs = frozenset({"lease"})
+    needs: ClassVar[frozenset[str]] = frozenset({"lease"})
 
     @waits
     def test_a_lease_takes_an_element_and_brings_it_home(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from mempool.errors import LineFull, PoolTimeout
@@ -12,7 +14,9 @@ from mempool.testing.waiting import wait_until
 class LineContract(Contract):
     """First come, first served; hand-offs that can be refused; deadlines; a full line."""
 
-    needs = frozenset({"alloc_many", "alloc_many_async", "alloc_reserved", "free_many", "resize", "try_alloc"})
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"alloc_many", "alloc_many_async", "alloc_reserved", "free_many", "resize", "try_alloc"}
+    )
 
     @waits
     def test_first_come_first_served(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import ClassVar
 
 import pytest
 
@@ -22,7 +23,9 @@ def resizing(pool: Pool[object], *args: int) -> threading.Thread:
 class ResizeContract(Contract):
     """`resize`: one atomic change of targets; then it fills or disposes."""
 
-    needs = frozenset({"alloc_many", "alloc_many_async", "alloc_reserved", "free_many", "guarantee", "resize"})
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"alloc_many", "alloc_many_async", "alloc_reserved", "free_many", "guarantee", "resize"}
+    )
 
     def test_growing_fills_the_reserve(self) -> None:
         """A grow makes what is missing before it returns."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import ClassVar
 
 import pytest
 
@@ -19,7 +20,7 @@ SOONEST = 0.001
 class RetryContract(Contract):
     """The head of the line asks the source: by itself, and at every news."""
 
-    needs = frozenset({"resize"})
+    needs: ClassVar[frozenset[str]] = frozenset({"resize"})
 
     def seconds_until_asked(self, source: ScriptedSource[object]) -> float:
         """Advance from alarm to alarm until the source has been asked; return the seconds that took."""
