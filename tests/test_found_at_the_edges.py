@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from mempool import Buffers, Objects, Pool
+from mempool import Buffers, DoubleFree, Objects, Pool
+from mempool._core import Hands
 from mempool.sources import Fallback, Limited, Logged
 from mempool.testing import ScriptedSource
 
@@ -69,6 +70,20 @@ def test_a_dropped_buffer_comes_home_although_memory_lacked_for_the_way(monkeypa
     del buffer
     gc.collect()
     assert not short.lacks
+    assert pool.stats().out == 0
+
+
+def test_a_buffer_that_another_thread_is_freeing_is_freed_twice() -> None:
+    """It is out no more, and its handle not dead yet: "never was this pool's" was said of it."""
+    pool = Pool(Buffers(64), 1)
+    buffer = pool.alloc()
+    hands = Hands(1)
+    hands.hold(buffer)
+    assert pool.core.sign_in(hands)  # so far the other has come
+    with pytest.raises(DoubleFree):
+        pool.free(buffer)
+    pool.core.put_out(hands)
+    pool.free(buffer)
     assert pool.stats().out == 0
 
 

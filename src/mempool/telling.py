@@ -51,7 +51,9 @@ class Telling(Quick):
         twice = next((e for e in elements if sum(other is e for other in elements) > 1), None)
         element = twice if twice is not None else next((e for e in elements if not self.core.is_out(e)), elements[0])
         what = describe(element)
-        if twice is not None or self.core.is_spare(element):
+        # A buffer of this pool that a user has was out: another thread is freeing it now, or has just done so.
+        was_out = type(element) is Buffer and element.block.home is self.core.home
+        if twice is not None or was_out or self.core.is_spare(element):
             return DoubleFree(
                 f"{self._called()}: this {what} was freed already and is a spare; free an element once, or use a lease"
             )
