@@ -111,7 +111,9 @@ def call_site() -> str:
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}"
+    # Not a Path: where memory is lacking, CPython says AttributeError of one.
+    file = os.path.basename(frame.f_code.co_filename)  # noqa: PTH119
+    return f"{file}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
 def find_deadlock(pool: Traffic, owner: object, pools: Iterable[Traffic]) -> list[str] | None:

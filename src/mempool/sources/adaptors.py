@@ -149,7 +149,7 @@ class Limited(Adaptor[T]):
             raise
 
     def _end(self, element: T, before: list[int]) -> None:
-        permit = [0] if self.existing > 0 else []
+        permit = [0] if self.existing > 0 else []  # until it is back, which the last step says
         steps = (before.remove, self.source.free, self._free.extend, permit.__delitem__)
         try:
             in_order(steps, (0, element, permit, slice(None)))
