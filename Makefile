@@ -44,7 +44,7 @@ help:
 	@echo "make bench    measure beside everything else there is, and draw the plots of the docs"
 	@echo "make verify   search the schedules (Python >= 3.12), run the Spin model where spin is installed"
 	@echo "make mutate   plant bugs and see that the tests catch them"
-	@echo "make memcheck the fuzz of the buffers under valgrind"
+	@echo "make memcheck buffers and the roll under valgrind"
 	@echo "make docs     build the documentation"
 	@echo "make clean    remove what the others made"
 	@echo "PYTHON=/path/to/python chooses the interpreter, VENV=dir where to install"
