@@ -29,6 +29,8 @@ DIRECTIVES = {
     "language_level": 3,
     "auto_pickle": False,  # a copy of a pool's inside would be a second owner
     "binding": False,  # True costs 40 % of a warm alloc + free
+    "embedsignature": True,  # inspect.signature and help() read it
+    "embedsignature.format": "clinic",
     "freethreading_compatible": True,  # declared, not yet tested
 }
 FLAGS = ["/O2"] if os.name == "nt" else ["-O3", "-g0"]  # without -g0 most of a wheel is debug information

@@ -67,6 +67,12 @@ def numbers_of_the_kernel(scene: Scene) -> Call:
     return lambda: (scene.pool.min_nr, scene.pool.curr_nr)
 
 
+@call()
+def numbers_one_by_one(scene: Scene) -> Call:
+    pool = scene.pool
+    return lambda: (pool.reserve, pool.keep, pool.limit, pool.spare, pool.out, pool.waiting, pool.closed)
+
+
 # -- beginning and end
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +79,11 @@ class PoolStats:
     """The longest wait in seconds, whatever its end."""
     wait_histogram: tuple[tuple[float, int], ...]
     """Waits by duration, whatever their end: (upper bound in seconds, how many up to it and above the one before)."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, as `json.dumps` writes them: the last bound of the histogram, infinity, is None."""
+        values = dataclasses.asdict(self)
+        values["wait_histogram"] = [
+            [None if bound == float("inf") else bound, waits] for bound, waits in self.wait_histogram
+        ]
+        return values

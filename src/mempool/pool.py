@@ -373,6 +373,42 @@ class Pool(Traffic, Generic[T]):
         )
 
     @property
+    def reserve(self) -> int:
+        """How many elements the pool promises."""
+        return int(self.core.figures()["reserve"])
+
+    @property
+    def keep(self) -> int:
+        """How many spares stay warm."""
+        return int(self.core.figures()["keep"])
+
+    @property
+    def limit(self) -> int | None:
+        """How many elements may exist at once; None: as many as the source makes."""
+        limit = int(self.core.figures()["limit"])
+        return None if limit == sys.maxsize else limit
+
+    @property
+    def spare(self) -> int:
+        """Elements in the pool's hands now."""
+        return int(self.core.figures()["spare"])
+
+    @property
+    def out(self) -> int:
+        """Elements in users' hands now, or on the way there or back."""
+        return int(self.core.figures()["out"])
+
+    @property
+    def waiting(self) -> int:
+        """Callers in the line now."""
+        return int(self.core.figures()["waiting"])
+
+    @property
+    def closed(self) -> bool:
+        """Whether the pool is closed and hands out nothing any more."""
+        return bool(self.core.figures()["closed"])
+
+    @property
     def min_nr(self) -> int:
         """The kernel's name for the reserve."""
         return int(self.core.figures()["reserve"])

@@ -48,7 +48,7 @@ class Quick:
         self.roll = core.roll
         self.tracks = core.tracks
 
-    def alloc(self, *, timeout: Any = DEFAULT) -> Any:
+    def alloc(self, *, timeout: Any = ...) -> Any:
         """Take an element. Never None: a spare beyond the reserve, else from the source, else the reserve, else waits.
 
         timeout: seconds to wait at most; None: for ever; DEFAULT: the pool's own.
@@ -95,7 +95,7 @@ class Quick:
             return
         self._free_slowly(element)  # type: ignore[attr-defined]  # Traffic's
 
-    def lease(self, *, timeout: Any = DEFAULT) -> Lease:
+    def lease(self, *, timeout: Any = ...) -> Lease:
         """An element that goes home by itself: for `with`, for `async with`, or held; see Lease. timeout: as for alloc."""
         return new_lease(self, timeout)
 

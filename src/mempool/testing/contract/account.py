@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -32,7 +33,23 @@ class AccountContract(Contract):
     """`stats`, `repr`, the kernel's names; user code outside the critical section."""
 
     needs: ClassVar[frozenset[str]] = frozenset(
-        {"alloc_reserved", "curr_nr", "guarantee", "min_nr", "refill", "resize", "try_alloc"}
+        {
+            "alloc_reserved",
+            "closed",
+            "curr_nr",
+            "free_many",
+            "guarantee",
+            "keep",
+            "limit",
+            "min_nr",
+            "out",
+            "refill",
+            "reserve",
+            "resize",
+            "spare",
+            "try_alloc",
+            "waiting",
+        }
     )
 
     def test_made_less_disposed_is_spare_and_out_while_a_source_works(self) -> None:
@@ -119,6 +136,32 @@ class AccountContract(Contract):
         pool, _source = self.pool(3)
         pool.alloc_reserved()
         assert (pool.min_nr, pool.curr_nr) == (3, 2)
+
+    @waits
+    def test_the_numbers_of_a_pool_are_those_of_its_stats(self) -> None:
+        """Each number can be read off the pool by itself, under the name that it has in `stats()`."""
+        pool, _source = self.pool(1, limit=2)
+        element = self.alloc(pool)
+        others = [self.alloc(pool)]
+        waiter = self.wait_for(pool)
+        for name in ("reserve", "keep", "limit", "spare", "out", "waiting", "closed"):
+            assert getattr(pool, name) == getattr(pool.stats(), name)
+        assert (pool.reserve, pool.keep, pool.limit, pool.out, pool.waiting, pool.closed) == (1, 2, 2, 2, 1, False)
+        pool.free(element)
+        others.append(waiter.result(SOON))
+        pool.free_many(others)
+        pool.resize(limit=None)
+        assert pool.limit is None
+        pool.close()
+        assert pool.closed
+
+    def test_stats_are_valid_json(self) -> None:
+        """`stats().as_dict()` has every field, in values that JSON knows: no infinity."""
+        pool, _source = self.pool(1)
+        values = pool.stats().as_dict()
+        assert set(values) == {field.name for field in dataclasses.fields(pool.stats())}
+        assert json.loads(json.dumps(values, allow_nan=False)) == values
+        assert values["wait_histogram"][-1][0] is None
 
     @waits
     def test_repr_tells_the_state(self) -> None:
