@@ -62,6 +62,7 @@ AROUND: dict[str, Callable[[Any], Any]] = {
     "limited": lambda source: mempool.Limited(source, elements_max=9),
     "faulty": lambda source: mempool.Faulty(source, every=1_000_000),
     "on_failure": lambda source: mempool.OnFailure(EverySecond(source), _true),
+    "translated": lambda source: mempool.Translated(source, OSError),
     "fallback": lambda source: mempool.Fallback(source, source),
     "fallback_second": lambda source: mempool.Fallback(Exhausted(), source),
     "logged": lambda source: mempool.Logged(source, to=os.devnull),
@@ -155,6 +156,42 @@ def on_failure_broken(_scene: Scene) -> Call:
     return raises(Broken, source.alloc)
 
 
+@call(around=lambda source: mempool.Translated(source, Broken))
+def translated_in_vain(scene: Scene) -> Call:
+    scene.source.alloc_raises = Broken
+    return raises(MemoryError, source_alloc(scene))
+
+
+@call(around=AROUND["limited"])
+def limited_room(scene: Scene) -> Call:
+    return lambda: scene.adaptor.room_for(5)
+
+
+@call()
+def buffers_room(_scene: Scene) -> Call:
+    source = mempool.Buffers(4096)
+    around = (source, mempool.Fallback(source, source), mempool.OnFailure(source, _true, tries=1), sources.Memory(4096))
+
+    def made() -> None:
+        for one in around:
+            assert one.room_for(1) is None
+            room = one.room_for(1 << 50)
+            assert room is None or room.elements < 1 << 50
+
+    return made
+
+
+@call()
+def room_new(_scene: Scene) -> Call:
+    return lambda: sources.Room(3, "the shelf has three places")
+
+
+@call()
+def pool_without_room(_scene: Scene) -> Call:
+    source = mempool.Limited(Source(), elements_max=2)
+    return raises(MemoryError, lambda: mempool.Pool(source, 3))
+
+
 @call()
 def fallback_in_vain(_scene: Scene) -> Call:
     source = mempool.Fallback(Exhausted(), Exhausted())
@@ -172,6 +209,7 @@ def adaptors_with_bad_input(_scene: Scene) -> Call:
         raises(ValueError, lambda: mempool.Faulty(Source(), probability=2)),
         raises(ValueError, lambda: mempool.Faulty(Source(), every=-1)),
         raises(TypeError, lambda: mempool.OnFailure(Source(), nothing)),
+        raises(TypeError, lambda: mempool.Translated(Source())),
         raises(TypeError, lambda: mempool.Fallback(Source(), nothing)),
         raises(TypeError, lambda: mempool.Objects(nothing)),
     )
@@ -198,6 +236,7 @@ def adaptors_pass_on(_scene: Scene) -> Call:
         mempool.Limited(inner, elements_max=2),
         mempool.Faulty(inner),
         mempool.OnFailure(inner, _true),
+        mempool.Translated(inner, OSError),
         mempool.Fallback(inner, inner),
         mempool.Logged(inner, to=os.devnull),
     )

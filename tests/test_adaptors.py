@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sweeps import ENDS, Interrupter, interrupted_everywhere
 
-from mempool import Buffers, Fallback, Faulty, Limited, Logged, Objects, OnFailure, Pool
+from mempool import Buffers, Fallback, Faulty, Limited, Logged, Objects, OnFailure, Pool, PoolTimeout, Translated
 from mempool.pool import Source
 from mempool.testing import Element, ScriptedSource, SourceBroken, Step
 from mempool.testing.contract import PoolContract
@@ -53,7 +53,7 @@ class TestAllOfThemKeepTheContract(AdaptorContract):
     def make_elements(self) -> Source[Any]:
         source = Fallback(Faulty(self.base(), every=2), self.base())
         helped = OnFailure(Faulty(Logged(source, to=self.log), every=3), lambda: True)
-        return Limited(helped, elements_max=100_000)
+        return Translated(Limited(helped, elements_max=100_000), OSError)
 
 
 # -- what all of them pass on
@@ -63,6 +63,7 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "Logged": lambda source: Logged(source, to=os.devnull),
     "Faulty": Faulty,
     "OnFailure": lambda source: OnFailure(source, gc.collect),
+    "Translated": lambda source: Translated(source, OSError),
     "Fallback": lambda source: Fallback(source, source),
     "all": lambda source: Limited(OnFailure(Faulty(Fallback(source, source)), gc.collect), elements_max=9),
 }
@@ -102,7 +103,7 @@ def test_what_a_source_has_its_adaptor_has(wrap: Callable[[Any], Any]) -> None:
     assert rich.heard == [("reset", element), ("check", element), ("free", element)]
     assert (adaptor.size, adaptor.level) == (64, "resident")
     poor = wrap(Objects(bytearray))
-    assert [name for name in ("reset", "check", "level", "size", "weight") if hasattr(poor, name)] == []
+    assert [name for name in ("reset", "check", "level", "size", "weight", "pool_uses") if hasattr(poor, name)] == []
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
@@ -118,6 +119,77 @@ def test_a_pool_of_an_adaptor_tells_the_level_of_what_it_wraps() -> None:
         pytest.skip("levels are verified on Linux")
     with Pool(Limited(Faulty(Buffers(4096)), bytes_max="1 MiB"), 2) as pool:
         assert pool.guarantee().level == "resident"
+
+
+# -- Translated
+
+
+class Device:
+    """A source that says in its own words that it has none."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error: BaseException | None = error
+
+    def alloc(self) -> bytearray:
+        if self.error is not None:
+            raise self.error
+        return bytearray(1)
+
+    def free(self, element: bytearray) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+def test_what_is_named_opens_the_reserve() -> None:
+    """The reserve is there for a source that says OSError; what it said is kept, and told by `why_empty`."""
+    device = Device(OSError(12, "no more frames"))
+    error, device.error = device.error, None
+    pool = Pool(Translated(device, OSError, LookupError), 1, name="frames")
+    device.error = error
+    element = pool.alloc()
+    assert pool.stats().served_from_reserve == 1
+    assert pool.try_alloc() is None
+    assert "MemoryError: OSError: [Errno 12] no more frames" in pool.why_empty()
+    device.error = KeyError("slot")  # a LookupError
+    with pytest.raises(MemoryError, match="KeyError: 'slot'") as caught:
+        Translated(device, OSError, LookupError).alloc()
+    assert caught.value.__cause__ is device.error
+    device.error = None
+    pool.free(element)
+    pool.close()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt(), MemoryError("its own")])
+def test_what_is_not_named_flies_as_it_is(error: BaseException) -> None:
+    """An error that says something else is no lack of memory; and one of memory needs no other name."""
+    source = Translated(Device(error), OSError)
+    with pytest.raises(type(error)) as caught:
+        source.alloc()
+    assert caught.value is error
+    assert caught.value.__cause__ is None
+
+
+def test_only_alloc_is_translated() -> None:
+    """An element that cannot be disposed of is no lack of memory."""
+    device = Device(OSError("gone"))
+    with pytest.raises(OSError, match="gone"):
+        Translated(device, OSError).free(bytearray(1))
+
+
+def test_a_pool_behind_a_pool_opens_the_reserve() -> None:
+    """A pool is a source, whose lack is a PoolTimeout."""
+    with Pool(Objects(bytearray), 2, limit=2, timeout=0) as behind, Pool(Translated(behind, PoolTimeout), 2) as pool:
+        elements = [pool.alloc(), pool.alloc()]
+        assert pool.try_alloc() is None
+        assert pool.stats().source_failures > 0
+        pool.free_many(elements)
+
+
+@pytest.mark.parametrize("errors", [(), (OSError("one"),), (KeyboardInterrupt,), (OSError, "LookupError"), (int,)])
+def test_only_classes_of_exceptions_are_named(errors: Any) -> None:
+    """One at least; and no interrupt is a lack of memory."""
+    with pytest.raises(TypeError, match="Translated: say which exceptions mean that there is no memory"):
+        Translated(Objects(bytearray), *errors)
 
 
 # -- Faulty

@@ -2,7 +2,7 @@
 
 Pool                    the pool: alloc, free, lease, resize
 Objects, Buffers        where elements come from
-Limited, Logged, Faulty, OnFailure, Fallback    adaptors: a source around a source
+Limited, Logged, Faulty, OnFailure, Translated, Fallback    adaptors: a source around a source
 Guarantee, PoolStats    what a pool promises; what it has done
 Lease                   an element that goes home by itself
 Buffer                  an element of Buffers: memory in your hands, until you free it
@@ -29,7 +29,7 @@ from mempool.holders import Holder
 from mempool.lease import Lease
 from mempool.pool import Pool, Source
 from mempool.rescue import rescue
-from mempool.sources import Buffers, Fallback, Faulty, Limited, Logged, Objects, OnFailure
+from mempool.sources import Buffers, Fallback, Faulty, Limited, Logged, Objects, OnFailure, Translated
 
 __version__ = "0.1.0"
 
@@ -57,6 +57,7 @@ __all__ = [
     "PoolStats",
     "PoolTimeout",
     "Source",
+    "Translated",
     "UseAfterFree",
     "rescue",
 ]

@@ -19,6 +19,7 @@ from mempool._core.quick import DEFAULT, adopt
 from mempool.errors import PoolTimeout, UseAfterFree
 from mempool.guarantee import Guarantee, PoolStats
 from mempool.holders import Holder, HolderBook, name_of
+from mempool.sources import protocol
 from mempool.traffic import NEVER, Home, Traffic
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ class Source(Protocol[T]):
     """Where elements come from. `alloc` may fail with MemoryError.
 
     It may have more: `reset(element)`, called with what comes home, and `check(element)`, called with what is about to
-    be handed out; an element at which one of them raises is disposed of. And `level`: how its memory is guaranteed.
+    be handed out; an element at which one of them raises is disposed of. `level`: how its memory is guaranteed. And
+    `room_for(elements)`, which returns a `Room`, how many more could be made, or None: asked before many are.
+
+    A source to which such a name means another thing says so: `pool_uses = ()`, or `pool_uses = ("reset",)` for some.
     """
 
     def alloc(self) -> T:
@@ -76,7 +80,8 @@ class Pool(Traffic, Generic[T]):
         "identity".
     patience: seconds after which a wait is logged, once; None: never.
 
-    Raises MemoryError when the source cannot make the reserve; what it made is disposed of. Kernel: mempool_create.
+    Raises MemoryError when the source cannot make the reserve: before it makes anything, where it can say so; else what it
+    made is disposed of. TypeError for a source that does not fit. Kernel: mempool_create.
     """
 
     __slots__ = ()
@@ -97,14 +102,13 @@ class Pool(Traffic, Generic[T]):
         patience: float | None = 10.0,
     ) -> None:
         self.name: str = name if name is not None else f"pool-{next(_numbers)}"
-        if not (callable(getattr(source, "alloc", None)) and callable(getattr(source, "free", None))):
-            raise TypeError(f"{self._called()}: a source has alloc() and free(element); {source!r} has not")
+        protocol.require(self._called(), source)
         track = track or os.environ.get("MEMPOOL_TRACK") or "identity"
         if track not in ("identity", "nothing", "holders"):
             raise ValueError(f'{self._called()}: track is "identity", "nothing" or "holders", not {track!r}')
         self._source = source
-        self._reset = getattr(source, "reset", None)
-        self._check = getattr(source, "check", None)
+        self._reset = protocol.found(source, "reset")
+        self._check = protocol.found(source, "check")
         self._book = HolderBook() if track == "holders" else None
         self._resizing = {}
         self._lost = collections.deque()
@@ -123,6 +127,7 @@ class Pool(Traffic, Generic[T]):
         self.core.set_waiting_max(waiting_max)
         self._retarget(*targets)
         try:
+            self._require_room()
             self._fill(beyond_out=False, all_or_raise=True)
             registry.register(self)
         except BaseException:
@@ -241,7 +246,8 @@ class Pool(Traffic, Generic[T]):
         makes elements until the reserve is full or memory runs out, serving callers in the line on the way, and a shrink
         disposes of the spares beyond `keep`. A `keep` that was given once stays, but is never below the reserve; one
         that never was follows at twice the reserve. limit=None: no limit. Who waits in `alloc_many` for more than a lowered
-        limit allows gets ValueError.
+        limit allows gets ValueError. A grow for which the source says that there is no room makes nothing, and is unfunded;
+        `refill` makes what can be had of it.
 
         Raises ValueError or TypeError for what makes no sense, MemoryError when not even the list of places can be had
         (kernel: -ENOMEM), PoolClosed; nothing has changed then. Kernel: mempool_resize.
@@ -254,7 +260,7 @@ class Pool(Traffic, Generic[T]):
         try:
             grew = self._retarget(*self._targets(reserve, keep, limit))
             try:
-                if grew:
+                if grew and self._has_room():
                     self.core.expect_reserve()
                     self._fill(beyond_out=False)
             finally:
@@ -340,7 +346,7 @@ class Pool(Traffic, Generic[T]):
         figures = self.core.figures()
         lacking = max(0, figures["reserve"] - figures["spare"])
         owed = 0 if figures["closed"] else min(lacking, max(0, figures["out"]))
-        level = getattr(self._source, "level", None)
+        level = protocol.found(self._source, "level")
         return Guarantee(figures["reserve"], figures["spare"], owed, lacking - owed, level)
 
     def stats(self) -> PoolStats:

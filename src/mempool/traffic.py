@@ -26,7 +26,9 @@ from mempool.buffer import Buffer, prepare, renew
 from mempool.clock import in_words
 from mempool.errors import DeadlockError, DoubleFree, ForeignElement, LineFull, PoolTimeout
 from mempool.holders import find_deadlock
+from mempool.sources import protocol
 from mempool.sources.moves import move
+from mempool.sources.protocol import Room
 from mempool.telling import Telling
 
 #: Seconds. The head of the line asks the source by itself after the first, then in doubling steps up to the last
@@ -241,6 +243,32 @@ class Traffic(Telling):
         if errors:
             raise errors[0]
 
+    def _require_room(self) -> None:
+        """Raise MemoryError where the source says that what the reserve lacks cannot be had. Nothing has been made then.
+
+        Else the machine would be filled to the brim, for a promise that is not kept in the end.
+        """
+        f = self.core.figures()
+        lacking: int = min(f["reserve"] - f["spare"] - f["filling"], f["limit"] - (f["made"] - f["disposed"] + f["claimed"]))
+        room_for = protocol.found(self._source, "room_for")
+        if room_for is None or lacking <= 0:
+            return
+        room = room_for(lacking)
+        if isinstance(room, Room) and room.elements < lacking:
+            raise MemoryError(
+                f"{self._called()}: a reserve of {f['reserve']} lacks {lacking}, and there is room for {room.elements}: "
+                f"{room.why}; none was made. Promise fewer or smaller elements"
+            )
+
+    def _has_room(self) -> bool:
+        """The same for a resize, which then makes nothing; `refill` makes what can be had."""
+        try:
+            self._require_room()
+        except MemoryError as error:
+            self._note_failure(error)
+            return False
+        return True
+
     def _fill(self, *, beyond_out: bool, all_or_raise: bool = False) -> None:
         """Make elements until the reserve is full, or (beyond_out) would be if all that is out came home."""
         batch = 1
@@ -258,11 +286,18 @@ class Traffic(Telling):
                     raise
                 self._note_failure(error)
                 if all_or_raise:
-                    raise
+                    raise self._all_or_nothing(error) from error
                 return
             # Cheap elements come in larger batches; dear ones one by one, so that a waiter gets each at once.
             if self._clock.now() - began < GO_SECONDS:
                 batch = min(2 * batch, self._batch_max)
+
+    def _all_or_nothing(self, error: MemoryError) -> MemoryError:
+        f = self.core.figures()
+        said = str(error) or "the source ran out of memory"
+        return MemoryError(
+            f"{self._called()}: {f['made']} of {f['reserve']} elements were made, and are disposed of: {said}"
+        )
 
     def _dispose_surplus(self) -> None:
         """Goes on to the last whatever the source raises; then raises the first. (An interrupt ends it.)"""

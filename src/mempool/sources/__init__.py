@@ -5,15 +5,18 @@ Limited                 no more than so many at once
 Logged, replay          a file of what was asked; the same asked again
 Faulty                  fails on purpose
 OnFailure               asks a function to find memory, and tries again
+Translated              other exceptions that mean that there is no memory
 Fallback                another source where the first fails
+Room                    how many more a source could make
 Memory, Region          where the bytes of Buffers live
 """
 
-from mempool.sources.adaptors import Fallback, Faulty, Limited, OnFailure
+from mempool.sources.adaptors import Fallback, Faulty, Limited, OnFailure, Translated
 from mempool.sources.buffers import Buffers
 from mempool.sources.logged import Logged, Replay, replay
 from mempool.sources.memory import Memory, Region
 from mempool.sources.objects import Objects
+from mempool.sources.protocol import Room
 
 __all__ = [
     "Buffers",
@@ -26,5 +29,7 @@ __all__ = [
     "OnFailure",
     "Region",
     "Replay",
+    "Room",
+    "Translated",
     "replay",
 ]

@@ -2,13 +2,14 @@
 
     source = OnFailure(Limited(Buffers("1 MiB"), bytes_max="1 GiB"), gc.collect)
 
-Each passes on what the wrapped source has beside `alloc` and `free`: `reset`, `check`, `level`, `size`. Nothing here
+Each passes on what the wrapped source has for a pool beside `alloc` and `free`, see protocol.py. Nothing here
 waits: alloc and free may be entered again by a finalizer or a signal handler at any moment, so counts are tokens that
 move from list to list (moves.py), and a random generator or an iterator is asked in one call into C.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
 import random
@@ -19,8 +20,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mempool.buffer import Buffer
+from mempool.sources import protocol
 from mempool.sources.levels import LEVELS
 from mempool.sources.moves import move
+from mempool.sources.protocol import Room
 from mempool.sources.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -28,9 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: What a source may have beside `alloc` and `free`, and an adaptor then has too.
-PASSED_ON = frozenset({"check", "level", "reset", "size"})
-
+_ABSENT = object()
 _ONCE = ((),)  # for starmap: one call without arguments
 #: Keeps nothing: what extends it was done, one after the other, within one call into C.
 _DONE: deque[object] = deque(maxlen=0)
@@ -53,8 +54,10 @@ class Adaptor(Generic[T]):
 
     def __getattr__(self, name: str) -> Any:
         # Asked for what this object does not have. An adaptor whose constructor failed has no source either.
-        if name in PASSED_ON and "source" in self.__dict__:
-            return getattr(self.source, name)
+        if name in protocol.OPTIONAL and "source" in self.__dict__:
+            value = protocol.found(self.source, name, _ABSENT)
+            if value is not _ABSENT:
+                return value
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def alloc(self) -> T:
@@ -116,7 +119,7 @@ class Limited(Adaptor[T]):
             if self.elements_max < 0:
                 raise ValueError(f"Limited: elements_max is at least 0, not {elements_max}")
         elif bytes_max is not None:
-            known = size if size is not None else getattr(source, "size", None)
+            known = size if size is not None else protocol.found(source, "size")
             if known is None:
                 raise ValueError(f"Limited: bytes_max needs the size of an element, and {source!r} has no size; say size=")
             self.elements_max = min(parse_size(bytes_max) // parse_size(known), sys.maxsize)
@@ -128,6 +131,15 @@ class Limited(Adaptor[T]):
     def existing(self) -> int:
         """Elements that exist now."""
         return self.elements_max - operator.length_hint(self._fresh) - len(self._free)
+
+    def room_for(self, elements: int) -> Room | None:
+        """How many more could be made, if not so many: the limit's rest, or what the wrapped source says."""
+        wrapped = protocol.found(self.source, "room_for")
+        room = None if wrapped is None else wrapped(elements)
+        left = max(0, self.elements_max - self.existing)
+        if left < elements and (room is None or left <= room.elements):
+            return Room(left, f"Limited has {self.existing} of at most {self.elements_max} elements")
+        return room
 
     def alloc(self) -> T:
         """Make an element, if one more may exist."""
@@ -263,6 +275,19 @@ class OnFailure(Adaptor[T]):
             _dispose(self.source, made)
             raise
 
+    def __getattr__(self, name: str) -> Any:
+        value = super().__getattr__(name)
+        return value if name != "room_for" else functools.partial(self._room_for, value)
+
+    def _room_for(self, wrapped: Callable[[int], Room | None], elements: int) -> Room | None:
+        """As alloc does: the callback may find what is lacking, and is asked before anything is made."""
+        questions = 0
+        while True:
+            room = wrapped(elements)
+            if room is None or room.elements >= elements or questions == self._tries or not self._ask():
+                return room
+            questions += 1
+
     def _ask(self) -> bool:
         if getattr(self._asked, "is_running", False):
             return False
@@ -271,6 +296,43 @@ class OnFailure(Adaptor[T]):
             return bool(self._callback())
         finally:
             self._asked.is_running = False
+
+
+class Translated(Adaptor[T]):
+    """For a source that says in its own words that it has none: these exceptions of its alloc become MemoryError.
+
+    errors: exception classes, one or more: `OSError`, a driver's own error, the PoolTimeout of a pool behind the source.
+
+    Only MemoryError opens a pool's reserve; whatever else a source raises goes to the caller as it is. The MemoryError
+    has the name and the text of what it stands for, which is its `__cause__`.
+    """
+
+    def __init__(self, source: Source[T], *errors: type[Exception]) -> None:
+        super().__init__(source)
+        if not errors or not all(isinstance(error, type) and issubclass(error, Exception) for error in errors):
+            raise TypeError(
+                f"Translated: say which exceptions mean that there is no memory, such as OSError; not {errors!r}"
+            )
+        self.errors: tuple[type[Exception], ...] = errors
+        """What becomes MemoryError."""
+
+    def alloc(self) -> T:
+        """Make an element."""
+        made: list[T] = []
+        try:
+            try:
+                made.extend(itertools.starmap(self.source.alloc, _ONCE))
+            except MemoryError:
+                raise
+            except self.errors as error:
+                raise MemoryError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
+            return only(made)
+        except BaseException:
+            _dispose(self.source, made)
+            raise
+
+    def __repr__(self) -> str:
+        return f"Translated({self.source!r}, {', '.join(error.__name__ for error in self.errors)})"
 
 
 class Fallback(Adaptor[T]):
@@ -290,16 +352,17 @@ class Fallback(Adaptor[T]):
         self._seconds: set[int] = set()
 
     def __getattr__(self, name: str) -> Any:
-        if name not in PASSED_ON or "second" not in self.__dict__:
+        if name not in protocol.OPTIONAL or "second" not in self.__dict__:
             return super().__getattr__(name)
-        found = [getattr(source, name) for source in (self.source, self.second) if hasattr(source, name)]
-        if not found:
-            return super().__getattr__(name)
+        values = [protocol.found(source, name, _ABSENT) for source in (self.source, self.second)]
+        found = [value for value in values if value is not _ABSENT]
+        if not found or (name == "room_for" and len(found) < 2):
+            raise AttributeError(f"'Fallback' object has no attribute {name!r}")
         if name == "size":
             return max(found)
         if name == "level":
             return min(found, key=LEVELS.index) if len(found) == 2 and set(found) <= set(LEVELS) else None
-        return self._reset if name == "reset" else self._check
+        return {"reset": self._reset, "check": self._check, "room_for": self._room_for}[name]
 
     def alloc(self) -> T:
         """Make an element, by the first source or else by the second."""
@@ -336,22 +399,28 @@ class Fallback(Adaptor[T]):
         return self.second if key_of(element) in self._seconds else self.source
 
     def _reset(self, element: T) -> None:
-        reset = getattr(self._maker(element), "reset", None)
+        reset = protocol.found(self._maker(element), "reset")
         if reset is not None:
             reset(element)
 
     def _check(self, element: T) -> None:
-        check = getattr(self._maker(element), "check", None)
+        check = protocol.found(self._maker(element), "check")
         if check is not None:
             check(element)
+
+    def _room_for(self, elements: int) -> Room | None:
+        rooms = [protocol.found(source, "room_for")(elements) for source in (self.source, self.second)]
+        if any(room is None or room.elements >= elements for room in rooms):
+            return None
+        # They may have their memory from the same place, so this errs on the large side.
+        return Room(sum(room.elements for room in rooms), "; ".join(dict.fromkeys(room.why for room in rooms)))
 
     def __repr__(self) -> str:
         return f"Fallback({self.source!r}, {self.second!r})"
 
 
 def _source(name: str, source: Source[T]) -> Source[T]:
-    if not (callable(getattr(source, "alloc", None)) and callable(getattr(source, "free", None))):
-        raise TypeError(f"{name}: a source has alloc() and free(element); {source!r} has not")
+    protocol.require(name, source)
     return source
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from mempool.buffer import Buffer, first_handle
 from mempool.errors import PoisonError
 from mempool.sources.memory import Memory
+from mempool.sources.protocol import Room
 
 #: What a poisoned spare holds, and its last byte. Source: Linux, include/linux/poison.h.
 POISON_FREE, POISON_END = 0x6B, 0xA5
@@ -62,6 +63,10 @@ class Buffers:
     def level(self) -> str | None:
         """The level that was verified; None before the first element."""
         return self._memory.verified
+
+    def room_for(self, elements: int) -> Room | None:
+        """None where nothing speaks against so many more elements; else how many there is room for: see `Memory`."""
+        return self._memory.room_for(elements)
 
     def alloc(self) -> Buffer:
         """Map an element, or a block of small ones, and bring it to its level."""

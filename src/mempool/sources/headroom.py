@@ -1,11 +1,13 @@
-"""How many bytes can still be populated before the kernel's out-of-memory killer ends a process. An estimate."""
+"""How many bytes can still be populated before the kernel's out-of-memory killer ends a process, or mapped. Estimates."""
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
 from mempool.sources import levels
+from mempool.sources.sizes import in_words
 
 #: Bytes. So much of what is left may at most be credited before it is looked at again; see Memory.
 CREDIT_MAX = 512 << 20
@@ -38,6 +40,32 @@ def bytes_left(node: int | None = None) -> Left | None:
             found.append(Left(free, f"NUMA node {node}"))
     found += [group.left() for group in groups()]
     return min(found, key=lambda left: left.size, default=None)
+
+
+def addresses_left(level: str) -> Left | None:
+    """The least of what may still be mapped at this level, by a limit of this process or by the kernel. None: unlimited."""
+    found: list[Left] = []
+    pages = _read(Path("/proc/self/statm")).split()
+    for name, used in (("RLIMIT_AS", int(pages[0]) if pages else None), ("RLIMIT_DATA", _data_pages())):
+        limit = levels.rlimit(name)[0]
+        if limit is not None and used is not None:
+            found.append(Left(max(0, limit - used * mmap.PAGESIZE), f"{name}, {in_words(limit)},"))
+    machine = levels.meminfo()
+    if level == "huge":
+        free = machine.get("HugePages_Free", 0) - machine.get("HugePages_Rsvd", 0)
+        surplus = (levels.sysctl("vm.nr_overcommit_hugepages") or 0) - machine.get("HugePages_Surp", 0)
+        size = (free + max(0, surplus)) * levels.huge_page_size(level)
+        found.append(Left(size, f"the stock of huge pages (vm.nr_hugepages = {levels.sysctl('vm.nr_hugepages')})"))
+    elif levels.is_commit_strict() and "CommitLimit" in machine:
+        found.append(Left(max(0, machine["CommitLimit"] - machine["Committed_AS"]), "vm.overcommit_memory = 2"))
+    return min(found, key=lambda left: left.size, default=None)
+
+
+def _data_pages() -> int | None:
+    for line in _read(Path("/proc/self/status")).splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) * 1024 // mmap.PAGESIZE
+    return None
 
 
 @dataclass(frozen=True, slots=True)

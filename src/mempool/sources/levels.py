@@ -18,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mempool.sources.sizes import in_words
+
 try:  # now: when memory is out, not even an import may work
     import resource
 except ModuleNotFoundError:
@@ -30,6 +32,10 @@ LEVELS = ("virtual", "backed", "resident", "locked", "huge")
 STRIDE = 64 << 20
 #: How often pages that were swapped out again before they were looked at are fetched.
 TRIES = 3
+
+#: So close to the largest number of mappings, a call that failed for want of memory has most likely failed for that. (One
+#: that changes a part of a mapping makes three of it; and what failed has been undone when it is counted.)
+MAPPINGS_SPARE = 8
 
 #: The limits on what a process may map.
 ADDRESS_LIMITS = ("RLIMIT_AS", "RLIMIT_DATA")
@@ -169,29 +175,57 @@ def map_pages(length: int, level: str) -> mmap.mmap:
         return mmap.mmap(-1, length, flags=flags)
     except (OSError, OverflowError) as error:
         said = error.strerror if isinstance(error, OSError) else error
-        raise MemoryError(f"{length} bytes cannot be mapped: {said}{_why_not_mapped(length, level)}") from None
+        raise MemoryError(f"{in_words(length)} cannot be mapped: {said}{_why_not_mapped(length, level)}") from None
 
 
 def _why_not_mapped(length: int, level: str) -> str:
     if level == "huge":
         found, page = meminfo(), huge_page_size(level)
         return (
-            f"; needed are {-(-length // page)} huge pages of {page} bytes, vm.nr_hugepages is "
+            f"; needed are {-(-length // page)} huge pages of {in_words(page)}, vm.nr_hugepages is "
             f"{sysctl('vm.nr_hugepages')} with {found.get('HugePages_Free', 0) - found.get('HugePages_Rsvd', 0)} free: "
             "raise it with `sysctl vm.nr_hugepages=N`"
         )
     # RLIMIT_DATA counts private writable mappings too, since Linux 4.7.
-    said = "".join(f"; {name} is {limit} bytes" for name in ADDRESS_LIMITS if (limit := rlimit(name)[0]) is not None)
+    said = why_no_mapping() + "".join(
+        f"; {name} is {in_words(limit)}" for name in ADDRESS_LIMITS if (limit := rlimit(name)[0]) is not None
+    )
     if is_commit_strict():
         found = meminfo()
-        said += f"; vm.overcommit_memory is 2, {found['Committed_AS']} of {found['CommitLimit']} bytes are committed"
+        committed, promised = in_words(found["Committed_AS"]), in_words(found["CommitLimit"])
+        said += f"; vm.overcommit_memory is 2, {committed} of {promised} are committed"
     return said
 
 
-def back(level: str, address: int, length: int, *, huge: bool) -> None:
+def why_no_mapping() -> str:
+    """For the message of a call that may have needed one mapping more than the kernel gives a process; else nothing."""
+    most, used = sysctl("vm.max_map_count"), mappings()
+    if most is None or used < most - MAPPINGS_SPARE:
+        return ""
+    return (
+        f"; this process has {used} mappings, and vm.max_map_count is {most}: raise it with `sysctl vm.max_map_count=N`, or "
+        "use fewer and larger elements"
+    )
+
+
+def mappings() -> int:
+    """How many mappings this process has: lines of /proc/self/maps; 0: the system does not say."""
+    try:
+        with Path("/proc/self/maps").open("rb") as lines:
+            return sum(1 for _ in lines)
+    except OSError:
+        return 0
+
+
+def advise(address: int, length: int, advice: int, what: str) -> None:
+    """madvise(2) about a range. what: what it is advised to be, for the message."""
+    if libc().madvise(address, length, advice):
+        said = _strerror()
+        raise MemoryError(f"{in_words(length)} cannot be advised to {what}: {said}{why_no_mapping()}")
+
+
+def back(level: str, address: int, length: int) -> None:
     """Have the kernel bring this range to that level, and verify that it has."""
-    if huge and level != "huge" and libc().madvise(address, length, MADV_HUGEPAGE):
-        raise MemoryError(f"{length} bytes cannot be advised to be huge pages: {_strerror()}")
     if level == "backed" and not is_commit_strict():
         populate(address, length)
     elif level in ("resident", "locked", "huge"):
@@ -203,7 +237,9 @@ def back(level: str, address: int, length: int, *, huge: bool) -> None:
             absent = pages_absent(address, length)
             if not absent:
                 return
-        raise MemoryError(f"{length} bytes do not stay: {absent} pages were swapped out as soon as they had been populated")
+        raise MemoryError(
+            f"{in_words(length)} do not stay: {absent} pages were swapped out as soon as they had been populated"
+        )
 
 
 def populate(address: int, length: int) -> None:
@@ -216,7 +252,7 @@ def populate(address: int, length: int) -> None:
         part = min(STRIDE, address + length - start)
         while libc().madvise(start, part, MADV_POPULATE_WRITE):
             if ctypes.get_errno() != errno.EINTR:
-                raise MemoryError(f"{length} bytes cannot be populated: {_strerror()}")
+                raise MemoryError(f"{in_words(length)} cannot be populated: {_strerror()}")
 
 
 def lock(address: int, length: int) -> None:
@@ -226,10 +262,11 @@ def lock(address: int, length: int) -> None:
     said = _strerror()
     soft, hard = rlimit("RLIMIT_MEMLOCK")
     if soft is None:
-        raise MemoryError(f"{length} bytes cannot be locked: {said}")
+        raise MemoryError(f"{in_words(length)} cannot be locked: {said}{why_no_mapping()}")
     raise MemoryError(
-        f"{length} bytes cannot be locked: {said}; RLIMIT_MEMLOCK is {soft} bytes (at most {_words(hard)}), "
-        f"{locked_bytes()} of them are in use: raise it with `ulimit -l`, LimitMEMLOCK= or limits.conf, or give CAP_IPC_LOCK"
+        f"{in_words(length)} cannot be locked: {said}{why_no_mapping()}; RLIMIT_MEMLOCK is {in_words(soft)} "
+        f"(at most {_words(hard)}), {in_words(locked_bytes())} of them are in use: raise it with `ulimit -l`, "
+        "LimitMEMLOCK= or limits.conf, or give CAP_IPC_LOCK"
     )
 
 
@@ -243,7 +280,7 @@ def pages_absent(address: int, length: int) -> int:
         part = min(STRIDE, address + length - start)
         states = ctypes.create_string_buffer(-(-part // mmap.PAGESIZE))
         if libc().mincore(start, part, states):
-            raise MemoryError(f"{part} bytes cannot be verified to be resident: {_strerror()}")
+            raise MemoryError(f"{in_words(part)} cannot be verified to be resident: {_strerror()}")
         absent += len(states.raw.translate(None, _RESIDENT))
     return absent
 
@@ -295,4 +332,4 @@ def _strerror() -> str:
 
 
 def _words(limit: int | None) -> str:
-    return "any number" if limit is None else f"{limit}"
+    return "any number" if limit is None else in_words(limit)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from mempool.sources import protocol
 from mempool.sources.adaptors import Adaptor, in_order, key_of, only
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Logged(Adaptor[T]):
             if made:
                 self.free(made.pop())
             else:
-                size = str(getattr(self.source, "size", ""))
+                size = str(protocol.found(self.source, "size", ""))
                 self._write_line(FAIL if isinstance(error, MemoryError) else ERROR, "", size)
             raise
 
@@ -109,7 +110,7 @@ class Logged(Adaptor[T]):
             self.close()
 
     def _size_of(self, element: T) -> str:
-        size = getattr(self.source, "size", None)
+        size = protocol.found(self.source, "size")
         if size is None:
             try:
                 size = memoryview(element).nbytes  # type: ignore[arg-type]

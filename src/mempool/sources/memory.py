@@ -18,7 +18,8 @@ import sys
 
 from mempool.sources import headroom, levels, numa
 from mempool.sources.moves import move
-from mempool.sources.sizes import parse_size
+from mempool.sources.protocol import Room
+from mempool.sources.sizes import compared, in_words, parse_size
 
 #: Bytes. Elements smaller than it share blocks of about this size.
 BLOCK = 64 << 10
@@ -39,7 +40,7 @@ class Memory:
     align: the address of a region is a multiple of it, a power of two up to 2 MiB; None: a page for a size of a page or
         more, else the next power of two, at most a cache line (64).
     huge: ask for transparent huge pages (a hint: how many there are only `AnonHugePages` in /proc/self/smaps tells).
-        Regions smaller than such a page share one.
+        Regions smaller than such a page share one; those that would leave much of their last one idle share several.
     numa_node: have all pages made on this node and on no other; None: where the kernel likes. Verified with
         get_mempolicy(2), for the policy and for up to 64 pages of each block.
     name: for messages.
@@ -146,6 +147,30 @@ class Memory:
                 raise
         region._block = None  # whoever keeps the region does not keep the bytes
 
+    def room_for(self, regions: int) -> Room | None:
+        """None where nothing speaks against so many more; else how many there is room for, and who says so. Takes nothing.
+
+        What is left of the machine, of control groups, of the limits of the process and of the stock of huge pages: an
+        estimate, of one moment. Raises MemoryError where there is too little to ask.
+        """
+        shape = self._shape
+        try:
+            places = sum(len(block.free) for block in tuple(self._open))
+            strict = self.level == "backed" and levels.is_commit_strict()
+            bounds = [(headroom.addresses_left(self.level), shape.mapped)]
+            if shape.pages_wanted and not strict:
+                bounds.append((headroom.bytes_left(self.numa_node), shape.length))
+        except (OSError, RuntimeError, SystemError, TypeError, AttributeError, ValueError):
+            return None  # the system could not be asked, or blocks came and went: taking them will tell
+        room: Room | None = None
+        for left, length in bounds:
+            regions_left = regions if left is None else left.size // length * shape.places + places
+            if left is not None and regions_left < (regions if room is None else room.elements):
+                wanted, rest = compared(-(-(regions - places) // shape.places) * length, left.size)
+                why = f"{regions} of {in_words(self.size)} take {wanted}, and {left.whose} has {rest} left"
+                room = Room(regions_left, why)
+        return room
+
     def __repr__(self) -> str:
         return f"<{self.name}: {self.size} bytes each, {self.level}, aligned to {self.align}>"
 
@@ -162,9 +187,13 @@ class Memory:
             base = ctypes.addressof(ctypes.c_char.from_buffer(pages))
             start = -base % shape.align
             address = base + start
+            # The whole mapping, also what is only there to align it and is never touched: mappings that are alike are one
+            # for the kernel, which gives a process no more than vm.max_map_count. One that is not alike is two or three.
             if self.numa_node is not None:
-                numa.bind(address, shape.length, self.numa_node)
-            levels.back(self.level, address, shape.length, huge=self.huge)
+                numa.bind(base, shape.mapped, self.numa_node)
+            if self.huge and self.level != "huge":
+                levels.advise(base, shape.mapped, levels.MADV_HUGEPAGE, "be huge pages")
+            levels.back(self.level, address, shape.length)
             if self.numa_node is not None:
                 numa.verify(address, shape.length, self.numa_node, has_pages=self.level != "virtual" and not strict)
             if self.verified is None:
@@ -183,7 +212,8 @@ class Memory:
             if left is None:
                 return
             if left.size < length:
-                raise MemoryError(f"{length} bytes are more than the {left.size} bytes that {left.whose} has left")
+                wanted, rest = compared(length, left.size)
+                raise MemoryError(f"{wanted} are more than the {rest} that {left.whose} has left")
             self._credit = length + min(left.size - length, headroom.CREDIT_MAX) // 8
         self._credit -= length
 
@@ -274,13 +304,21 @@ class _Shape:
         places_max = PLACES_MAX if granule == mmap.PAGESIZE else PLACES_MAX_HUGE
         self.stride: int = _round_up(size, align)
         self.places: int = max(1, min(max(BLOCK, granule) // self.stride, places_max))
+        if granule > page:
+            self.places = _fitting(self.stride, granule, self.places)
         # Bytes that are brought to the level. Huge pages are only had for whole ones.
         used = (self.places - 1) * self.stride + size
-        self.length: int = _round_up(used, granule if self.places > 1 else page)
-        self.align: int = max(align, granule if huge and self.length >= granule else page)
+        self.length: int = _round_up(used, granule)
+        self.align: int = max(align, granule)
         # The kernel aligns to pages: where that is not enough, the rest of the mapping is never touched.
         self.mapped: int = self.length + max(0, self.align - page)
         self.pages_wanted: bool = level in ("backed", "resident", "locked")
+
+
+def _fitting(stride: int, granule: int, places: int) -> int:
+    """So many regions, from this number to eight times it, that they leave an eighth of the huge pages idle at most."""
+    choices = range(places, 8 * places + 1)
+    return next((n for n in choices if 8 * (-n * stride % granule) <= n * stride), choices[-1])
 
 
 class _Block:

@@ -9,7 +9,8 @@ import platform
 import sys
 from pathlib import Path
 
-from mempool.sources.levels import libc, map_pages
+from mempool.sources.levels import libc, map_pages, why_no_mapping
+from mempool.sources.sizes import in_words
 
 MPOL_BIND = 2
 MPOL_F_NODE, MPOL_F_ADDR = 1, 2
@@ -69,7 +70,8 @@ def bind(address: int, length: int, node: int) -> None:
     mask[node // _BITS] = 1 << node % _BITS
     # One more than there are bits: the kernel takes the number for a bound.
     if _call(0, address, length, MPOL_BIND, ctypes.addressof(mask), len(mask) * _BITS + 1, 0):
-        raise MemoryError(f"{length} bytes cannot be bound to NUMA node {node}: {os.strerror(ctypes.get_errno())}")
+        said = os.strerror(ctypes.get_errno())
+        raise MemoryError(f"{in_words(length)} cannot be bound to NUMA node {node}: {said}{why_no_mapping()}")
 
 
 def verify(address: int, length: int, node: int, *, has_pages: bool) -> None:

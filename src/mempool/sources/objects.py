@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from mempool.sources import protocol
+
 T = TypeVar("T")
 
 
@@ -25,6 +27,8 @@ class Objects(Generic[T]):
     ) -> None:
         if not callable(make):
             raise TypeError(f"Objects: make is a function that makes an element, not {make!r}")
+        for what, function in (("make", make), ("dispose", dispose), ("reset", reset)):
+            protocol.refuse_async(f"Objects: {what}", function)
         self._make = make
         self._dispose = dispose
         if reset is not None:

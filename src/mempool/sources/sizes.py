@@ -1,4 +1,4 @@
-"""Sizes in words."""
+"""Sizes in words: from a user, and for a message."""
 
 from __future__ import annotations
 
@@ -34,3 +34,22 @@ def parse_size(size: int | str) -> int:
     if size < 1:
         raise ValueError(f"a size is at least one byte, not {size}")
     return size
+
+
+def in_words(size: int) -> str:
+    """A size for a message: "1.0 GiB", "64.0 KiB", "100 bytes"."""
+    if size < 1024:
+        return "1 byte" if size == 1 else f"{size} bytes"
+    amount = float(size)
+    for unit in ("KiB", "MiB", "GiB"):
+        amount /= 1024
+        if amount < 1023.95:  # 1024.0 KiB are 1.0 MiB
+            return f"{amount:.1f} {unit}"
+    return f"{amount / 1024:.1f} TiB"
+
+
+def compared(size: int, other: int) -> tuple[str, str]:
+    """Two sizes for one message: in bytes where their words would be the same, and the sizes are not."""
+    if size != other and in_words(size) == in_words(other):
+        return f"{size} bytes", f"{other} bytes"
+    return in_words(size), in_words(other)

@@ -1,0 +1,108 @@
+"""What a pool takes from a source beside `alloc` and `free`, and whether it fits.
+
+A source may be any class, and its attributes may have been there before it ever met a pool: a `reset` that starts a
+machine again, a `level` that is a number. What does not fit is refused when the pool is made, and not at the first free.
+A source says by `pool_uses` which of these names it means for the pool.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+#: What a source may have beside `alloc` and `free`. An adaptor has it too, where what it wraps has.
+OPTIONAL = ("check", "level", "reset", "room_for", "size")
+#: Those that are called, each with one argument, and what that is. (No dict: CPython 3.11 crashes where it has no memory for
+#: an iterator of a dict's items.)
+_CALLED = (("check", "element"), ("reset", "element"), ("room_for", "elements"))
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many more elements a source could make now, at most: an estimate that errs on the large side."""
+
+    elements: int
+    """Elements."""
+    why: str
+    """What sets the bound, for a message: "the machine has 1.5 GiB left"."""
+
+
+def found(source: object, name: str, default: Any = None) -> Any:
+    """What a source has of that name for a pool; `default` where it has none, or means another thing by it."""
+    uses = getattr(source, "pool_uses", None)
+    if uses is not None and name not in uses:
+        return default
+    return getattr(source, name, default)
+
+
+def require(called: str, source: object) -> None:
+    """Raise TypeError, with the way out, where a pool could not use this source. called: who refuses, for the message."""
+    for name in ("alloc", "free"):
+        if not callable(getattr(source, name, None)):
+            raise TypeError(f"{called}: a source has alloc() and free(element); {source!r} has not")
+        refuse_async(f"{called}: the source's {name}", getattr(source, name))
+    uses = getattr(source, "pool_uses", None)
+    if uses is not None and (isinstance(uses, str) or not _is_collection_of_names(uses)):
+        raise TypeError(f"{called}: the source's pool_uses names what is meant for a pool, some of {OPTIONAL}; not {uses!r}")
+    level = found(source, "level")
+    if level is not None and not isinstance(level, str):
+        raise TypeError(
+            f"{called}: the source's level is a word for what is guaranteed, or None, not {level!r}; {_ways_out()}"
+        )
+    for name, argument in _CALLED:
+        method = found(source, name)
+        if method is None:
+            continue
+        if not callable(method):
+            raise TypeError(
+                f"{called}: the source's {name} is called with {argument}, and {method!r} cannot be; {_ways_out()}"
+            )
+        refuse_async(f"{called}: the source's {name}", method)
+        signature = _signature(method)
+        if signature is not None and not _takes_one(signature):
+            raise TypeError(
+                f"{called}: the source's {name}{signature} cannot be called as {name}({argument}), which a pool would do; "
+                f"{_ways_out()}"
+            )
+
+
+def refuse_async(what: str, function: Any) -> None:
+    """Raise TypeError for a function whose call returns a coroutine and does nothing yet."""
+    bare = function
+    while isinstance(bare, functools.partial):
+        bare = bare.func
+    # An object is called by its class's `__call__`; a class is called to make an object.
+    call = None if isinstance(bare, type) else getattr(bare, "__call__", None)  # noqa: B004
+    if inspect.iscoroutinefunction(bare) or inspect.iscoroutinefunction(call):
+        raise TypeError(
+            f"{what} is an async function, whose call returns a coroutine; a source is called from threads, finalizers and "
+            "loops alike, so give an ordinary function"
+        )
+
+
+def _is_collection_of_names(uses: Any) -> bool:
+    try:
+        return all(name in OPTIONAL for name in uses)
+    except TypeError:
+        return False
+
+
+def _signature(method: Any) -> inspect.Signature | None:
+    try:
+        return inspect.signature(method).replace(return_annotation=inspect.Signature.empty)
+    except (TypeError, ValueError):  # written in C, mostly, and without one
+        return None
+
+
+def _takes_one(signature: inspect.Signature) -> bool:
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return True
+
+
+def _ways_out() -> str:
+    return "rename it, wrap the source, or say pool_uses = () in its class if it has nothing to do with the pool"
