@@ -33,7 +33,7 @@ class Missing:
 
     @classmethod
     def by(cls, error: ImportError) -> Missing:
-        return cls(f"not installed here ({error.name}); pip install 'mempool[bench]'")
+        return cls(f"not installed here ({error.name}); in a clone, pip install '.[bench]'")
 
 
 def bound(take: Callable[[], Any], give: Callable[[Any], Any]) -> Peer:

@@ -1,4 +1,4 @@
-"""The pictures: one panel or two per group, drawn from the rows that were printed. Needs matplotlib (`mempool[bench]`)."""
+"""The pictures: one panel or two per group, drawn from the rows that were printed. Needs matplotlib."""
 
 from __future__ import annotations
 

@@ -9,12 +9,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 import mempool
 from mempool.cli import main
+from mempool.testing import wait_until
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
@@ -25,20 +28,23 @@ from rich.console import Console
 
 from mempool.cli.out_of_memory import children, hashing
 from mempool.cli.out_of_memory.files import Tree, compare, find_files
-from mempool.cli.out_of_memory.hashing import Course, Hashing
-from mempool.cli.out_of_memory.report import Report
-from mempool.cli.out_of_memory.screen import LiveScreen
-from mempool.cli.out_of_memory.words import Job, Outcome, Progress, Status
+from mempool.cli.out_of_memory.hashing import Course, Hashing, Mark
+from mempool.cli.out_of_memory.report import ROWS, Report, compare_speeds
+from mempool.cli.out_of_memory.screen import OPEN, LiveScreen
+from mempool.cli.out_of_memory.words import PHASES, Job, Outcome, Progress, Run, Status
 
 FILES = 60
 JOB = Job(
-    pooled=False,
+    run=Run.BYTEARRAY,
     rounds=1,
-    threads=2,
-    element_size=65536,
-    reserves=(2, 8),
+    workers=2,
+    buffer_size=65536,
+    reserve=2,
+    limit=8,
+    queue=2,
     allowance=8 << 20,
     address_space=None,
+    latency=0.0,
     seconds=5.0,
 )
 
@@ -56,61 +62,97 @@ def tree(tmp_path: Path) -> Path:
 
 def demo(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The command, in a process, with what suits a small tree."""
-    command = [
-        sys.executable,
-        "-m",
-        "mempool",
-        "demo",
-        "--rounds=1",
-        "--threads=8",
-        "--limit=8 MiB",
-        "--reserve=2,24,4",
-    ]
-    command += ["--element-size=64 KiB", *map(str, arguments)]
+    command = [sys.executable, "-m", "mempool", "demo", "--rounds=1", "--workers=8", "--buffer-size=64 KiB", "--reserve=2"]
+    command += ["--limit=24", "--memory=8 MiB", "--latency=1", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 # -- the main job ---------------------------------------------------------------------------------------------------
 
 
-def test_files_fail_without_a_pool_and_none_fails_with_one(tree: Path, tmp_path: Path) -> None:
-    """The same files under the same limit beside the same ballast; the reserve is resized meanwhile."""
+def test_files_fail_without_a_pool_and_none_fails_with_one_or_with_a_queue(tree: Path, tmp_path: Path) -> None:
+    """The same files under the same limit beside the same ballast; the pool's reserve is resized meanwhile."""
     told = demo(tree, "--json", tmp_path / "figures.json")
     assert told.returncode == 0, told.stdout + told.stderr
     figures = json.loads((tmp_path / "figures.json").read_text("utf-8"))
-    without, pooled = figures["run_a"], figures["run_b"]
-    assert without["address_space"] == pooled["address_space"]
-    assert without["files"]["out_of_memory"] >= FILES // 4  # how many depends on who is faster, the ballast or the readers
+    runs = without, pooled, queued = figures["run_a"], figures["run_b"], figures["run_c"]
+    assert len({run["address_space"] for run in runs}) == 1
+    # All that were begun while memory was out, and these are known: it runs out when nobody holds a buffer.
+    assert without["files"]["out_of_memory"] == FILES // 2
     assert sum(without["files"].values()) == FILES
-    assert pooled["files"]["done"] == FILES
-    assert pooled["files"]["out_of_memory"] == 0
-    assert pooled["ballast_max"] > 4 << 20
+    for run in (pooled, queued):
+        assert run["files"]["done"] == FILES
+        assert run["files"]["out_of_memory"] == 0
+        assert run["ballast_max"] > 4 << 20
     assert figures["digests"] == {"compared": FILES, "equal": FILES, "changed": 0, "different": []}
     assert figures["audit"]["holds"]
     assert figures["faults"] == []
     pool = pooled["pool"]
     assert pool["made"] - pool["disposed"] == pool["spare"]
     assert pool["out"] == 0
-    assert pool["resizes"] == 2
+    assert pool["resizes"] == 1
+
+
+def test_while_memory_is_out_the_pool_has_what_it_promised_and_no_more_and_the_queue_what_it_had(tree: Path) -> None:
+    """What the pool had beyond its reserve it has given back: the others get as much as beside the queue."""
+    figures = json.loads(demo(tree, "--json", "-").stdout)
+    (spare, out, _, again), (queue_spare, queue_out, *_) = (figures[run]["phases"] for run in ("run_b", "run_c"))
+    assert 1 <= out["buffers"] <= 2
+    assert figures["run_b"]["pool"]["made"] > figures["options"]["reserve"], "it has grown"
+    assert spare["buffers"] <= 8
+    assert again["buffers"] <= 8
+    assert queue_spare["buffers"] <= 2
+    assert queue_out["buffers"] <= 2
+    size = figures["options"]["buffer_size"]
+    assert abs(out["ballast"] - queue_out["ballast"]) < figures["options"]["limit"] * size / 2
+
+
+def test_the_pool_is_faster_with_memory_to_spare_as_it_grows_where_the_queue_cannot(tree: Path) -> None:
+    """Each read waits for a far disk: eight workers with eight buffers against eight workers with two."""
+    figures = json.loads(demo(tree, "--latency=40", "--json", "-").stdout)
+    spare, queue_spare = (figures[run]["phases"][0] for run in ("run_b", "run_c"))
+    assert spare["buffers"] > 2
+    assert queue_spare["buffers"] == 2
+    assert spare["reads"] / spare["seconds"] > 1.3 * queue_spare["reads"] / queue_spare["seconds"]
+
+
+def test_where_the_queue_has_as_many_buffers_the_demo_says_that_it_does_as_well(tree: Path) -> None:
+    """Nothing is bent: a queue of more than the pool's limit fails no file, and what it costs is said."""
+    told = demo(tree, "--queue=64", "--json", "-")
+    figures = json.loads(told.stdout)
+    assert figures["run_c"]["files"]["done"] == FILES
+    assert "queue: failed no file either" in told.stderr
+    kept = figures["run_b"]["phases"][1]["ballast"] - figures["run_c"]["phases"][1]["ballast"]
+    assert kept >= 40 * 65536
+    assert "more than the pool from the others while memory is out" in told.stderr
 
 
 def test_a_grow_while_memory_is_out_says_what_it_falls_short_of(tree: Path) -> None:
-    """The guarantee that a resize returns is shown: 24 promised, and not all of them to be had."""
+    """The guarantee that a resize returns is shown: 24 promised, 22 of them not there; and all, once memory is back."""
     told = demo(tree, "--json", "-")
     figures = json.loads(told.stdout)
-    grow, *_, shrink = figures["run_b"]["resizes"]
+    grow, refill = figures["run_b"]["resizes"]
     assert (grow["from"], grow["to"]) == (2, 24)
-    assert grow["unfunded"] > 0
-    assert shrink["to"] == 4
-    assert shrink["unfunded"] == 0
-    assert "reserve 2 -> 24:" in told.stderr, "the lines for people go elsewhere"
+    assert grow["unfunded"] == 22
+    assert refill["unfunded"] == 0
+    assert "pool.resize(reserve=24) -> Guarantee(promised=24, " in told.stderr, "the lines for people go elsewhere"
+
+
+def test_a_task_of_asyncio_works_in_the_same_line_and_the_planted_mistake_is_caught(tree: Path) -> None:
+    """Only the pool's run has the one and sees the other; the queue's hands the returned buffer's bytes to two."""
+    figures = json.loads(demo(tree, "--rounds=5", "--json", "-").stdout)
+    assert figures["run_b"]["files_of_the_task"] > 0
+    assert figures["run_b"]["misuse"] == "UseAfterFree"
+    assert figures["run_c"]["misuse"] is None
+    assert figures["run_c"]["is_returning"]
 
 
 def test_the_output_to_a_pipe_is_plain_lines(tree: Path) -> None:
-    """No colours, no bars; the table, the audit and the verdict at the end."""
+    """No colours, no bars; the words, the table, the audit and the verdict at the end."""
     told = demo(tree)
     assert "\x1b" not in told.stdout
-    assert "files failed" in told.stdout
+    assert "MemoryError: there was no buffer" in told.stdout
+    assert "A bytearray" in told.stdout
     assert "== spare" in told.stdout
     assert told.stdout.endswith("passed: run B failed no file\n")
 
@@ -130,13 +172,11 @@ def test_only_regular_files_are_hashed(tree: Path, tmp_path: Path) -> None:
 
 
 def test_one_file_is_enough_to_show_it(tree: Path) -> None:
-    """Memory is out before the first file of one, too (on a busy machine, at one of three trials)."""
-    for _ in range(3):
-        figures = json.loads(demo(tree / "folder 1" / "1", "--json", "-").stdout)
-        if figures["run_a"]["files"]["out_of_memory"]:
-            break
+    """Memory is out before the first file of one, too."""
+    figures = json.loads(demo(tree / "folder 1" / "1", "--json", "-").stdout)
     assert figures["run_a"]["files"]["out_of_memory"] == 1
     assert figures["run_b"]["files"]["done"] == 1
+    assert figures["run_c"]["files"]["done"] == 1
 
 
 def test_each_run_ends_in_time_and_counts_what_it_has_not_reached(tree: Path) -> None:
@@ -211,9 +251,9 @@ def test_every_mark_of_a_course_is_met_in_its_order() -> None:
     """With few files, and when the time is up before the files are."""
     met: list[str] = []
     marks = [
-        (0.2, lambda: met.append("out")),
-        (0.5, lambda: met.append("half")),
-        (0.6, lambda: met.append("out again")),
+        Mark(0.2, lambda: met.append("out")),
+        Mark(0.5, lambda: met.append("half")),
+        Mark(0.6, lambda: met.append("out again")),
     ]
     course = Course(10, 60.0, marks)
     assert [(course.next(), len(met)) for _ in range(11)] == [
@@ -227,6 +267,38 @@ def test_every_mark_of_a_course_is_met_in_its_order() -> None:
     late = Course(10, 1e-9, marks)
     assert late.next() is None
     assert met == ["out", "half", "out again"]
+
+
+def test_a_mark_in_a_lull_waits_until_nobody_has_a_file() -> None:
+    """So nobody has a buffer when memory runs out, and who fails is no draw."""
+    held: list[int] = []
+    course = Course(2, 60.0, [Mark(0.5, lambda: held.append(course.in_work), in_a_lull=True)])
+    assert course.next() == 0
+    given: list[int | None] = []
+    second = threading.Thread(target=lambda: given.append(course.next()))
+    second.start()
+    wait_until(lambda: course.waiting == 1)
+    assert held == given == []
+    course.done()
+    second.join()
+    assert held == [0]
+    assert given == [1]
+
+
+def test_run_a_has_let_go_of_its_bytearray_when_its_file_is_done(tree: Path) -> None:
+    """Else run A would keep memory that it has no use for, and would be a straw man."""
+    path = os.fsencode(tree / "folder 1" / "1")
+    sizes: list[int] = []
+    course = Course(2, 60.0, [Mark(0.5, lambda: sizes.append(tracemalloc.get_traced_memory()[0]), in_a_lull=True)])
+    work = Hashing(JOB, [path, path], course)
+    work.warm_up(0)
+    tracemalloc.start()
+    try:
+        work.work(0)
+    finally:
+        tracemalloc.stop()
+    assert list(work.statuses) == [Status.DONE] * 2
+    assert sizes[0] < JOB.buffer_size / 2
 
 
 # -- the verdict ----------------------------------------------------------------------------------------------------
@@ -270,7 +342,11 @@ def outcome(**changes: object) -> Outcome:
         "files": files | {"done": 2},
         "complaints": [],
         "hashed": 10,
-        "chunks": 0,
+        "phases": [{"seconds": 1.0, "reads": 9, "buffers": 2, "ballast": 1 << 20} for _ in PHASES],
+        "waited_max": 0.01,
+        "files_of_the_task": 1,
+        "is_returning": True,
+        "misuse": "UseAfterFree",
         "address_space": 1 << 26,
         "address_space_before": 1 << 25,
         "ballast_max": 1 << 24,
@@ -292,6 +368,8 @@ def outcome(**changes: object) -> Outcome:
         ({"files": {"out_of_memory": 1}}, "run B failed 1 files for want of memory"),
         ({"files": {"broken": 1}, "complaints": ["X: y"]}, "run B failed 1 files: X: y"),
         ({"files": {"done": 0}}, "run B has hashed no file"),
+        ({"misuse": None}, "the planted mistake met no error in run B, not UseAfterFree"),
+        ({"misuse": "KeyError"}, "the planted mistake met KeyError in run B, not UseAfterFree"),
         ({"pool": {"made": 6}}, "the audit does not hold: made 6 - disposed 2 != spare 3 + out 0; 0 left after close"),
         ({"pool": {"made": 6, "out": 1}}, "the audit does not hold: made 6 - disposed 2 == spare 3 + out 1; 0 left"),
         (
@@ -305,9 +383,28 @@ def test_run_b_passes_only_with_no_file_failed_and_books_that_balance(
     changes: dict[str, object], fault: str | None, tree: Path
 ) -> None:
     found, statuses, digests = hashed(tree)
-    report = Report(found, JOB, outcome(), outcome(**changes), compare(found, statuses, digests, lambda _count: None))
+    runs = {run: outcome(**changes if run is Run.POOL else {}) for run in Run}
+    report = Report(found, JOB, runs, compare(found, statuses, digests, lambda _count: None))
     assert len(report.faults) == (fault is not None)
     assert fault is None or report.faults[0].startswith(fault)
+    kind, text = list(report.verdict())[-1]
+    assert kind == ("passed" if fault is None else "FAILED")
+    assert fault is None or text.startswith(fault)
+
+
+@pytest.mark.parametrize(
+    ("pooled", "queued", "finding"),
+    [
+        (100.0, 100.0, ("same", "pool and queue are equally fast then (1.00 x)")),
+        (100.0, 110.0, ("same", "pool and queue are equally fast then (0.91 x)")),
+        (300.0, 100.0, ("pool", "3.0 times as fast as the queue then")),
+        (100.0, 200.0, ("queue", "2.0 times as fast as the pool then")),
+        (100.0, 0.0, ("note", "no speeds to compare then: too few files")),
+    ],
+)
+def test_who_is_faster_is_said_as_it_is(pooled: float, queued: float, finding: tuple[str, str]) -> None:
+    """Also where it is the queue."""
+    assert compare_speeds("then", pooled, queued) == finding
 
 
 # -- what it looks like ---------------------------------------------------------------------------------------------
@@ -326,8 +423,48 @@ def test_a_terminal_shows_bars_and_the_state_of_the_pool() -> None:
     assert "600/1,200 files" in shown
     assert "1 failed" in shown
     assert "5 MB/s" in shown
-    assert "ballast 5 MiB; 3 spare, 4 out, 2 in line; promise of 8: 1 unfunded" in shown
+    assert "the others have 5 MiB; 3 spare, 4 out, 2 in line; promise of 8: 1 unfunded" in shown
     assert "B   2.0 s  memory is out" in shown
+
+
+def test_a_bar_has_the_colour_of_its_outcome_and_a_run_that_failed_is_never_green() -> None:
+    """Red from the first failure on, green only at a good end."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system="standard")
+    with LiveScreen(console) as screen:
+        screen.begin("A bytearray", 10)
+        screen.progress(Progress(1.0, 5, 4, 1, 1, 1, 0, 0, 0, 0, 0))
+        assert screen.colour == "red"
+        screen.progress(Progress(1.0, 10, 9, 1, 1, 1, 0, 0, 0, 0, 0))
+        screen.end(is_well=False)
+        assert screen.colour == "red"
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        screen.begin("B pool", 10)
+        screen.progress(Progress(1.0, 10, 10, 0, 1, 1, 0, 0, 0, 0, 0))
+        assert screen.colour == OPEN
+        screen.end(is_well=True)
+        assert screen.colour == "green"
+    assert "\x1b[32m\u2501" not in shown, "no green bar while only the failed run was there"
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_the_end_of_the_demo_fits_the_terminal(width: int, tree: Path) -> None:
+    """No line is longer, no name is cut, and each word of the table has a meaning."""
+    found, statuses, digests = hashed(tree)
+    report = Report(
+        found,
+        JOB,
+        {run: outcome(misuse="UseAfterFree" if run is Run.POOL else None) for run in Run},
+        compare(found, statuses, digests, lambda _count: None),
+    )
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    report.show(console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= width
+    for row in ROWS:
+        assert sum(line.startswith(f"{row.name} ") for line in lines) == (0 if row.is_rare else 2), row.name
+    assert not any("\u2026" in line for line in lines)
+    table = next(number for number, line in enumerate(lines) if "A bytearray" in line and "B pool" in line)
+    assert len(lines) - table < 24, "the table and the verdict are on one screen"
 
 
 # -- how it fails ---------------------------------------------------------------------------------------------------
@@ -338,16 +475,22 @@ def test_a_terminal_shows_bars_and_the_state_of_the_pool() -> None:
     [
         ["nowhere"],
         ["a", "b"],
-        ["--threads=0"],
-        ["--threads=many"],
-        ["--element-size=4 KiB"],
-        ["--element-size=big"],
-        ["--element-size=1.3"],
+        ["--workers=0"],
+        ["--workers=many"],
+        ["--buffer-size=4 KiB"],
+        ["--buffer-size=big"],
+        ["--buffer-size=1.3"],
         ["--reserve=0"],
-        ["--reserve=4,,8"],
+        ["--reserve=4,8"],
         ["--reserve=-1"],
-        ["--limit=1 MiB"],
-        ["--limit=1 TiB"],
+        ["--reserve=17"],
+        ["--limit=3"],
+        ["--queue=0"],
+        ["--queue=1000"],
+        ["--memory=1 MiB"],
+        ["--memory=1 TiB"],
+        ["--latency=-1"],
+        ["--latency=long"],
         ["--seconds=0"],
         ["--seconds=nan"],
         ["--seconds=soon"],
@@ -386,7 +529,7 @@ def test_without_the_extra_one_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, name, None)
     assert main([]) == 1
     told = capsys.readouterr()
-    assert told.err == f'mempool: the command line needs {name}: pip install "mempool[cli]"\n'
+    assert told.err == f"mempool: the command line needs {name}: pip install click rich\n"
 
 
 def test_the_version_names_the_core(capsys: pytest.CaptureFixture[str]) -> None:

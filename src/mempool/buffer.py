@@ -158,7 +158,7 @@ class Buffer:
                 raise MemoryError(f"{self._called()}: no memory to call memset with") from None
 
     def array(self, dtype: Any = "uint8", shape: Any = None) -> Any:
-        """A NumPy array of this memory; nothing is copied. shape: None: as many as fit. Needs `mempool[numpy]`.
+        """A NumPy array of this memory; nothing is copied. shape: None: as many as fit. Needs NumPy.
 
         Raises ValueError where the shape does not fit.
         """
@@ -180,7 +180,7 @@ class Buffer:
         return np.frombuffer(self, kind, items).reshape(shape)
 
     def __dlpack__(self, **options: Any) -> Any:
-        """For `from_dlpack` of NumPy, PyTorch, ...: the bytes, shared. Needs `mempool[numpy]`."""
+        """For `from_dlpack` of NumPy, PyTorch, ...: the bytes, shared. Needs NumPy."""
         return self.array().__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -336,7 +336,7 @@ def _numpy() -> Any:
     try:
         import numpy as np
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("Buffer.array and DLPack need NumPy: pip install 'mempool[numpy]'") from None
+        raise ModuleNotFoundError("Buffer.array and DLPack need NumPy: pip install numpy") from None
     return np
 
 

@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as missing:
         if missing.name not in ("click", "rich"):
             raise
-        print(f'mempool: the command line needs {missing.name}: pip install "mempool[cli]"', file=sys.stderr)
+        print(f"mempool: the command line needs {missing.name}: pip install click rich", file=sys.stderr)
         return 1
     from mempool.cli.app import run
 

@@ -30,7 +30,7 @@ def bench(*, groups: tuple[str, ...], figures: Path | None, plot: Path | None, q
 
     The groups: uncontended, asynchronous, contended, resize, memory, growth, failure; all by default. Each is one file of
     mempool.benchmarks, short enough to be read and doubted. A peer that is not installed is named as missing;
-    pip install "mempool[bench]" gets them all. A target that is missed is printed as missed.
+    pip install ".[bench]" in a clone gets them all. A target that is missed is printed as missed.
     """
     benchmarks = load("mempool.benchmarks")
     report = load("mempool.benchmarks.report")
@@ -72,7 +72,7 @@ def load(module: str) -> Any:
     except ModuleNotFoundError as missing:
         if missing.name not in ("mempool.benchmarks", "matplotlib"):
             raise
-        way = 'pip install "mempool[bench]"' if missing.name == "matplotlib" else "pip install . or make bench"
+        way = "pip install matplotlib" if missing.name == "matplotlib" else "in a clone, pip install . or make bench"
         raise click.ClickException(f"there is no {missing.name} here: {way}") from None
 
 

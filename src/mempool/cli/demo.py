@@ -1,4 +1,4 @@
-"""`mempool demo`: hash files while memory runs out, once without a pool and once with one."""
+"""`mempool demo`: hash files while memory runs out: with fresh bytearrays, with a pool, with a queue of bytearrays."""
 
 from __future__ import annotations
 
@@ -13,40 +13,59 @@ from mempool.cli import kinds
 from mempool.cli.kinds import in_words
 
 #: Bytes. The ballast leaves smaller blocks alone: out_of_memory.memory.SMALLEST is the same.
-ELEMENT_SIZE_MIN = 64 * 1024
-#: Bytes that a process needs beside its reserve.
+BUFFER_SIZE_MIN = 64 * 1024
+#: Bytes that a process needs beside its buffers.
 MARGIN = 1 << 20
 #: Bytes. The ballast really takes them, so more is of no use to anybody.
-LIMIT_MAX = 1 << 30
+MEMORY_MAX = 1 << 30
 
 
 @click.command()
 @click.argument("path", required=False, type=click.Path(exists=True, path_type=Path))
-@click.option("--threads", type=click.IntRange(1, 256), default=16, show_default=True, help="How many hash.")
+@click.option("--workers", type=click.IntRange(1, 256), default=16, show_default=True, help="How many hash.")
 @click.option(
-    "--element-size",
+    "--buffer-size",
     metavar="SIZE",
-    callback=kinds.size(at_least=ELEMENT_SIZE_MIN),
+    callback=kinds.size(at_least=BUFFER_SIZE_MIN),
     default="256 KiB",
     show_default=True,
-    help="Of a chunk, and of an element of the pool.",
+    help="Of a buffer, in all three runs.",
 )
 @click.option(
     "--reserve",
-    "reserves",
-    metavar="N,N,...",
-    callback=kinds.reserves,
-    default="4,32,8,16",
+    type=click.IntRange(1, kinds.RESERVE_MAX),
+    default=4,
     show_default=True,
-    help="The pool's reserve at first, and what it is resized to on the way.",
+    help="How many buffers the pool promises at first.",
 )
 @click.option(
     "--limit",
+    type=click.IntRange(1, kinds.RESERVE_MAX),
+    default=16,
+    show_default=True,
+    help="How many it has at most, and promises once memory is out.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(1, kinds.RESERVE_MAX),
+    show_default="the reserve: memory that is always there",
+    help="How many buffers the queue is filled with.",
+)
+@click.option(
+    "--memory",
     metavar="SIZE",
-    callback=kinds.size(at_least=MARGIN, at_most=LIMIT_MAX),
+    callback=kinds.size(at_least=MARGIN, at_most=MEMORY_MAX),
     default="32 MiB",
     show_default=True,
-    help="Memory that a run may take beyond what its process has when it begins.",
+    help="What a run may take beyond what its process has when it begins.",
+)
+@click.option(
+    "--latency",
+    type=click.FloatRange(0, 1000),
+    metavar="MS",
+    default=5.0,
+    show_default=True,
+    help="Milliseconds before each read, as with a disk at the other end of a network; 0: none.",
 )
 @click.option(
     "--seconds",
@@ -65,50 +84,62 @@ LIMIT_MAX = 1 << 30
 def demo(
     *,
     path: Path | None,
-    threads: int,
-    element_size: int,
-    reserves: tuple[int, ...],
+    workers: int,
+    buffer_size: int,
+    reserve: int,
     limit: int,
+    queue: int | None,
+    memory: int,
+    latency: float,
     seconds: float,
     rounds: int | None,
     figures: str | None,
 ) -> int:
     """Hash every regular file below PATH while memory runs out.
 
-    Without PATH: the standard library of this Python. Run A reads each chunk into a fresh bytearray, run B into an
-    element of a pool. Each is a process of its own with a limit on its memory, and a ballast takes all that is left.
+    Without PATH: the standard library of this Python. Three runs that differ in where a worker gets its buffer:
+    A, a new bytearray for each file; B, a pool; C, a queue filled with bytearrays, as many as there is always memory for.
+    Each is a process of its own with a limit on its memory, and other threads of it take all that is left.
 
-    The status is 0 if run B failed no file, its digests are right, and the pool's books balance.
+    The status is 0 if run B failed no file, its digests are right, the pool's books balance, and it saw the mistake that
+    is planted: a buffer is used after it was returned.
     """
     if not sys.platform.startswith("linux"):
         raise click.ClickException(f"the demo needs Linux, where a limit on memory is enforced; this is {sys.platform}")
-    needed = reserves[0] * element_size + MARGIN
-    if limit < needed:
-        raise click.UsageError(
-            f"--limit {in_words(limit)} is too small for a reserve of {reserves[0]} x {in_words(element_size)}; "
-            f"{in_words(needed)} is the least"
-        )
+    if limit < reserve:
+        raise click.UsageError(f"--limit {limit} is less than the reserve of {reserve}")
+    queue = queue or reserve
+    for what, number in (("reserve", reserve), ("queue", queue)):
+        needed = number * buffer_size + MARGIN
+        if memory < needed:
+            raise click.UsageError(
+                f"--memory {in_words(memory)} is too little for a {what} of {number} x {in_words(buffer_size)}; "
+                f"{in_words(needed)} is the least"
+            )
     if figures not in (None, "-") and (fault := kinds.why_not_writable(Path(figures))):
         raise click.BadParameter(f"{figures}: {fault}", param_hint="--json")
     # Only here: they need Linux.
-    from mempool.cli.out_of_memory.both import UnfitTreeError, run_both
     from mempool.cli.out_of_memory.children import ChildFailedError
     from mempool.cli.out_of_memory.files import standard_library
-    from mempool.cli.out_of_memory.words import Job
+    from mempool.cli.out_of_memory.three import UnfitTreeError, run_all
+    from mempool.cli.out_of_memory.words import Job, Run
 
     job = Job(
-        pooled=False,
+        run=Run.BYTEARRAY,
         rounds=rounds or 0,
-        threads=threads,
-        element_size=element_size,
-        reserves=reserves,
-        allowance=limit,
+        workers=workers,
+        buffer_size=buffer_size,
+        reserve=reserve,
+        limit=limit,
+        queue=queue,
+        allowance=memory,
         address_space=None,
+        latency=latency / 1000,
         seconds=seconds,
     )
     console = Console(stderr=figures == "-", highlight=False)
     try:
-        report = run_both(path or standard_library(), job, console)
+        report = run_all(path or standard_library(), job, console)
     except UnfitTreeError as error:
         raise click.UsageError(str(error)) from None
     except ChildFailedError as error:

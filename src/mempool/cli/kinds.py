@@ -31,14 +31,6 @@ def size(at_least: int, at_most: int | None = None) -> Callable[[click.Context, 
     return convert
 
 
-def reserves(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
-    """Numbers of elements, with commas between."""
-    parts = [part.strip() for part in value.split(",")]
-    if not all(part.isdecimal() and part.isascii() and 1 <= int(part) <= RESERVE_MAX for part in parts):
-        raise click.BadParameter(f"numbers of elements such as 8 or 4,32,8,16, each 1 to {RESERVE_MAX}, not {value!r}")
-    return tuple(int(part) for part in parts)
-
-
 def seconds(_context: click.Context, _option: click.Parameter, value: str) -> float:
     """A time, above zero and at most a day."""
     try:

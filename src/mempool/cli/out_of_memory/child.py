@@ -8,6 +8,7 @@ The demo's side of it is in children.py.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,15 +18,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import Queue
 from typing import Any
 
-from mempool import Buffers, Guarantee, Pool, PoolTimeout
+from mempool import Buffers, Pool, PoolTimeout
 from mempool.cli.out_of_memory import memory
-from mempool.cli.out_of_memory.hashing import Course, Hashing
+from mempool.cli.out_of_memory.hashing import Course, Hashing, Mark
 from mempool.cli.out_of_memory.memory import Ballast, Level
-from mempool.cli.out_of_memory.words import Job, Outcome, Progress, Status
+from mempool.cli.out_of_memory.words import HALF, OUT, OUT_AGAIN, PHASES, Job, Outcome, Progress, Run, Status
 
 #: Seconds between two lines of progress.
 INTERVAL = 0.1
@@ -35,30 +37,31 @@ SWITCH_INTERVAL = 0.001
 #: Bytes. The threads go a few calls deep; the usual 8 MiB each would make every figure hard to read.
 STACK_SIZE = 512 * 1024
 #: The share of the files after which memory runs out, half of it comes back, and it runs out again.
-OUT_AT, HALF_AT, OUT_AGAIN_AT = 0.2, 0.5, 0.6
-#: Half of it is back: what a resize fell short of may be filled now.
-REFILL_AT = 0.55
-#: The resizes are spread over this part of the course, so that most of them meet the ballast.
-RESIZES_FROM, RESIZES_TO = 0.25, 1.0
+OUT_AT, HALF_AT, OUT_AGAIN_AT = 0.4, 0.65, 0.75
+#: Memory is out, the work goes on: more is promised than there is memory for.
+RESIZE_AT = 0.5
+#: Half of it is back: what the resize fell short of may be filled now.
+REFILL_AT = 0.7
 REFILL = -1
 LIMIT_IGNORED = 3  # exit status
 
 
 class Child:
-    """Threads, limit, pool, and the order in which they come."""
+    """Workers, limit, pool or queue, and the order in which they come."""
 
     def __init__(self, job: Job, paths: list[bytes]) -> None:
         self.job = job
-        self.ballast: Ballast = Ballast(job.element_size, job.allowance)
+        self.ballast: Ballast = Ballast(job.buffer_size, job.allowance)
         self._orders: Queue[int | None] = Queue()  # for the resizer: a reserve, REFILL, or None: enough
         self.course: Course = Course(job.rounds * len(paths), job.seconds, self._marks())
         self.hashing: Hashing = Hashing(job, paths, self.course)
         self.pool: Pool[Any] | None = None
         self.resizes: list[dict[str, int]] = []
-        self._ready = threading.Barrier(job.threads + 1)
+        self.phases: list[dict[str, float]] = []
+        self._ready = threading.Barrier(job.workers + 1)
         self._go = threading.Event()
         self._over = threading.Event()
-        self._at_work = job.threads
+        self._at_work = job.workers
         self._leaving = threading.Lock()
         self._failure: BaseException | None = None
 
@@ -66,7 +69,10 @@ class Child:
         """Do the job."""
         threading.stack_size(STACK_SIZE)
         sys.setswitchinterval(SWITCH_INTERVAL)
-        workers = [threading.Thread(target=self._work, args=(n,), daemon=True) for n in range(self.job.threads)]
+        jobs = [partial(self._work, self.hashing.work, n) for n in range(self.job.workers)]
+        if self.job.run is Run.POOL:
+            jobs[-1] = partial(self._work_in_a_loop, self.job.workers - 1)
+        workers = [threading.Thread(target=job, daemon=True) for job in jobs]
         resizer = threading.Thread(target=self._resize, daemon=True)
         for thread in (*workers, resizer, self.ballast):
             thread.start()
@@ -76,16 +82,16 @@ class Child:
             raise self._failure or RuntimeError("a thread did not start") from None
         stock = memory.lay_in_stock()
 
-        # From here on run A and run B differ: the pool's elements count against the limit.
+        # From here on the runs differ: the buffers of the pool and of the queue count against the limit.
         before = memory.address_space_used()
         limit = memory.limit_address_space(self.job.address_space or before + self.job.allowance)
-        if self.job.pooled:
-            self.pool = Pool(Buffers(self.job.element_size), self.job.reserves[0], name="demo")
-            self.hashing.pool = self.pool
+        self._lay_in_buffers()
         self.course.begin()
+        self._begin_phase()
         self._go.set()
         while not self._over.wait(INTERVAL):
             self._tell_progress()
+        self._end_phase()
         seconds = time.monotonic() - self.course.began
         self._orders.put(None)
         resizer.join()
@@ -96,6 +102,7 @@ class Child:
         memory.lift_limit()
         del stock
         self._tell_progress()
+        misuse = self.hashing.use_after_return()
         stats, left = self._close()
         statuses = self.hashing.statuses
         return Outcome(
@@ -103,7 +110,11 @@ class Child:
             files={status.name.lower(): statuses.count(status) for status in Status},
             complaints=self.hashing.complaints,
             hashed=self.hashing.hashed,
-            chunks=self.hashing.chunks,
+            phases=self.phases,
+            waited_max=self.hashing.waited_max,
+            files_of_the_task=self.hashing.files_of_the_task,
+            is_returning=self.job.run is not Run.BYTEARRAY,
+            misuse=misuse,
             address_space=limit,
             address_space_before=before,
             ballast_max=self.ballast.size_max,
@@ -113,31 +124,61 @@ class Child:
             left_after_close=left,
         )
 
-    def _marks(self) -> list[tuple[float, Callable[[], None]]]:
-        """What happens on the way: ballast and resizes, by turns."""
-        steps = self.job.reserves[1:] if self.job.pooled else ()
-        step = (RESIZES_TO - RESIZES_FROM) / max(1, len(steps))
-        marks: list[tuple[float, Callable[[], None]]] = [
-            (OUT_AT, partial(self._order, Level.ALL)),
-            (HALF_AT, partial(self._order, Level.HALF)),
-            (REFILL_AT, partial(self._orders.put, REFILL)),
-            (OUT_AGAIN_AT, partial(self._order, Level.ALL)),
+    def _lay_in_buffers(self) -> None:
+        size = self.job.buffer_size
+        if self.job.run is Run.POOL:
+            # As few as the queue has, and no more kept warm: what is beyond them it gives back.
+            self.pool = Pool(
+                Buffers(size), reserve=self.job.reserve, keep=self.job.reserve, limit=self.job.limit, name="demo"
+            )
+            self.hashing.pool = self.pool
+        if self.job.run is Run.QUEUE:
+            for _ in range(self.job.queue):
+                self.hashing.queue.put(bytearray(size))
+
+    def _marks(self) -> list[Mark]:
+        """What happens on the way. Memory runs out in a lull, so that the buffers then in use do not decide who fails."""
+        return [
+            Mark(OUT_AT, partial(self._turn_to, OUT), in_a_lull=True),
+            Mark(RESIZE_AT, partial(self._orders.put, self.job.limit)),
+            Mark(HALF_AT, partial(self._turn_to, HALF)),
+            Mark(REFILL_AT, partial(self._orders.put, REFILL)),
+            Mark(OUT_AGAIN_AT, partial(self._turn_to, OUT_AGAIN), in_a_lull=True),
         ]
-        marks += [(RESIZES_FROM + step * (n + 0.5), partial(self._orders.put, r)) for n, r in enumerate(steps)]
-        return sorted(marks, key=lambda mark: mark[0])
 
-    def _order(self, level: Level) -> None:
+    def _turn_to(self, phase: int) -> None:
         self._orders.join()  # a resize meets the memory that was there when it was ordered
-        self.ballast.be(level)
-        what = "memory is out" if level is Level.ALL else "half of the memory comes back"
-        self._tell_event(f"{what}: the ballast holds {self.ballast.size / (1 << 20):.1f} MiB")
+        self._end_phase()
+        self.ballast.be(Level.HALF if phase == HALF else Level.ALL)
+        self._begin_phase()
+        self._tell_event(f"{PHASES[phase]}: the others have {self.ballast.size / (1 << 20):.1f} MiB")
 
-    def _work(self, thread: int) -> None:
+    def _begin_phase(self) -> None:
+        self.hashing.in_use_max = 0
+        self.phases.append({"began": time.monotonic(), "reads": self.hashing.reads, "ballast": self.ballast.size})
+
+    def _end_phase(self) -> None:
+        phase = self.phases[-1]
+        phase["seconds"] = time.monotonic() - phase.pop("began")
+        phase["reads"] = self.hashing.reads - phase["reads"]
+        phase["buffers"] = self.hashing.in_use_max
+        phase["ballast"] = max(phase["ballast"], self.ballast.size)
+
+    def _work_in_a_loop(self, worker: int) -> None:
+        """A worker that is an asyncio task; what would block its loop runs in a thread beside it."""
+        with ThreadPoolExecutor(1) as beside, asyncio.Runner() as runner:
+            runner.get_loop()  # made now, while there is memory
+            self._work(lambda n: runner.run(self.hashing.work_as_a_task(n, beside)), worker, beside)
+
+    def _work(self, work: Callable[[int], None], worker: int, beside: ThreadPoolExecutor | None = None) -> None:
         try:
-            self.hashing.warm_up(thread)
+            if beside is None:
+                self.hashing.warm_up(worker)
+            else:
+                beside.submit(self.hashing.warm_up, worker).result()
             self._ready.wait()
             self._go.wait()
-            self.hashing.work(thread)
+            work(worker)
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             self._failure = error
             self._ready.abort()
@@ -155,29 +196,27 @@ class Child:
                     self._resize_to(self.pool, order)
             except BaseException as error:  # noqa: BLE001 - the main thread raises it
                 self._failure = error
-            self._orders.task_done()
+            finally:
+                self._orders.task_done()
 
     def _resize_to(self, pool: Pool[Any], order: int) -> None:
         before = pool.guarantee()
-        if order == REFILL and before.held:
-            return
-        what = f"refill to {before.promised}" if order == REFILL else f"reserve {before.promised} -> {order}"
+        call = "refill()" if order == REFILL else f"resize(reserve={order})"
         try:
             now = pool.refill() if order == REFILL else pool.resize(order)
         except MemoryError:
-            self._tell_event(f"{what}: refused, not even the list of its places can be had")
+            self._tell_event(f"pool.{call}: refused, not even the list of its places can be had")
             return
         figures = {"spare": now.spare, "owed": now.owed, "unfunded": now.unfunded}
         self.resizes.append({"from": before.promised, "to": now.promised, **figures})
-        self._tell_event(f"{what}: {covered(now)}")
+        self._tell_event(f"pool.{call} -> {now}")
 
     def _close(self) -> tuple[dict[str, float], int]:
         if self.pool is None:
             return {}, 0
         with contextlib.suppress(PoolTimeout):  # the audit tells it
             self.pool.drain(timeout=5)
-        now = self.pool.refill()
-        self._tell_event(f"memory is back, reserve {now.promised}: {covered(now)}")
+        self.pool.refill()
         stats = self.pool.stats()
         self.pool.close()
         after = self.pool.stats()
@@ -215,11 +254,6 @@ class Child:
         tell("event", time.monotonic() - self.course.began, text)
 
 
-def covered(now: Guarantee) -> str:
-    """What became of a promise, in words."""
-    return "covered" if now.held else f"{now.unfunded} unfunded until memory comes back"
-
-
 _telling = threading.Lock()
 
 
@@ -237,7 +271,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the demo is interrupted too, and ends this process
     line, _, paths = sys.stdin.buffer.read().partition(b"\n")
     fields = json.loads(line)
-    fields["reserves"] = tuple(fields["reserves"])
+    fields["run"] = Run(fields["run"])
     child = Child(Job(**fields), paths.split(b"\0")[:-1])
     try:
         outcome = child.run()

@@ -49,7 +49,7 @@ def run_child(
     on_event: Callable[[float, str], None],
 ) -> Results:
     """Run the job in a new process. Raises ChildFailedError when it dies or does not end."""
-    what = "run B" if job.pooled else "run A"
+    what = f"run {job.run}"
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", PROGRAM, str(Path(mempool.__file__).parent.parent)],
         env={**os.environ, **memory.ENVIRONMENT},

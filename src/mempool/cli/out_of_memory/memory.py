@@ -1,6 +1,6 @@
 """How memory runs out in a child: a limit on its address space, and a ballast that takes all that is left.
 
-The ballast takes blocks of an element's size, then halves, down to SMALLEST. So everything as large as an element is
+The ballast takes blocks of a buffer's size, then halves, down to SMALLEST. So everything as large as a buffer is
 contested, and is taken again as soon as anybody frees it; what is smaller is not. That is how memory runs out in
 earnest: the large allocations fail first, and what the interpreter needs for its own small objects (a file, a hash, a
 string) it finds in memory that it has already. `lay_in_stock` makes sure that it has some.
@@ -13,8 +13,11 @@ import threading
 from enum import Enum, auto
 from pathlib import Path
 
-#: Bytes. Blocks below it the ballast leaves alone, so an element is at least as large.
+#: Bytes. Blocks below it the ballast leaves alone, so a buffer is at least as large.
 SMALLEST = 64 * 1024
+#: Bytes that bytearray and malloc add to a block at most. With them a block has exactly as many pages as a buffer of the
+#: pool. With one page more, it would leave gaps that only the pool can use.
+ADDED = 64
 #: Seconds between two looks for memory that somebody has freed.
 INTERVAL = 0.001
 
@@ -24,7 +27,7 @@ ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     # glibc raises this threshold by itself (to 32 MiB) and would then keep freed buffers in its heap, out of reach of
     # everybody else: what one thread frees is there for all.
-    "MALLOC_MMAP_THRESHOLD_": str(SMALLEST),
+    "MALLOC_MMAP_THRESHOLD_": str(SMALLEST - 4096),
 }
 
 
@@ -73,7 +76,7 @@ def lift_limit() -> None:
 def lay_in_stock() -> list[object]:
     """Have the interpreter's allocators own some MiB of free memory in small pieces. Keep what is returned.
 
-    None of it serves a buffer: the free pieces are kept apart by others that stay, so none is as large as an element.
+    None of it serves a buffer: the free pieces are kept apart by others that stay, so none is as large as a buffer.
     """
     # Objects up to 512 bytes come from pools in arenas of 1 MiB. One object per MiB keeps the arena, the rest is free.
     small = [bytes(440) for _ in range(8 * 2048)]
@@ -145,7 +148,7 @@ class Ballast(threading.Thread):
         block = self._block
         while block >= SMALLEST:
             try:
-                self._blocks.append(bytearray(block))
+                self._blocks.append(bytearray(block - ADDED))
             except MemoryError:
                 block //= 2
                 continue
@@ -156,4 +159,4 @@ class Ballast(threading.Thread):
 
     def _leave(self, size: int) -> None:
         while self.size > size:
-            self.size -= len(self._blocks.pop())
+            self.size -= len(self._blocks.pop()) + ADDED

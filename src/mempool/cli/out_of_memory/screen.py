@@ -7,7 +7,8 @@ from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Column
 from rich.text import Text
 
@@ -16,6 +17,8 @@ from mempool.cli.out_of_memory.words import Progress as Told
 #: Seconds between two plain lines of progress.
 PLAIN_INTERVAL = 1.0
 MIB = 1 << 20
+#: The colour of a bar while nobody knows how it ends; red as soon as a file has failed.
+OPEN = "cyan"
 
 
 class Screen:
@@ -46,6 +49,9 @@ class Screen:
         self._part, self._total = part, total
         self._told_at = time.monotonic()
 
+    def end(self, *, is_well: bool) -> None:
+        """The part has ended."""
+
     def count(self, done: int) -> None:
         """So many files of this part are done."""
         if self._is_time():
@@ -65,6 +71,16 @@ class Screen:
         return True
 
 
+class OutcomeColumn(BarColumn):
+    """Bars whose colour is how a part has ended, and not how far it is: one that failed is never green."""
+
+    def render(self, task: Task) -> ProgressBar:
+        """A neutral bar while the outcome is open."""
+        bar = super().render(task)
+        bar.complete_style = bar.finished_style = task.fields["style"]
+        return bar
+
+
 class LiveScreen(Screen):
     """A bar for each part, and under them how the pool is at this moment."""
 
@@ -72,7 +88,7 @@ class LiveScreen(Screen):
         super().__init__(console)
         self._bars = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-            BarColumn(bar_width=None, table_column=Column(ratio=1)),
+            OutcomeColumn(bar_width=None, table_column=Column(ratio=1)),
             TextColumn("{task.fields[files]}", table_column=Column(no_wrap=True, justify="right")),
             TextColumn("{task.fields[failed]}", style="bold red", table_column=Column(no_wrap=True, justify="right")),
             TextColumn("{task.fields[speed]}", table_column=Column(no_wrap=True, justify="right")),
@@ -95,8 +111,13 @@ class LiveScreen(Screen):
         if self._bar is not None and not self._total:
             self._bars.remove_task(self._bar)  # its count is told in words
         super().begin(part, total)
-        self._bar = self._bars.add_task(part, total=total or None, files="", failed="", speed="")
+        self._bar = self._bars.add_task(part, total=total or None, files="", failed="", speed="", style=OPEN)
         self._state.plain = ""
+
+    def end(self, *, is_well: bool) -> None:
+        """The bar gets its colour."""
+        assert self._bar is not None
+        self._bars.update(self._bar, style="green" if is_well else "red")
 
     def count(self, done: int) -> None:
         """Move the bar."""
@@ -111,9 +132,15 @@ class LiveScreen(Screen):
             completed=told.handled,
             files=self._files(told.handled),
             failed=f"{told.failed:,} failed" if told.failed else "",
+            style="red" if told.failed else OPEN,
             speed=f"{speed(told.hashed, told.seconds):,.0f} MB/s",
         )
         self._state.plain = state(told)
+
+    @property
+    def colour(self) -> str:
+        """Of the bar of the part that runs, or ran last."""
+        return str(self._bars.tasks[-1].fields["style"])
 
     def _files(self, done: int) -> str:
         return f"{done:,}/{self._total:,} files" if self._total else f"{done:,} files"
@@ -121,7 +148,7 @@ class LiveScreen(Screen):
 
 def state(told: Told) -> str:
     """The ballast, and the pool if there is one."""
-    ballast = f"ballast {told.ballast / MIB:.0f} MiB"
+    ballast = f"the others have {told.ballast / MIB:.0f} MiB"
     if not told.reserve:
         return ballast
     promise = "covered" if not told.unfunded else f"{told.unfunded} unfunded"

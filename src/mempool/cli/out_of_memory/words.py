@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import NamedTuple
+
+
+class Run(StrEnum):
+    """Where a worker gets its buffer; a run each. Nothing else differs."""
+
+    BYTEARRAY = "A"
+    POOL = "B"
+    QUEUE = "C"
+
+
+#: The parts of a run: what the memory is like.
+PHASES = ("memory to spare", "memory out", "half of it back", "memory out again")
+TO_SPARE, OUT, HALF, OUT_AGAIN = range(len(PHASES))
 
 
 class Status(IntEnum):
@@ -26,20 +39,26 @@ class Status(IntEnum):
 class Job:
     """What a child is to do. Beside it travel the paths. A file that is read in several rounds counts as so many."""
 
-    pooled: bool
-    """Run B; else run A."""
+    run: Run
+    """Which of the three."""
     rounds: int
     """How often each file is read; 0, until the files are known: often enough to see something."""
-    threads: int
-    """How many hash."""
-    element_size: int
-    """Bytes of a chunk, and of a pool's element."""
-    reserves: tuple[int, ...]
-    """The reserve at first, and what it is resized to on the way."""
+    workers: int
+    """How many hash: threads; in the pool's run, one of them is an asyncio task."""
+    buffer_size: int
+    """Bytes of a buffer."""
+    reserve: int
+    """How many the pool promises at first."""
+    limit: int
+    """How many the pool has at most; this many it is to promise once memory is out."""
+    queue: int
+    """How many the queue is filled with."""
     allowance: int
     """Bytes that the child may take beyond what it has when the job begins."""
     address_space: int | None
-    """The limit itself, in bytes, for a child that is to have the same as another; else made from the allowance."""
+    """The limit on memory itself, in bytes, where a child is to have the same as another; else made from the allowance."""
+    latency: float
+    """Seconds that pass before each read, as with a disk at the other end of a network."""
     seconds: float
     """After these no more files are begun, and none is finished."""
 
@@ -73,8 +92,16 @@ class Outcome:
     """The first few exceptions that are neither a lack of memory nor the operating system's no."""
     hashed: int
     """Bytes."""
-    chunks: int
-    """Fresh bytearrays that could be had (run A)."""
+    phases: list[dict[str, float]]
+    """Of each of PHASES: its seconds and reads; how many buffers were in use at one moment, at most; the ballast's bytes."""
+    waited_max: float
+    """Seconds that a worker has waited for a buffer at most."""
+    files_of_the_task: int
+    """Files that the asyncio task has hashed (the pool's run)."""
+    is_returning: bool
+    """Whether a buffer is returned after its use (a bytearray of run A is not)."""
+    misuse: str | None
+    """The error that the planted mistake met: a buffer is used after it was returned. None: there was none."""
     address_space: int
     """The limit in bytes."""
     address_space_before: int
@@ -84,8 +111,8 @@ class Outcome:
     resident_max: int
     """Bytes of memory that the child had at most."""
     resizes: list[dict[str, int]]
-    """Each resize and refill: the reserve from and to, and the guarantee it returned."""
+    """Each resize and refill: the reserve from and to, and the guarantee that it returned."""
     pool: dict[str, float]
-    """The pool's stats after the last file, before it was closed; empty in run A."""
+    """The pool's stats after the last file, before it was closed; empty in the other runs."""
     left_after_close: int
     """Elements that exist although the pool is closed."""

@@ -1,4 +1,4 @@
-"""The two runs, one after the other, and the comparison."""
+"""The three runs, one after the other, and the comparison."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from rich.console import Console
 
 from mempool import IMPLEMENTATION
 from mempool.cli.kinds import in_words
-from mempool.cli.out_of_memory.children import run_child
+from mempool.cli.out_of_memory.children import Results, run_child
 from mempool.cli.out_of_memory.files import Tree, compare, find_files
-from mempool.cli.out_of_memory.report import Report
+from mempool.cli.out_of_memory.report import TITLES, Report
 from mempool.cli.out_of_memory.screen import screen_for
-from mempool.cli.out_of_memory.words import Job
+from mempool.cli.out_of_memory.words import Job, Run
 
 #: A small tree is read in several rounds, so that there is something to see: up to about so many files and bytes.
-FILES_ENOUGH = 30_000
+FILES_ENOUGH = 8_000
 BYTES_ENOUGH = 1 << 30
 
 
@@ -28,8 +28,8 @@ class UnfitTreeError(Exception):
     """There is nothing to hash, or far too much."""
 
 
-def run_both(root: Path, job: Job, console: Console) -> Report:
-    """Run A, run B under the same limit, compare, show. Raises UnfitTreeError or ChildFailedError."""
+def run_all(root: Path, job: Job, console: Console) -> Report:
+    """Runs A, B and C under the same limit, compare, show. Raises UnfitTreeError or ChildFailedError."""
     with screen_for(console) as screen:
         screen.begin("looking for files", 0)
         tree = find_files(root, screen.count)
@@ -45,23 +45,21 @@ def run_both(root: Path, job: Job, console: Console) -> Report:
         size, rounds = f"{tree.size / 1e6:,.1f} MB", f" x {job.rounds} rounds" if job.rounds > 1 else ""
         count = "1 file" if len(tree.paths) == 1 else f"{len(tree.paths):,} files"
         screen.say(f"{count} ({size}){rounds} below {root}{skipped(tree)}")
-        chunks, memory = in_words(job.element_size), in_words(job.allowance)
-        screen.say(f"{job.threads} threads, chunks of {chunks}, {memory} of memory for all; {IMPLEMENTATION} core")
-        screen.begin("A, no pool", files)
-        without = run_child(job, tree.paths, screen.progress, screen.event)
-        screen.begin("B, pool", files)
-        same_limit = replace(job, pooled=True, address_space=without.outcome.address_space)
-        with_pool = run_child(same_limit, tree.paths, screen.progress, screen.event)
+        buffers, memory = in_words(job.buffer_size), in_words(job.allowance)
+        screen.say(f"{job.workers} workers, buffers of {buffers}, {memory} of memory for all; {IMPLEMENTATION} core")
+        results: dict[Run, Results] = {}
+        for run in Run:
+            screen.begin(f"{run} {TITLES[run]}", files)
+            results[run] = run_child(replace(job, run=run), tree.paths, screen.progress, screen.event)
+            failed = results[run].outcome.files
+            screen.end(is_well=not failed["out_of_memory"] + failed["broken"])
+            job = replace(job, address_space=results[run].outcome.address_space)
         screen.begin("hashlib, no limit", len(tree.paths))
-        comparison = compare(tree, with_pool.statuses, with_pool.digests, screen.count)
-    report = Report(tree, job, without.outcome, with_pool.outcome, comparison)
-    console.print(report.table())
-    for line in report.closing_lines():
-        screen.say(line)
-    for fault in report.faults:
-        screen.say(f"FAILED: {fault}", "bold red")
-    if not report.faults:
-        screen.say("passed: run B failed no file", "bold green")
+        pooled = results[Run.POOL]
+        comparison = compare(tree, pooled.statuses, pooled.digests, screen.count)
+        screen.end(is_well=not comparison.different)
+    report = Report(tree, job, {run: results[run].outcome for run in Run}, comparison)
+    report.show(console)
     return report
 
 
