@@ -1,4 +1,4 @@
-"""Draws docs/img/demo.svg: `python docs/img/demo.py` runs `mempool demo` and keeps the table that its terminal shows at the end."""
+"""Draws docs/img/demo.svg: `python docs/img/demo.py` runs `mempool demo` and keeps its table, as a terminal shows it."""
 
 import os
 import re
