@@ -182,6 +182,13 @@ def buffers_room(_scene: Scene) -> Call:
 
 
 @call()
+def pool_of_one_object_twice(_scene: Scene) -> Call:
+    only = Element()
+    source = mempool.Objects(lambda: only)
+    return raises(ValueError, lambda: mempool.Pool(source, 2))
+
+
+@call()
 def room_new(_scene: Scene) -> Call:
     return lambda: sources.Room(3, "the shelf has three places")
 

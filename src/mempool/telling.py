@@ -62,6 +62,12 @@ class Telling(Quick):
             "disposed of already; free an element once, to the pool that gave it"
         )
 
+    def _returned_twice(self, source: Any, element: Any) -> ValueError:
+        return ValueError(
+            f"{self._called()}: the alloc of {source!r} returned a {describe(element)} that is in this pool already; "
+            "return a new element each time, and raise MemoryError where none can be had"
+        )
+
     # -- where it stands
 
     def _called(self) -> str:

@@ -210,6 +210,8 @@ class Traffic(Telling):
             self._check_arrivals(hands)
         finally:
             self.core.arrive(hands, for_caller)
+        if hands.twice is not None:
+            raise self._returned_twice(self._source, hands.twice)
 
     def _check_arrivals(self, hands: Hands) -> None:
         # Not above: CPython needs memory to enter a handler from far down in its function, and where there is none

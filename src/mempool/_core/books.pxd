@@ -46,6 +46,7 @@ cdef class Books:
     cdef void shelve(self, element)
     cdef void unshelve(self, Hands hands)
     cdef bint has_on_shelf(self, element)
+    cdef bint has_near_top(self, element, Py_ssize_t most)
     cdef void install(self, list places)
     cdef Ticket first_in_line(self)
     cdef bint stands_in_line(self, Ticket ticket)

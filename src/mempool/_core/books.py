@@ -185,6 +185,23 @@ class Books:
         return False
 
     @cython.cfunc
+    def has_near_top(self, element: Any, most: cython.Py_ssize_t) -> cython.bint:
+        """Whether this element is among so many spares, the last to come home."""
+        if cython.compiled:
+            i: cython.Py_ssize_t
+            for i in range(max(0, self.spare - most), self.spare):
+                if self.places[i] is element:
+                    return True
+            return False
+        shelf = self.shelf
+        while shelf is not None and most > 0:
+            if shelf[0] is element:
+                return True
+            shelf = shelf[1]
+            most -= 1
+        return False
+
+    @cython.cfunc
     def install(self, places: list[Any]) -> cython.void:
         """Use this list of places from now on, if it is the longer one."""
         if len(places) <= self.capacity:

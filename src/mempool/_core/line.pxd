@@ -14,6 +14,7 @@ cdef class Hands:
     cdef Py_ssize_t joined
     cdef public bint checked
     cdef readonly list arrivals
+    cdef readonly object twice
     cdef readonly list entered
     cdef readonly list struck
     cdef void add(self, element)

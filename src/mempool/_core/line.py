@@ -45,6 +45,7 @@ class Hands:
     checked: cython.bint
     struck: list[bool]
     arrivals: list[Any]
+    twice: Any
     entered: list[Any]
 
     def __init__(self, wanted: int) -> None:
@@ -61,6 +62,7 @@ class Hands:
         self.checked = False  # the source's check has had what these hands hold, and may have changed it
         self.proven = False  # the roll let go of what these hands hold (compiled)
         self.arrivals = []  # what the source has made and the books do not know yet; None: not made
+        self.twice = None  # what the source has returned although it is in the pool already
         self.entered = []  # not empty: the source's free has been entered for the first element
         self.struck = []  # the same (uncompiled), see Roll.sign_in
 

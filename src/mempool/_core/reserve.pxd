@@ -3,5 +3,15 @@ from mempool._core.ledger cimport Ledger
 from mempool._core.line cimport Hands, Ticket
 from mempool.buffer cimport Buffer
 
+cdef extern from "Python.h":
+    ctypedef struct PyObject
+    PyObject *PyList_GET_ITEM(object, Py_ssize_t)
+    Py_ssize_t Py_REFCNT(PyObject *)
+
+cdef inline bint is_nobodys(list arrivals, Py_ssize_t arrival) noexcept:
+    """Whether nobody but this list refers to what lies in it at that place."""
+    return Py_REFCNT(PyList_GET_ITEM(arrivals, arrival)) == 1
+
 cdef class Reserve(Ledger):
+    cdef bint is_here(self, Books books, Hands own, Py_ssize_t arrival)
     cdef void empty_line(self, Books books)

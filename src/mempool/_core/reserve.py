@@ -8,6 +8,7 @@ woken. Read books.py first.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from mempool._core.line import CLOSED, IMPOSSIBLE, SERVED, WITHDRAWN
@@ -26,12 +27,21 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.line import Hands, Ticket
     from mempool.buffer import Buffer
 
+    _REFERENCES_OF_A_LIST = sys.getrefcount([object()][0])
+
+    def is_nobodys(arrivals: list[Any], arrival: int) -> bool:
+        """Whether nobody but this list refers to what lies in it at that place."""
+        return sys.getrefcount(arrivals[arrival]) <= _REFERENCES_OF_A_LIST
+
+
 #: Beside the states of a ticket, how a wait can end.
 TIMED_OUT = 4
 #: Upper bounds, in seconds, of the buckets in which waits are counted; the last bucket has none.
 WAIT_BUCKETS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 #: What `join` answers.
 IN_LINE, HAS_ALL, IS_CLOSED, IS_FULL, IS_TOO_MANY = range(5)
+#: So many spares are looked at for an element that the source may have returned before; see is_here.
+SEARCHED = 1024
 #: For `retarget`, and what it answers beside IS_CLOSED.
 UNCHANGED = -1
 CHANGED, GROWN, KEEP_TOO_LOW, LIMIT_TOO_LOW = range(10, 14)
@@ -133,6 +143,9 @@ class Reserve(Ledger):
                 for i in range(len(own.arrivals)):
                     if own.arrivals[i] is None:  # not made
                         continue
+                    if self.tracks and self.is_here(books, own, i):
+                        own.twice = own.arrivals[i]
+                        continue
                     own.add(own.arrivals[i])
                     made += 1
                     if type(own.arrivals[i]) is Buffer:
@@ -160,6 +173,23 @@ class Reserve(Ledger):
             if done:
                 break
         self.spread_news()
+
+    @cython.cfunc
+    def is_here(self, books: Books, own: Hands, arrival: cython.Py_ssize_t) -> cython.bint:
+        """Whether what the source has returned is in this pool already, as far as that can be known: it made nothing new.
+
+        What nobody else refers to is new, and is not searched for. If the roll says that it is out, then that was another,
+        which its user lost and whose address this one has. What somebody refers to may be its source's own notes; that it
+        is out, the roll does not say for sure then.
+        """
+        if is_nobodys(own.arrivals, arrival):
+            self.roll.forget(own.arrivals[arrival])
+            return False
+        i: cython.Py_ssize_t
+        for i in range(own.first, own.count):
+            if own.elements[i] is own.arrivals[arrival]:
+                return True
+        return books.has_near_top(own.arrivals[arrival], SEARCHED)
 
     def sign_out(self, hands: Hands) -> None:
         """From now on the elements in these hands are the user's."""

@@ -14,4 +14,5 @@ cdef class Roll:
     cpdef bint sign_in(self, Hands hands) except -1
     cpdef undo_sign_in(self, Hands hands)
     cpdef discard(self, Hands hands)
+    cpdef void forget(self, element) noexcept
     cpdef bint lists(self, element) except -1

@@ -165,6 +165,13 @@ class Roll:
             for element in hands.held():
                 self.marks.pop(id(element), None)
 
+    def forget(self, element: Any) -> None:
+        """Strike off this address: what was out there is no more."""
+        if cython.compiled:
+            self.strike(cython.cast(cython.p_void, element))
+        else:
+            self.marks.pop(id(element), None)
+
     def lists(self, element: Any) -> bool:
         """Whether this element is out."""
         if cython.compiled:
