@@ -14,12 +14,18 @@ cdef enum:
     LIVE = 1
     DEAD = 2
 
+cdef class Buffer
+
+cdef class Exporter:
+    cdef Buffer buffer
+
 cdef class Buffer:
     cdef object __weakref__
     cdef readonly Block block
     cdef Buffer heir
     cdef int state
-    cdef Py_ssize_t exports
+    cdef void *exporter
+    cdef int fills
     cdef object view
 
 cdef inline Buffer blank(Block block):
@@ -35,11 +41,29 @@ cdef inline void overwrite(Block block, int byte) noexcept:
     with nogil:
         memset(pointer, byte, size)
 
-cdef inline void expose(Buffer self, Py_buffer *view, int flags):
+cdef extern from *:
+    """
+    static inline Py_ssize_t mempool_references(void *object) {
+        return object == NULL ? 0 : Py_REFCNT((PyObject *)object);
+    }
+    """
+    Py_ssize_t references "mempool_references"(void *object) noexcept
+
+cdef inline Exporter exporter_of(Buffer self):
+    """What the views of this handle look through; the first of them makes it."""
+    cdef Exporter exporter
+    if self.exporter != NULL:
+        return <Exporter>self.exporter
+    exporter = Exporter.__new__(Exporter)
+    exporter.buffer = self
+    self.exporter = <void*>exporter
+    return exporter
+
+cdef inline void expose(Exporter self, Py_buffer *view, int flags):
     """By hand, because PyBuffer_FillInfo would overwrite the None that Cython has put into obj, and leave it behind."""
     view.obj = self
-    view.buf = self.block.pointer
-    view.len = self.block.size
+    view.buf = self.buffer.block.pointer
+    view.len = self.buffer.block.size
     view.readonly = 0
     view.itemsize = 1
     view.ndim = 1

@@ -7,6 +7,9 @@ free that cannot have a new handle raises MemoryError and has changed nothing.
 
 A handle that is not dead and that a user can reach is out: a spare is known to nobody but the pool. That is how a dropped
 handle knows that it must go home.
+
+A view is whatever refers to what the views of a handle look through: compiled its Exporter, uncompiled its `view`. The
+Py_buffers that are held tell nothing: torch lets go of its own at once, and keeps the object that it names.
 """
 
 from __future__ import annotations
@@ -64,6 +67,36 @@ class Block:
 
 @cython.final
 @cython.freelist(64)
+@cython.no_gc  # as for Buffer
+@cython.cclass
+class Exporter:
+    """What the views of one handle look through, compiled: made for the first of them, dead with the last reference.
+
+    Any extension may keep it and look at the memory without holding a Py_buffer, so its life is what counts. It keeps its
+    handle alive: one that is dropped while somebody looks goes home when the last view dies.
+    """
+
+    buffer: Buffer | None
+
+    def __init__(self, *_arguments: object, **_options: object) -> None:
+        raise TypeError("what exports a buffer is made by its first view: memoryview(buffer)")
+
+    def __getbuffer__(self, view: cython.pointer[Py_buffer], flags: cython.int) -> None:
+        if cython.compiled:
+            if self.buffer is None:
+                raise BufferError("this exports no buffer")
+            expose(self, view, flags)
+
+    def __dealloc__(self) -> None:
+        if cython.compiled and self.buffer is not None:
+            self.buffer.exporter = cython.NULL  # before its last reference goes, whose finalizer looks here
+
+    def __repr__(self) -> str:
+        return "<Exporter of no buffer>" if self.buffer is None else f"<Exporter of {self.buffer!r}>"
+
+
+@cython.final
+@cython.freelist(64)
 @cython.no_gc  # as for Lease; it refers to nothing that could refer to it
 @cython.cclass
 class Buffer:
@@ -76,7 +109,8 @@ class Buffer:
     block: Block
     heir: Buffer | None
     state: cython.int
-    exports: cython.Py_ssize_t  # compiled: views that are alive
+    exporter: cython.p_void  # compiled: NULL, or the Exporter, which is not owned from here
+    fills: cython.int  # compiled: how many write without the GIL
     view: Any  # uncompiled: what the views look through
 
     _is_finalizing = staticmethod(sys.is_finalizing)  # here, because at the end this module's `sys` is None already
@@ -90,11 +124,10 @@ class Buffer:
         if cython.compiled:
             if self.state != LIVE:
                 raise self._dead()
-            expose(self, buffer, flags)  # type: ignore[name-defined]  # noqa: F821 - the .pxd's
-            self.exports += 1
+            expose(exporter_of(self), buffer, flags)
 
     def __releasebuffer__(self, buffer: cython.pointer[Py_buffer]) -> None:
-        self.exports -= 1
+        """There, because NumPy only keeps a view of what has it. Not called: views name the exporter."""
 
     def __buffer__(self, flags: int, /) -> memoryview:
         if cython.compiled:
@@ -110,7 +143,7 @@ class Buffer:
     def views(self) -> int:
         """How many look at the memory through this handle now. (Slices of one memoryview are one.)"""
         if cython.compiled:
-            return self.exports
+            return references(self.exporter) + self.fills
         return 0 if self.view is None else sys.getrefcount(self.view) - _REFERENCES_UNSEEN
 
     # -- what a user does with it
@@ -147,9 +180,9 @@ class Buffer:
         if cython.compiled:
             if self.state != LIVE:
                 raise self._dead()
-            self.exports += 1  # nobody can free it meanwhile; other threads run
-            overwrite(self.block, number)  # type: ignore[name-defined]  # noqa: F821 - the .pxd's
-            self.exports -= 1
+            self.fills += 1  # nobody can free it meanwhile; other threads run. An exporter would need memory
+            overwrite(self.block, number)
+            self.fills -= 1
             return
         with self._view() as view:
             try:
@@ -197,6 +230,12 @@ class Buffer:
 
     # -- the end
 
+    def seen_through(self) -> Any:
+        """What the views of this handle refer to, None: there is none. For a search for them."""
+        if cython.compiled:
+            return None if self.exporter == cython.NULL else cython.cast(object, self.exporter)
+        return self.view
+
     def begin(self) -> None:
         """The memory is this handle's from now on. For a source."""
         self.state = LIVE
@@ -210,8 +249,8 @@ class Buffer:
         if self.state != LIVE:
             raise self._dead()
         if cython.compiled:
-            if self.exports > 0:
-                raise BufferError(f"{self._called()}: {self.exports} views of this buffer are alive; drop them first")
+            if self.views() > 0:
+                raise BufferError(f"{self._called()}: {self.views()} views of this buffer are alive; drop them first")
         else:
             _shut(self)
         self.state = DEAD
@@ -313,7 +352,7 @@ def renew(hands: Hands) -> Buffer | None:
         if old.heir is None:
             continue  # done before
         if cython.compiled:
-            if old.exports > 0:
+            if old.views() > 0:
                 return old
             old.state = DEAD
             old.heir.state = LIVE
@@ -354,6 +393,8 @@ if not cython.compiled:
 
         def _shut(buffer: Buffer) -> None:
             """End all access through this handle. Raises BufferError while there are views. May be done again."""
+            if buffer.views() > 0:
+                raise BufferError  # of somebody who has released his, and kept what it named, its `release` knows nothing
             buffer.view.release()
 
     else:

@@ -40,9 +40,9 @@ def viewers(buffer: Buffer) -> str:
 
 def _memoryviews(buffer: Buffer) -> list[memoryview]:
     """All of them; between them and the buffer are objects of CPython's own, and uncompiled the buffer's own memoryview."""
-    own = getattr(buffer, "view", None)
+    own = buffer.seen_through()
     views: list[memoryview] = []
-    towards: list[Any] = [buffer if own is None else own]
+    towards: list[Any] = [] if own is None else [own]
     while towards:
         for referrer in gc.get_referrers(towards.pop()):
             if isinstance(referrer, memoryview):

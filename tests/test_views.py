@@ -1,0 +1,246 @@
+"""Views: whatever still refers to a buffer's memory keeps it from being freed, whichever library looks and however.
+
+An extension may let go of its Py_buffer at once and keep only the object that this named. torch does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from children import run
+
+import mempool
+from mempool import Buffer, Buffers, Pool
+
+COMPILED = mempool.IMPLEMENTATION == "compiled"
+
+
+class PyBuffer(ctypes.Structure):
+    """Py_buffer. Source: CPython's Include/pybuffer.h."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.c_void_p),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    )
+
+
+get_buffer = ctypes.pythonapi.PyObject_GetBuffer
+get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(PyBuffer), ctypes.c_int)
+release = ctypes.pythonapi.PyBuffer_Release
+release.argtypes = (ctypes.POINTER(PyBuffer),)
+release.restype = None
+WRITABLE = 1  # PyBUF_WRITABLE
+
+
+class Keeper:
+    """An extension's view: it has kept the object that the Py_buffer named, released the Py_buffer, and has the address."""
+
+    def __init__(self, exporter: Any) -> None:
+        view = PyBuffer()
+        get_buffer(exporter, view, WRITABLE)
+        self.kept = ctypes.cast(view.obj, ctypes.py_object).value
+        self.address, self.size = view.buf, view.len
+        release(view)
+
+    def bytes(self) -> Any:
+        return (ctypes.c_ubyte * self.size).from_address(self.address)
+
+
+def _torch() -> Any:
+    return pytest.importorskip("torch", reason="torch is not installed: pip install 'mempool[torch]' on Python 3.11")
+
+
+def _numpy() -> Any:
+    return pytest.importorskip("numpy")
+
+
+def _arrow(buffer: Buffer) -> Any:
+    return pytest.importorskip("pyarrow").py_buffer(buffer)
+
+
+def _through_torch(buffer: Buffer) -> Any:
+    """The capsule is NumPy's, whose array keeps the buffer."""
+    return _torch().from_dlpack(buffer)
+
+
+LOOKS: dict[str, Callable[[Any], Any]] = {
+    "an extension that keeps obj": Keeper,
+    "memoryview": memoryview,
+    "a slice": lambda buffer: buffer[:8],
+    "a slice of a cast": lambda buffer: memoryview(buffer).cast("I")[1:],
+    "numpy.frombuffer": lambda buffer: _numpy().frombuffer(buffer, "uint8"),
+    "numpy.asarray": lambda buffer: _numpy().asarray(buffer),
+    "numpy.from_dlpack": lambda buffer: _numpy().from_dlpack(buffer),
+    "a view of an array": lambda buffer: buffer.array("float32").reshape(-1, 2)[1:],
+    "pyarrow.py_buffer": _arrow,
+    "ctypes from_buffer": lambda buffer: (ctypes.c_ubyte * 16).from_buffer(buffer),
+    "torch.frombuffer": lambda buffer: _torch().frombuffer(buffer, dtype=_torch().float32),
+    "torch.asarray": lambda buffer: _torch().asarray(buffer, dtype=_torch().uint8),
+    "torch.from_dlpack": _through_torch,
+    "a view of a tensor": lambda buffer: _torch().frombuffer(buffer, dtype=_torch().float32)[8:].view(-1, 2),
+}
+of_every_library = pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+
+
+@of_every_library
+def test_who_looks_keeps_the_memory_until_he_is_gone(look: Callable[[Any], Any]) -> None:
+    """`free` raises and changes nothing while anything refers to the memory, and works when it died."""
+    with Pool(Buffers(4096), 1, name="frames") as pool:
+        buffer = pool.alloc()
+        view = look(buffer)
+        assert buffer.views() > 0
+        for _ in range(2):
+            with pytest.raises(BufferError, match=r"pool 'frames': .* viewed"):
+                pool.free(buffer)
+        assert pool.stats().out == 1
+        buffer.fill(3)
+        del view
+        gc.collect()
+        assert buffer.views() == 0
+        pool.free(buffer)
+        assert pool.stats().out == 0
+
+
+@of_every_library
+def test_a_lease_that_ends_meanwhile_raises(look: Callable[[Any], Any]) -> None:
+    with Pool(Buffers(4096), 1, name="frames") as pool:
+        lease = pool.lease()
+        view = look(lease.element)
+        with pytest.raises(BufferError, match=r"pool 'frames': .* viewed"):
+            lease.release()
+        del view
+        gc.collect()
+        lease.release()
+        assert pool.stats().out == 0
+
+
+@of_every_library
+def test_a_buffer_dropped_while_somebody_looks_comes_home_when_he_is_gone(look: Callable[[Any], Any]) -> None:
+    with Pool(Buffers(4096), 1, name="frames") as pool:
+        buffer = pool.alloc()
+        view = look(buffer)
+        del buffer
+        gc.collect()
+        assert pool.stats().out == 1
+        views = [view]
+        del view
+        with pytest.warns(ResourceWarning, match="dropped while it was out"):
+            views.clear()
+        assert pool.stats().out == 0
+
+
+LOOKING_AFTERWARDS = """
+import gc, itertools, sys, warnings
+sys.path.insert(0, "tests")
+from test_views import LOOKS
+from mempool import Buffers, Pool
+
+warnings.simplefilter("ignore", ResourceWarning)
+ends = ("pool.close()", "del pool", "pool.close(); del pool, buffer", "del buffer; del pool")
+for name, end in itertools.product(sys.argv[1:], ends):
+    print(name, end)
+    pool = Pool(Buffers(1 << 20), 2)  # pages of their own, which are unmapped when they are disposed of
+    buffer = pool.alloc()
+    view = LOOKS[name](buffer)
+    exec(end)
+    gc.collect()
+    if hasattr(view, "to_pybytes"):
+        assert len(view.to_pybytes()) == 1 << 20
+    else:
+        seen = view.bytes() if hasattr(view, "bytes") else view
+        last = -1 if len(getattr(seen, "shape", (1,))) == 1 else (-1, -1)
+        seen[last] = 7
+        assert seen[last] == 7
+        del seen
+    del view
+    gc.collect()
+print("all looked")
+"""
+
+
+@pytest.mark.parametrize("library", ["all but torch", "torch"])
+def test_what_a_user_still_holds_can_be_read_and_written_when_the_pool_is_gone(library: str) -> None:
+    """In a process of its own, because what is to be excluded is a segmentation fault."""
+    of_torch = [name for name in LOOKS if "torch" in name or "tensor" in name]
+    if library == "torch":
+        _torch()
+        names = of_torch
+    else:
+        pytest.importorskip("numpy")
+        pytest.importorskip("pyarrow")
+        names = [name for name in LOOKS if name not in of_torch]
+    assert run(LOOKING_AFTERWARDS, *names).endswith("all looked\n")
+
+
+def test_the_next_user_is_not_overwritten_through_what_an_extension_kept() -> None:
+    with Pool(Buffers(4096), 1, limit=1) as pool:
+        lease = pool.lease()
+        keeper = Keeper(lease.element)
+        with pytest.raises(BufferError):
+            lease.release()
+        assert pool.try_alloc() is None
+        keeper.bytes()[0] = 9
+        assert lease.element[0] == 9
+        del keeper
+        lease.release()
+
+
+@pytest.mark.skipif(
+    not COMPILED and sys.version_info >= (3, 12),
+    reason="uncompiled, CPython 3.12 and later names a wrapper of its own, which exports nothing",
+)
+def test_what_a_py_buffer_names_exports_the_same_memory() -> None:
+    """Whoever asks it for a buffer again sees the same bytes, and is a view as well."""
+    with Pool(Buffers(4096), 1) as pool:
+        buffer = pool.alloc()
+        keeper = Keeper(buffer)
+        view = memoryview(keeper.kept)
+        del keeper
+        view[5] = 77
+        assert (buffer[5], len(view), buffer.views()) == (77, 4096, 1)
+        with pytest.raises(BufferError):
+            pool.free(buffer)
+        del view
+        pool.free(buffer)
+
+
+def test_views_are_counted_one_by_one() -> None:
+    with Pool(Buffers(4096), 1) as pool:
+        buffer = pool.alloc()
+        assert buffer.views() == 0
+        keepers = [Keeper(buffer) for _ in range(3)]
+        assert buffer.views() == 3
+        view = memoryview(buffer)
+        several = [view[:1], view[1:]]
+        assert buffer.views() == 4
+        keepers.pop()
+        assert buffer.views() == 3
+        del view, several, keepers
+        assert buffer.views() == 0
+        pool.free(buffer)
+
+
+@pytest.mark.skipif(not COMPILED, reason="uncompiled there is no such class in use")
+def test_an_exporter_cannot_be_made_by_hand() -> None:
+    with Pool(Buffers(4096), 1) as pool, pool.lease() as buffer:
+        exporter: Any = type(Keeper(buffer).kept)
+        with pytest.raises(TypeError, match="memoryview"):
+            exporter()
+        empty = exporter.__new__(exporter)
+        with pytest.raises(BufferError):
+            memoryview(empty)
+        assert "no buffer" in repr(empty)
