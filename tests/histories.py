@@ -151,7 +151,10 @@ class State(NamedTuple):
             return self.reserve, self.keep, len(self.line), spare, out, disposing, self.made, self.disposed
         lacking = max(0, self.reserve - spare)
         owed = min(lacking, out)
-        return self.reserve, spare, owed, lacking - owed
+        rest = lacking - owed
+        # While a resize makes elements, nothing is unfunded; "has disposed" and the like come after it has made them.
+        filling = rest if any("fills" in (call.phase, call.then) for call in self.calls) else 0
+        return self.reserve, spare, owed, rest - filling
 
 
 def new_pool(reserve: int, keep: int, threads: int) -> State:

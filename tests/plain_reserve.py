@@ -42,7 +42,8 @@ class PlainReserve:
         self.limit = self.waiting_max = MANY
         self.closed = self.dismissed = False
         self.spares: list[object] = []
-        self.made = self.disposed = self.disposing = self.claimed = self.filling = 0
+        self.made = self.disposed = self.disposing = self.claimed = self.filling = self.fills = 0
+        self.starved = False
         self.from_spare = self.from_source = self.from_reserve = self.from_line = 0
         self.resizes = -1
         self.line: list[PlainHands] = []
@@ -65,7 +66,7 @@ class PlainReserve:
         return self.limit - self.existing - self.claimed
 
     def figures(self) -> dict[str, Any]:
-        same = "reserve keep closed made disposed disposing claimed filling resizes"
+        same = "reserve keep closed made disposed disposing claimed filling fills starved resizes"
         same += " from_spare from_source from_reserve from_line out"
         return {name: getattr(self, name) for name in same.split()} | {
             "spare": len(self.spares),
@@ -124,9 +125,22 @@ class PlainReserve:
         hands.claims += granted
         return granted
 
-    def claim_to_fill(self, hands: PlainHands, beyond_out: bool) -> int:
+    def begin_fill(self, fill: PlainHands) -> None:
+        if not fill.filling and not self.closed:
+            fill.filling, self.starved = True, False
+            self.fills += 1
+
+    def end_fill(self, fill: PlainHands) -> None:
+        self.fills = max(0, self.fills - fill.filling)  # a fork may have counted it out
+        fill.filling = False
+
+    def claim_to_fill(self, hands: PlainHands, beyond_out: bool, fill: PlainHands) -> int:
         lacking = self.reserve - len(self.spares) - self.filling - (self.out if beyond_out else 0)
         granted = 0 if self.closed else max(0, min(lacking, hands.wanted, self.room))
+        if not granted:
+            room_is_taken = self.starved or self.claimed + self.disposing > 0
+            self.starved = not self.closed and lacking > 0 and room_is_taken
+            self.end_fill(fill)
         self.claimed += granted
         self.filling += granted
         hands.claims += granted
@@ -136,6 +150,7 @@ class PlainReserve:
     def arrive(self, hands: PlainHands, arrivals: list[object], for_caller: bool) -> None:
         was_full = self.room <= 0
         arrived = [element for element in arrivals if element is not None]
+        self.starved &= len(arrived) >= hands.claims
         hands.held += arrived
         self.made += len(arrived)
         self.from_source += len(arrived) if for_caller else 0
@@ -177,9 +192,11 @@ class PlainReserve:
             self.disposing += 1
         return len(hands.held)
 
-    def dispose_of(self, hands: PlainHands) -> None:
+    def dispose_of(self, hands: PlainHands, fill: PlainHands) -> None:
         if not hands.held:
             return
+        if self.starved:
+            self.begin_fill(fill)
         hands.held.pop(0)
         if self.disposing:
             self.disposing -= 1
@@ -223,7 +240,7 @@ class PlainReserve:
             self.prod()
         return True
 
-    def retarget(self, reserve: int | None, keep: int | None, limit: int | None, places: int) -> int:
+    def retarget(self, reserve: int | None, keep: int | None, limit: int | None, places: int, fill: PlainHands) -> int:
         if self.closed:
             return IS_CLOSED
         reserve = self.reserve if reserve is None else reserve
@@ -240,6 +257,8 @@ class PlainReserve:
         self.capacity = max(self.capacity, places)
         self.reserve, self.keep, self.keep_given, self.limit = reserve, new_keep, given, limit
         self.resizes += 1
+        if grew:
+            self.begin_fill(fill)
         head = self.line[:1]
         for ticket in [ticket for ticket in self.line if ticket.wanted > max(1, limit)]:
             self.line.remove(ticket)
@@ -265,13 +284,14 @@ class PlainReserve:
         self.drainers = [other for other in self.drainers if other is not ticket] + [ticket] * watch
         return self.out == 0
 
-    def after_fork(self, survivor: int) -> None:
+    def after_fork(self, survivor: int, fills: int) -> None:
         for ticket in self.line:
             if ticket.thread != survivor:
                 ticket.state = WITHDRAWN
         self.line = [ticket for ticket in self.line if ticket.thread == survivor]
         self.drainers = [ticket for ticket in self.drainers if ticket.thread == survivor]
         self.claimed = self.filling = 0
+        self.fills, self.starved = fills, False
         self.disposed += self.disposing
         self.disposing = 0
         self.serve()

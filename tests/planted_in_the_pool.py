@@ -14,12 +14,12 @@ from mempool.traffic import Traffic
 fill, attempt = Traffic._fill, Traffic._try
 
 
-def fill_nothing(pool: Traffic, *, beyond_out: bool, all_or_raise: bool = False) -> None:
+def fill_nothing(pool: Traffic, *, beyond_out: bool, all_or_raise: bool = False, **_under_way: Any) -> None:
     if all_or_raise:  # the constructor, which would not end else
         fill(pool, beyond_out=beyond_out, all_or_raise=True)
 
 
-def fill_all_that_is_kept(core: Any, hands: Any, _beyond_out: bool) -> int:
+def fill_all_that_is_kept(core: Any, hands: Any, _beyond_out: bool, _fill: Any) -> int:
     while True:
         books = core.open()
         own = books.lend(hands)
@@ -84,7 +84,7 @@ PLANTED: dict[str, Planted] = IN_THE_CORE | {
     "try_alloc never asks the source": (Pool, "try_alloc", Pool.alloc_reserved),
     "the reserve is taken before the source is asked": (Traffic, "_try", take_the_reserve_first),
     "a resize fills nothing": (Traffic, "_fill", fill_nothing),
-    "a shrink disposes of nothing": (Traffic, "_dispose_surplus", lambda _pool: None),
-    "a free disposes of nothing": (Traffic, "_dispose", lambda _pool, _hands: None),
+    "a shrink disposes of nothing": (Traffic, "_dispose_surplus", lambda _pool, *_fill: None),
+    "a free disposes of nothing": (Traffic, "_dispose", lambda _pool, _hands, *_fill: None),
 }
 NOBODY_IS_WOKEN: Planted = (Books, "tell", lambda _books, _ticket: None)

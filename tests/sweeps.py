@@ -115,7 +115,7 @@ def audit(pool: mempool.Pool[Any]) -> None:
     assert stats.disposing == 0, pool
     assert stats.waiting == 0, pool
     assert pool.core.figures()["claimed"] == 0, pool
-    assert pool.core.figures()["filling"] == 0, pool
+    assert pool.core.figures()["filling"] == pool.core.figures()["fills"] == 0, pool
     if not stats.closed:
         element = pool.alloc(timeout=0)
         pool.free(element)

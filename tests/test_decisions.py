@@ -73,6 +73,7 @@ class Decisions(RuleBasedStateMachine):
         self.plain = PlainReserve()
         self.owners: list[Owner] = []
         self.users: list[Owner] = []
+        self.fills = [Owner(0, thread=n % 2 + 1) for n in range(3)]
         self.tracks = tracks
         self.both_retarget(*aims, 20)
         for wanted in [1] * (spare + out):
@@ -118,13 +119,20 @@ class Decisions(RuleBasedStateMachine):
     def claim(self, owner: Owner, elements: int) -> None:
         self.ask(owner, elements)
 
-    @rule(wanted=few, beyond_out=st.booleans())
-    def claim_to_fill(self, wanted: int, beyond_out: bool) -> None:
-        owner = Owner(wanted)
-        answer = self.plain.claim_to_fill(owner.plain, beyond_out)
-        assert self.real.claim_to_fill(owner.real, beyond_out) == answer
+    @rule(wanted=few, beyond_out=st.booleans(), n=which)
+    def claim_to_fill(self, wanted: int, beyond_out: bool, n: int) -> None:
+        owner, fill = Owner(wanted), self.fills[n % 3]
+        answer = self.plain.claim_to_fill(owner.plain, beyond_out, fill.plain)
+        assert self.real.claim_to_fill(owner.real, beyond_out, fill.real) == answer
         if answer:
             self.owners.append(owner)
+
+    @rule(n=which, begins=st.booleans())
+    def fill(self, n: int, begins: bool) -> None:
+        """A refill begins, or a fill ends by an error."""
+        what, fill = "begin_fill" if begins else "end_fill", self.fills[n % 3]
+        getattr(self.real, what)(fill.real)
+        getattr(self.plain, what)(fill.plain)
 
     def answer(self, owner: Owner, answers: list[bool], *, for_caller: bool) -> None:
         arrivals = [object() if answer else None for answer in answers[: owner.plain.claims]]
@@ -189,12 +197,13 @@ class Decisions(RuleBasedStateMachine):
         if answer:
             self.owners.append(owner)
 
-    @of_one(lambda plain: plain.condemned)
-    def dispose_of(self, owner: Owner) -> None:
+    @of_one(lambda plain: plain.condemned, of_fill=which)
+    def dispose_of(self, owner: Owner, of_fill: int) -> None:
+        fill = self.fills[of_fill % 3]
         owner.real.entered.append(None)
         was_there = bool(owner.plain.held)
-        self.real.dispose_of(owner.real)
-        self.plain.dispose_of(owner.plain)
+        self.real.dispose_of(owner.real, fill.real)
+        self.plain.dispose_of(owner.plain, fill.plain)
         assert bool(owner.real.entered) != was_there
         if not owner.plain.held:
             self.owners.remove(owner)
@@ -227,19 +236,20 @@ class Decisions(RuleBasedStateMachine):
 
     # -- resizing and ending
 
-    def both_retarget(self, reserve: int | None, keep: int | None, limit: int | None, places: int) -> None:
+    def both_retarget(self, reserve: int | None, keep: int | None, limit: int | None, places: int, n: int = 0) -> None:
+        fill = self.fills[n]
         first, second, third = (UNCHANGED if target is None else target for target in (reserve, keep, limit))
         try:
-            answer = self.plain.retarget(reserve, keep, limit, places)
+            answer = self.plain.retarget(reserve, keep, limit, places, fill.plain)
         except ValueError:
             with pytest.raises(ValueError, match="fewer places than spares to be kept"):
-                self.real.retarget(first, second, third, [None] * places)
+                self.real.retarget(first, second, third, [None] * places, fill.real)
         else:
-            assert self.real.retarget(first, second, third, [None] * places) == answer
+            assert self.real.retarget(first, second, third, [None] * places, fill.real) == answer
 
     @rule(reserve=maybe, keep=maybe, limit=maybe, places=st.integers(0, 25), tickets=st.integers(0, 6))
     def retarget(self, reserve: int | None, keep: int | None, limit: int | None, places: int, tickets: int) -> None:
-        self.both_retarget(reserve, keep, limit, places)
+        self.both_retarget(reserve, keep, limit, places, tickets % 3)
         self.real.set_waiting_max(tickets)
         self.plain.waiting_max = tickets
 
@@ -258,8 +268,10 @@ class Decisions(RuleBasedStateMachine):
             self.real.dismiss()
             self.plain.dismiss()
         if n == 2:
-            self.real.after_fork(survivor)
-            self.plain.after_fork(survivor)
+            fills = sum(fill.plain.filling for fill in self.fills if fill.plain.thread == survivor)
+            self.real.after_fork(survivor, fills)
+            self.plain.after_fork(survivor, fills)
+            self.fills = [fill if fill.plain.thread == survivor else Owner(0, thread=survivor) for fill in self.fills]
 
     # -- what both must agree on
 
@@ -284,6 +296,7 @@ class Decisions(RuleBasedStateMachine):
             owner.woken = 0
         for user in self.users:
             assert all(self.real.is_out(element) == self.tracks for element in user.plain.held)
+        assert all(fill.real.filling == fill.plain.filling for fill in self.fills)
         self.plain.told.clear()
 
 

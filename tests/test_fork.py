@@ -274,6 +274,51 @@ def test_a_drain_of_another_thread_is_not_the_childs() -> None:
     assert not drainer.is_alive()
 
 
+@pytest.mark.parametrize("how", ["resize", "refill"])
+def test_a_fill_of_another_thread_has_ended_in_the_child(how: str) -> None:
+    """Nobody makes there what it was making: it is unfunded until a refill. In the parent the fill goes on."""
+    source = ScriptedSource()
+    pool = Pool(source, 0)
+    if how == "refill":
+        source.then(fails)
+        pool.resize(3)
+    source.then(works, slow)
+    filling = threading.Thread(target=lambda: pool.resize(3) if how == "resize" else pool.refill())
+    filling.start()
+    source.wait_until_held()
+
+    def check() -> None:
+        told = pool.guarantee()
+        assert (told.spare, told.filling, told.unfunded) == (1, 0, 2)
+        assert pool.refill().held
+        assert pool.core.figures()["fills"] == 0
+
+    assert in_child(check) == ""
+    assert (pool.guarantee().filling, pool.guarantee().unfunded) == (2, 0)
+    source.open()
+    filling.join(SOON)
+    assert pool.guarantee().held
+    audit(pool)
+
+
+def test_a_fill_of_the_thread_that_forks_goes_on_in_the_child() -> None:
+    """A source that forks: what the resize around it has still to make is being made there, too, and unfunded nowhere."""
+    told: list[Any] = []
+
+    def fork() -> None:
+        def check() -> None:
+            assert (pool.guarantee().filling, pool.guarantee().unfunded) == (3, 0)
+
+        told.append(in_child(check))
+
+    source = ScriptedSource()
+    pool = Pool(source, 0)
+    source.then(fork)
+    pool.resize(3)
+    assert told == [""]
+    audit(pool)
+
+
 def test_forks_at_any_moment_of_busy_threads() -> None:
     """Threads take, give back and resize while the main thread forks: no child finds a lock that nobody will open."""
     pool = Pool(Objects(bytearray), 4, limit=8)

@@ -216,6 +216,7 @@ class PoolBesideItsShadow(RuleBasedStateMachine):
         assert stats.resizes == shadow.resizes
         guarantee = self.pool.guarantee()
         assert (guarantee.promised, guarantee.spare, guarantee.owed, guarantee.unfunded) == shadow.guarantee()
+        assert guarantee.filling == 0  # no call is under way here
         assert len(self.source.existing) == shadow.spare + shadow.out
         assert self.source.has(self.out)
         assert self.source.wrong == []

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Guarantee:
-    """What a pool promises at one moment. `promised == min(spare, promised) + owed + unfunded`."""
+    """What a pool promises at one moment. `promised == min(spare, promised) + owed + filling + unfunded`."""
 
     promised: int
     """The reserve: how many elements the pool promises."""
@@ -19,13 +19,15 @@ class Guarantee:
     """The part of the reserve that elements now out will refill when they come home."""
     unfunded: int
     """The part of the reserve that not even every return would fill: a grow ran out of memory. See `Pool.refill`."""
-
+    filling: int = 0
+    """The part of the reserve that a resize or a refill is making now. It ends as `spare` or `owed`; or as `unfunded`,
+    where the source fails or the caller is interrupted."""
     level: str | None = None
     """How the memory of an element is guaranteed: the level of `Buffers`; None: the source does not say."""
 
     @property
     def held(self) -> bool:
-        """Whether the promise is covered: nothing is unfunded."""
+        """Whether the promise is covered: nothing is unfunded. (While elements are being made, nothing has failed yet.)"""
         return self.unfunded == 0
 
 

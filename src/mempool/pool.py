@@ -110,6 +110,7 @@ class Pool(Traffic, Generic[T]):
         self._reset = protocol.found(source, "reset")
         self._check = protocol.found(source, "check")
         self._book = HolderBook() if track == "holders" else None
+        self._fills = {}
         self._resizing = {}
         self._lost = collections.deque()
         self._recovering = collections.deque([0])
@@ -257,15 +258,21 @@ class Pool(Traffic, Generic[T]):
             wanted.append(f"limit {limit}")
         token = (threading.get_ident(), object())
         self._resizing[token] = f"to {', '.join(wanted) or 'the same targets'} by {name_of(parking.current_owner())}"
+        fill = self._new_fill()
         try:
-            grew = self._retarget(*self._targets(reserve, keep, limit))
+            grew = self._retarget(*self._targets(reserve, keep, limit), fill)
             try:
                 if grew and self._has_room():
                     self.core.expect_reserve()
-                    self._fill(beyond_out=False)
+                    self._fill(beyond_out=False, fill=fill)
             finally:
-                self._dispose_surplus()
+                self._end_fill(fill, forget=False)
+                self._dispose_surplus(fill)
+            if fill.filling:
+                # Another fill ended while what was disposed of here took its room under the limit: this goes on with it.
+                self._fill(beyond_out=True, fill=fill)
         finally:
+            self._end_fill(fill)
             self._resizing.pop(token, None)
         return self.guarantee()
 
@@ -288,10 +295,10 @@ class Pool(Traffic, Generic[T]):
             most,
         )
 
-    def _retarget(self, reserve: int, keep: int, limit: int) -> bool:
+    def _retarget(self, reserve: int, keep: int, limit: int, fill: Hands | None = None) -> bool:
         """Change the targets at one moment. Returns whether the reserve grew. Raises, and then nothing has changed."""
         # Enough, whatever other resizes make of the target that is not given here: they bring places for it.
-        answer = self.core.retarget(reserve, keep, limit, self._places(max(keep, 2 * reserve)))
+        answer = self.core.retarget(reserve, keep, limit, self._places(max(keep, 2 * reserve)), fill)
         now = self.core.figures()
         reserve = now["reserve"] if reserve == answers.UNCHANGED else reserve
         if answer == answers.IS_CLOSED:
@@ -346,8 +353,13 @@ class Pool(Traffic, Generic[T]):
         figures = self.core.figures()
         lacking = max(0, figures["reserve"] - figures["spare"])
         owed = 0 if figures["closed"] else min(lacking, max(0, figures["out"]))
+        rest = lacking - owed
+        # A fill goes on until nothing is lacking, so the rest is what it will make; and one that ended for want of room
+        # under the limit is gone on with by whoever takes that room.
+        delayed = figures["starved"] and (figures["claimed"] or figures["disposing"])
+        filling = rest if not figures["closed"] and (figures["fills"] or delayed) else 0
         level = protocol.found(self._source, "level")
-        return Guarantee(figures["reserve"], figures["spare"], owed, lacking - owed, level)
+        return Guarantee(figures["reserve"], figures["spare"], owed, rest - filling, filling=filling, level=level)
 
     def stats(self) -> PoolStats:
         """What the pool is and has done, all of one moment."""

@@ -46,7 +46,10 @@ def _after_fork_in_child() -> None:
         for token in list(pool._resizing):
             if token[0] != threading.get_ident():
                 pool._resizing.pop(token, None)
-        pool.core.after_fork(threading.get_ident())
+        for fill, thread in list(pool._fills.items()):
+            if thread != threading.get_ident():
+                pool._fills.pop(fill, None)
+        pool.core.after_fork(threading.get_ident(), sum(fill.filling for fill in pool._fills))
     parking.wake_this_thread()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator
@@ -70,6 +71,7 @@ class Traffic(Telling):
     __slots__ = (
         "_asked_at",
         "_check",
+        "_fills",
         "_lost",
         "_patience",
         "_recovering",
@@ -83,6 +85,7 @@ class Traffic(Telling):
 
     _asked_at: float
     _check: Callable[[Any], object] | None
+    _fills: dict[Hands, int]  # those under way, and the ident of their thread
     _lost: deque[Ticket]
     _patience: float | None
     _recovering: deque[int]
@@ -227,7 +230,7 @@ class Traffic(Telling):
         self._source_said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         self._asked_at = self._clock.now()
 
-    def _dispose(self, hands: Hands) -> None:
+    def _dispose(self, hands: Hands, fill: Hands | None = None) -> None:
         """Call the source's free for what these hands hold. Goes on to the last whatever flies; then raises the first."""
         errors: list[BaseException] = []
         vain = 0
@@ -241,7 +244,7 @@ class Traffic(Telling):
                     errors.append(error)
             if hands.entered or vain == ENTERED_IN_VAIN:
                 vain = 0
-                self.core.dispose_of(hands)
+                self.core.dispose_of(hands, fill)
         if errors:
             raise errors[0]
 
@@ -271,28 +274,54 @@ class Traffic(Telling):
             return False
         return True
 
-    def _fill(self, *, beyond_out: bool, all_or_raise: bool = False) -> None:
-        """Make elements until the reserve is full, or (beyond_out) would be if all that is out came home."""
-        batch = 1
-        while True:
-            hands = Hands(batch)
-            began = self._clock.now()
-            try:
-                if not self.core.claim_to_fill(hands, beyond_out):
+    def _new_fill(self) -> Hands:
+        """What stands for a resize or refill in the books: under way from `begin_fill` to `_end_fill`."""
+        fill = Hands(0)
+        self._fills[fill] = threading.get_ident()
+        return fill
+
+    def _end_fill(self, fill: Hands, *, forget: bool = True) -> None:
+        """However it ends: an interrupt here, too, must not leave behind that it were under way."""
+        try:
+            self.core.end_fill(fill)
+        except BaseException as error:
+            self.core.end_fill(fill)
+            if not isinstance(error, MemoryError):
+                raise
+        finally:
+            if forget:
+                self._fills.pop(fill, None)
+
+    def _fill(self, *, beyond_out: bool, all_or_raise: bool = False, fill: Hands | None = None) -> None:
+        """Make elements until the reserve is full, or (beyond_out) would be if all that is out came home.
+
+        fill: has begun already, as a part of the decision that made it necessary.
+        """
+        own = self._new_fill() if fill is None else fill
+        try:
+            self.core.begin_fill(own)
+            batch = 1
+            while True:
+                hands = Hands(batch)
+                began = self._clock.now()
+                try:
+                    if not self.core.claim_to_fill(hands, beyond_out, own):
+                        return
+                    self._call_source(hands, False)
+                    self._hand_back(hands)
+                except BaseException as error:
+                    self._hand_back(hands)
+                    if not isinstance(error, MemoryError):
+                        raise
+                    self._note_failure(error)
+                    if all_or_raise:
+                        raise self._all_or_nothing(error) from error
                     return
-                self._call_source(hands, False)
-                self._hand_back(hands)
-            except BaseException as error:
-                self._hand_back(hands)
-                if not isinstance(error, MemoryError):
-                    raise
-                self._note_failure(error)
-                if all_or_raise:
-                    raise self._all_or_nothing(error) from error
-                return
-            # Cheap elements come in larger batches; dear ones one by one, so that a waiter gets each at once.
-            if self._clock.now() - began < GO_SECONDS:
-                batch = min(2 * batch, self._batch_max)
+                # Cheap elements come in larger batches; dear ones one by one, so that a waiter gets each at once.
+                if self._clock.now() - began < GO_SECONDS:
+                    batch = min(2 * batch, self._batch_max)
+        finally:
+            self._end_fill(own, forget=fill is None)
 
     def _all_or_nothing(self, error: MemoryError) -> MemoryError:
         f = self.core.figures()
@@ -301,7 +330,7 @@ class Traffic(Telling):
             f"{self._called()}: {f['made']} of {f['reserve']} elements were made, and are disposed of: {said}"
         )
 
-    def _dispose_surplus(self) -> None:
+    def _dispose_surplus(self, fill: Hands | None = None) -> None:
         """Goes on to the last whatever the source raises; then raises the first. (An interrupt ends it.)"""
         errors: list[Exception] = []
         while True:
@@ -309,7 +338,7 @@ class Traffic(Telling):
             try:
                 if not self.core.surplus(hands):
                     break
-                self._dispose(hands)
+                self._dispose(hands, fill)
             except BaseException as error:
                 self._hand_back(hands)
                 if not isinstance(error, Exception) or not hands.count:

@@ -419,3 +419,37 @@ class _Borrowed:
         if element is None:
             raise MemoryError
         return element
+
+
+@scenario
+def grow_beside_disposals() -> None:
+    """A grow for which what a shrink disposes of leaves no room under the limit is made good by the shrink."""
+    with it.no_interleave():
+        memory = Memory(3)
+        pool = Pool(memory, 3, limit=3)
+    together(lambda: pool.resize(1, keep=1), lambda: pool.resize(3))
+    with it.no_interleave():
+        told = pool.guarantee()
+    figures = at_rest(pool, memory)
+    assert told.filling == 0
+    assert told.held, f"{told}, and nothing has failed"
+    assert figures["spare"] >= figures["reserve"]
+
+
+@scenario
+def what_is_being_made_is_not_unfunded() -> None:
+    """However a grow, another and a refill meet: as long as nothing fails, nobody is told of anything unfunded."""
+    told = []
+    with it.no_interleave():
+        memory = Memory(100)
+        pool = Pool(memory, 0)
+    together(
+        lambda: told.append(pool.resize(2)),
+        lambda: told.append(pool.refill()),
+        lambda: told.append(pool.guarantee()),
+    )
+    at_rest(pool, memory)
+    with it.no_interleave():
+        told.append(pool.guarantee())
+    assert all(guarantee.held for guarantee in told), told
+    assert told[-1].filling == 0

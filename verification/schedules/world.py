@@ -86,7 +86,7 @@ def at_rest(pool: Pool[Any], memory: Memory, held: Iterable[object] = ()) -> dic
         spare, existing = figures["spare"], len(memory.existing)
         assert existing == spare + len(held), f"{existing} exist: {spare} spare, {len(held)} out, the rest is lost"
         assert figures["made"] - figures["disposed"] == existing, "made - disposed is not what exists"
-        assert figures["claimed"] == figures["disposing"] == 0, "claims or disposals that nobody carries out"
+        assert figures["claimed"] == figures["disposing"] == figures["fills"] == 0, "claims, disposals or fills of nobody"
         assert figures["waiting"] == 0, "somebody stands in the line and all have gone"
         assert spare <= (0 if figures["closed"] else figures["keep"]), f"{spare} spares, keep is {figures['keep']}"
         assert all(map(pool.core.is_out, held)), "a user has an element that the roll does not list"

@@ -14,6 +14,8 @@ cdef class Books:
     cdef Py_ssize_t disposing
     cdef Py_ssize_t claimed
     cdef Py_ssize_t filling
+    cdef Py_ssize_t fills
+    cdef bint starved
     cdef Py_ssize_t waiting
     cdef Py_ssize_t joined
     cdef Py_ssize_t from_spare

@@ -68,6 +68,8 @@ class Books:
     disposing: cython.Py_ssize_t  # decided, but the source's free has not come back yet
     claimed: cython.Py_ssize_t  # permissions to ask the source that are in somebody's hands
     filling: cython.Py_ssize_t  # the part of `claimed` that belongs to resizes and refills
+    fills: cython.Py_ssize_t  # resizes and refills that go on until nothing is lacking, or the source fails
+    starved: cython.bint  # a fill ended early, because others' claims or disposals took the room under the limit
     waiting: cython.Py_ssize_t  # tickets in the line
     joined: cython.Py_ssize_t  # how many have ever lined up
     # What was done, for the statistics.
@@ -106,6 +108,8 @@ class Books:
         self.keep_given = -1
         self.closed = self.dismissed = False
         self.spare = self.made = self.disposed = self.disposing = self.claimed = self.filling = 0
+        self.fills = 0
+        self.starved = False
         self.waiting = self.joined = 0
         self.from_spare = self.from_source = self.from_reserve = self.from_line = 0
         self.resizes = -1  # the first retarget is the constructor's

@@ -227,6 +227,8 @@ class Ledger:
                 "disposing": books.disposing,
                 "claimed": books.claimed,
                 "filling": books.filling,
+                "fills": books.fills,
+                "starved": bool(books.starved),
                 "waiting": books.waiting,
                 "from_spare": books.from_spare,
                 "from_source": books.from_source,

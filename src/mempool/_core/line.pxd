@@ -6,7 +6,7 @@ cdef class Hands:
     cdef readonly Py_ssize_t first
     cdef readonly Py_ssize_t count
     cdef readonly Py_ssize_t claims
-    cdef bint filling
+    cdef readonly bint filling
     cdef readonly bint condemned
     cdef bint proven
     cdef bint refused

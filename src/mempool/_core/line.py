@@ -54,7 +54,7 @@ class Hands:
         self.first = 0
         self.count = 0
         self.claims = 0  # how many elements this call may ask the source for
-        self.filling = False  # the claims are a resize's, which fills the reserve
+        self.filling = False  # the claims are a resize's, which fills the reserve; or these stand for a whole fill
         self.condemned = False  # what these hands hold is surplus, counted as being disposed of
         self.refused = False  # there was no room under the limit when these hands asked
         self.joined = 0  # how many had joined the line when these hands asked

@@ -101,8 +101,46 @@ class Reserve(Ledger):
                 if self.shut(books):
                     return elements
 
-    def claim_to_fill(self, hands: Hands, beyond_out: bool) -> int:
-        """Permission to make elements for the reserve, at most as many as the hands want.
+    def begin_fill(self, fill: Hands) -> None:
+        """From now on what is lacking counts as being made, until the end of this fill. May be done again.
+
+        fill: empty hands that stand for a whole resize or refill, however often it asks the source.
+        """
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                own: Hands = books.lend(fill)
+                self.count_fill(books, own)
+                if self.shut(books):
+                    return
+
+    @cython.cfunc
+    def count_fill(self, books: Books, fill: Hands) -> cython.void:
+        if not fill.filling and not books.closed:
+            fill.filling = True
+            books.fills += 1
+            books.starved = False
+
+    def end_fill(self, fill: Hands) -> None:
+        """It has made all it could. May be done again."""
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                own: Hands = books.lend(fill)
+                if not own.filling:
+                    return
+                self.discount_fill(books, own)
+                if self.shut(books):
+                    return
+
+    @cython.cfunc
+    def discount_fill(self, books: Books, fill: Hands) -> cython.void:
+        if fill.filling:
+            fill.filling = False
+            books.fills = max(0, books.fills - 1)
+
+    def claim_to_fill(self, hands: Hands, beyond_out: bool, fill: Hands | None = None) -> int:
+        """Permission to make elements for the reserve, at most as many as the hands want. 0: the fill has ended by that.
 
         beyond_out: only what not even the return of every element out would fill.
         """
@@ -114,9 +152,18 @@ class Reserve(Ledger):
                 if beyond_out:
                     elements -= books.out()
                 existing: cython.Py_ssize_t = books.made - books.disposed + books.claimed
-                elements = min(elements, own.wanted, books.limit - existing)
-                if books.closed or elements <= 0:
-                    return 0
+                room: cython.Py_ssize_t = books.limit - existing
+                if books.closed or elements <= 0 or room <= 0:
+                    # Room that a disposal takes comes back, after this fill has gone: who disposes goes on with it then.
+                    books.starved = (
+                        not books.closed and elements > 0 and (books.starved or books.claimed + books.disposing > 0)
+                    )
+                    if fill is not None:
+                        self.discount_fill(books, books.lend(fill))
+                    if self.shut(books):
+                        return 0
+                    continue
+                elements = min(elements, own.wanted, room)
                 if self.tracks:
                     self.roll.make_room(existing + elements)
                 books.claimed += elements
@@ -165,6 +212,8 @@ class Reserve(Ledger):
                 # Room under the limit is news to the head of the line, unless it is the room that it took itself; and then
                 # a newcomer is, of whom it was not told because there was none.
                 is_news: cython.bint = head is not own.asks_for or own.joined != books.joined
+                if made < own.claims:
+                    books.starved = False  # it is the source that gives nothing now
                 if made < own.claims and was_full and head is not hands and is_news:
                     books.prod_head()
                 own.claims = 0
@@ -295,8 +344,11 @@ class Reserve(Ledger):
                 if self.shut(books):
                     return own.count - own.first
 
-    def dispose_of(self, hands: Hands) -> None:
-        """The source's free has come back for the first element in these hands: it is gone."""
+    def dispose_of(self, hands: Hands, fill: Hands | None = None) -> None:
+        """The source's free has come back for the first element in these hands: it is gone.
+
+        fill: begins by this, if another ended for want of the room that is there now.
+        """
         while True:
             with cython.critical_section(self):
                 books: Books = self.open()
@@ -313,6 +365,8 @@ class Reserve(Ledger):
                 if books.disposing > 0:  # else a fork has counted it already
                     books.disposing -= 1
                     books.disposed += 1
+                if fill is not None and books.starved:
+                    self.count_fill(books, books.lend(fill))
                 books.prod_head()  # there may be room under the limit
                 done: cython.bint = self.shut(books)
             if done:
@@ -404,13 +458,19 @@ class Reserve(Ledger):
     # -- resizing and closing
 
     def retarget(
-        self, reserve: cython.Py_ssize_t, keep: cython.Py_ssize_t, limit: cython.Py_ssize_t, places: list[Any]
+        self,
+        reserve: cython.Py_ssize_t,
+        keep: cython.Py_ssize_t,
+        limit: cython.Py_ssize_t,
+        places: list[Any],
+        fill: Hands | None = None,
     ) -> int:
         """All targets change at this one moment, or none does. Answers GROWN, CHANGED, or why nothing changed.
 
         UNCHANGED leaves a target as it is at the moment itself, so that two resizes of different targets both count.
         keep UNCHANGED: twice the reserve until it is given once; then it stays, but never below the reserve.
         places: at least as long as the new keep, unless there are so many already; else ValueError.
+        fill: begins at this very moment if the reserve grows: what it is about to make is never unfunded.
 
         Who stands in the line for many, and for more than the limit allows now, has left it: IMPOSSIBLE.
         """
@@ -439,6 +499,8 @@ class Reserve(Ledger):
                 books.keep_given = given
                 books.limit = new_limit
                 books.resizes += 1
+                if grew and fill is not None:
+                    self.count_fill(books, books.lend(fill))
                 head: Ticket | None = books.first_in_line()
                 for ticket in line:
                     if ticket.wanted > max(1, new_limit):
@@ -506,8 +568,11 @@ class Reserve(Ledger):
                 if self.shut(books):
                     return books.out() == 0
 
-    def after_fork(self, survivor: object) -> None:
-        """In the child only the thread `survivor` lives on: the others' tickets and claims are void, their elements out."""
+    def after_fork(self, survivor: object, fills: cython.Py_ssize_t = 0) -> None:
+        """In the child only the thread `survivor` lives on: the others' tickets and claims are void, their elements out.
+
+        fills: how many of the fills under way are the survivor's.
+        """
         while True:
             with cython.critical_section(self):
                 books: Books = self.open()
@@ -521,6 +586,8 @@ class Reserve(Ledger):
                 books.drainers = drainers
                 books.disposed += books.disposing
                 books.claimed = books.filling = books.disposing = 0
+                books.fills = fills
+                books.starved = False
                 self.serve_line(books)
                 books.prod_head()  # another head, or room that the others' claims took
                 done: cython.bint = self.shut(books)

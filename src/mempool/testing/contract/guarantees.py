@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, ClassVar
 
 import pytest
 
 from mempool.guarantee import Guarantee
-from mempool.testing.contract.base import Contract, fails, works
+from mempool.testing.contract.base import SOON, Contract, fails, raises, slow, works
+from mempool.testing.scripted import SourceBroken, Step
 
 
-def parts(guarantee: Guarantee) -> tuple[int, int, int, int]:
-    """The four numbers of a guarantee, which always add up."""
+def parts(guarantee: Guarantee, filling: int = 0) -> tuple[int, int, int, int]:
+    """Four of the numbers of a guarantee, which with the fifth always add up."""
     spare = min(guarantee.spare, guarantee.promised)
-    assert guarantee.promised == spare + guarantee.owed + guarantee.unfunded
+    assert guarantee.promised == spare + guarantee.owed + guarantee.filling + guarantee.unfunded
     assert guarantee.held == (guarantee.unfunded == 0)
+    assert guarantee.filling == filling
     return guarantee.promised, guarantee.spare, guarantee.owed, guarantee.unfunded
+
+
+def aside(call: Callable[[], Any]) -> Future[Any]:
+    """The same in a thread of its own."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - it is the result
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 class GuaranteeContract(Contract):
@@ -87,4 +106,112 @@ class GuaranteeContract(Contract):
         assert parts(pool.resize(5)) == (5, 0, 3, 2)
         pool.free_many(elements)
         assert parts(pool.guarantee()) == (5, 3, 0, 2)
+        self.audit(pool, source)
+
+    # -- while elements are being made
+
+    def test_what_a_grow_is_making_is_not_unfunded(self) -> None:
+        """filling: what a resize has still to make, asked for already or not; as long as nothing has failed it is held."""
+        pool, source = self.pool(1, slow, works, slow)
+        growing = aside(lambda: pool.resize(20))
+        source.wait_until_held()
+        assert parts(pool.guarantee(), filling=19) == (20, 1, 0, 0)
+        source.release()
+        source.wait_until_held()
+        between = pool.guarantee()
+        assert parts(between, filling=20 - between.spare - between.owed) == (20, between.spare, between.owed, 0)
+        assert 0 < between.filling < 19
+        source.open()
+        assert parts(growing.result(SOON)) == (20, 20, 0, 0)
+        self.audit(pool, source)
+
+    def test_a_grow_is_filling_from_the_moment_of_its_targets_on(self) -> None:
+        """There is no moment at which the new reserve is promised and nobody makes it."""
+        pool, source = self.pool(0)
+        seen = []
+        source.then(lambda: seen.append(pool.guarantee()), lambda: seen.append(pool.guarantee()))
+        pool.resize(2)
+        assert [parts(guarantee, filling=2 - n) for n, guarantee in enumerate(seen)] == [(2, 0, 0, 0), (2, 1, 0, 0)]
+        self.audit(pool, source)
+
+    def test_what_comes_home_first_is_owed_and_not_filling(self) -> None:
+        """owed comes first: a grow beside elements out is making only the rest."""
+        pool, source = self.pool(2, otherwise=fails)
+        out = [pool.alloc(), pool.alloc()]
+        source.then(slow, fails)
+        growing = aside(lambda: pool.resize(5))
+        source.wait_until_held()
+        assert parts(pool.guarantee(), filling=3) == (5, 0, 2, 0)
+        source.release()
+        assert parts(growing.result(SOON)) == (5, 1, 2, 2)
+        pool.free_many(out)
+        self.audit(pool, source)
+
+    @pytest.mark.parametrize("again", ["refill", "resize"])
+    def test_of_two_fills_the_one_that_leaves_the_work_to_the_other_says_so(self, again: str) -> None:
+        """What another fill is making is not made twice, and is not unfunded for that."""
+        pool, source = self.pool(0, slow)
+        growing = aside(lambda: pool.resize(1))
+        source.wait_until_held()
+        assert parts(pool.refill() if again == "refill" else pool.resize(1), filling=1) == (1, 0, 0, 0)
+        assert source.alloc_calls == 1
+        source.open()
+        assert parts(growing.result(SOON)) == (1, 1, 0, 0)
+        assert parts(pool.guarantee()) == (1, 1, 0, 0)
+        self.audit(pool, source)
+
+    @pytest.mark.parametrize("outcome", [works, fails])
+    def test_of_two_fills_the_end_of_one_is_not_that_of_the_other(self, outcome: Step) -> None:
+        """filling until the last of them has ended."""
+        pool, source = self.pool(0, otherwise=fails)
+        assert parts(pool.resize(4)) == (4, 0, 0, 4)
+        source.then(slow)
+        refilling = aside(pool.refill)
+        source.wait_until_held()
+        source.then(slow)
+        growing = aside(lambda: pool.resize(8))
+        source.wait_until_held(2)
+        assert parts(pool.guarantee(), filling=8) == (8, 0, 0, 0)
+        source.release(outcome)
+        spare = int(outcome is works)
+        assert parts(refilling.result(SOON), filling=8 - spare) == (8, spare, 0, 0)
+        source.release(fails)
+        assert parts(growing.result(SOON)) == (8, spare, 0, 8 - spare)
+        self.audit(pool, source)
+
+    @pytest.mark.parametrize("how", ["refill", "resize"])
+    def test_a_fill_that_fails_leaves_the_rest_unfunded(self, how: str) -> None:
+        """Out of memory, or an error of the source: filling ends with the call, and says no more than is true."""
+        pool, source = self.pool(0, otherwise=fails)
+        assert parts(pool.resize(4)) == (4, 0, 0, 4)
+        source.then(works, raises)
+        with pytest.raises(SourceBroken):
+            pool.refill() if how == "refill" else pool.resize(5)
+        assert parts(pool.guarantee())[3] == (3 if how == "refill" else 4)
+        source.then(works)
+        assert parts(pool.refill())[3] == (2 if how == "refill" else 3)
+        self.audit(pool, source)
+
+    def test_a_closed_pool_is_filling_nothing(self) -> None:
+        """What a resize makes for a pool that was closed meanwhile is disposed of."""
+        pool, source = self.pool(1, slow)
+        growing = aside(lambda: pool.resize(3))
+        source.wait_until_held()
+        pool.close()
+        assert parts(pool.guarantee()) == (3, 0, 0, 3)
+        source.open()
+        growing.result(SOON)
+        assert source.existing == []
+
+    def test_a_grow_that_a_disposal_leaves_no_room_is_gone_on_with(self) -> None:
+        """What a shrink disposes of takes room under the limit until it is gone: then it makes what a grow could not."""
+        pool, source = self.pool(3, limit=3)
+        source.then_free(slow)
+        shrinking = aside(lambda: pool.resize(1, keep=1))
+        source.wait_until_held()
+        assert parts(pool.resize(3), filling=2) == (3, 1, 0, 0)
+        assert parts(pool.refill(), filling=2) == (3, 1, 0, 0)
+        assert source.alloc_calls == 3
+        source.release()
+        assert parts(shrinking.result(SOON)) == (3, 3, 0, 0)
         self.audit(pool, source)
