@@ -152,8 +152,8 @@ class State(NamedTuple):
         lacking = max(0, self.reserve - spare)
         owed = min(lacking, out)
         rest = lacking - owed
-        # While a resize makes elements, nothing is unfunded; "has disposed" and the like come after it has made them.
-        filling = rest if any("fills" in (call.phase, call.then) for call in self.calls) else 0
+        # While a resize makes elements nothing is unfunded.
+        filling = rest if any({call.phase, call.then} & {"fills", "ends its fill"} for call in self.calls) else 0
         return self.reserve, spare, owed, rest - filling
 
 
@@ -231,6 +231,8 @@ def decisions(state: State, who: int, asked: Event) -> Iterator[State]:
                 yield state.with_call(who, Call("trims"))
             for claims in range(1, lacking + 1):
                 yield state.with_call(who, Call("asks", then="fills", claims=claims), filling=state.filling + claims)
+        case "ends its fill":
+            yield state.with_call(who, Call("trims"))
         case "trims" if not line and len(spares) > state.keep:
             surplus = Call("disposes", then="trims", carried=spares[state.keep :][::-1])
             yield state.with_call(who, surplus, spares=spares[: state.keep])
@@ -319,7 +321,7 @@ def observe(state: State, event: Event) -> State | None:
             phase = "was answered" if len(carried) == call.claims else "asks"
             return state.with_call(event.who, call._replace(phase=phase, carried=carried))
         case "failed", "asks" if call.then == "fills":
-            return state.with_call(event.who, call._replace(phase="was answered", then="trims"))
+            return state.with_call(event.who, call._replace(phase="was answered", then="ends its fill"))
         case "failed", "asks":
             phase = "was refused" if call.then == "has" else "waits"  # in either case the books are as before
             return state.with_call(event.who, Call(phase, result=call.result))
