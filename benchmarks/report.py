@@ -1,20 +1,24 @@
-"""What is printed: the machine, and the table of ratios with the targets beside them."""
+"""What is printed: the machine, the verdict, and the tables of ratios with the targets beside them."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mempool.benchmarks.measure import Row
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 import mempool
 
 HEADINGS = ("what", "beside", "median", "lowest .. highest", "target", "", "note")
+#: Columns. In a narrower terminal the seven columns of a table would be words of three letters.
+TABLE_WIDTH = 110
 STYLES = {"met": "green", "missed": "bold red", "not measured": "yellow"}
 
 
@@ -73,16 +77,48 @@ def in_one_line() -> str:
     return f"mempool {facts['mempool']} ({facts['core']} core), {facts['python']}, {where}"
 
 
-def print_group(group: str, rows: Sequence[Row]) -> None:
+def print_report(rows: Mapping[str, Sequence[Row]]) -> None:
+    """The verdict in a few lines, then a table for each group."""
+    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
+    console.print()
+    for line, style in verdict([row for measured in rows.values() for row in measured]):
+        console.print(line, style=style)
+    for group, measured in rows.items():
+        print_group(console, group, measured)
+
+
+def verdict(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """Lines with their colours: how many targets are met, and each that is not."""
+    verdicts = [row.verdict for row in rows]
+    bad = {word: verdicts.count(word) for word in ("missed", "not measured") if word in verdicts}
+    others = "".join(f", {number} {word}" for word, number in bad.items())
+    yield f"targets: {verdicts.count('met')} met{others or ', 0 missed'}", STYLES["missed" if "missed" in bad else "met"]
+    for row in rows:
+        if row.verdict in bad:
+            what, beside, median, *_ = cells(row)
+            wanted = f"{row.target} {row.unit}".strip()
+            yield f"  {row.verdict}: {what} : {beside}: {median}, target {wanted}", STYLES[row.verdict]
+
+
+def print_group(console: Console, group: str, rows: Sequence[Row]) -> None:
+    """A table where there is room for one, else a few lines for each row."""
     table = [cells(row) for row in rows]
-    if not sys.stdout.isatty():  # rich would fold the cells to 80 columns
+    if not console.is_terminal:  # rich would fold the cells to 80 columns
         print_plainly(group, table)
-        sys.stdout.flush()  # the next group takes a minute
-        return
-    shown = Table(*HEADINGS, title=group, title_justify="left")
-    for row, line in zip(rows, table, strict=True):
-        shown.add_row(*line, style=STYLES.get(row.verdict))
-    Console().print(shown)
+    elif console.width < TABLE_WIDTH:
+        console.print(f"\n{group}", style="bold")
+        for row, (what, beside, median, spread, target, said, note) in zip(rows, table, strict=True):
+            console.print(f"{what} : {beside}")
+            figures = f"{median} ({spread})" if spread else median
+            wanted = f"; target {target}: {said}" if target else ""
+            console.print(Padding(Text(figures + wanted, STYLES.get(row.verdict, "")), (0, 2)))
+            if note:
+                console.print(Padding(Text(note, "dim"), (0, 2)))
+    else:
+        shown = Table(*HEADINGS, title=group, title_justify="left")
+        for row, line in zip(rows, table, strict=True):
+            shown.add_row(*map(Text, line), style=STYLES.get(row.verdict))  # Text: a note with [brackets] is no markup
+        console.print(shown)
 
 
 def print_plainly(group: str, table: Sequence[tuple[str, ...]]) -> None:
@@ -91,13 +127,3 @@ def print_plainly(group: str, table: Sequence[tuple[str, ...]]) -> None:
     print(f"\n{group}")
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def print_verdict(rows: Sequence[Row]) -> None:
-    verdicts = [row.verdict for row in rows]
-    print(f"\ntargets: {verdicts.count('met')} met, {verdicts.count('missed')} missed", end="")
-    print(f", {verdicts.count('not measured')} not measured" if "not measured" in verdicts else "")
-    for row in rows:
-        if row.verdict in ("missed", "not measured"):
-            what, beside, median, *_ = cells(row)
-            print(f"  {row.verdict}: {what} : {beside}: {median}, target {row.target}{' ' if row.unit else ''}{row.unit}")

@@ -52,6 +52,8 @@ def halve(source: Path, target: Path, pool: Pool) -> Iterator[Loudness]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python arrays.py FILE")
     with Pool(Buffers("64 KiB", align=64), reserve=2, limit=4, name="samples") as samples:
         for block in halve(Path(sys.argv[1]), Path(sys.argv[1] + ".half"), samples):
             print(*block.peaks, f"{block.energy:.3g}")

@@ -29,6 +29,8 @@ def main(folder: Path, pool: Pool, threads: int = 8) -> dict[Path, str]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python hash_files.py FOLDER [threads]")
     with Pool(Buffers("256 KiB"), reserve=2, limit=16, name="chunks") as chunks:
         for path, hexdigest in main(Path(sys.argv[1]), chunks, *map(int, sys.argv[2:])).items():
             print(hexdigest, path, sep="  ")

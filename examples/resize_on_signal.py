@@ -50,4 +50,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if sys.stdin.isatty():
+        sys.exit("usage: find . -type f | python resize_on_signal.py")
     main()

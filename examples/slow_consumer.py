@@ -67,5 +67,7 @@ def main(path: Path, pool: Pool) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python slow_consumer.py FILE")
     with Pool(Buffers("64 KiB"), reserve=4, limit=8, name="frames", track="holders") as frames:
         print(main(Path(sys.argv[1]), frames))

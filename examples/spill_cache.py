@@ -1,8 +1,7 @@
 """A cache that needs memory to free memory: `python spill_cache.py FOLDER SPILL [reserve]`.
 
-It keeps the blocks of all files below FOLDER in memory until there is none left, and then writes the oldest to SPILL.
-For that it needs a buffer: a block is packed with its length and checksum. To ask for that buffer when memory has run
-out is too late; where the kernel writes dirty pages out to get memory, it has mempools for this. Try a reserve of 0.
+It keeps the blocks of all files below FOLDER in memory until there is none left, then writes the oldest to SPILL. For that
+it needs a buffer, and to ask for one when memory has run out is too late. Try a reserve of 0.
 """
 
 import hashlib
@@ -16,8 +15,7 @@ from typing import TypeVar
 from mempool import Buffers, Pool
 
 T = TypeVar("T")
-BLOCK = 1 << 20
-HEADER = 8  # bytes: length, CRC-32
+BLOCK, HEADER = 1 << 20, 8  # bytes; a header is a length and a CRC-32
 
 
 class SpillCache:
@@ -66,6 +64,8 @@ class SpillCache:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit("usage: python spill_cache.py FOLDER SPILL [reserve]")
     folder, spilled, reserve = Path(sys.argv[1]), Path(sys.argv[2]), int((sys.argv[3:] or ["1"])[0])
     staging = Pool(Buffers(HEADER + BLOCK), reserve=reserve, keep=max(reserve, 1), timeout=0.5, name="staging")
     cache = SpillCache(staging, spilled)

@@ -53,6 +53,8 @@ async def main(
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit("usage: python tcp_relay.py PORT HOST PORT, such as 8000 example.org 80")
     pools = [Pool(Buffers("64 KiB"), reserve=4, limit=64, max_waiting=1000, name=name) for name in ("there", "back")]
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(main(int(sys.argv[1]), (sys.argv[2], int(sys.argv[3])), *pools))

@@ -55,5 +55,7 @@ def main(source: Path, output: Path, pool: Pool, workers: int = 2) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit("usage: python thread_pipeline.py INPUT OUTPUT")
     with Pool(Buffers("256 KiB"), reserve=4, limit=16, name="blocks") as buffers:
         main(Path(sys.argv[1]), Path(sys.argv[2]), buffers)

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ if importlib.util.find_spec("mempool.benchmarks") is None:
 
 from mempool.benchmarks import GROUPS, contended, measure, peers, resident
 from mempool.benchmarks.measure import Point, Row, Target
+from rich.console import Console
 
 from mempool import benchmarks
 from mempool.cli import main
@@ -174,6 +176,32 @@ def test_what_was_measured_before_an_interrupt_is_kept(tmp_path: Path, monkeypat
     figures = tmp_path / "figures.json"
     assert main(["bench", "memory", "growth", "--json", str(figures)]) == 130
     assert [row["what"] for row in json.loads(figures.read_text("utf-8"))["rows"]] == ["measured, quick: False"]
+
+
+ROWS = {
+    "uncontended": [
+        Row("uncontended", "alloc + free", "deque.pop + append", 1.1, 1.0, 1.2, target=Target(1.15)),
+        Row("uncontended", "with pool.lease()", "deque.pop + append", 4.5, 4.0, 5.0, target=Target(3.2)),
+        Row("uncontended", "generic-pool", "alloc + free", target=Target(12, at_most=False), note="pip install '.[bench]'"),
+    ]
+}
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_the_verdict_comes_first_and_all_of_it_fits_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few lines, then the table; on a narrow terminal a few lines for each row; and [brackets] are kept."""
+    report = importlib.import_module("mempool.benchmarks.report")
+    screen = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None, highlight=False, markup=False)
+    monkeypatch.setattr(report, "Console", lambda **_options: screen)
+    report.print_report(ROWS)
+    lines = [line.rstrip() for line in screen.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= width
+    assert lines[1] == "targets: 1 met, 1 missed, 1 not measured"
+    assert lines[2].startswith("  missed: with pool.lease()")
+    shown = "".join(lines)
+    assert "'.[bench]'" in shown
+    assert shown.index("targets:") < shown.index("uncontended")
+    assert "\u2026" not in shown
 
 
 @pytest.mark.stress

@@ -114,6 +114,14 @@ def test_more_than_there_is_is_refused_and_does_no_harm(tmp_path: Path) -> None:
     assert {trial["what"]: trial["held"] for trial in report["trials"]}["resident"] is False
 
 
+def test_sizes_are_in_words_as_a_person_reads_them() -> None:
+    """No counts of kB or of bytes, where MiB and GiB are meant; what is none is said to be none."""
+    said = called("--size", "2 MiB")
+    assert not re.findall(r"\d kB|\b0 bytes|\d{5,} bytes", said)
+    assert machine._kbytes("2048 kB") == "2 MiB"
+    assert machine._kbytes(None) == "unknown"
+
+
 def test_what_it_took_it_gives_back() -> None:
     """Nothing stays locked."""
     before = levels.locked_bytes()

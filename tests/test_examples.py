@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import importlib.util
 import os
+import pty
 import re
 import signal
 import socket
@@ -49,6 +50,28 @@ def run(name: str, *arguments: object, words: str | None = None) -> subprocess.C
     """An example as its user runs it."""
     command = [sys.executable, "-u", str(EXAMPLES / f"{name}.py"), *map(str, arguments)]
     return subprocess.run(command, input=words, capture_output=True, text=True, timeout=SOON, check=False)
+
+
+@pytest.mark.parametrize("name", sorted({path.stem for path in EXAMPLES.glob("*.py")} - {"resize_on_signal"}))
+def test_an_example_without_arguments_says_what_it_takes(name: str) -> None:
+    """One line, and no traceback."""
+    done = run(name)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"usage: python {name}.py ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_example_that_reads_its_input_says_so_at_a_terminal() -> None:
+    """It would seem to hang."""
+    terminal, other_end = pty.openpty()
+    command = [sys.executable, str(EXAMPLES / "resize_on_signal.py")]
+    try:
+        done = subprocess.run(command, stdin=other_end, capture_output=True, text=True, timeout=SOON, check=False)
+    finally:
+        os.close(terminal)
+        os.close(other_end)
+    assert done.stderr == "usage: find . -type f | python resize_on_signal.py\n"
+    assert done.returncode == 1
 
 
 # -- tcp_relay

@@ -26,7 +26,7 @@ PLOT_KINDS = (".svg", ".png")
 )
 @click.option("--quick", is_flag=True, help="Fewer elements, shorter runs: half a minute instead of minutes.")
 def bench(*, groups: tuple[str, ...], figures: Path | None, plot: Path | None, quick: bool) -> None:
-    """Measure mempool beside everything else a user could pick, as a table of ratios.
+    """Measure mempool beside everything else a user could pick: a verdict in a few lines, then tables of ratios.
 
     The groups: uncontended, asynchronous, contended, resize, memory, growth, failure; all by default. Each is one file of
     mempool.benchmarks, short enough to be read and doubted. A peer that is not installed is named as missing;
@@ -46,16 +46,16 @@ def bench(*, groups: tuple[str, ...], figures: Path | None, plot: Path | None, q
     rows: dict[str, list[Any]] = {}
     try:
         for group in chosen:
+            click.echo(f"measuring: {group}")
             rows[group] = list(benchmarks.run(group, quick=quick))
-            report.print_group(group, rows[group])
     finally:  # minutes were spent on the groups before one that was interrupted
         keep(rows, report, figures, plot, quick=quick)
 
 
 def keep(rows: dict[str, list[Any]], report: Any, figures: Path | None, plot: Path | None, *, quick: bool) -> None:
-    """The verdict, and the files that were asked for."""
+    """The verdict, the tables, and the files that were asked for."""
     every = [row for measured in rows.values() for row in measured]
-    report.print_verdict(every)
+    report.print_report(rows)
     if figures is not None:
         written = [dataclasses.asdict(row) | {"verdict": row.verdict, "is_steady": row.is_steady} for row in every]
         head = {"machine": report.machine(), "quick": quick}

@@ -136,7 +136,7 @@ def facts(machine: Machine) -> Iterator[tuple[str, str, str]]:
         yield "memory", f"{in_words(m.memory)}, {_size(m.memory_available)} available", ""
     if m.swap is not None:
         swapless = "no swap: what is resident stays" if not m.swap else "only 'locked' and 'huge' are never swapped"
-        yield "swap", f"{in_words(m.swap)}, {_size(m.swap_free)} free", swapless
+        yield "swap", f"{in_words(m.swap)}, {_size(m.swap_free)} free" if m.swap else "none", swapless
     if m.overcommit_memory is not None:
         mode = f"vm.overcommit_memory {m.overcommit_memory}, {OVERCOMMIT.get(m.overcommit_memory, 'unknown')}"
         yield "overcommit", mode, _if(m.overcommit_memory != 2, "address space is no memory: 'virtual' promises nothing")
@@ -145,7 +145,8 @@ def facts(machine: Machine) -> Iterator[tuple[str, str, str]]:
         yield "committed", strict, _if(m.overcommit_memory != 2, "the limit holds with vm.overcommit_memory 2 only")
     yield "RLIMIT_AS", _limit(m.rlimit_as), _if(m.rlimit_as is not None, "all mappings of the process together")
     yield "RLIMIT_DATA", _limit(m.rlimit_data), _if(m.rlimit_data is not None, "its private writable mappings together")
-    locking = f"{_limit(m.rlimit_memlock)}, hard limit {_limit(m.rlimit_memlock_hard)}, {in_words(m.locked)} locked"
+    locked = in_words(m.locked) if m.locked else "none"
+    locking = f"{_limit(m.rlimit_memlock)}, hard limit {_limit(m.rlimit_memlock_hard)}, {locked} locked"
     yield "RLIMIT_MEMLOCK", locking, _if(m.may_lock_any, "does not count: this process has CAP_IPC_LOCK")
     if m.huge_pages is not None:
         of = f" of {in_words(m.huge_page_size)}" if m.huge_page_size else ""
@@ -208,12 +209,12 @@ def confirm(memory: Memory, region: Region) -> tuple[bool, str]:
         said.append("charged to CommitLimit" if levels.is_commit_strict() else "populated once; may be swapped")
     if memory.level == "locked" and flags:
         held = held and "lo" in flags
-        said.append(f"smaps: Locked {found.get('Locked', 'unknown')}")
+        said.append(f"smaps: Locked {_kbytes(found.get('Locked'))}")
     if memory.level == "huge" and found:
-        said.append(f"smaps: pages of {found.get('KernelPageSize', 'unknown size')}")
+        said.append(f"smaps: pages of {_kbytes(found.get('KernelPageSize'))}")
     if memory.huge and found:
         held = held and not found.get("AnonHugePages", "0").startswith("0 ")
-        said.append(f"smaps: AnonHugePages {found.get('AnonHugePages', 'unknown')}")
+        said.append(f"smaps: AnonHugePages {_kbytes(found.get('AnonHugePages'))}")
         if not held:
             said.append("the kernel had no free huge page: memory is fragmented, or the setting is off for this process")
     if memory.numa_node is not None:
@@ -227,6 +228,12 @@ def _if(condition: bool, note: str) -> str:
 
 def _size(size: int | None) -> str:
     return "unknown" if size is None else in_words(size)
+
+
+def _kbytes(told: str | None) -> str:
+    """A size as /proc/self/smaps tells it: so many kB, each of 1024 bytes."""
+    number, _, unit = (told or "").partition(" ")
+    return in_words(int(number) * 1024) if number.isdecimal() and unit == "kB" else told or "unknown"
 
 
 def _limit(limit: int | None) -> str:
