@@ -41,6 +41,23 @@ def memory_take(scene: Scene) -> Call:
 
 
 @call()
+def memory_regain(scene: Scene) -> Call:
+    """As in a child of a fork."""
+    memory, taken = _memory(scene)
+    region = taken[0] = memory.take()
+    block = region._block
+    assert block is not None
+    block.forks = memory._whole_since = -1
+
+    def made() -> None:
+        assert memory.verified in ("virtual", "backed", "resident")
+        memory.regain()
+        assert memory.verified == "resident"
+
+    return made
+
+
+@call()
 def memory_give(scene: Scene) -> Call:
     memory, taken = _memory(scene)
     others = [memory.take()]

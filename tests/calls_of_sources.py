@@ -182,6 +182,18 @@ def buffers_room(_scene: Scene) -> Call:
 
 
 @call()
+def buffers_regain(_scene: Scene) -> Call:
+    source = mempool.Buffers(4096)
+    pool = mempool.Pool(mempool.Fallback(source, source), 1)
+
+    def made() -> None:
+        source.regain()
+        assert pool.refill().held
+
+    return made
+
+
+@call()
 def pool_of_one_object_twice(_scene: Scene) -> Call:
     only = Element()
     source = mempool.Objects(lambda: only)

@@ -64,8 +64,8 @@ def _by_name(_self: object, *, element: object) -> None:
         ("reset", _of_two, r"the source's reset\(_one.*, _two.*\) cannot be called as reset\(element\)"),
         ("check", _by_name, r"the source's check\(\*, element.*\) cannot be called as check\(element\)"),
         ("room_for", _of_itself, r"the source's room_for\(\) cannot be called as room_for\(elements\)"),
-        ("reset", True, "the source's reset is called with element, and True cannot be"),
-        ("check", "md5", "the source's check is called with element, and 'md5' cannot be"),
+        ("reset", True, "the source's reset is called as reset\\(element\\), and True cannot be"),
+        ("check", "md5", "the source's check is called as check\\(element\\), and 'md5' cannot be"),
         ("level", 3, "the source's level is a word for what is guaranteed, or None, not 3"),
     ],
 )

@@ -23,7 +23,10 @@ class Guarantee:
     """The part of the reserve that a resize or a refill is making now. It ends as `spare` or `owed`; or as `unfunded`,
     where the source fails or the caller is interrupted."""
     level: str | None = None
-    """How the memory of an element is guaranteed: the level of `Buffers`; None: the source does not say."""
+    """How the memory of each element is guaranteed: the level of `Buffers`; None: the source does not say.
+
+    In a forked child it is a weaker one as long as there is memory from before the fork; `Pool.refill` brings it back.
+    """
 
     @property
     def held(self) -> bool:

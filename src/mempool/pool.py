@@ -36,8 +36,9 @@ class Source(Protocol[T]):
     """Where elements come from. `alloc` may fail with MemoryError.
 
     It may have more: `reset(element)`, called with what comes home, and `check(element)`, called with what is about to
-    be handed out; an element at which one of them raises is disposed of. `level`: how its memory is guaranteed. And
-    `room_for(elements)`, which returns a `Room`, how many more could be made, or None: asked before many are.
+    be handed out; an element at which one of them raises is disposed of. `level`: how its memory is guaranteed.
+    `room_for(elements)`, which returns a `Room`, how many more could be made, or None: asked before many are. `regain()`,
+    which brings memory to its level again where a fork took it: `Pool.refill` calls it.
 
     A source to which such a name means another thing says so: `pool_uses = ()`, or `pool_uses = ("reset",)` for some.
     """
@@ -277,7 +278,16 @@ class Pool(Traffic, Generic[T]):
         return self.guarantee()
 
     def refill(self) -> Guarantee:
-        """Try to make what is unfunded. Returns what is promised and covered then."""
+        """Try to make what is unfunded. Returns what is promised and covered then.
+
+        In a forked child it also brings memory from before the fork to its level again, as far as the source can.
+        """
+        regain = protocol.found(self._source, "regain")
+        if regain is not None:
+            try:
+                regain()
+            except MemoryError as error:
+                self._note_failure(error)
         self._fill(beyond_out=True)
         return self.guarantee()
 

@@ -362,7 +362,7 @@ class Fallback(Adaptor[T]):
             return max(found)
         if name == "level":
             return min(found, key=LEVELS.index) if len(found) == 2 and set(found) <= set(LEVELS) else None
-        return {"reset": self._reset, "check": self._check, "room_for": self._room_for}[name]
+        return {"reset": self._reset, "check": self._check, "room_for": self._room_for, "regain": self._regain}[name]
 
     def alloc(self) -> T:
         """Make an element, by the first source or else by the second."""
@@ -408,6 +408,10 @@ class Fallback(Adaptor[T]):
         if check is not None:
             check(element)
 
+    def _regain(self) -> None:
+        for source in (self.source, self.second):
+            protocol.found(source, "regain", _nothing_to_do)()
+
     def _room_for(self, elements: int) -> Room | None:
         rooms = [protocol.found(source, "room_for")(elements) for source in (self.source, self.second)]
         if any(room is None or room.elements >= elements for room in rooms):
@@ -422,6 +426,10 @@ class Fallback(Adaptor[T]):
 def _source(name: str, source: Source[T]) -> Source[T]:
     protocol.require(name, source)
     return source
+
+
+def _nothing_to_do() -> None:
+    """For a source that has no memory to bring to its level."""
 
 
 def _count(what: str, number: int) -> int:

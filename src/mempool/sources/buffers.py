@@ -61,8 +61,12 @@ class Buffers:
 
     @property
     def level(self) -> str | None:
-        """The level that was verified; None before the first element."""
+        """The level that was verified, and holds now for each element; None before the first."""
         return self._memory.verified
+
+    def regain(self) -> None:
+        """In a forked child: bring elements from before the fork to their level again. `Pool.refill` calls it."""
+        self._memory.regain()
 
     def room_for(self, elements: int) -> Room | None:
         """None where nothing speaks against so many more elements; else how many there is room for: see `Memory`."""

@@ -224,8 +224,13 @@ def advise(address: int, length: int, advice: int, what: str) -> None:
         raise MemoryError(f"{in_words(length)} cannot be advised to {what}: {said}{why_no_mapping()}")
 
 
-def back(level: str, address: int, length: int) -> None:
-    """Have the kernel bring this range to that level, and verify that it has."""
+def back(level: str, address: int, length: int, *, is_fresh: bool = True) -> None:
+    """Have the kernel bring this range to that level, and verify that it has.
+
+    is_fresh: nobody has written to it, and it may be filled with zeros.
+    """
+    if not is_fresh and level not in ("virtual", "locked") and not has_populate():
+        raise MemoryError(f"{in_words(length)} that are in use can be populated by Linux 5.14 or newer only")
     if level == "backed" and not is_commit_strict():
         populate(address, length)
     elif level in ("resident", "locked", "huge"):

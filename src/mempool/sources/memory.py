@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import collections
 import ctypes
+import itertools
 import mmap
 import operator
 import sys
+import weakref
 
-from mempool.sources import headroom, levels, numa
+from mempool.sources import forks, headroom, levels, numa
 from mempool.sources.moves import move
 from mempool.sources.protocol import Room
 from mempool.sources.sizes import compared, in_words, parse_size
@@ -30,6 +32,8 @@ PLACES_MAX, PLACES_MAX_HUGE = 1024, 16384
 ALIGN_MAX = 2 << 20
 #: Bytes; what a small element is aligned to at most if nothing is said: a cache line.
 CACHE_LINE = 64
+#: Blocks that are noted before those that are gone are forgotten for the first time.
+SWEEP_FROM = 64
 
 
 class Memory:
@@ -59,8 +63,10 @@ class Memory:
     huge        Reserved huge pages (MAP_HUGETLB, vm.nr_hugepages), populated; never swapped. Verified with mincore and,
                 for the first block, smaps.
 
-    After a fork, the child has copies that share their pages with the parent until one of the two writes: that may need
-    a new page, and a lock does not pass over to the child. The promise is made to the process that took the region.
+    After a fork, the child has copies that share their pages with the parent until one of the two writes: that needs a new
+    page, which may not be had, and a lock does not pass over to the child. So there `verified` says "virtual" ("backed"
+    where vm.overcommit_memory is 2, which charges the child for it) as long as a region from before the fork is mapped. What
+    is taken in the child has the promised level; `regain` brings the rest to it.
 
     What a region holds when it is taken is zero where it is fresh, and otherwise what its last user left.
     Raises ValueError or TypeError for what can never be had here; it says what is allowed.
@@ -81,8 +87,6 @@ class Memory:
         self.huge: bool = huge
         self.numa_node: int | None = None if numa_node is None else operator.index(numa_node)
         self.name: str = name
-        self.verified: str | None = None
-        """The level that was verified, once a region was had; None before."""
         try:
             self.align: int = _alignment(self.size, align)
             levels.require(level, huge=huge)
@@ -94,10 +98,54 @@ class Memory:
         self._credit = 0  # bytes that may be populated before the next look at what is left
         # Blocks that have a free place, the longest open first: whoever is full again is out of the way in one step.
         self._open: collections.OrderedDict[_Block, None] = collections.OrderedDict()
+        self._was_verified = False
+        self._forks = self._whole_since = forks.count()  # the latter: when no region was from before a fork
+        # All that are mapped, each by a number of its own; those that are not any more are swept out now and then.
+        self._blocks: dict[int, weakref.ref[_Block]] = {}
+        self._numbers = itertools.count()
+        self._sweep_at = SWEEP_FROM
+
+    @property
+    def verified(self) -> str | None:
+        """The level that each region that is mapped now has, as it was verified; None before the first was had."""
+        if not self._was_verified:
+            return None
+        if self._whole_since != forks.count() and all(block.forks == forks.count() for block in self._living()):
+            self._whole_since = forks.count()
+        if self._whole_since == forks.count() or self.level == "virtual":
+            return self.level
+        return "backed" if self.level != "huge" and levels.is_commit_strict() else "virtual"
+
+    def regain(self) -> None:
+        """In a forked child: bring what was taken before the fork to its level again, whoever has it. What it holds stays.
+
+        Nothing to do elsewhere. Raises MemoryError where it cannot be had; what was brought to its level so far keeps it.
+        """
+        for block in self._living():
+            if block.forks == forks.count():
+                continue
+            try:
+                if self._shape.pages_wanted:
+                    self._ask_headroom(self._shape.length)
+                levels.back(self.level, block.address, self._shape.length, is_fresh=False)
+                levels.verify_flags(self.level, block.address, strict=False)
+            except (MemoryError, ctypes.ArgumentError) as error:
+                raise MemoryError(f"{self.name}: after a fork, {error}; or make the pool in the child") from None
+            block.forks = forks.count()
+            if block.places > 1:
+                self._settle(block)
+
+    def _living(self) -> list[_Block]:
+        return [block for reference in list(self._blocks.values()) if (block := reference()) is not None]
 
     def take(self) -> Region:
         """A region of the promised level. Raises MemoryError, with the figure that is in the way, where there is none."""
         held: list[int] = []  # a deque would be ten times as large, and every region has one
+        if self._forks != forks.count():
+            # In a child: the places that are free in blocks from before the fork are not of the level that is promised.
+            self._open = collections.OrderedDict()
+            self._credit = 0
+            self._forks = forks.count()
         while True:
             try:
                 block = next(iter(self._open), None)
@@ -196,14 +244,25 @@ class Memory:
             levels.back(self.level, address, shape.length)
             if self.numa_node is not None:
                 numa.verify(address, shape.length, self.numa_node, has_pages=self.level != "virtual" and not strict)
-            if self.verified is None:
+            if not self._was_verified:
                 levels.verify_flags(self.level, address, strict=strict)
-                self.verified = self.level
+                self._was_verified = True
         except (MemoryError, ctypes.ArgumentError) as error:  # so ctypes says that it cannot have a few bytes
             raise MemoryError(f"{self.name}: {error}" if str(error) else f"{self.name}: out of memory") from None
         except (TypeError, RuntimeError, SystemError) as error:  # and so CPython, in the midst of opening a file
             raise MemoryError(f"{self.name}: the system could not be asked for its memory: {error!r}") from error
-        return _Block(pages, start, address, shape)
+        block = _Block(pages, start, address, shape)
+        self._blocks[next(self._numbers)] = weakref.ref(block)
+        if len(self._blocks) >= self._sweep_at:
+            self._sweep()
+        return block
+
+    def _sweep(self) -> None:
+        """Forget the blocks that are unmapped. So seldom that it costs nothing: there are twice as many as live."""
+        for number, reference in list(self._blocks.items()):
+            if reference() is None:
+                self._blocks.pop(number, None)
+        self._sweep_at = max(SWEEP_FROM, 2 * len(self._blocks))
 
     def _ask_headroom(self, length: int) -> None:
         """Refuse what would wake the kernel's out-of-memory killer: it ends processes instead of reporting failure."""
@@ -240,7 +299,7 @@ class Memory:
                 self._open.pop(block, None)
                 return
             move(block.last, block.free, block.places)  # somebody was faster
-        if block.free:
+        if block.free and block.forks == forks.count():
             try:
                 self._open[block] = None
             except MemoryError:
@@ -252,7 +311,7 @@ class Memory:
         try:
             self._open.pop(block, None)
         finally:
-            if block.free:
+            if block.free and block.forks == forks.count():
                 self._open[block] = None  # one came home in between
 
 
@@ -324,10 +383,11 @@ def _fitting(stride: int, granule: int, places: int) -> int:
 class _Block:
     """A mapping cut into places. It is unmapped when nobody refers to it: neither a memory, nor a region, nor a view."""
 
-    __slots__ = ("address", "free", "last", "places", "retired", "start", "stride", "whole")
+    __slots__ = ("__weakref__", "address", "forks", "free", "last", "places", "retired", "start", "stride", "whole")
 
     def __init__(self, pages: mmap.mmap, start: int, address: int, shape: _Shape) -> None:
         self.whole: memoryview = memoryview(pages)
+        self.forks: int = forks.count()  # after how many its memory was brought to its level
         self.start: int = start
         self.address: int = address
         self.stride: int = shape.stride

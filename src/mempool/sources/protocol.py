@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 #: What a source may have beside `alloc` and `free`. An adaptor has it too, where what it wraps has.
-OPTIONAL = ("check", "level", "reset", "room_for", "size")
-#: Those that are called, each with one argument, and what that is. (No dict: CPython 3.11 crashes where it has no memory for
+OPTIONAL = ("check", "level", "regain", "reset", "room_for", "size")
+#: Those that are called, each with what it is given. (No dict: CPython 3.11 crashes where it has no memory for
 #: an iterator of a dict's items.)
-_CALLED = (("check", "element"), ("reset", "element"), ("room_for", "elements"))
+_CALLED = (("check", "element"), ("reset", "element"), ("room_for", "elements"), ("regain", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,11 @@ def require(called: str, source: object) -> None:
             continue
         if not callable(method):
             raise TypeError(
-                f"{called}: the source's {name} is called with {argument}, and {method!r} cannot be; {_ways_out()}"
+                f"{called}: the source's {name} is called as {name}({argument}), and {method!r} cannot be; {_ways_out()}"
             )
         refuse_async(f"{called}: the source's {name}", method)
         signature = _signature(method)
-        if signature is not None and not _takes_one(signature):
+        if signature is not None and not _takes(signature, 1 if argument else 0):
             raise TypeError(
                 f"{called}: the source's {name}{signature} cannot be called as {name}({argument}), which a pool would do; "
                 f"{_ways_out()}"
@@ -96,9 +96,9 @@ def _signature(method: Any) -> inspect.Signature | None:
         return None
 
 
-def _takes_one(signature: inspect.Signature) -> bool:
+def _takes(signature: inspect.Signature, arguments: int) -> bool:
     try:
-        signature.bind(None)
+        signature.bind(*[None] * arguments)
     except TypeError:
         return False
     return True
