@@ -138,6 +138,7 @@ class State(NamedTuple):
     disposed: int
     filling: int  # how many elements resizes are asking the source for
     calls: tuple[Call, ...]  # by thread
+    may_rest: bool = False  # the source may be left alone now and then, which only a clock could tell
 
     def with_call(self, who: int, call: Call, **changes: Any) -> State:
         return self._replace(calls=(*self.calls[:who], call, *self.calls[who + 1 :]), **changes)
@@ -187,6 +188,9 @@ def decisions(state: State, who: int, asked: Event) -> Iterator[State]:
             yield state.with_call(who, Call("sees the line"))
         case "sees the line" if may_wait and line:  # those who wait come first
             yield state.with_call(who, Call("joins"))
+        case "sees the line" if state.may_rest and not line and spares:  # the source has failed a moment ago, or it asks
+            yield take(state, who)
+            yield state.with_call(who, Call("asks", then="has", claims=1))
         case "sees the line":
             yield state.with_call(who, Call("asks", then="has", claims=1))
         case "was refused" | "takes a spare" | "joins" if not line and spares:

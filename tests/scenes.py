@@ -129,9 +129,10 @@ class StandingClock(Clock):
 
     def __init__(self) -> None:
         self.meanwhile: Call = _nothing_happens
+        self.time = 0.0
 
     def now(self) -> float:
-        return 0.0
+        return self.time
 
     def park(self, wakes: Any, seconds: float | None) -> None:
         self.meanwhile()
@@ -227,6 +228,7 @@ class Scene:
             self.pool.resize(2, **self.targets)
             if hasattr(self.source, "reset"):
                 self.pool.refill()  # in place of those of which nobody knows in what state they are
+            self.clock.time += 1  # a source that has failed is asked again
             element = self.pool.alloc(timeout=0)
             assert exists(element)
             self.pool.free(element)

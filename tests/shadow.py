@@ -31,6 +31,9 @@ class Shadow:
     bad_frees: int = 0  # how many of the next disposals raise
     line: list[tuple[object, int]] = field(default_factory=list)
     served: list[object] = field(default_factory=list)
+    now: float = 0.0  # seconds
+    rest: float = 0.0  # how long the source is left alone since it failed; 0: it worked when it was asked last
+    rests_until: float = 0.0
 
     @property
     def keep(self) -> int:
@@ -56,7 +59,15 @@ class Shadow:
         answer = self.answers.popleft() if self.answers else self.otherwise
         self.made += answer is Step.WORKS
         self.failures += answer is Step.FAILS
+        if answer is Step.WORKS:
+            self.rest = 0.0
+        elif answer is Step.FAILS and not self.is_resting():
+            self.rest = min(2 * self.rest, 0.05) or 0.001
+            self.rests_until = self.now + self.rest
         return answer
+
+    def is_resting(self) -> bool:
+        return self.rest > 0 and self.now < self.rests_until
 
     def dispose(self) -> bool:
         """Returns whether the source's free raises."""
@@ -70,6 +81,10 @@ class Shadow:
         """alloc_many(wanted), or try_alloc; yields "raises", "nothing", or ends when it has all."""
         got = max(0, min(wanted, self.spare - self.reserve)) if not self.line else 0
         self.spare -= got
+        if got < wanted and self.is_resting() and wanted - got <= self.spare and not self.line:
+            self.spare -= wanted - got
+            self.out += wanted
+            return
         while got < wanted:
             answer = self.asked()
             if answer is not Step.WORKS:

@@ -1,6 +1,7 @@
 """A Hypothesis machine: a real pool and its shadow (shadow.py) are told the same, and must agree after every step.
 
-The clock stands still, so nobody asks the source by himself; callers wait as tasks of a loop that runs only in between.
+The clock stands still while anybody waits, so nobody asks the source by himself; callers wait as tasks of a loop that runs
+only in between.
 """
 
 import asyncio
@@ -33,8 +34,9 @@ class PoolBesideItsShadow(RuleBasedStateMachine):
         limit = None if limit is None or not self.with_limit else reserve + limit + 1
         self.loop = asyncio.new_event_loop()
         self.source: ScriptedSource[Element] = ScriptedSource()
-        self.pool = ManualClock().attach(Pool(self.source, reserve, keep=keep, limit=limit))
-        self.shadow = Shadow(reserve, keep, limit, spare=reserve, made=reserve)
+        self.clock = ManualClock()
+        self.pool = self.clock.attach(Pool(self.source, reserve, keep=keep, limit=limit))
+        self.shadow = Shadow(reserve, keep, limit, spare=reserve, made=reserve, now=self.clock.now())
         self.out: list[Element] = []
         self.freed: list[Element] = []
         self.tasks: list[asyncio.Task[list[Element]]] = []
@@ -97,6 +99,12 @@ class PoolBesideItsShadow(RuleBasedStateMachine):
         if self.shadow.bad_frees < 2:
             self.source.then_free(raises)
             self.shadow.bad_frees += 1
+
+    @precondition(lambda self: not self.shadow.line)
+    @rule(seconds=st.sampled_from([0.001, 0.002, 0.01, 0.05]))
+    def let_time_pass(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.shadow.now = self.clock.now()
 
     # -- taking
 

@@ -152,6 +152,7 @@ class Mempool(Pool[T]):
     __slots__ = ("_was_made_for_none",)  # as in Pool: a __dict__ would slow each call down
 
     _batch_max = 1  # the kernel makes and disposes of one at a time, and looks again in between
+    _rests = False  # the kernel asks each time
 
     def __init__(self, min_nr: int, source: Source[T]) -> None:
         self._was_made_for_none = min_nr == 0

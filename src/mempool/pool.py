@@ -118,7 +118,8 @@ class Pool(Traffic, Generic[T]):
         self._timeout = self._seconds("timeout", timeout)
         self._patience = self._seconds("patience", patience)
         self._clock = clock.SYSTEM_CLOCK
-        self._asked_at = float("-inf")
+        self._asked_at = self._rests_until = -NEVER
+        self._rest_seconds = 0.0
         self._source_said = None
         self._source_failures = 0
         waiting_max = sys.maxsize if max_waiting is None else min(self._count("max_waiting", max_waiting), sys.maxsize)
@@ -139,6 +140,8 @@ class Pool(Traffic, Generic[T]):
     if TYPE_CHECKING:
         # What Quick does and documents, with the types that a compiled class cannot have.
         def alloc(self, *, timeout: float | None | EllipsisType = DEFAULT) -> T: ...  # noqa: D102
+        def try_alloc(self) -> T | None: ...  # noqa: D102
+        def alloc_reserved(self) -> T | None: ...  # noqa: D102
         def free(self, element: T) -> None: ...  # noqa: D102
         def lease(self, *, timeout: float | None | EllipsisType = DEFAULT) -> Lease: ...  # noqa: D102
 
@@ -158,40 +161,6 @@ class Pool(Traffic, Generic[T]):
         except BaseException:
             self._hand_back(ticket)
             raise
-
-    def try_alloc(self) -> T | None:
-        """`alloc` without the line: None when nothing is to be had now. Kernel: an alloc that may not sleep.
-
-        While others wait, it can have what the source gives but never a spare. Raises PoolClosed, or what the source
-        raises that is not MemoryError.
-        """
-        hands = None
-        try:
-            hands = Hands(1)
-            if not self._try(hands, ask=True):
-                return None
-            self._sign_out(hands)
-            return cast("T", hands.elements[0])
-        except BaseException as error:
-            last = self._salvage(hands, error)
-            if last is None:
-                raise
-            return cast("T", last)
-
-    def alloc_reserved(self) -> T | None:
-        """A spare, or None; never calls the source. Kernel: mempool_alloc_preallocated. Raises PoolClosed."""
-        hands = None
-        try:
-            hands = Hands(1)
-            if not self._try(hands, ask=False):
-                return None
-            self._sign_out(hands)
-            return cast("T", hands.elements[0])
-        except BaseException as error:
-            last = self._salvage(hands, error)
-            if last is None:
-                raise
-            return cast("T", last)
 
     def alloc_many(self, n: int, *, timeout: float | None | EllipsisType = DEFAULT) -> list[T]:
         """Take `n` elements, all or none. In the line, they are gathered as they come home; nobody overtakes.

@@ -9,7 +9,7 @@ from typing import Any
 
 from mempool._core import Hands, Quick
 from mempool.buffer import Buffer
-from mempool.clock import Clock
+from mempool.clock import Clock, in_words
 from mempool.errors import DoubleFree, ForeignElement, PoolClosed
 from mempool.holders import HolderBook, describe
 from mempool.viewers import viewers
@@ -21,12 +21,13 @@ HOLDERS_NAMED = 8
 class Telling(Quick):
     """The messages of a pool: each names the pool, the fact and the way out."""
 
-    __slots__ = ("_book", "_clock", "_resizing", "_source_failures", "_source_said", "name")
+    __slots__ = ("_book", "_clock", "_resizing", "_rests_until", "_source_failures", "_source_said", "name")
 
     name: str
     _book: HolderBook | None
     _clock: Clock
     _resizing: dict[tuple[int, object], str]  # by the thread that resizes, and a token
+    _rests_until: float  # by the pool's clock: the source has failed, and is left alone until then
     _source_failures: int
     _source_said: str | None
 
@@ -101,6 +102,9 @@ class Telling(Quick):
             if self._source_said
             else "the source has not failed",
         ]
+        rest = self._rests_until - self._clock.now()
+        if rest > 0:
+            sentences.append(f"it is left alone for {in_words(rest)} while there are spares of the reserve")
         if f["closed"]:
             sentences.append("it is closed")
         elif f["made"] - f["disposed"] + f["claimed"] >= f["limit"]:

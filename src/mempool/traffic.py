@@ -24,7 +24,7 @@ from mempool._core import line as states
 from mempool._core.quick import DEFAULT
 from mempool._core.reserve import IS_CLOSED, IS_FULL, IS_TOO_MANY, TIMED_OUT
 from mempool.buffer import Buffer, prepare, renew
-from mempool.clock import in_words
+from mempool.clock import SYSTEM_CLOCK, in_words
 from mempool.errors import DeadlockError, DoubleFree, ForeignElement, LineFull, PoolTimeout
 from mempool.holders import find_deadlock
 from mempool.sources import protocol
@@ -35,6 +35,9 @@ from mempool.telling import Telling
 #: Seconds. The head of the line asks the source by itself after the first, then in doubling steps up to the last
 #: (kernel: every 5 s); and, whatever the news, never sooner than the third after a failure.
 ASK_FIRST, ASK_LAST, ASK_SOONEST = 0.05, 5.0, 0.001
+#: Seconds. A source that has failed is left alone for the first, then in doubling steps up to the second while it goes on
+#: failing: whoever finds a spare of the reserve takes that, without asking before.
+REST_FIRST, REST_LAST = 0.001, 0.05
 #: A moment that does not come.
 NEVER = float("inf")
 #: A source's free that could not even be entered so many times in a row has lost its element.
@@ -76,12 +79,15 @@ class Traffic(Telling):
         "_patience",
         "_recovering",
         "_reset",
+        "_rest_seconds",
         "_source",
         "_timeout",
     )
 
     #: Elements made or disposed of in one go. Between two goes other threads' calls get their turn.
     _batch_max: ClassVar[int] = 64
+    #: Whether a source that has failed is left alone for a while.
+    _rests: ClassVar[bool] = True
 
     _asked_at: float
     _check: Callable[[Any], object] | None
@@ -90,6 +96,7 @@ class Traffic(Telling):
     _patience: float | None
     _recovering: deque[int]
     _reset: Callable[[Any], object] | None
+    _rest_seconds: float  # how long the last rest of the source was, or is; 0: it has not failed since it last worked
     _source: Any
     _timeout: float | None
 
@@ -141,6 +148,8 @@ class Traffic(Telling):
             return True
         if may_wait and self.core.waiting():
             return False  # those who wait come first
+        if self._rest_seconds and self._clock.now() < self._rests_until and self.core.take(hands, True):
+            return True
         self._ask(hands, hands.missing(), for_caller=True)
         if self.core.is_closed():  # meanwhile: whoever has closed the pool was not told of this element
             raise self._closed()
@@ -212,9 +221,15 @@ class Traffic(Telling):
             any(map(setitem, repeat(hands.arrivals), count(), asking))
             self._check_arrivals(hands)
         finally:
-            self.core.arrive(hands, for_caller)
+            self._arrive(hands, for_caller)
         if hands.twice is not None:
             raise self._returned_twice(self._source, hands.twice)
+
+    def _arrive(self, hands: Hands, for_caller: bool) -> None:
+        works = self._rest_seconds and hands.arrivals and hands.arrivals[0] is not None
+        self.core.arrive(hands, for_caller)
+        if works:
+            self._end_rest()
 
     def _check_arrivals(self, hands: Hands) -> None:
         # Not above: CPython needs memory to enter a handler from far down in its function, and where there is none
@@ -229,6 +244,23 @@ class Traffic(Telling):
         self._source_failures += 1
         self._source_said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         self._asked_at = self._clock.now()
+        if self._rests:
+            self._rest(self._asked_at)
+
+    def _rest(self, now: float) -> None:
+        """Leave the source alone for a while. The reserve is there for this, and an exception costs 100 times as much."""
+        if now < self._rests_until:
+            return  # several failed at the same time, or somebody found no spare: that is one failure
+        self._rest_seconds = min(2 * self._rest_seconds, REST_LAST) or REST_FIRST
+        self._rests_until = now + self._rest_seconds
+        if self._clock is SYSTEM_CLOCK:  # another's time the quick path cannot tell
+            self._rest_quickly(self._rest_seconds)
+
+    def _end_rest(self) -> None:
+        """The source has worked."""
+        self._rest_seconds = 0.0
+        self._rests_until = -NEVER
+        self._rest_quickly(0)
 
     def _dispose(self, hands: Hands, fill: Hands | None = None) -> None:
         """Call the source's free for what these hands hold. Goes on to the last whatever flies; then raises the first."""

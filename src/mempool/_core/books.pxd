@@ -29,6 +29,7 @@ cdef class Books:
     cdef double wait_seconds_max
     cdef Py_ssize_t floor
     cdef Py_ssize_t room
+    cdef bint full
     cdef Py_ssize_t capacity
     cdef list places
     cdef Ticket head

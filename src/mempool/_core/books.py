@@ -83,8 +83,10 @@ class Books:
     wait_seconds_total: cython.double
     wait_seconds_max: cython.double
     # The gates of the quick path: alloc may take a spare at once while spare > floor, free may keep one while spare < room.
+    # And `full`, which lets alloc go on into the reserve: the limit is reached, so there is nobody to be asked before.
     floor: cython.Py_ssize_t
     room: cython.Py_ssize_t
+    full: cython.bint
     # Compiled.
     capacity: cython.Py_ssize_t
     places: list[Any]
@@ -119,6 +121,7 @@ class Books:
         self.wait_seconds_total = self.wait_seconds_max = 0.0
         self.floor = UNLIMITED
         self.room = 0
+        self.full = False
         self.capacity = 0
         self.places = []
         self.head = self.tail = self.news = None
@@ -150,6 +153,7 @@ class Books:
         is_open: cython.bint = not self.closed and self.first_in_line() is None
         self.floor = self.reserve if is_open and quick_alloc else UNLIMITED
         self.room = self.keep if is_open and quick_free and not self.drainers and self.excess() <= 0 else 0
+        self.full = self.made - self.disposed + self.claimed >= self.limit
 
     # -- the shelf: spares, last in, first out, so that warm memory is used again
 

@@ -1,13 +1,15 @@
 # cython: language_level=3
 """The C side of Quick, and the quick path, which is inlined where alloc, free and leases come in.
 
-The quick path: one spare out of many, nobody in line. The slow path comes to the same. No critical section here, and no
+The quick path: one spare out of many, nobody in line; or one of the reserve, where the source cannot be asked, or rests
+because it has just failed. The slow path comes to the same. No critical section here, and no
 name for what is only read: each would cost a pair of reference counts, a tenth of the whole. The GIL keeps these few
 lines whole; on a build without one, the gates `floor` and `room` are never open.
 """
 
 from cpython.list cimport PyList_GET_ITEM
 from mempool._core.books cimport Books
+from mempool._core.line cimport Hands
 from mempool._core.reserve cimport Reserve
 from mempool._core.roll cimport Roll
 from mempool.buffer cimport DEAD, LIVE, Buffer, blank
@@ -18,10 +20,12 @@ cdef class Quick:
     cdef Books books
     cdef Roll roll
     cdef bint tracks
-
+    cdef long long rests_until
 
 cdef extern from *:
     """
+    #include <limits.h>
+    #include <time.h>
     /* Take what lies in a place and leave None: the reference moves, and no count changes but None's. */
     static inline PyObject *mempool_pick(PyObject *places, Py_ssize_t i) {
         PyObject *element = PyList_GET_ITEM(places, i);
@@ -39,7 +43,33 @@ cdef extern from *:
     static inline PyObject *mempool_own_method(PyObject *type, PyObject *method) {
         return PyDescr_NewMethod((PyTypeObject *)type, ((PyMethodDescrObject *)method)->d_method);
     }
+    #ifdef CLOCK_MONOTONIC
+    static inline long long mempool_time(clockid_t clock) {
+        struct timespec now;
+        if (clock_gettime(clock, &now) != 0)
+            return LLONG_MAX;
+        return (long long)now.tv_sec * 1000000000LL + now.tv_nsec;
+    }
+    /* So many seconds from now, in nanoseconds. */
+    static inline long long mempool_moment(double seconds) {
+        return mempool_time(CLOCK_MONOTONIC) + (long long)(seconds * 1e9);
+    }
+    /* Whether this moment is still to come. */
+    static inline int mempool_is_before(long long moment) {
+    #ifdef CLOCK_MONOTONIC_COARSE
+        /* A fifth of the cost, and late by a tick of the kernel: 10 ms at most, or 4, or 1. */
+        if (mempool_time(CLOCK_MONOTONIC_COARSE) < moment - 10000000LL)
+            return 1;
+    #endif
+        return mempool_time(CLOCK_MONOTONIC) < moment;
+    }
+    #else /* every rest is over at once: go the slow way, where the pool's own clock is */
+    static inline long long mempool_moment(double seconds) { return 0; }
+    static inline int mempool_is_before(long long moment) { return 0; }
+    #endif
     """
+    long long mempool_moment(double seconds) noexcept
+    bint mempool_is_before(long long moment) noexcept
     object mempool_own_method(object type, object method)
     object mempool_pick(list places, Py_ssize_t i)
     void mempool_place(list places, Py_ssize_t i, object element)
@@ -53,23 +83,33 @@ cdef inline object take_top(Quick self):
     return mempool_pick(self.books.places, self.books.spare)
 
 
-cdef inline object take_warm(Quick self):
-    """A spare beyond the reserve, signed out; or None: go the slow way."""
-    if self.books.spare <= self.books.floor:
-        return None
-    self.books.from_spare += 1
-    return take_top(self)
-
-
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
 
 
 cdef inline object take_at_last(Quick self):
-    """As take_warm, but of the reserve, too."""
+    """A spare, whether of the reserve or beyond it."""
     if self.books.floor == PY_SSIZE_T_MAX or self.books.spare <= 0:  # the gate is closed
         return None
-    self.books.from_reserve += 1
+    if self.books.spare > self.books.floor:
+        self.books.from_spare += 1
+    else:
+        self.books.from_reserve += 1
+    return take_top(self)
+
+
+cdef inline object take_unasked(Quick self):
+    """One of the reserve, if there is no source to be asked before; see Traffic._rest."""
+    if not self.books.full and (self.rests_until == 0 or not mempool_is_before(self.rests_until)):
+        return None
+    return take_at_last(self)
+
+
+cdef inline object take_warm(Quick self):
+    """A spare that may be had without asking the source, signed out; or None: go the slow way."""
+    if self.books.spare <= self.books.floor:
+        return take_unasked(self)
+    self.books.from_spare += 1
     return take_top(self)
 
 

@@ -20,6 +20,7 @@ if cython.compiled:  # the rest is in quick.pxd
     from cython.cimports.mempool.lease import Lease, new_lease
 else:
     from mempool._core.books import Books
+    from mempool._core.line import Hands
     from mempool._core.reserve import Reserve
     from mempool._core.roll import Roll
     from mempool.lease import Lease, new_lease
@@ -36,6 +37,7 @@ class Quick:
     books: Books
     roll: Roll
     tracks: cython.bint
+    rests_until: cython.longlong  # nanoseconds by a clock of its own; 0: the source does not rest
 
     def __cinit__(self) -> None:
         # So that the gates of the quick path are shut until __init__ has run, whoever calls before.
@@ -47,6 +49,7 @@ class Quick:
             self.books = core.books  # the only one there is; uncompiled, an old value would hold all that came after it
         self.roll = core.roll
         self.tracks = core.tracks
+        self.rests_until = 0
 
     def alloc(self, *, timeout: Any = ...) -> Any:
         """Take an element. Never None: a spare beyond the reserve, else from the source, else the reserve, else waits.
@@ -70,6 +73,46 @@ class Quick:
             if last is None:
                 raise
         return last  # not above: Cython crashes on a return from there when the error has no traceback
+
+    def try_alloc(self) -> Any:
+        """`alloc` without the line: None when nothing is to be had now. Kernel: an alloc that may not sleep.
+
+        While others wait, it can have what the source gives but never a spare. Raises PoolClosed, or what the source
+        raises that is not MemoryError.
+        """
+        if cython.compiled:
+            element: object = take_warm(self)
+            if element is not None:
+                return element
+        return self._alloc_now(True)
+
+    def alloc_reserved(self) -> Any:
+        """A spare, or None; never calls the source. Kernel: mempool_alloc_preallocated. Raises PoolClosed."""
+        if cython.compiled:
+            element: object = take_at_last(self)
+            if element is not None:
+                return element
+        return self._alloc_now(False)
+
+    def _alloc_now(self, ask: bool) -> Any:
+        """One element without waiting, or None. ask: the source, too."""
+        hands: Any = None
+        try:
+            hands = Hands(1)
+            if not self._try(hands, ask=ask):  # type: ignore[attr-defined]  # this and the next are Traffic's
+                return None
+            self._sign_out(hands)  # type: ignore[attr-defined]
+            return hands.elements[0]
+        except BaseException as error:
+            last: Any = self._salvage(hands, error)
+            if last is None:
+                raise
+        return last  # see alloc
+
+    def _rest_quickly(self, seconds: cython.double) -> None:
+        """Let the quick path take of the reserve without asking the source for so long; 0: no longer."""
+        if cython.compiled:
+            self.rests_until = 0 if seconds == 0 else mempool_moment(seconds)
 
     def _salvage(self, hands: Any, error: BaseException) -> Any:
         """A call that was to take one element has failed: what it got goes home. None: the error is to be raised again.
@@ -103,5 +146,5 @@ class Quick:
 def adopt(pool_type: type) -> None:
     """Make the quick methods this type's own. CPython's specialized calls demand that `self` is exactly of their type."""
     if cython.compiled:
-        for name in ("alloc", "free", "lease"):
+        for name in ("alloc", "try_alloc", "alloc_reserved", "free", "lease"):
             setattr(pool_type, name, mempool_own_method(pool_type, Quick.__dict__[name]))

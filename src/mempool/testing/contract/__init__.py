@@ -15,6 +15,7 @@
     AccountContract     what is counted, said and shown
     LineContract        who waits, in which order, and how it ends
     RetryContract       a source that recovers serves the line
+    RestContract        a source that has just failed is left alone
     ResizeContract      the promise changed, live
     GuaranteeContract   what is covered, owed and unfunded
     BulkContract        many at once
@@ -45,7 +46,7 @@ pytest.register_assert_rewrite(
         f"mempool.testing.contract.{room}"
         for room in (
             *("account", "alloc", "bad_input", "base", "bulk", "closing", "guarantees", "leases", "line", "resize"),
-            *("retry", "whole"),
+            *("resting", "retry", "whole"),
         )
     ]
 )
@@ -62,6 +63,7 @@ from mempool.testing.contract.whole import (  # noqa: E402 - after the above
     LineContract,
     PoolContract,
     ResizeContract,
+    RestContract,
     RetryContract,
 )
 
@@ -77,5 +79,6 @@ __all__ = [
     "LineContract",
     "PoolContract",
     "ResizeContract",
+    "RestContract",
     "RetryContract",
 ]

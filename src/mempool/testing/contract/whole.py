@@ -12,6 +12,7 @@ from mempool.testing.contract.guarantees import GuaranteeContract
 from mempool.testing.contract.leases import LeaseContract
 from mempool.testing.contract.line import LineContract
 from mempool.testing.contract.resize import ResizeContract
+from mempool.testing.contract.resting import RestContract
 from mempool.testing.contract.retry import RetryContract
 
 
@@ -20,6 +21,7 @@ class PoolContract(
     AccountContract,
     LineContract,
     RetryContract,
+    RestContract,
     ResizeContract,
     GuaranteeContract,
     BulkContract,
@@ -42,5 +44,6 @@ __all__ = [
     "LineContract",
     "PoolContract",
     "ResizeContract",
+    "RestContract",
     "RetryContract",
 ]
