@@ -182,6 +182,17 @@ def buffers_room(_scene: Scene) -> Call:
 
 
 @call()
+def buffers_dontfork(_scene: Scene) -> Call:
+    source = mempool.Buffers(4096, dontfork=True)
+
+    def made() -> None:
+        with mempool.Pool(source, 1) as pool, pool.lease() as buffer:
+            buffer.fill(1)
+
+    return made
+
+
+@call()
 def buffers_regain(_scene: Scene) -> Call:
     source = mempool.Buffers(4096)
     pool = mempool.Pool(mempool.Fallback(source, source), 1)

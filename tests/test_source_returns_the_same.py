@@ -58,7 +58,7 @@ def test_a_spare_is_returned_again(track: str) -> None:
             call()
         stats = pool.stats()
         assert (stats.made, stats.spare, stats.out, stats.disposed) == (1, 1, 0, 0)
-        audit(pool)
+    audit(pool)
     assert pool.alloc_reserved() is one
     pool.free(one)
     pool.close()

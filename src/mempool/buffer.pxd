@@ -8,6 +8,8 @@ cdef class Block:
     cdef public object home
     cdef readonly Py_ssize_t size
     cdef char *pointer
+    cdef readonly bint is_lost
+    cdef readonly tuple handles
 
 cdef enum:
     BLANK = 0

@@ -54,15 +54,25 @@ class Block:
     home: Any  # the pool's Home; None: no pool has it yet
     size: cython.Py_ssize_t
     pointer: cython.p_char
+    is_lost: cython.bint  # it stayed with the parent of a fork
+    handles: tuple[Any, ...]  # uncompiled: weak references to the last two handles; the one in force is among them
 
     def __init__(self, region: Any, source: Any) -> None:
         self.region = region
         self.source = source
         self.home = None
+        self.is_lost = False
+        self.handles = ()
         self.size = region.size
         if cython.compiled:
             address: cython.size_t = region.address
             self.pointer = cython.cast(cython.p_char, address)
+
+    def lose(self) -> None:
+        """In a child of a fork: nothing is there. No handle can be looked through from now on."""
+        self.is_lost = True
+        if not cython.compiled:
+            _close(self)
 
 
 @cython.final
@@ -122,7 +132,7 @@ class Buffer:
 
     def __getbuffer__(self, buffer: cython.pointer[Py_buffer], flags: cython.int) -> None:
         if cython.compiled:
-            if self.state != LIVE:
+            if self.state != LIVE or self.block.is_lost:
                 raise self._dead()
             expose(exporter_of(self), buffer, flags)
 
@@ -132,7 +142,7 @@ class Buffer:
     def __buffer__(self, flags: int, /) -> memoryview:
         if cython.compiled:
             return memoryview(self)
-        if self.state != LIVE:
+        if self.state != LIVE or self.block.is_lost:
             raise self._dead()
         view: memoryview = self.view
         return view
@@ -149,7 +159,7 @@ class Buffer:
     # -- what a user does with it
 
     def __len__(self) -> int:
-        if self.state != LIVE:
+        if self.state != LIVE or self.block.is_lost:
             raise self._dead()
         return self.block.size
 
@@ -167,7 +177,7 @@ class Buffer:
     @property
     def address(self) -> int:
         """Where the memory begins: for foreign functions, whose accesses nobody watches. It stays when handles change."""
-        if self.state != LIVE:
+        if self.state != LIVE or self.block.is_lost:
             raise self._dead()
         address: int = self.block.region.address
         return address
@@ -178,7 +188,7 @@ class Buffer:
         if not 0 <= number <= 255:
             raise ValueError(f"a byte is 0 to 255, not {number}")
         if cython.compiled:
-            if self.state != LIVE:
+            if self.state != LIVE or self.block.is_lost:
                 raise self._dead()
             self.fills += 1  # nobody can free it meanwhile; other threads run. An exporter would need memory
             overwrite(self.block, number)
@@ -223,6 +233,8 @@ class Buffer:
     def __repr__(self) -> str:
         if self.state != LIVE:
             return f"<Buffer of {self._called()}, freed>"
+        if self.block.is_lost:
+            return f"<Buffer of {self._called()}, left with the parent>"
         return f"<Buffer of {self._called()}: {self.block.size} bytes at {self.block.region.address:#x}>"
 
     def __reduce__(self) -> NoReturn:
@@ -246,7 +258,7 @@ class Buffer:
 
     def surrender(self) -> Any:
         """Give up the memory: returns its region. Raises BufferError while somebody views it. For the source's free."""
-        if self.state != LIVE:
+        if self.state != LIVE or self.block.is_lost:
             raise self._dead()
         if cython.compiled:
             if self.views() > 0:
@@ -258,11 +270,15 @@ class Buffer:
         self.block.region = None
         return region
 
+    def _forsake(self) -> None:
+        """The end of a handle whose memory is lost, whoever views it. For the source's free."""
+        self.state = DEAD
+
     def __del__(self) -> None:
         if not cython.compiled and not hasattr(self, "state"):
             return  # interrupted while it was being made
         if self.state == LIVE and not self._is_finalizing():
-            if not cython.compiled and self.views() > 0:
+            if not cython.compiled and self.views() > 0 and not self.block.is_lost:
                 try:
                     _outlive(self)
                 except (KeyboardInterrupt, MemoryError):
@@ -293,7 +309,7 @@ class Buffer:
             dropped.warn(why, 0 if cython.compiled else 3)
 
     def _view(self) -> memoryview:
-        if self.state != LIVE:
+        if self.state != LIVE or self.block.is_lost:
             raise self._dead()
         return memoryview(self)
 
@@ -303,6 +319,11 @@ class Buffer:
         return "no pool" if self.block.home is None else f"pool {self.block.home.name!r}"
 
     def _dead(self) -> UseAfterFree:
+        if self.state == LIVE:
+            return UseAfterFree(
+                f"{self._called()}: the memory of this buffer stayed with the parent of a fork (dontfork=True); "
+                "alloc another in this process"
+            )
         return UseAfterFree(
             f"{self._called()}: this buffer was freed, and its memory may be somebody else's by now; alloc another"
         )
@@ -328,7 +349,11 @@ def prepare(hands: Hands, home: Any) -> Buffer | None:
     for element in elements:
         if type(element) is Buffer:
             buffer: Buffer = element
-            if buffer.state != LIVE or buffer.block.home is not home or buffer.views() > 0:
+            if buffer.state != LIVE or buffer.block.home is not home:
+                return buffer
+            if buffer.block.is_lost:
+                continue  # there is nothing to pass on, nor to be viewed
+            if buffer.views() > 0:
                 return buffer
             if buffer.heir is None:
                 buffer.heir = blank(buffer.block)
@@ -371,6 +396,16 @@ def renew(hands: Hands) -> Buffer | None:
     return None
 
 
+def has_lost(hands: Hands) -> bool:
+    """Whether one of these elements is a buffer whose memory stayed with the parent of a fork."""
+    for element in hands.held():
+        if type(element) is Buffer:
+            buffer: Buffer = element
+            if buffer.block.is_lost:
+                return True
+    return False
+
+
 def _numpy() -> Any:
     try:
         import numpy as np
@@ -391,6 +426,9 @@ if not cython.compiled:
         def _window(block: Block) -> Any:
             return memoryview(block.region.view)
 
+        def _close(block: Block) -> None:
+            """`__buffer__` looks."""
+
         def _shut(buffer: Buffer) -> None:
             """End all access through this handle. Raises BufferError while there are views. May be done again."""
             if buffer.views() > 0:
@@ -404,6 +442,13 @@ if not cython.compiled:
 
         def _window(block: Block) -> Any:
             return window_on(block.region.view)
+
+        def _close(block: Block) -> None:
+            """What is inherited does not ask whether it may be looked through."""
+            for reference in block.handles:
+                buffer = reference()
+                if buffer is not None:
+                    buffer.release()
 
         def _shut(buffer: Buffer) -> None:
             """As above."""
@@ -424,6 +469,7 @@ if not cython.compiled:
         buffer.block = block
         buffer.heir = None
         buffer.state = BLANK
+        block.handles = (*block.handles[-1:], weakref.ref(buffer))
         return buffer
 
     def _outlive(buffer: Buffer) -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from mempool import parking
+from mempool.sources import forks  # noqa: F401 - registers its hook before ours, so that ours knows what is lost
 
 if TYPE_CHECKING:
     from mempool.pool import Pool
@@ -41,6 +42,7 @@ def pools() -> list[Pool[Any]]:
 
 def _after_fork_in_child() -> None:
     """The child has working pools: nobody stands in the line but the forking thread. No lock can be left locked: none is."""
+    lost: list[tuple[Pool[Any], Any]] = []
     for pool in pools():
         pool._recovering = deque([0])
         for token in list(pool._resizing):
@@ -49,8 +51,19 @@ def _after_fork_in_child() -> None:
         for fill, thread in list(pool._fills.items()):
             if thread != threading.get_ident():
                 pool._fills.pop(fill, None)
+        hands = pool._take_lost()
+        if hands.count:
+            lost.append((pool, hands))
         pool.core.after_fork(threading.get_ident(), sum(fill.filling for fill in pool._fills))
     parking.wake_this_thread()
+    errors: list[Exception] = []
+    for pool, hands in lost:
+        try:
+            pool._dispose(hands)
+        except Exception as error:  # noqa: BLE001 - a source's; raised below, when all are told
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def _at_exit() -> None:

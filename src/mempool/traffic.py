@@ -23,7 +23,7 @@ from mempool._core import Hands, Ticket
 from mempool._core import line as states
 from mempool._core.quick import DEFAULT
 from mempool._core.reserve import IS_CLOSED, IS_FULL, IS_TOO_MANY, TIMED_OUT
-from mempool.buffer import Buffer, prepare, renew
+from mempool.buffer import Buffer, has_lost, prepare, renew
 from mempool.clock import SYSTEM_CLOCK, in_words
 from mempool.errors import DeadlockError, DoubleFree, ForeignElement, LineFull, PoolTimeout
 from mempool.holders import find_deadlock
@@ -196,6 +196,8 @@ class Traffic(Telling):
                     self.core.condemn(hands)
                     self._dispose(hands)
                 raise
+        if has_lost(hands):
+            self.core.condemn(hands)
         self.core.give(hands)
         self._dispose(hands)
         if hands.wanted > 1 and isinstance(hands, Ticket):
@@ -279,6 +281,12 @@ class Traffic(Telling):
                 self.core.dispose_of(hands, fill)
         if errors:
             raise errors[0]
+
+    def _take_lost(self) -> Hands:
+        """In a child of a fork: the spares whose memory stayed with the parent. (What is out goes when it is freed.)"""
+        hands = Hands(self.core.figures()["spare"])
+        self.core.take_lost(hands)
+        return hands
 
     def _require_room(self) -> None:
         """Raise MemoryError where the source says that what the reserve lacks cannot be had. Nothing has been made then.
@@ -529,6 +537,8 @@ class Traffic(Telling):
                 for element in hands.held():
                     self._reset(element)
                 is_reset = True
+            if has_lost(hands):
+                self.core.condemn(hands)  # in a child of a fork: there is no memory to keep
             self.core.give(hands)
             kept = total - (hands.count - hands.first)
             self._dispose(hands)

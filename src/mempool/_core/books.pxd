@@ -1,4 +1,5 @@
 from mempool._core.line cimport Hands, Ticket
+from mempool.buffer cimport Buffer
 
 cdef class Books:
     cdef Py_ssize_t reserve
@@ -48,6 +49,7 @@ cdef class Books:
     cdef void tune(self, bint quick_alloc, bint quick_free) noexcept
     cdef void shelve(self, element)
     cdef void unshelve(self, Hands hands)
+    cdef void take_lost(self, Hands hands)
     cdef bint has_on_shelf(self, element)
     cdef bint has_near_top(self, element, Py_ssize_t most)
     cdef void install(self, list places)

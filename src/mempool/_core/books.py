@@ -37,6 +37,7 @@ else:
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.line import Hands, Ticket
+    from mempool.buffer import Buffer
 
 UNLIMITED = sys.maxsize
 
@@ -175,6 +176,36 @@ class Books:
         else:
             element, self.shelf = self.shelf
             hands.add(element)
+
+    @cython.cfunc
+    def take_lost(self, hands: Hands) -> cython.void:
+        """Move the buffers whose memory stayed with the parent of a fork from the shelf into these hands."""
+        buffer: Buffer
+        if cython.compiled:
+            i: cython.Py_ssize_t
+            kept: cython.Py_ssize_t = 0
+            for i in range(self.spare):
+                element: object = self.places[i]
+                self.places[i] = None
+                if type(element) is Buffer:
+                    buffer = element
+                    if buffer.block.is_lost:
+                        hands.add(element)
+                        continue
+                self.places[kept] = element
+                kept += 1
+            self.spare = kept
+            return
+        kept_ones = []
+        while self.shelf is not None:
+            element, self.shelf = self.shelf
+            if type(element) is Buffer and element.block.is_lost:
+                hands.add(element)
+                self.spare -= 1
+            else:
+                kept_ones.append(element)
+        while kept_ones:
+            self.shelf = (kept_ones.pop(), self.shelf)
 
     @cython.cfunc
     def has_on_shelf(self, element: Any) -> cython.bint:

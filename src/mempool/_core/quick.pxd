@@ -131,7 +131,7 @@ cdef inline bint put_warm(Quick self, element) except? -1:
 
 cdef inline bint put_buffer(Quick self, Buffer buffer) except? -1:
     """The same for a buffer: this handle dies, another one of the same memory goes to the shelf."""
-    if buffer.state != LIVE or buffer.exporter != NULL or buffer.fills > 0 or buffer.block.home is not self.core.home:
+    if buffer.state != LIVE or buffer.exporter != NULL or buffer.fills > 0 or buffer.block.home is not self.core.home or buffer.block.is_lost:
         return False
     cdef Buffer heir = blank(buffer.block)
     if self.tracks and not self.roll.strike(<void*>buffer):

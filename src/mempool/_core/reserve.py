@@ -568,6 +568,20 @@ class Reserve(Ledger):
                 if self.shut(books):
                     return books.out() == 0
 
+    def take_lost(self, hands: Hands) -> int:
+        """In a child of a fork: spares whose memory stayed with the parent go into these hands, to be disposed of."""
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                own: Hands = books.lend(hands)
+                spares: cython.Py_ssize_t = books.spare
+                books.take_lost(own)
+                if books.spare < spares:
+                    books.disposing += spares - books.spare
+                    own.condemned = True
+                if self.shut(books):
+                    return own.count - own.first
+
     def after_fork(self, survivor: object, fills: cython.Py_ssize_t = 0) -> None:
         """In the child only the thread `survivor` lives on: the others' tickets and claims are void, their elements out.
 

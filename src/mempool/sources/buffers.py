@@ -6,8 +6,9 @@ import ctypes
 import os
 from collections.abc import Callable
 
-from mempool.buffer import Buffer, first_handle
+from mempool.buffer import Block, Buffer, first_handle
 from mempool.errors import PoisonError
+from mempool.sources import forks
 from mempool.sources.memory import Memory
 from mempool.sources.protocol import Room
 
@@ -32,6 +33,9 @@ class Buffers:
     zero: "free" wipes what comes home before anybody else can have it; "alloc" hands out zeros; "never" does neither.
     poison: fill spares with a pattern and raise PoisonError when one was written to meanwhile; also by MEMPOOL_POISON=1.
     numa_node: on which node the pages lie; None: where the kernel likes.
+    dontfork: keep the memory out of children of a fork, for memory that is pinned, registered with a device or read into
+        past the cache. A child's pool has lost its spares and makes new ones; a buffer from before the fork raises
+        UseAfterFree there, and is accepted, and disposed of, when it is freed. Its views from before must not be used.
 
     Raises ValueError or TypeError for what can never be had.
     """
@@ -46,10 +50,23 @@ class Buffers:
         zero: str = "never",
         poison: bool = False,
         numa_node: int | None = None,
+        dontfork: bool = False,
     ) -> None:
         if zero not in _ZERO:
             raise ValueError(f'Buffers: zero is "never", "free" or "alloc", not {zero!r}')
-        self._memory = Memory(size, level=level, align=align, huge=huge, numa_node=numa_node, name=f"Buffers({size!r})")
+        self._memory = Memory(
+            size,
+            level=level,
+            align=align,
+            huge=huge,
+            numa_node=numa_node,
+            dontfork=dontfork,
+            name=f"Buffers({size!r})",
+        )
+        self._mortal: dict[int, Block] | None = None
+        if dontfork:
+            self._mortal = {}
+            forks.register(self)
         self.size: int = self._memory.size
         self._zero = zero
         self._poison = poison or os.environ.get("MEMPOOL_POISON", "") not in ("", "0")
@@ -78,6 +95,8 @@ class Buffers:
         buffer: Buffer | None = None
         try:
             buffer = first_handle(region, self)
+            if self._mortal is not None:
+                self._mortal[id(buffer.block)] = buffer.block
             buffer.begin()
         except BaseException:
             if buffer is None or not buffer.is_alive():
@@ -91,12 +110,29 @@ class Buffers:
         """Give its memory back; the handle is dead then. Raises BufferError while somebody views it."""
         if element.block.source is not self:
             raise ValueError(f"{self!r}: this buffer is of another source; free it there")
+        if element.block.is_lost:
+            element._forsake()
+            return
+        if self._mortal is not None:
+            self._mortal.pop(id(element.block), None)
         if self._zero == "free":
             element.fill(0)
         self._memory.give(element.surrender())
 
+    def _pin(self) -> object:
+        """Before a fork: all elements live until the child knows that they are lost."""
+        return list((self._mortal or {}).values())
+
+    def _lose(self) -> None:
+        """In a child: what was made before the fork is not there."""
+        lost, self._mortal = self._mortal or {}, {}
+        for block in list(lost.values()):
+            block.lose()
+
     def _wipe(self, element: Buffer) -> None:
         """An element lies in the pool from now on."""
+        if element.block.is_lost:
+            return
         if self._poison:
             element.fill(POISON_FREE)
             element[-1] = POISON_END

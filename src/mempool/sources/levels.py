@@ -40,12 +40,16 @@ MAPPINGS_SPARE = 8
 #: The limits on what a process may map.
 ADDRESS_LIMITS = ("RLIMIT_AS", "RLIMIT_DATA")
 
+MADV_DONTFORK = 10
 MADV_HUGEPAGE = 14
 MADV_POPULATE_WRITE = 23  # Linux 5.14; madvise(2)
 
 # Numbers that differ between processors, where the mmap module does not tell them. Source: include/uapi/asm-*/mman*.h.
 _COMMON = platform.machine() in {"x86_64", "aarch64", "riscv64", "s390x", "i686", "armv7l", "loongarch64"}
 MAP_HUGETLB: int = getattr(mmap, "MAP_HUGETLB", 0x40000 if _COMMON else 0)
+#: Linux 4.17; mmap(2). The same number on all processors.
+MAP_FIXED_NOREPLACE = 0x100000
+PROT_NONE = 0
 MAP_NORESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000 if _COMMON else 0)
 
 #: Bytes that mincore(2) returns for pages that are resident: the lowest bit is set.
@@ -60,6 +64,9 @@ def libc() -> Any:
     library.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     library.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
     library.mlock.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    library.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+    library.mmap.restype = ctypes.c_void_p
+    library.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
     library.syscall.restype = ctypes.c_long
     return library
 
@@ -222,6 +229,22 @@ def advise(address: int, length: int, advice: int, what: str) -> None:
     if libc().madvise(address, length, advice):
         said = _strerror()
         raise MemoryError(f"{in_words(length)} cannot be advised to {what}: {said}{why_no_mapping()}")
+
+
+def occupy(address: int, length: int) -> bool:
+    """Take these addresses, to which nobody may write or read. False: somebody has a part of them."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE
+    found = libc().mmap(address, length, PROT_NONE, flags, -1, 0)
+    if found == address:
+        return True
+    if found != ctypes.c_void_p(-1).value:
+        libc().munmap(found, length)  # a kernel before 4.17 takes the address for a wish
+    return False
+
+
+def keep_for_ever(thing: object) -> None:
+    """Have this object never finalized, not even at the end of the interpreter."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def back(level: str, address: int, length: int, *, is_fresh: bool = True) -> None:

@@ -47,6 +47,9 @@ class Memory:
         Regions smaller than such a page share one; those that would leave much of their last one idle share several.
     numa_node: have all pages made on this node and on no other; None: where the kernel likes. Verified with
         get_mempolicy(2), for the policy and for up to 64 pages of each block.
+    dontfork: keep the memory out of children (madvise(2), MADV_DONTFORK), for memory that a device writes to or that is
+        registered: no write of the parent needs a new page while a child lives. A child has nothing there: who looks at a
+        region from before the fork, or at a view of one, is ended by SIGSEGV; `regain` brings nothing back.
     name: for messages.
 
     Levels, each of which includes those before it:
@@ -80,18 +83,22 @@ class Memory:
         align: int | None = None,
         huge: bool = False,
         numa_node: int | None = None,
+        dontfork: bool = False,
         name: str = "Memory",
     ) -> None:
         self.size: int = parse_size(size)
         self.level: str = level
         self.huge: bool = huge
         self.numa_node: int | None = None if numa_node is None else operator.index(numa_node)
+        self.dontfork: bool = dontfork
         self.name: str = name
         try:
             self.align: int = _alignment(self.size, align)
             levels.require(level, huge=huge)
             if self.numa_node is not None:
                 numa.require(self.numa_node)
+            if dontfork and not sys.platform.startswith("linux"):
+                raise ValueError(f"dontfork=True needs Linux, this is {sys.platform}; leave it out")
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
         self._shape = _Shape(self.size, self.align, level, huge=huge)
@@ -104,13 +111,17 @@ class Memory:
         self._blocks: dict[int, weakref.ref[_Block]] = {}
         self._numbers = itertools.count()
         self._sweep_at = SWEEP_FROM
+        if dontfork:
+            forks.register(self)
 
     @property
     def verified(self) -> str | None:
         """The level that each region that is mapped now has, as it was verified; None before the first was had."""
         if not self._was_verified:
             return None
-        if self._whole_since != forks.count() and all(block.forks == forks.count() for block in self._living()):
+        if self._whole_since != forks.count() and all(
+            block.forks == forks.count() for block in self._living() if not block.is_lost
+        ):
             self._whole_since = forks.count()
         if self._whole_since == forks.count() or self.level == "virtual":
             return self.level
@@ -122,7 +133,7 @@ class Memory:
         Nothing to do elsewhere. Raises MemoryError where it cannot be had; what was brought to its level so far keeps it.
         """
         for block in self._living():
-            if block.forks == forks.count():
+            if block.forks == forks.count() or block.is_lost:
                 continue
             try:
                 if self._shape.pages_wanted:
@@ -134,6 +145,21 @@ class Memory:
             block.forks = forks.count()
             if block.places > 1:
                 self._settle(block)
+
+    def _pin(self) -> object:
+        """Before a fork: none of the blocks is unmapped in the child before `_lose` has been there."""
+        return self._living()
+
+    def _lose(self) -> None:
+        """In a child: nothing is mapped where the blocks are, and the kernel may give those addresses to anybody.
+
+        The blocks will be unmapped some day, whoever has the addresses then. So they are taken, without any memory, before
+        anybody else does; where somebody was faster, they are his, and the block is never unmapped.
+        """
+        for block in self._living():
+            if not block.is_lost and not levels.occupy(block.address - block.start, self._shape.mapped):
+                levels.keep_for_ever(block.whole.obj)
+            block.is_lost = True
 
     def _living(self) -> list[_Block]:
         return [block for reference in list(self._blocks.values()) if (block := reference()) is not None]
@@ -239,6 +265,8 @@ class Memory:
             # for the kernel, which gives a process no more than vm.max_map_count. One that is not alike is two or three.
             if self.numa_node is not None:
                 numa.bind(base, shape.mapped, self.numa_node)
+            if self.dontfork:
+                levels.advise(base, shape.mapped, levels.MADV_DONTFORK, "stay out of children")
             if self.huge and self.level != "huge":
                 levels.advise(base, shape.mapped, levels.MADV_HUGEPAGE, "be huge pages")
             levels.back(self.level, address, shape.length)
@@ -383,11 +411,24 @@ def _fitting(stride: int, granule: int, places: int) -> int:
 class _Block:
     """A mapping cut into places. It is unmapped when nobody refers to it: neither a memory, nor a region, nor a view."""
 
-    __slots__ = ("__weakref__", "address", "forks", "free", "last", "places", "retired", "start", "stride", "whole")
+    __slots__ = (
+        "__weakref__",
+        "address",
+        "forks",
+        "free",
+        "is_lost",
+        "last",
+        "places",
+        "retired",
+        "start",
+        "stride",
+        "whole",
+    )
 
     def __init__(self, pages: mmap.mmap, start: int, address: int, shape: _Shape) -> None:
         self.whole: memoryview = memoryview(pages)
         self.forks: int = forks.count()  # after how many its memory was brought to its level
+        self.is_lost: bool = False  # its memory stayed with the parent
         self.start: int = start
         self.address: int = address
         self.stride: int = shape.stride
