@@ -1,7 +1,7 @@
 """Samples without copies: `python arrays.py FILE` takes FILE for 16-bit samples of two channels, as a WAV or raw file has.
 
 The kernel reads into a buffer of the pool; NumPy looks at the same memory, changes it in place, and Arrow, or whoever
-speaks DLPack (PyTorch, JAX), has it next. All of them are views: they end before the buffer goes home.
+speaks DLPack (PyTorch, JAX), has it next. All of them are views: they end before the buffer is returned.
 """
 
 import sys

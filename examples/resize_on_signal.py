@@ -3,7 +3,7 @@
 It prints the CRC-32 of each file that it is told of. Each file needs a buffer of the pool, so the pool's limit is how
 many are read at once. SIGUSR1 doubles it and SIGUSR2 halves it, from the signal handler itself: no call of the pool is
 in the handler's way, whatever the thread that it interrupts was doing, and elements beyond the new limit go when they
-come home.
+are returned.
 """
 
 import signal

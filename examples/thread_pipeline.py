@@ -43,7 +43,7 @@ def main(source: Path, output: Path, pool: Pool, workers: int = 2) -> None:
         written = threads.submit(write, into, blocks)
         try:
             while True:
-                lease = pool.lease()  # which goes home by itself if the file cannot be read
+                lease = pool.lease()  # which is returned by itself if the file cannot be read
                 length = file.readinto(lease.element)
                 pool.hand_over(lease.element)  # the writer will free it
                 blocks.put((lease, threads.submit(compress, lease.element, length)))

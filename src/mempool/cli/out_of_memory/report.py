@@ -21,7 +21,7 @@ from mempool.cli.out_of_memory.words import OUT, OUT_AGAIN, PHASES, TO_SPARE, Jo
 NONE = "-"
 TITLES = {Run.BYTEARRAY: "bytearray", Run.POOL: "pool", Run.QUEUE: "queue"}
 #: Ratios of speeds this near to 1 are called the same: two runs of one program differ by as much.
-SAME = 0.15
+SAME = 0.1
 CAUGHT = "UseAfterFree"
 
 
@@ -157,7 +157,12 @@ class Report:
         waited, queue_waited = (f"{1000 * run.waited_max:,.0f} ms" for run in (pooled, queued))
         if queued.waited_max > 2 * pooled.waited_max:
             yield "pool", f"first come, first served: nobody waited longer than {waited}; with the queue {queue_waited}"
-        yield compare_speeds("while memory is out", speed(pooled, OUT), speed(queued, OUT))
+        kind, text = compare_speeds("while memory is out", speed(pooled, OUT), speed(queued, OUT))
+        if kind == "queue" and job.queue > job.reserve:
+            text += f"; it has {job.queue} buffers then, and the pool {job.reserve}"
+        elif kind == "queue":
+            text += "; it gives a buffer to whoever is running, the pool to whoever has waited longest"
+        yield kind, text
         spare = compare_speeds("with memory to spare", speed(pooled, TO_SPARE), speed(queued, TO_SPARE))
         yield spare
         more = pooled.phases[OUT]["ballast"] - queued.phases[OUT]["ballast"]
