@@ -523,6 +523,36 @@ def test_more_files_than_digests_have_room_is_a_bad_argument(tree: Path, capsys:
     assert told.out == ""
 
 
+@pytest.mark.parametrize(
+    ("broken", "fault"),
+    [
+        (
+            "Hashing.use_after_return = lambda self: None",
+            "FAILED: the planted mistake met no error in run B, not UseAfterFree",
+        ),
+        ("Hashing._read = lambda *_: bytes(32)", "digests are wrong: "),
+        ("Pool.lease = lambda self: nullcontext(bytearray(65536))", "files for want of memory"),
+    ],
+)
+def test_a_pool_that_does_not_do_it_ends_the_demo_with_status_1_and_no_word_of_success(
+    broken: str, fault: str, tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real child, in which something is broken."""
+    imports = (
+        "import sys; sys.path.append(sys.argv[1]); from contextlib import nullcontext; from mempool import Pool; "
+        "from mempool.cli.out_of_memory.hashing import Hashing; from mempool.cli.out_of_memory import child; "
+    )
+    # Only where the pool is the buffers' source: the other runs stay as they are.
+    here = f"exec({broken!r})"
+    patched = f"{imports}lay = child.Child._lay_in_buffers\ndef broken(self):\n    lay(self)\n    if self.pool: {here}\n"
+    monkeypatch.setattr(children, "PROGRAM", f"{patched}child.Child._lay_in_buffers = broken\nchild.main()")
+    small = ["--rounds=1", "--workers=8", "--buffer-size=64 KiB", "--reserve=2", "--memory=8 MiB", "--latency=1"]
+    assert main(["demo", *small, str(tree)]) == 1
+    said = capsys.readouterr().out
+    assert fault in said
+    assert "passed" not in said
+
+
 @pytest.mark.parametrize("name", ["click", "rich"])
 def test_without_the_extra_one_line_says_what_to_install(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
