@@ -128,7 +128,7 @@ class Call(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a pool is between two decisions. Nobody stands in the line while there is a spare."""
+    """What a pool is between two decisions. While there is a spare, nobody is in line but one who is inside the source."""
 
     reserve: int
     keep: int
@@ -143,6 +143,14 @@ class State(NamedTuple):
     def with_call(self, who: int, call: Call, **changes: Any) -> State:
         return self._replace(calls=(*self.calls[:who], call, *self.calls[who + 1 :]), **changes)
 
+    def next_in_line(self) -> int | None:
+        """The first in line who is not inside the source, and can take what comes home."""
+        return next((who for who in self.line if not is_inside(self.calls[who])), None)
+
+    def laid_by(self) -> int:
+        """How many spares are kept for one who is inside the source, should it give nothing."""
+        return 1 if self.line and self.next_in_line() is None else 0
+
     def seen(self, what: str) -> tuple[int, ...]:
         """What `stats`, or a resize, tells of this moment."""
         spare = len(self.spares)
@@ -156,6 +164,11 @@ class State(NamedTuple):
         # While a resize makes elements nothing is unfunded.
         filling = rest if any({call.phase, call.then} & {"fills", "ends its fill"} for call in self.calls) else 0
         return self.reserve, spare, owed, rest - filling
+
+
+def is_inside(call: Call) -> bool:
+    """Whether this call stands in the line, and is asking the source."""
+    return call.then == "waits" and call.phase in ("asks", "was answered")
 
 
 def new_pool(reserve: int, keep: int, threads: int) -> State:
@@ -193,7 +206,9 @@ def decisions(state: State, who: int, asked: Event) -> Iterator[State]:
             yield state.with_call(who, Call("asks", then="has", claims=1))
         case "sees the line":
             yield state.with_call(who, Call("asks", then="has", claims=1))
-        case "was refused" | "takes a spare" | "joins" if not line and spares:
+        case "was refused" | "takes a spare" if not line and spares:
+            yield take(state, who)
+        case "joins" if state.next_in_line() is None and spares:
             yield take(state, who)
         case "was refused":
             yield state.with_call(who, Call("joins" if may_wait else "has"))
@@ -219,7 +234,11 @@ def decisions(state: State, who: int, asked: Event) -> Iterator[State]:
                 call = Call("has", result=call.carried[0])
             else:
                 call = call._replace(phase="brings home", claims=0)
-            yield state.with_call(who, call, made=made, filling=filling)
+            state = state.with_call(who, call, made=made, filling=filling)
+            if who in line and spares:  # laid by while it was inside the source
+                call = call._replace(result=spares[-1])
+                state = state.with_call(who, call, spares=spares[:-1], line=tuple(other for other in line if other != who))
+            yield state
         case "brings home":
             yield bring_home(state, who)
         case "has disposed":
@@ -237,9 +256,10 @@ def decisions(state: State, who: int, asked: Event) -> Iterator[State]:
                 yield state.with_call(who, Call("asks", then="fills", claims=claims), filling=state.filling + claims)
         case "ends its fill":
             yield state.with_call(who, Call("trims"))
-        case "trims" if not line and len(spares) > state.keep:
-            surplus = Call("disposes", then="trims", carried=spares[state.keep :][::-1])
-            yield state.with_call(who, surplus, spares=spares[: state.keep])
+        case "trims" if state.next_in_line() is None and len(spares) > max(state.keep, state.laid_by()):
+            kept = max(state.keep, state.laid_by())
+            surplus = Call("disposes", then="trims", carried=spares[kept:][::-1])
+            yield state.with_call(who, surplus, spares=spares[:kept])
         case "trims":
             yield state.with_call(who, Call("looks"))
         case "looks":
@@ -256,14 +276,17 @@ def bring_home(state: State, who: int) -> State:
     mine = state.calls[who]
     left = mine.carried
     state = state.with_call(who, mine._replace(carried=()))
-    while left and (state.line or len(state.spares) < state.keep):
+    while left:
         element, *others = left
-        left = tuple(others)
-        if state.line:
-            first = state.line[0]
-            state = state.with_call(first, state.calls[first]._replace(result=element), line=state.line[1:])
+        first = state.next_in_line()
+        if first is not None:
+            line = tuple(other for other in state.line if other != first)
+            state = state.with_call(first, state.calls[first]._replace(result=element), line=line)
+        elif len(state.spares) >= max(state.keep, state.laid_by()):
+            break
         else:
             state = state._replace(spares=(*state.spares, element))
+        left = tuple(others)
     mine = state.calls[who]  # it may have served itself
     return state.with_call(who, mine._replace(phase="disposes" if left else mine.then, carried=left))
 
@@ -327,8 +350,9 @@ def observe(state: State, event: Event) -> State | None:
         case "failed", "asks" if call.then == "fills":
             return state.with_call(event.who, call._replace(phase="was answered", then="ends its fill"))
         case "failed", "asks":
-            phase = "was refused" if call.then == "has" else "waits"  # in either case the books are as before
-            return state.with_call(event.who, Call(phase, result=call.result))
+            if call.then == "waits":  # it is inside the source until the books know that nothing came
+                return state.with_call(event.who, call._replace(phase="was answered"))
+            return state.with_call(event.who, Call("was refused", result=call.result))
         case "disposed", "disposes":
             return state.with_call(event.who, call._replace(phase="has disposed"))
         case "returns", "has":

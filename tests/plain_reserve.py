@@ -27,6 +27,8 @@ class PlainHands:
     state: int = WAITING
     thread: int = 0
     can_be_lost: bool = False
+    asks_for: PlainHands | None = None
+    joined: int = 0
 
     @property
     def missing(self) -> int:
@@ -47,6 +49,8 @@ class PlainReserve:
         self.from_spare = self.from_source = self.from_reserve = self.from_line = 0
         self.resizes = -1
         self.line: list[PlainHands] = []
+        self.joined = 0
+        self.asked = 0  # how many the first in line is asking the source for
         self.drainers: list[PlainHands] = []
         self.told: list[PlainHands] = []
 
@@ -65,8 +69,23 @@ class PlainReserve:
         """How many more the limit allows to be asked for."""
         return self.limit - self.existing - self.claimed
 
+    @property
+    def servable(self) -> list[PlainHands]:
+        """Who can take what comes home: all but the first, while that is inside the source."""
+        return self.line[1:] if self.asked else self.line
+
+    @property
+    def free_spares(self) -> int:
+        """Those that the first in line, inside the source, does not count on."""
+        return len(self.spares) - (self.line[0].wanted - self.asked if self.asked else 0)
+
+    @property
+    def laid_by(self) -> int:
+        """How many are kept for the first in line, should the source give nothing."""
+        return self.line[0].wanted if self.asked and not self.servable else 0
+
     def figures(self) -> dict[str, Any]:
-        same = "reserve keep closed made disposed disposing claimed filling fills starved resizes"
+        same = "reserve keep closed made disposed disposing claimed filling asked fills starved resizes"
         same += " from_spare from_source from_reserve from_line out"
         return {name: getattr(self, name) for name in same.split()} | {
             "spare": len(self.spares),
@@ -80,19 +99,29 @@ class PlainReserve:
             self.told.append(self.line[0])
 
     def serve(self) -> None:
-        served = False
-        while self.line and len(self.spares) >= self.line[0].wanted:
-            head = self.line.pop(0)
-            for _ in range(head.missing):
-                head.held.append(self.spares.pop())
+        head_served = False
+        while self.servable:
+            ticket = self.servable[0]
+            if self.free_spares < ticket.wanted:
+                if not self.asked or len(self.spares) < self.capacity:
+                    break
+                ticket = self.line[0]  # no place is left to gather in
+            head_served |= ticket is self.line[0]
+            self.gone(ticket)
+            for _ in range(ticket.missing):
+                ticket.held.append(self.spares.pop())
                 self.from_line += 1
-            head.state = SERVED
-            self.told.append(head)
-            served = True
-        if self.line and self.line[0].can_be_lost and self.spares:
-            self.told.append(self.line[0])
-        if served:
+            ticket.state = SERVED
+            self.told.append(ticket)
+        if self.servable and self.servable[0].can_be_lost and self.free_spares > 0:
+            self.told.append(self.servable[0])
+        if head_served:
             self.prod()
+
+    def gone(self, ticket: PlainHands) -> None:
+        if self.line[0] is ticket:
+            self.asked = 0
+        self.line.remove(ticket)
 
     def came_home(self) -> None:
         if self.out == 0:
@@ -103,6 +132,7 @@ class PlainReserve:
             ticket.state = CLOSED
         self.told += self.line
         self.line = []
+        self.asked = 0
 
     # -- decisions
 
@@ -119,8 +149,14 @@ class PlainReserve:
     def claim(self, hands: PlainHands, elements: int) -> int:
         if self.closed:
             return -1
+        if hands.asks_for is not None:
+            if self.line[:1] != [hands.asks_for]:
+                return 0
+            elements = min(elements, self.line[0].wanted - len(self.spares))
         granted = max(0, min(elements, self.room))
-        hands.refused |= not granted
+        hands.refused = not granted
+        hands.joined = self.joined if granted else hands.joined
+        self.asked += granted if hands.asks_for is not None else 0
         self.claimed += granted
         hands.claims += granted
         return granted
@@ -156,7 +192,11 @@ class PlainReserve:
         self.from_source += len(arrived) if for_caller else 0
         self.claimed = max(0, self.claimed - hands.claims)  # a fork may have made them void
         self.filling = max(0, self.filling - (hands.claims if hands.filling else 0))
-        if was_full and len(arrived) < hands.claims and self.line[:1] != [hands]:
+        if hands.asks_for is not None and self.asked and self.line[0] is hands.asks_for:
+            self.asked = 0
+            self.serve()
+        own_room = hands.asks_for is not None and self.line[:1] == [hands.asks_for] and hands.joined == self.joined
+        if was_full and len(arrived) < hands.claims and self.line[:1] != [hands] and not own_room:
             self.prod()
         hands.claims = 0
         hands.filling = False
@@ -166,8 +206,10 @@ class PlainReserve:
             return
         while hands.held and not self.closed:
             too_many = self.existing - self.disposing - self.limit
-            if not self.line and (
-                len(self.spares) >= self.keep or (len(self.spares) >= self.reserve and too_many >= len(hands.held))
+            if (
+                not self.servable
+                and len(self.spares) >= self.laid_by
+                and (len(self.spares) >= self.keep or (len(self.spares) >= self.reserve and too_many >= len(hands.held)))
             ):
                 break
             self.spares.append(hands.held.pop(0))
@@ -183,10 +225,10 @@ class PlainReserve:
     def surplus(self, hands: PlainHands) -> int:
         def is_one() -> bool:
             too_many = self.existing - self.disposing - self.limit
-            keep = 0 if self.closed else self.keep
-            return len(self.spares) > keep or (len(self.spares) > self.reserve and too_many > 0)
+            keep = 0 if self.closed else max(self.keep, self.laid_by)
+            return len(self.spares) > keep or (len(self.spares) > max(self.reserve, self.laid_by) and too_many > 0)
 
-        while not self.line and hands.missing and is_one():
+        while not self.servable and hands.missing and is_one():
             hands.held.append(self.spares.pop())
             hands.condemned = True
             self.disposing += 1
@@ -206,7 +248,7 @@ class PlainReserve:
     def join(self, ticket: PlainHands, places: int) -> int:
         if self.closed:
             return IS_CLOSED
-        if not self.line and len(self.spares) >= ticket.missing:
+        if not self.servable and self.free_spares >= ticket.missing:
             self.from_line += ticket.missing
             while ticket.missing:
                 ticket.held.append(self.spares.pop())
@@ -220,7 +262,10 @@ class PlainReserve:
             return IS_FULL
         self.capacity = max(self.capacity, places)
         self.line.append(ticket)
+        self.joined += 1
         was_first = self.line[0] is ticket
+        if self.asked:
+            self.serve()
         while ticket.held:
             self.spares.append(ticket.held.pop())
             self.serve()
@@ -232,11 +277,12 @@ class PlainReserve:
     def withdraw(self, ticket: PlainHands) -> bool:
         if ticket not in self.line:
             return False
-        was_first = self.line[0] is ticket
-        self.line.remove(ticket)
+        was_first, was_next = self.line[0] is ticket, self.servable[:1] == [ticket]
+        self.gone(ticket)
         ticket.state = WITHDRAWN
-        if was_first:
+        if was_first or was_next:
             self.serve()
+        if was_first:
             self.prod()
         return True
 
@@ -259,15 +305,14 @@ class PlainReserve:
         self.resizes += 1
         if grew:
             self.begin_fill(fill)
-        head = self.line[:1]
+        head, following = self.line[:1], self.servable[:1]
         for ticket in [ticket for ticket in self.line if ticket.wanted > max(1, limit)]:
-            self.line.remove(ticket)
+            self.gone(ticket)
             ticket.state = IMPOSSIBLE
             self.told.append(ticket)
-        if self.line[:1] != head:
+        if self.line[:1] != head or self.servable[:1] != following:
             self.serve()
-            self.prod()
-        elif raised:
+        if self.line[:1] != head or raised:
             self.prod()
         return GROWN if grew else CHANGED
 
@@ -290,7 +335,7 @@ class PlainReserve:
                 ticket.state = WITHDRAWN
         self.line = [ticket for ticket in self.line if ticket.thread == survivor]
         self.drainers = [ticket for ticket in self.drainers if ticket.thread == survivor]
-        self.claimed = self.filling = 0
+        self.claimed = self.filling = self.asked = 0
         self.fills, self.starved = fills, False
         self.disposed += self.disposing
         self.disposing = 0

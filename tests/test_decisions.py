@@ -53,7 +53,7 @@ def of_one(fits: Callable[[PlainHands], object], **drawn: st.SearchStrategy[Any]
 
 
 def allocates(plain: PlainHands) -> bool:
-    return plain.missing > plain.claims and not plain.condemned and not plain.filling
+    return plain.missing > plain.claims and not plain.condemned and not plain.filling and plain.asks_for is None
 
 
 class Decisions(RuleBasedStateMachine):
@@ -118,6 +118,22 @@ class Decisions(RuleBasedStateMachine):
     @of_one(allocates, elements=few)
     def claim(self, owner: Owner, elements: int) -> None:
         self.ask(owner, elements)
+
+    @precondition(lambda self: self.plain.line and not self.plain.asked)
+    @rule(n=which, elements=few)
+    def asks_for_the_head(self, n: int, elements: int) -> None:
+        """The first in line goes into the source; or somebody who was it when it looked, and is it no more."""
+        waiting = [owner for owner in self.owners if owner.plain in self.plain.line]
+        first = waiting[n % len(waiting)] if n > 3 else self.owner_of(self.plain.line[0])
+        owner = Owner(elements)
+        owner.real.ask_for(first.real)
+        owner.plain.asks_for = first.plain
+        self.ask(owner, elements)
+        if owner.plain.claims:
+            self.owners.append(owner)
+
+    def owner_of(self, plain: PlainHands) -> Owner:
+        return next(owner for owner in self.owners if owner.plain is plain)
 
     @rule(wanted=few, beyond_out=st.booleans(), n=which)
     def claim_to_fill(self, wanted: int, beyond_out: bool, n: int) -> None:
@@ -286,6 +302,9 @@ class Decisions(RuleBasedStateMachine):
         assert self.real.is_closed() == self.plain.closed
         assert self.real.is_dismissed() == self.plain.dismissed
         assert [cast(Owner, ticket.owner).plain for ticket in self.real.queue()] == self.plain.line
+        # Nobody waits while a spare could serve.
+        assert not self.plain.servable or self.plain.free_spares < self.plain.servable[0].wanted
+        assert len(self.plain.spares) <= self.plain.capacity
         assert all(map(self.real.is_spare, self.plain.spares))
         for owner in self.owners:
             assert owner.real.held() == owner.plain.held

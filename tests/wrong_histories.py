@@ -155,8 +155,18 @@ PAIRS = {
     ),
     "what comes home lies beside one who waits": Pair(
         pool(1, 1),
-        B_WAITS + GIVEN_BACK + stats(A, 1, 1, 1, 1, 0, 0, 1, 0),
-        B_WAITS + GIVEN_BACK + stats(A, 1, 1, 0, 0, 1, 0, 1, 0),
+        B_WAITS + GIVEN_BACK + stats(A, 1, 1, 1, 1, 0, 0, 1, 0) + returns(B, 0),  # which has not been inside the source
+        B_WAITS + GIVEN_BACK + stats(A, 1, 1, 0, 0, 1, 0, 1, 0) + returns(B, 0),
+    ),
+    "what comes home does not lie there for one inside the source": Pair(
+        pool(1, 1),
+        B_WAITS + GIVEN_BACK + stats(A, 1, 1, 0, 0, 1, 0, 1, 0) + made(B, 1) + returns(B, 1),
+        B_WAITS + GIVEN_BACK + stats(A, 1, 1, 1, 1, 0, 0, 1, 0) + made(B, 1) + returns(B, 0),
+    ),
+    "one inside the source has what comes home, and another waits": Pair(
+        pool(1, 1),
+        BOTH_WAIT + GIVEN_BACK + stats(A, 1, 1, 1, 0, 1, 0, 1, 0) + made(B, 1) + returns(B, 0) + returns(C, 1),
+        BOTH_WAIT + GIVEN_BACK + stats(A, 1, 1, 1, 0, 1, 0, 1, 0) + made(B, 1) + returns(B, 1) + returns(C, 0),
     ),
     "one that may not wait takes what is another's who waits": Pair(
         pool(1, 1),
@@ -170,8 +180,13 @@ PAIRS = {
     ),
     "a newcomer overtakes one who waits": Pair(
         pool(1, 1),
-        BOTH_WAIT + GIVEN_BACK + returns(C, 0),
-        BOTH_WAIT + GIVEN_BACK + returns(B, 0),
+        BOTH_WAIT
+        + GIVEN_BACK
+        + returns(C, 0)
+        + asks(C, "free", 0)
+        + returns(C)
+        + returns(B, 0),  # it has not asked the source
+        BOTH_WAIT + GIVEN_BACK + returns(B, 0) + asks(B, "free", 0) + returns(B) + returns(C, 0),
     ),
     "one asks the source who is not the first in line": Pair(
         pool(1, 1),

@@ -147,6 +147,7 @@ class Traffic(Telling):
         if self.core.take(hands, False):
             return True
         if may_wait and self.core.waiting():
+            hands.defer()
             return False  # those who wait come first
         if self._rest_seconds and self._clock.now() < self._rests_until and self.core.take(hands, True):
             return True
@@ -405,6 +406,7 @@ class Traffic(Telling):
             self._join(ticket)
             joined = True
             ask_after, ask_at = ASK_FIRST, NEVER
+            rest_until = began
             warn_at = NEVER if self._patience is None else began + self._patience
             while not ticket.is_settled():
                 time = now()
@@ -417,18 +419,23 @@ class Traffic(Telling):
                 if core.is_first(ticket):
                     if ask_at == NEVER:
                         ask_at = time + ask_after
-                    if time >= ask_at:
-                        ask_after = min(2 * ask_after, ASK_LAST)
-                        ask_at = time + ask_after
+                    # News: a question between the others, which does not change when those are due.
+                    soonest = ask_at
+                    if ticket.prodded:
+                        soonest = max(rest_until, time + max(0.0, self._asked_at + ASK_SOONEST - self._clock.now()))
+                    if time >= min(ask_at, soonest):
+                        if time >= ask_at:
+                            ask_after = min(2 * ask_after, ASK_LAST)
+                            ask_at = time + ask_after
+                        else:
+                            ticket.take_prod()
                         self._ask_for_line(ticket)
+                        # What comes home while it is inside the source goes to those behind it. So that it has its
+                        # turn, too, a slow source is left alone for as long as it took.
+                        rest_until = now() + (now() - time)
+                        ask_at = max(ask_at, rest_until)
                         continue
                     if ticket.prodded:
-                        # News: a question between the others, which does not change when those are due.
-                        soonest = time + max(0.0, self._asked_at + ASK_SOONEST - self._clock.now())
-                        if time >= soonest:
-                            ticket.take_prod()
-                            self._ask_for_line(ticket)
-                            continue
                         yield max(0.0, min(soonest, ask_at, deadline) - time)
                         continue
                 until = min(deadline, ask_at, warn_at)
@@ -472,6 +479,8 @@ class Traffic(Telling):
             self._hand_back(hands)
         except BaseException:
             self._hand_back(hands)
+            self.core.leave(ticket)
+            self._dispose_surplus()  # what was laid by for it, see Books.kept_for_line
             raise
 
     def _lose(self, ticket: Ticket) -> None:

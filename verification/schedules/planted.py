@@ -42,6 +42,11 @@ def _nobody_is_served(_self: Reserve, _books: Books) -> None:
     """What comes home stays on the shelf, whoever waits."""
 
 
+def _inside_the_source(self: Books) -> Ticket | None:
+    """What comes home goes to the first in line, though it is inside the source and cannot take it."""
+    return self.first_in_line()
+
+
 def _nobody_is_woken(_self: Books, _ticket: Ticket) -> None:
     """Who is served finds out by itself or not at all."""
 
@@ -82,5 +87,8 @@ PLANTED = {
     "planted: an impatient swap": Plant(Reserve, "shut", _impatient_swap, scenarios.shrink_and_free, WRONG_BOOKS, (TWO,)),
     "planted: nobody is served": Plant(Reserve, "serve_line", _nobody_is_served, scenarios.grow_serves_the_line, "deadlock"),
     "planted: nobody is woken": Plant(Books, "tell", _nobody_is_woken, scenarios.grow_serves_the_line, "deadlock"),
+    "planted: served in the source": Plant(
+        Books, "next_to_serve", _inside_the_source, scenarios.a_slow_source_and_those_behind, "deadlock"
+    ),
     "planted: nobody leaves": Plant(Reserve, "leave", _nobody_leaves, scenarios.timeout_and_hand_off, WRONG_BOOKS),
 }

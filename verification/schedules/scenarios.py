@@ -340,6 +340,44 @@ def limit_raised() -> None:
     at_rest(pool, memory, held)
 
 
+class _SlowMemory(Memory):
+    """Its alloc ends, once it is slow, when somebody has been served."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(room)
+        self.is_slow = False
+        self.served = it.Semaphore(0)
+
+    def alloc(self) -> object:
+        if self.is_slow:
+            self.served.acquire()
+            self.served.release()
+        return super().alloc()
+
+
+@scenario
+def a_slow_source_and_those_behind() -> None:
+    """Nobody sleeps beside what comes home: while one caller is inside the source, it goes to the other."""
+    held: list[object] = []
+    with it.no_interleave():
+        memory = _SlowMemory(2)
+        pool = Pool(memory, 0, keep=1, limit=1)
+        element = pool.alloc()
+        memory.is_slow = True
+
+    def caller() -> None:
+        held.append(pool.alloc())
+        memory.served.release()
+
+    def news() -> None:
+        pool.resize(limit=2)  # whoever is first asks the source
+        pool.free(element)
+
+    together(caller, caller, news)
+    at_rest(pool, memory, held)
+    assert len(held) == 2
+
+
 @scenario
 def limit_lowered() -> None:
     """What comes home while a limit is lowered is disposed of until no more exist than it allows."""

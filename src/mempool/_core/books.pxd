@@ -19,6 +19,7 @@ cdef class Books:
     cdef bint starved
     cdef Py_ssize_t waiting
     cdef Py_ssize_t joined
+    cdef Py_ssize_t asked
     cdef Py_ssize_t from_spare
     cdef Py_ssize_t from_source
     cdef Py_ssize_t from_reserve
@@ -54,6 +55,10 @@ cdef class Books:
     cdef bint has_near_top(self, element, Py_ssize_t most)
     cdef void install(self, list places)
     cdef Ticket first_in_line(self)
+    cdef Ticket next_to_serve(self)
+    cdef Py_ssize_t held_back(self) noexcept
+    cdef bint has_use_for_another(self) noexcept
+    cdef Py_ssize_t kept_for_line(self) noexcept
     cdef bint stands_in_line(self, Ticket ticket)
     cdef void line_up(self, Ticket ticket)
     cdef void step_out(self, Ticket ticket)

@@ -50,7 +50,8 @@ class Books:
     Invariants, true whenever the books are closed:
         made - disposed == spare + disposing + (out, or in somebody's hands)
         made - disposed + claimed <= limit, unless the limit was lowered below what exists
-        the line is empty, or spare < what its head wants: nobody waits while a spare could serve
+        spare - held_back < what the next to serve wants, where there is one: nobody waits while a spare could serve
+        asked == 0, or the head of the line is inside the source
         closed: the line is empty
     """
 
@@ -73,6 +74,7 @@ class Books:
     starved: cython.bint  # a fill ended early, because others' claims or disposals took the room under the limit
     waiting: cython.Py_ssize_t  # tickets in the line
     joined: cython.Py_ssize_t  # how many have ever lined up
+    asked: cython.Py_ssize_t  # the part of `claimed` that the head of the line asks the source for, right now
     # What was done, for the statistics.
     from_spare: cython.Py_ssize_t
     from_source: cython.Py_ssize_t
@@ -113,7 +115,7 @@ class Books:
         self.spare = self.made = self.disposed = self.disposing = self.claimed = self.filling = 0
         self.fills = 0
         self.starved = False
-        self.waiting = self.joined = 0
+        self.waiting = self.joined = self.asked = 0
         self.from_spare = self.from_source = self.from_reserve = self.from_line = 0
         self.resizes = -1  # the first retarget is the constructor's
         if not cython.compiled:  # compiled, arrays that begin as zeros, like all of a new object
@@ -260,6 +262,43 @@ class Books:
             return self.head
         return self.line[0] if self.line else None
 
+    # The head of the line may be inside the source, and cannot take what comes home until it is out again. It is passed
+    # over, so that those behind it do not sleep beside what they could have. What it has not asked the source for is
+    # held back for it: what a big request had gathered. Where nobody else can use it, it is laid by for the head, too.
+
+    @cython.cfunc
+    def next_to_serve(self) -> Ticket | None:
+        """The first in line who is not inside the source."""
+        if self.asked == 0:
+            return self.first_in_line()
+        if cython.compiled:
+            return self.head.behind
+        return self.line[1] if len(self.line) > 1 else None
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def held_back(self) -> cython.Py_ssize_t:
+        """How many spares are not for those behind the head."""
+        if self.asked == 0:
+            return 0
+        head: Ticket = self.first_in_line()  # type: ignore[assignment]  # somebody, who asks
+        return head.wanted - self.asked
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def kept_for_line(self) -> cython.Py_ssize_t:
+        """How many spares a head wants that is inside the source, with nobody behind it."""
+        if self.asked == 0:
+            return 0
+        head: Ticket = self.first_in_line()  # type: ignore[assignment]  # as above
+        return head.wanted
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def has_use_for_another(self) -> cython.bint:
+        """Whether somebody in the line could use one more spare, were there no more than there are."""
+        return self.next_to_serve() is not None or self.spare < self.kept_for_line()
+
     @cython.cfunc
     def stands_in_line(self, ticket: Ticket) -> cython.bint:
         if cython.compiled:
@@ -284,6 +323,8 @@ class Books:
     @cython.cfunc
     def step_out(self, ticket: Ticket) -> cython.void:
         """Take a ticket that stands in the line out of it."""
+        if self.first_in_line() is ticket:
+            self.asked = 0  # what its question brings is for whoever stands in the line then
         if cython.compiled:
             ahead: Ticket | None = ticket.ahead
             behind: Ticket | None = ticket.behind

@@ -121,21 +121,29 @@ class Ledger:
 
     @cython.cfunc
     def serve_line(self, books: Books) -> cython.void:
-        """Serve the head of the line as long as the spares suffice."""
+        """Serve those in the line, first to last, as long as the spares suffice. A head inside the source is passed over."""
         served: cython.bint = False
-        head: Ticket | None = books.first_in_line()
-        while head is not None and books.spare >= head.wanted:
-            books.step_out(head)
-            own: Ticket = books.lend(head)  # type: ignore[assignment]
+        ticket: Ticket | None = books.next_to_serve()
+        while ticket is not None:
+            if books.spare - books.held_back() < ticket.wanted:
+                if books.asked == 0 or books.spare < books.capacity:
+                    break
+                # The shelf has no place for what the head holds back and what the next one gathers. A full shelf is
+                # enough for any one of them, and the first is the first.
+                ticket = books.first_in_line()
+                if ticket is None:
+                    break
+            served = served or ticket is books.first_in_line()
+            books.step_out(ticket)
+            own: Ticket = books.lend(ticket)  # type: ignore[assignment]
             while own.count < own.wanted:
                 books.unshelve(own)
                 books.from_line += 1
             own.state = SERVED
-            books.tell(head)
-            served = True
-            head = books.first_in_line()
-        if head is not None and head.can_be_lost and books.spare > 0:
-            books.tell(head)  # it gathers: if nobody is there any more, those behind must not wait for it
+            books.tell(ticket)
+            ticket = books.next_to_serve()
+        if ticket is not None and ticket.can_be_lost and books.spare > books.held_back():
+            books.tell(ticket)  # it gathers: if nobody is there any more, those behind must not wait for it
         if served:
             books.prod_head()
 
@@ -230,6 +238,7 @@ class Ledger:
                 "fills": books.fills,
                 "starved": bool(books.starved),
                 "waiting": books.waiting,
+                "asked": books.asked,
                 "from_spare": books.from_spare,
                 "from_source": books.from_source,
                 "from_reserve": books.from_reserve,

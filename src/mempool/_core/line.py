@@ -56,7 +56,7 @@ class Hands:
         self.claims = 0  # how many elements this call may ask the source for
         self.filling = False  # the claims are a resize's, which fills the reserve; or these stand for a whole fill
         self.condemned = False  # what these hands hold is surplus, counted as being disposed of
-        self.refused = False  # there was no room under the limit when these hands asked
+        self.refused = False  # these hands have not asked the source: there was no room, or others came first
         self.joined = 0  # how many had joined the line when these hands asked
         self.asks_for = None  # the head of the line, on whose behalf these hands ask the source
         self.checked = False  # the source's check has had what these hands hold, and may have changed it
@@ -85,6 +85,10 @@ class Hands:
     def ask_for(self, head: Ticket) -> None:
         """These hands ask the source because this ticket waits."""
         self.asks_for = head
+
+    def defer(self) -> None:
+        """These hands do not ask the source, because others wait."""
+        self.refused = True  # a hint, so it needs no place in a draft; see Reserve.join
 
     def hold(self, element: Any) -> None:
         """Put in an element that the caller owns already."""

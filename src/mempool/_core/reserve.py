@@ -79,6 +79,9 @@ class Reserve(Ledger):
     def claim(self, hands: Hands, elements: cython.Py_ssize_t) -> int:
         """Permission to ask the source for up to so many elements, as far as the limit allows; -1: closed.
 
+        On behalf of the head of the line: for what it lacks now, and nothing when it is the head no more. Until `arrive`
+        it is inside the source, and is passed over.
+
         Raises MemoryError when not even the roll has room for more; nothing has changed then.
         """
         while True:
@@ -88,6 +91,11 @@ class Reserve(Ledger):
                 existing: cython.Py_ssize_t = books.made - books.disposed + books.claimed
                 if books.closed:
                     return -1
+                head: Ticket | None = own.asks_for
+                if head is not None:
+                    if books.first_in_line() is not head:
+                        return 0  # it has been served, and shall not be held up
+                    elements = min(elements, head.wanted - books.spare)
                 if elements > books.limit - existing:
                     elements = books.limit - existing
                 if elements <= 0:
@@ -98,6 +106,9 @@ class Reserve(Ledger):
                 books.claimed += elements
                 own.claims += elements
                 own.joined = books.joined
+                own.refused = False
+                if head is not None:
+                    books.asked += elements
                 if self.shut(books):
                     return elements
 
@@ -209,6 +220,10 @@ class Reserve(Ledger):
                 if for_caller:
                     books.from_source += made
                 head: Ticket | None = books.first_in_line()
+                if books.asked > 0 and head is own.asks_for and own.claims > 0:
+                    books.asked = 0
+                    self.serve_line(books)  # from what has come home meanwhile and nobody behind it could use
+                    head = books.first_in_line()
                 # Room under the limit is news to the head of the line, unless it is the room that it took itself; and then
                 # a newcomer is, of whom it was not told because there was none.
                 is_news: cython.bint = head is not own.asks_for or own.joined != books.joined
@@ -292,7 +307,7 @@ class Reserve(Ledger):
                     return
                 while own.first < own.count:
                     if books.closed or (
-                        books.first_in_line() is None
+                        not books.has_use_for_another()
                         and (
                             books.spare >= books.keep
                             or (books.spare >= books.reserve and books.excess() >= own.count - own.first)
@@ -333,11 +348,10 @@ class Reserve(Ledger):
             with cython.critical_section(self):
                 books: Books = self.open()
                 own: Hands = books.lend(hands)
-                keep: cython.Py_ssize_t = 0 if books.closed else books.keep
-                if books.first_in_line() is None:
-                    while own.count < own.wanted and (
-                        books.spare > keep or (books.spare > books.reserve and books.excess() > 0)
-                    ):
+                keep: cython.Py_ssize_t = 0 if books.closed else max(books.keep, books.kept_for_line())
+                reserve: cython.Py_ssize_t = max(books.reserve, books.kept_for_line())
+                if books.next_to_serve() is None:
+                    while own.count < own.wanted and (books.spare > keep or (books.spare > reserve and books.excess() > 0)):
                         books.unshelve(own)
                         books.disposing += 1
                         own.condemned = True
@@ -389,7 +403,7 @@ class Reserve(Ledger):
                     return IS_CLOSED
                 answer: cython.Py_ssize_t = IN_LINE
                 missing: cython.Py_ssize_t = own.wanted - own.count
-                if books.first_in_line() is None and books.spare >= missing:
+                if books.next_to_serve() is None and books.spare - books.held_back() >= missing:
                     while own.count < own.wanted:
                         books.from_line += 1
                         books.unshelve(own)
@@ -405,6 +419,8 @@ class Reserve(Ledger):
                     books.install(places)
                     is_first: cython.bint = books.first_in_line() is None
                     books.line_up(ticket)
+                    if books.asked > 0:
+                        self.serve_line(books)  # the shelf may be full of what is laid by for the head
                     while own.count > 0:
                         own.count -= 1
                         books.shelve(own.elements[own.count])
@@ -414,7 +430,7 @@ class Reserve(Ledger):
                     if not is_first:
                         books.prod_head()  # a newcomer is news
                     elif own.refused and books.made - books.disposed + books.claimed < books.limit:
-                        own.prodded = True  # the room that it was refused came before it lined up
+                        own.prodded = True  # the room that it was refused came before it lined up, or the others left
                 done: cython.bint = self.shut(books)
             if done:
                 break
@@ -430,10 +446,12 @@ class Reserve(Ledger):
                     return False
                 own: Ticket = books.lend(ticket)  # type: ignore[assignment]
                 was_first: cython.bint = books.first_in_line() is ticket
+                was_next: cython.bint = books.next_to_serve() is ticket
                 books.step_out(ticket)
                 own.state = WITHDRAWN
-                if was_first:
+                if was_first or was_next:
                     self.serve_line(books)  # what was gathered goes to those behind, in one step
+                if was_first:
                     books.prod_head()
                 done: cython.bint = self.shut(books)
             if done:
@@ -502,16 +520,16 @@ class Reserve(Ledger):
                 if grew and fill is not None:
                     self.count_fill(books, books.lend(fill))
                 head: Ticket | None = books.first_in_line()
+                following: Ticket | None = books.next_to_serve()
                 for ticket in line:
                     if ticket.wanted > max(1, new_limit):
                         books.step_out(ticket)
                         own: Ticket = books.lend(ticket)  # type: ignore[assignment]
                         own.state = IMPOSSIBLE
                         books.tell(ticket)
-                if books.first_in_line() is not head:
+                if books.first_in_line() is not head or books.next_to_serve() is not following:
                     self.serve_line(books)
-                    books.prod_head()
-                elif raised:
+                if books.first_in_line() is not head or raised:
                     books.prod_head()
                 done: cython.bint = self.shut(books)
             if done:
@@ -599,7 +617,7 @@ class Reserve(Ledger):
                         own.state = WITHDRAWN
                 books.drainers = drainers
                 books.disposed += books.disposing
-                books.claimed = books.filling = books.disposing = 0
+                books.claimed = books.filling = books.disposing = books.asked = 0
                 books.fills = fills
                 books.starved = False
                 self.serve_line(books)

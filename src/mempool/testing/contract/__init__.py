@@ -16,6 +16,7 @@
     LineContract        who waits, in which order, and how it ends
     RetryContract       a source that recovers serves the line
     RestContract        a source that has just failed is left alone
+    SlowSourceContract  nobody sleeps beside what comes home while the head asks
     ResizeContract      the promise changed, live
     GuaranteeContract   what is covered, owed and unfunded
     BulkContract        many at once
@@ -46,7 +47,7 @@ pytest.register_assert_rewrite(
         f"mempool.testing.contract.{room}"
         for room in (
             *("account", "alloc", "bad_input", "base", "bulk", "closing", "guarantees", "leases", "line", "resize"),
-            *("resting", "retry", "whole"),
+            *("resting", "retry", "slow_source", "whole"),
         )
     ]
 )
@@ -65,6 +66,7 @@ from mempool.testing.contract.whole import (  # noqa: E402 - after the above
     ResizeContract,
     RestContract,
     RetryContract,
+    SlowSourceContract,
 )
 
 __all__ = [
@@ -81,4 +83,5 @@ __all__ = [
     "ResizeContract",
     "RestContract",
     "RetryContract",
+    "SlowSourceContract",
 ]

@@ -14,6 +14,7 @@ from mempool.testing.contract.line import LineContract
 from mempool.testing.contract.resize import ResizeContract
 from mempool.testing.contract.resting import RestContract
 from mempool.testing.contract.retry import RetryContract
+from mempool.testing.contract.slow_source import SlowSourceContract
 
 
 class PoolContract(
@@ -22,6 +23,7 @@ class PoolContract(
     LineContract,
     RetryContract,
     RestContract,
+    SlowSourceContract,
     ResizeContract,
     GuaranteeContract,
     BulkContract,
@@ -46,4 +48,5 @@ __all__ = [
     "ResizeContract",
     "RestContract",
     "RetryContract",
+    "SlowSourceContract",
 ]
