@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import io
 from copy import copy
 from typing import Any
 
@@ -47,6 +48,27 @@ def _freed(scene: Scene) -> Any:
     buffer = scene.pool.alloc()
     scene.pool.free(buffer)
     return buffer
+
+
+# -- reading
+
+
+@call(buffers={})
+def read_a_file(scene: Scene) -> Call:
+    """Two pieces and the end; one is looked at, the other released by hand."""
+    file = io.BytesIO(bytes(2 * scene.source.size))
+
+    def made() -> None:
+        file.seek(0)
+        for number, chunk in enumerate(scene.pool.read(file)):
+            if number == 0:
+                with chunk as view:
+                    view[0] = len(chunk) & 1
+            else:
+                chunk.view[0] = 0
+                chunk.release()
+
+    return made
 
 
 # -- Buffers

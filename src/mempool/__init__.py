@@ -5,6 +5,7 @@ Objects, Buffers        where elements come from
 Limited, Logged, Faulty, OnFailure, Translated, Fallback    adaptors: a source around a source
 Guarantee, PoolStats    what a pool promises; what it has done
 Lease                   an element that goes home by itself
+Chunk                   what `pool.read(file)` yields: a buffer with bytes in it
 Buffer                  an element of Buffers: memory in your hands, until you free it
 rescue                  a ballast that is thrown off when memory runs out
 PoolError ...           what can go wrong
@@ -28,6 +29,7 @@ from mempool.guarantee import Guarantee, PoolStats
 from mempool.holders import Holder
 from mempool.lease import Lease
 from mempool.pool import Pool, Source
+from mempool.reading import Chunk
 from mempool.rescue import rescue
 from mempool.sources import Buffers, Fallback, Faulty, Limited, Logged, Objects, OnFailure, Translated
 
@@ -37,6 +39,7 @@ __all__ = [
     "IMPLEMENTATION",
     "Buffer",
     "Buffers",
+    "Chunk",
     "DeadlockError",
     "DoubleFree",
     "Fallback",

@@ -7,9 +7,9 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import EllipsisType
-from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, cast
 
 from mempool import clock, parking, registry
 from mempool._core import Hands, Reserve, Ticket
@@ -19,6 +19,8 @@ from mempool._core.quick import DEFAULT, adopt
 from mempool.errors import PoolTimeout, UseAfterFree
 from mempool.guarantee import Guarantee, PoolStats
 from mempool.holders import Holder, HolderBook, name_of
+from mempool.mapping import in_workers
+from mempool.reading import Reading
 from mempool.sources import protocol
 from mempool.traffic import NEVER, Home, Traffic
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from mempool.lease import Lease
 
 T = TypeVar("T")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _numbers = itertools.count(1)
 #: Places of a list that malloc maps: above 32 MiB, to which its threshold rises. What was mapped once grows by moving pages;
 #: what was not is copied, and from so many places on no other thread runs for milliseconds.
@@ -307,6 +311,46 @@ class Pool(Traffic, Generic[T]):
             return room
         except (OverflowError, MemoryError):
             raise MemoryError(f"{self._called()}: a list of {places} places cannot be had; keep fewer") from None
+
+    # -- what everybody wrote by hand
+
+    def read(self, file: Any, *, timeout: float | None | EllipsisType = DEFAULT) -> Reading:
+        """Read a file, a socket or a stream to its end, piece by piece, each in a buffer of this pool.
+
+            for chunk in pool.read(file):
+                with chunk as view:  # a memoryview of what was read; the buffer is returned at the end of the block
+                    digest.update(view)
+
+        file: with `for`, what has `readinto` (a file opened with "rb") or `recv_into` (a blocking socket); with
+            `async for`, what has a coroutine `readinto` or `read` (asyncio.StreamReader: copied once), or a file, which is
+            read in a worker thread.
+        timeout: as for `alloc`, for each buffer.
+
+        A chunk is as long as one call of the file's makes it. For pools of `Buffers`, or of any element that can be read
+        into. Raises what `lease` and the file raise.
+        """
+        return Reading(self, file, timeout)
+
+    def map(
+        self,
+        function: Callable[[T, Item], Result],
+        items: Iterable[Item],
+        *,
+        workers: int | None = None,
+        timeout: float | None | EllipsisType = DEFAULT,
+    ) -> Iterator[Result]:
+        """Call `function(element, item)` for each item in worker threads; yields the results in the order of the items.
+
+        workers: how many threads; None: as many as the pool promises elements, at least one.
+        timeout: as for `alloc`, for the element of each call.
+
+        Items are taken as results are: never more than two for each worker are under way. Ended early (an error, `break`),
+        it waits for the calls that run and begins no other.
+        """
+        workers = max(1, self.reserve) if workers is None else self._count("workers", workers)
+        if workers < 1:
+            raise ValueError(f"{self._called()}: map needs at least one worker")
+        return in_workers(self, function, items, workers, timeout)
 
     # -- looking
 
