@@ -99,7 +99,13 @@ def alloc_async_line_full(scene: Scene) -> Call:
 @call(in_loop=True, track="holders")
 def alloc_async_deadlock(scene: Scene) -> Call:
     scene.got[1] = scene.pool.alloc_many(5)
-    return raises(mempool.DeadlockError, driven(_one(scene)))
+
+    async def wait_for_oneself() -> None:
+        for element in scene.got[1]:
+            scene.pool.take_over(element)
+        await _one(scene)()
+
+    return raises(mempool.DeadlockError, driven(wait_for_oneself))
 
 
 @call(in_loop=True)

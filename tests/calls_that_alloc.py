@@ -82,6 +82,8 @@ def alloc_line_full(scene: Scene) -> Call:
 @call(track="holders")
 def alloc_deadlock(scene: Scene) -> Call:
     scene.got[0] = scene.pool.alloc_many(5)
+    for element in scene.got[0]:
+        scene.pool.take_over(element)
     return raises(mempool.DeadlockError, scene.pool.alloc)
 
 
@@ -227,4 +229,7 @@ def alloc_many_line_full(scene: Scene) -> Call:
 @call(track="holders")
 def alloc_many_deadlock(scene: Scene) -> Call:
     scene.got[0] = scene.pool.alloc_many(4)
+    scene.pool.resize(limit=4)
+    for element in scene.got[0]:
+        scene.pool.take_over(element)
     return raises(mempool.DeadlockError, keep(scene, 1, lambda: scene.pool.alloc_many(2)))

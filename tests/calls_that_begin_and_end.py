@@ -52,6 +52,12 @@ def hand_over(scene: Scene) -> Call:
 
 
 @call(track="holders")
+def take_over(scene: Scene) -> Call:
+    element = scene.got[0] = scene.pool.alloc()
+    return lambda: scene.pool.take_over(element)
+
+
+@call(track="holders")
 def hand_over_foreign(scene: Scene) -> Call:
     element = Element()
     return lambda: scene.pool.hand_over(element)

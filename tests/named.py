@@ -34,7 +34,14 @@ class Caller:
         return done
 
     def take(self, pool: Pool[Any]) -> Any:
-        return self.does(pool.alloc).result(SOON)
+        """An element that it says is its own, so that nobody else will free it."""
+
+        def take() -> Any:
+            element = pool.alloc()
+            pool.take_over(element)
+            return element
+
+        return self.does(take).result(SOON)
 
     def waits(self, pool: Pool[Any]) -> Future[Any]:
         """Have it stand in the line."""

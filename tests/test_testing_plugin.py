@@ -161,6 +161,7 @@ from mempool import DeadlockError
 def test_waits(leak_check, options, error):
     pool = Pool(Objects(bytearray), 1, limit=1, **options)
     element = pool.alloc()
+    pool.take_over(element)
     with pytest.raises(error):
         pool.alloc(timeout=0.01)
     pool.free(element)

@@ -23,6 +23,10 @@ class DeadlockError(PoolError):
     """Everything that could serve this caller is held by callers that themselves wait."""
 
 
+class DeadlockTimeout(DeadlockError, PoolTimeout):
+    """The same, where the caller had given a time: it would run out in vain."""
+
+
 class DoubleFree(PoolError, ValueError):
     """An element was given back that has come home already."""
 

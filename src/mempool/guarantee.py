@@ -55,7 +55,9 @@ class PoolStats:
     made: int
     """Made by the source since the pool began."""
     disposed: int
-    """Given to the source's free since the pool began. `made - disposed == spare + out + disposing`, always."""
+    """Given to the source's free, or written off. `made - disposed == spare + out + disposing`, always."""
+    written_off: int
+    """The part of `disposed` that was lost with its holder, see `Pool.write_off`: the source's free was not called."""
     waiting: int
     """Callers in the line."""
     closed: bool

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import dis
+import inspect
 import os
 import sys
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mempool.buffer import Buffer
 from mempool.clock import in_words
-from mempool.parking import ThreadOwner, current_owner
+from mempool.parking import ThreadOwner, current_owner, life_of_this_thread
 
 if TYPE_CHECKING:
     from mempool._core.line import Ticket
     from mempool.traffic import Traffic
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
+#: What CPython executes while a block is entered; while something is awaited, so many instructions after GET_AWAITABLE at
+#: most; and the argument of GET_AWAITABLE where it is `async with` that awaits.
+_BEGIN_BLOCK = {dis.opmap[name] for name in ("BEFORE_WITH", "BEFORE_ASYNC_WITH") if name in dis.opmap}
+_AWAITING = {dis.opmap[n] for n in ("SEND", "YIELD_VALUE", "RESUME", "JUMP_BACKWARD_NO_INTERRUPT") if n in dis.opmap}
+_AWAIT_LENGTH = 8
+_OF_ASYNC_WITH = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,10 @@ class Holder:
     """When, in seconds of the pool's monotonic clock."""
     seconds: float
     """How long it has been held."""
+    lives: bool = field(default=True, compare=False)
+    """Whether the thread or task still lives in this process. What a dead one holds may be lost: see `Pool.write_off`."""
+    address: int = field(default=0, compare=False)
+    """The `id()` of the element."""
 
     def __str__(self) -> str:
         return f"{self.who} has held {self.element} for {in_words(self.seconds)}, taken at {self.site}"
@@ -44,7 +58,14 @@ class _Entry:
     who: str
     site: str
     since: float
-    what: str = field(default="")
+    what: str
+    life: weakref.ref[object]  # of the thread
+    element: weakref.ref[object] | None = None  # None: of a type that allows none, or that knows itself when it is dropped
+    is_bound: bool = False  # only its owner can bring it home: see `in_block`, or it has said so
+
+    def holder(self, address: int, now: float) -> Holder:
+        lives = self.life() is not None and not is_over(self.owner)
+        return Holder(self.what, self.who, self.site, self.since, now - self.since, lives, address)
 
 
 class HolderBook:
@@ -56,9 +77,10 @@ class HolderBook:
     def record(self, elements: Iterable[object], now: float) -> None:
         """These elements have just been handed to the caller."""
         owner = current_owner()
-        who, site = name_of(owner), call_site()
+        who, site, life = name_of(owner), call_site(), life_of_this_thread()
+        is_bound = in_block()
         for element in elements:
-            self._entries[id(element)] = _Entry(owner, who, site, now, describe(element))
+            self._entries[id(element)] = _Entry(owner, who, site, now, describe(element), life, watched(element), is_bound)
 
     def forget(self, elements: Iterable[object]) -> list[_Entry | None]:
         """These elements have come home. Returns what was known of each, for `restore`."""
@@ -70,6 +92,16 @@ class HolderBook:
             if entry is not None:
                 self._entries[id(element)] = entry
 
+    def take_over(self, element: object, now: float) -> None:
+        """This element is the caller's from now on, and nobody else will free it."""
+        before = self._entries.get(id(element))
+        if before is not None:
+            owner = current_owner()
+            entry = _Entry(owner, name_of(owner), call_site(), now, before.what, life_of_this_thread(), before.element, True)
+            # Only in the place of that one: the element may have come home meanwhile.
+            if self._entries.get(id(element)) is before:
+                self._entries[id(element)] = entry
+
     def disown(self, element: object) -> None:
         """Somebody else will free this element."""
         entry = self._entries.get(id(element))
@@ -77,6 +109,7 @@ class HolderBook:
             # In place: the element may have come home meanwhile, and then nobody shall find an entry for it.
             entry.who = f"somebody ({entry.who} handed it over)"
             entry.owner = None
+            entry.is_bound = False
 
     def site_of(self, element: object) -> str | None:
         """Where this element was taken."""
@@ -85,12 +118,46 @@ class HolderBook:
 
     def holders(self, now: float) -> tuple[Holder, ...]:
         """All of them, oldest first."""
-        entries = sorted(self._entries.values(), key=lambda entry: entry.since)
-        return tuple(Holder(e.what, e.who, e.site, e.since, now - e.since) for e in entries)
+        entries = sorted(self._entries.copy().items(), key=lambda item: item[1].since)
+        return tuple(entry.holder(address, now) for address, entry in entries)
 
-    def owners(self) -> list[object]:
-        """Who holds an element, once per element; None where nobody knows."""
-        return [entry.owner for entry in list(self._entries.values())]
+    def gone(self, now: float) -> list[Holder]:
+        """Those whose element does not exist any more."""
+        entries = list(self._entries.items())
+        return [entry.holder(address, now) for address, entry in entries if entry.element and entry.element() is None]
+
+    def drop(self, holder: Holder) -> bool:
+        """This element is lost. False: it is not held like that any more."""
+        entry = self._entries.get(holder.address)
+        if entry is None or (entry.since, entry.who, entry.site) != (holder.since, holder.who, holder.site):
+            return False
+        return self._entries.pop(holder.address, None) is not None
+
+    def clear(self) -> None:
+        """All of them are lost."""
+        self._entries.clear()
+
+    def owners(self) -> list[tuple[object, bool]]:
+        """Who holds an element (None: nobody knows), once per element; and whether nobody else can bring it home."""
+        return [(entry.owner, entry.is_bound) for entry in list(self._entries.values())]
+
+
+def watched(element: object) -> weakref.ref[object] | None:
+    """How to see that an element is no more. A reference without a callback: that would run before the element's
+    finalizers, or those of what is garbage with it, and these may still free it.
+    """
+    if isinstance(element, Buffer) or hasattr(element, "__del__"):
+        return None
+    try:
+        return weakref.ref(element)
+    except TypeError:
+        return None
+
+
+def is_over(owner: object) -> bool:
+    """Whether this is a task that is done."""
+    done = getattr(owner, "done", None)
+    return callable(done) and bool(done())
 
 
 def describe(element: object) -> str:
@@ -116,13 +183,60 @@ def call_site() -> str:
     return f"{file}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
-def find_deadlock(pool: Traffic, owner: object, pools: Iterable[Traffic]) -> list[str] | None:
-    """Whether nobody can ever serve `owner`, who waits in `pool`. Returns who holds and waits for what; None: no.
+def in_block() -> bool:
+    """Whether the element that is handed out now is that of a `with` or `async with` block of the caller's own code.
 
-    Everybody who waits is taken for stuck, until it turns out that something he waits for is held by somebody who is
-    not, or is on its way. Who is left, when nobody is let off any more, waits for ever (unless a source recovers).
+    Then the block must end before the element comes home, and it ends in the frame that began it. A plain function's
+    frame stays with its thread, and a coroutine's with its task; a generator's may be gone on with by anybody. The code
+    that is being executed tells which of these it is, and that it is no call of `alloc`, of `lease.element`, or of an
+    ExitStack: such elements may be brought home by whoever is given them.
+    """
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    code, at = frame.f_code.co_code, frame.f_lasti
+    if at < 0 or frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE):
+        return False
+    if code[at] in _BEGIN_BLOCK:
+        return True
+    if code[at] == dis.opmap["CALL"] and at >= 2 and code[at - 2] == dis.opmap.get("LOAD_SPECIAL"):
+        return True  # `with` from CPython 3.14 on
+    if code[at] not in _AWAITING:
+        return False
+    for place in range(at, max(-1, at - 2 * _AWAIT_LENGTH), -2):
+        if code[place] == dis.opmap["GET_AWAITABLE"]:
+            return code[place + 1] == _OF_ASYNC_WITH
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlock:
+    """Callers that wait for each other."""
+
+    is_certain: bool
+    """Nobody else can bring home what they hold, and there is no room under the limit."""
+    lines: tuple[str, ...]
+    """Who holds what, and who waits where."""
+
+
+def find_deadlock(pool: Traffic, owner: object, pools: Iterable[Traffic]) -> Deadlock | None:
+    """Whether nobody but those who wait themselves could serve `owner`, who waits in `pool`. None: somebody may.
+
+    Certain, where only they can bring home what they hold: there is no way out, but that somebody's time runs out. Else it
+    may only look like one: what a thread took, another may bring home.
     """
     tracked = [candidate for candidate in pools if candidate._book is not None]
+    for is_certain in (True, False):
+        found = _find(pool, owner, tracked, is_certain)
+        if found is not None:
+            return Deadlock(is_certain, tuple(found))
+    return None
+
+
+def _find(pool: Traffic, owner: object, tracked: list[Traffic], is_certain: bool) -> list[str] | None:
+    """Everybody who waits is taken for stuck, until it turns out that something he waits for is held by somebody who is
+    not, or is on its way. Who is left, when nobody is let off any more, waits for ever.
+    """
     while True:
         tickets: list[Ticket] = []
         waits: dict[object, list[Traffic]] = {owner: [pool]}
@@ -136,7 +250,7 @@ def find_deadlock(pool: Traffic, owner: object, pools: Iterable[Traffic]) -> lis
         while changed:
             changed = False
             for waiter in list(stuck):
-                if not all(_is_dry(place, stuck) for place in waits[waiter]):
+                if not all(_is_dry(place, stuck, is_certain) for place in waits[waiter]):
                     stuck.discard(waiter)
                     changed = True
         if owner not in stuck:
@@ -148,23 +262,28 @@ def find_deadlock(pool: Traffic, owner: object, pools: Iterable[Traffic]) -> lis
     for candidate in tracked:
         now = candidate._clock.now()
         owners = candidate._book.owners() if candidate._book else []
-        if any(holder in stuck for holder in owners) and candidate._book is not None:
+        if any(holder in stuck for holder, _ in owners) and candidate._book is not None:
             lines += [f"{candidate._called()}: {holder}" for holder in candidate._book.holders(now)]
     for waiter in stuck:
         lines.append(f"{name_of(waiter)} waits in {', '.join(place._called() for place in waits[waiter])}")
     return lines
 
 
-def _is_dry(pool: Traffic, stuck: set[object]) -> bool:
-    """Whether all that is out of this pool is held by somebody who is stuck, and nothing is on its way."""
+def _is_dry(pool: Traffic, stuck: set[object], is_certain: bool) -> bool:
+    """Whether all that is out of this pool is held by somebody who is stuck, and nothing is on its way.
+
+    is_certain: whether nobody else can bring it home, and the source cannot help because the limit is reached.
+    """
     if pool._book is None:
         return False
     figures = pool.core.figures()
     owners = pool._book.owners()
+    if is_certain and (figures["made"] - figures["disposed"] < figures["limit"] or not all(bound for _, bound in owners)):
+        return False
     return (
         bool(owners)
         and len(owners) == figures["out"]
         and not figures["claimed"]
         and not figures["disposing"]
-        and all(holder in stuck for holder in owners)
+        and all(holder in stuck for holder, _ in owners)
     )

@@ -7,6 +7,7 @@ cdef enum:
     HELD = 2
     RELEASING = 3
     RELEASED = 4
+    DISCARDED = 5
 
 cdef class Lease:
     cdef Quick pool

@@ -26,6 +26,7 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
     HELD = 2
     RELEASING = 3
     RELEASED = 4
+    DISCARDED = 5
 
 
 @cython.final
@@ -39,7 +40,8 @@ class Lease:
         async with pool.lease() as buf: ...
         lease = pool.lease(); use(lease.element); lease.release()
 
-    A lease that is dropped while it holds an element sends it home at once and warns with ResourceWarning.
+    A lease that is dropped while it holds an element sends it home at once and warns with ResourceWarning. Do not tie it
+    into a reference cycle (`element.lease = lease`): compiled, the collector does not know leases, and it stays for ever.
     """
 
     pool: Any  # a Pool
@@ -142,6 +144,8 @@ class Lease:
     @cython.cfunc
     @cython.exceptval(-1, check=True)
     def _exit(self, exc: object) -> cython.bint:
+        if self.state == DISCARDED:
+            return True
         try:
             self._release()
         except BufferError:
@@ -151,6 +155,8 @@ class Lease:
         return True
 
     async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
+        if self.state == DISCARDED:
+            return
         try:
             self._release()
         except BufferError:
@@ -159,8 +165,26 @@ class Lease:
             self._let_go()
 
     def release(self) -> None:
-        """Send the element home. Raises DoubleFree the second time."""
+        """Send the element home. Raises DoubleFree the second time, RuntimeError when it never took one."""
         self._release()
+
+    def discard(self) -> None:
+        """The element is broken: `Pool.discard` it. A `with` block in which this is called ends without another word."""
+        hands: Hands | None = None if self.state != HELD else self._returning_hands()
+        if hands is None or self.state != HELD or not (cython.compiled or self._claim("releaser", get_ident())):
+            raise self._without()
+        try:
+            self.state = RELEASING
+            self.pool._discard(hands)
+        except PoolError:
+            self.state = RELEASED
+            raise
+        except BaseException:
+            self.state = HELD if self._returning_hands() is not None else DISCARDED
+            if not cython.compiled:
+                self.__dict__.pop("releaser", None)
+            raise
+        self.state = DISCARDED
 
     @cython.cfunc
     @cython.exceptval(-1, check=True)
@@ -193,9 +217,14 @@ class Lease:
     def _without(self) -> Exception:
         """Why it has no element to use or to release."""
         if self.state == NEW:
-            why = "has not taken an element yet"
-        elif self.state == WAITING:
+            return RuntimeError(
+                f"{self.pool._called()}: this lease never took an element, and has none to give back; "
+                "enter it with `with`, or look at its `element`"
+            )
+        if self.state == WAITING:
             why = "waits for its element"
+        elif self.state == DISCARDED:
+            why = "was discarded already"
         elif self.state == RELEASED or (self.hands is not None and self.hands.first > 0):
             why = "was released already"
         else:

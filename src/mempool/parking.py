@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import weakref
 from _queue import SimpleQueue
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -169,10 +170,15 @@ class ThreadOwner:
         self.name: str = threading.current_thread().name
 
 
+class _Life:
+    """What a thread alone refers to: it dies with the thread, and in the child of another thread's fork."""
+
+
 class _Local(threading.local):
     owner: ThreadOwner | None = None
 
     def __init__(self) -> None:
+        self.life = _Life()
         #: Where this thread is parked: once, or deeper when a signal handler parks, too.
         self.parked: list[ThreadPlace] = []
 
@@ -184,6 +190,11 @@ def wake_this_thread() -> None:
     """In a forked child: who has served this thread may not live here to wake it."""
     for place in _local.parked:
         place.wake()
+
+
+def life_of_this_thread() -> weakref.ref[object]:
+    """Tells whether the thread that asks now still lives in this process."""
+    return weakref.ref(_local.life)
 
 
 def _this_thread() -> ThreadOwner:

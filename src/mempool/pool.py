@@ -36,6 +36,10 @@ _numbers = itertools.count(1)
 MAPPED, MANY = 8_388_608, 65_536
 
 
+#: Addresses of elements written off that are remembered, for the message to whoever frees one after all.
+WRITTEN_OFF_NAMED = 4096
+
+
 class Source(Protocol[T]):
     """Where elements come from. `alloc` may fail with MemoryError.
 
@@ -116,6 +120,7 @@ class Pool(Traffic, Generic[T]):
         self._check = protocol.found(source, "check")
         self._book = HolderBook() if track == "holders" else None
         self._fills = {}
+        self._written_off = collections.deque(maxlen=WRITTEN_OFF_NAMED)
         self._resizing = {}
         self._lost = collections.deque()
         self._recovering = collections.deque([0])
@@ -209,6 +214,55 @@ class Pool(Traffic, Generic[T]):
         for element in elements:
             hands.hold(element)
         return self._bring_home(hands)
+
+    def discard(self, element: T) -> None:
+        """Give back an element that is broken: the source's free is called, and nobody gets it again.
+
+        It is made anew where the promise needs it, as by `refill`: what the source cannot make now is unfunded. The
+        element's `reset` is not called. In a lease, call `lease.discard()`, so that its end does not free it again.
+
+        Raises what `free` raises, and what the source's alloc raises that is not MemoryError.
+        """
+        hands = Hands(1)
+        hands.hold(element)
+        self._discard(hands)
+
+    def write_off(self, lost: T | Holder) -> None:
+        """Say that an element is lost with its holder and never comes home: it exists no more, as far as the pool goes.
+
+        lost: the element, or what `holders()` says of it where nobody has it at hand. There is room under the limit for
+        another; it is made anew where the promise needs it, as by `refill`. The source's free is not called, because the
+        holder may still be using the memory; that of a `Buffer` goes back to the source when the last one drops it. Who
+        frees it after all gets ForeignElement.
+
+        Raises DoubleFree and ForeignElement as `free`, and what the source's alloc raises that is not MemoryError.
+        """
+        fill = self._new_fill()
+        try:
+            self.core.begin_fill(fill)
+            self._write_off(lost)
+            self._fill(beyond_out=True, fill=fill)
+        finally:
+            self._end_fill(fill)
+
+    def write_off_all(self) -> int:
+        """`write_off` all that is out, whoever holds it. Returns how many.
+
+        For the child of a fork, where what the parent's threads hold never comes home and counts against the limit: call
+        it before anything is taken there, and while no other call of this pool is under way. What the forking thread holds
+        is among it; with `track="holders"`, `write_off` each of `holders()` that does not live spares that.
+        """
+        fill = self._new_fill()
+        try:
+            self.core.begin_fill(fill)
+            if self._book is not None:
+                self._written_off.extend(holder.address for holder in self.holders())
+                self._book.clear()
+            lost = self.core.lose_all()
+            self._fill(beyond_out=True, fill=fill)
+        finally:
+            self._end_fill(fill)
+        return int(lost)
 
     # -- resizing
 
@@ -361,18 +415,32 @@ class Pool(Traffic, Generic[T]):
     def hand_over(self, element: T) -> None:
         """Say that another thread or task will free this element, so that its taker is not held for its holder.
 
-        With `track="holders"` a caller that waits while only waiting callers hold elements gets DeadlockError. An
-        element on its way through a queue to a worker is nobody's until then.
+        An element on its way through a queue to a worker is nobody's until it is taken over or freed. Does nothing unless
+        `track="holders"`.
         """
         if self._book is not None:
             self._book.disown(element)
+
+    def take_over(self, element: T) -> None:
+        """Say that the caller is the holder of this element from now on, and that nobody else will free it.
+
+        The counterpart of `hand_over`: `holders()` and `why_empty()` name the caller, since now, and it counts for
+        DeadlockError. Does nothing unless `track="holders"`, nor for an element that is not out.
+        """
+        if self._book is not None:
+            self._book.take_over(element, self._clock.now())
 
     def why_empty(self) -> str:
         """One paragraph a person can act on: what is promised, out and awaited, who holds what, what the source said."""
         return self._why_empty()
 
     def guarantee(self) -> Guarantee:
-        """What is promised now, and what covers it."""
+        """What is promised now, and what covers it.
+
+        With `track="holders"`, an object that its user has dropped without giving it back is written off by this, where
+        its type allows weak references and has no finalizer; otherwise it counts as owed until `write_off`.
+        """
+        self._notice_lost()
         figures = self.core.figures()
         lacking = max(0, figures["reserve"] - figures["spare"])
         owed = 0 if figures["closed"] else min(lacking, max(0, figures["out"]))
@@ -397,6 +465,7 @@ class Pool(Traffic, Generic[T]):
             disposing=f["disposing"],
             made=f["made"],
             disposed=f["disposed"],
+            written_off=f["written_off"],
             waiting=f["waiting"],
             closed=bool(f["closed"]),
             served_from_spare=f["from_spare"],

@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import numbers
 import operator
+from collections import deque
 from typing import Any
 
+from mempool import registry
 from mempool._core import Hands, Quick
 from mempool.buffer import Buffer
 from mempool.clock import Clock, in_words
 from mempool.errors import DoubleFree, ForeignElement, PoolClosed
-from mempool.holders import HolderBook, describe
+from mempool.holders import HolderBook, describe, find_deadlock
+from mempool.lease import Lease
 from mempool.viewers import viewers
 
 #: How many holders `why_empty` names, the oldest.
@@ -21,7 +24,7 @@ HOLDERS_NAMED = 8
 class Telling(Quick):
     """The messages of a pool: each names the pool, the fact and the way out."""
 
-    __slots__ = ("_book", "_clock", "_resizing", "_rests_until", "_source_failures", "_source_said", "name")
+    __slots__ = ("_book", "_clock", "_resizing", "_rests_until", "_source_failures", "_source_said", "_written_off", "name")
 
     name: str
     _book: HolderBook | None
@@ -30,6 +33,7 @@ class Telling(Quick):
     _rests_until: float  # by the pool's clock: the source has failed, and is left alone until then
     _source_failures: int
     _source_said: str | None
+    _written_off: deque[int]  # addresses, the last thousands
 
     # -- errors of free
 
@@ -52,6 +56,15 @@ class Telling(Quick):
         twice = next((e for e in elements if sum(other is e for other in elements) > 1), None)
         element = twice if twice is not None else next((e for e in elements if not self.core.is_out(e)), elements[0])
         what = describe(element)
+        if isinstance(element, Lease):
+            return ForeignElement(
+                f"{self._called()}: this is a lease and no element; call lease.release(), or leave its `with` block"
+            )
+        if id(element) in self._written_off and twice is None and not self.core.is_spare(element):
+            return ForeignElement(
+                f"{self._called()}: this {what} was written off: it was taken for lost, and the pool has gone on without "
+                "it; drop it, and write off only what nobody has any more"
+            )
         # A buffer of this pool that a user has was out: another thread is freeing it now, or has just done so.
         was_out = type(element) is Buffer and element.block.home is self.core.home
         if twice is not None or was_out or self.core.is_spare(element):
@@ -119,10 +132,29 @@ class Telling(Quick):
             sentences += [str(holder) for holder in holders[:HOLDERS_NAMED]]
             if len(holders) > HOLDERS_NAMED:
                 sentences.append(f"{len(holders) - HOLDERS_NAMED} more are held for less long")
+            sentences += self._looks_dead()
         elif f["out"]:
             sentences.append('track="holders" would tell who holds them')
-        way_out = "Make another" if f["closed"] else "Free what is out, raise the reserve or the limit, or wait longer"
+        if f["closed"]:
+            way_out = "Make another"
+        elif f["spare"] and not f["waiting"]:
+            way_out = "It is not empty: whoever asks now is served at once"
+        else:
+            way_out = "Free what is out, raise the reserve or the limit, or wait longer"
         return "; ".join(sentences) + f". {way_out}"
+
+    def _looks_dead(self) -> list[str]:
+        """A sentence, where all that could serve the first in line was taken by callers that wait themselves."""
+        first = next((ticket for ticket in self.core.queue() if ticket.owner is not None), None)
+        deadlock = None if first is None else find_deadlock(self, first.owner, registry.pools())  # type: ignore[arg-type]
+        if deadlock is None:
+            return []
+        if deadlock.is_certain:
+            return ["it is a deadlock: all that is out is held by callers that wait themselves"]
+        only_looks = (
+            "all that is out was taken by callers that wait themselves, and comes home only if somebody else brings it"
+        )
+        return [f"it looks like a deadlock: {only_looks}"]
 
     def _count(self, what: str, number: int) -> int:
         try:

@@ -25,8 +25,8 @@ from mempool._core.quick import DEFAULT
 from mempool._core.reserve import IS_CLOSED, IS_FULL, IS_TOO_MANY, TIMED_OUT
 from mempool.buffer import Buffer, has_lost, prepare, renew
 from mempool.clock import SYSTEM_CLOCK, in_words
-from mempool.errors import DeadlockError, DoubleFree, ForeignElement, LineFull, PoolTimeout
-from mempool.holders import find_deadlock
+from mempool.errors import DeadlockError, DeadlockTimeout, DoubleFree, ForeignElement, LineFull, PoolTimeout
+from mempool.holders import Holder, find_deadlock
 from mempool.sources import protocol
 from mempool.sources.moves import move
 from mempool.sources.protocol import Room
@@ -403,7 +403,8 @@ class Traffic(Telling):
             place.on_loss = functools.partial(self._lose, ticket)
         joined = False
         try:
-            self._join(ticket)
+            self._notice_lost()
+            self._join(ticket, has_deadline=deadline != NEVER)
             joined = True
             ask_after, ask_at = ASK_FIRST, NEVER
             rest_until = began
@@ -451,7 +452,7 @@ class Traffic(Telling):
             if joined:
                 core.count_wait(outcome, now() - began)
 
-    def _join(self, ticket: Ticket) -> None:
+    def _join(self, ticket: Ticket, *, has_deadline: bool) -> None:
         places = [None] * ticket.wanted if ticket.wanted > self.core.capacity() else []
         answer = self.core.join(ticket, places)
         if answer == IS_CLOSED:
@@ -464,9 +465,10 @@ class Traffic(Telling):
             return
         # Only now, in line: of two who close a circle at the same moment, the later to line up sees the other.
         deadlock = find_deadlock(self, ticket.owner, registry.pools())
-        if deadlock is not None and not ticket.is_settled():
-            raise DeadlockError(
-                f"{self._called()}: nobody can ever serve this caller. {'; '.join(deadlock)}. Take all you need at "
+        if deadlock is not None and deadlock.is_certain and not ticket.is_settled():
+            kind = DeadlockTimeout if has_deadline else DeadlockError
+            raise kind(
+                f"{self._called()}: nobody can ever serve this caller. {'; '.join(deadlock.lines)}. Take all you need at "
                 "once with alloc_many, or take from several pools in one order"
             )
 
@@ -517,15 +519,15 @@ class Traffic(Telling):
         hands.hold(element)
         self._bring_home(hands)
 
-    def _bring_home(self, hands: Hands, *, renewing: bool = True) -> int:
+    def _bring_home(self, hands: Hands, *, renewing: bool = True, broken: bool = False) -> int:
         """Take what these hands hold back from its user. Returns how many were kept. May be done again, to finish it.
 
-        renewing: the handles of buffers die; see buffer.py.
+        renewing: the handles of buffers die; see buffer.py. broken: nobody else shall get them.
         """
         total = hands.count - hands.first
         if not total:
             return 0
-        is_reset = self._reset is None
+        is_reset = self._reset is None and not broken
         known: list[Any] = []
         hands.checked = False  # a user has had them since
         try:
@@ -542,7 +544,9 @@ class Traffic(Telling):
                 if viewed is not None:
                     self._put_out(hands, known)
                     raise self._unfit(viewed, hands)
-            if self._reset is not None:
+            if broken:
+                self.core.condemn(hands)
+            elif self._reset is not None:
                 for element in hands.held():
                     self._reset(element)
                 is_reset = True
@@ -558,6 +562,70 @@ class Traffic(Telling):
                 self._end_bringing(hands, known, is_reset, renewing)
             raise
         return kept
+
+    def _discard(self, hands: Hands) -> None:
+        """What these hands hold is broken: dispose of it, and make it anew where the promise needs it."""
+        fill = self._new_fill()
+        try:
+            self.core.begin_fill(fill)  # before: what is about to be made anew is never unfunded
+            self._bring_home(hands, broken=True)
+            self._fill(beyond_out=True, fill=fill)
+        finally:
+            self._end_fill(fill)
+
+    def _write_off(self, lost: Any) -> None:
+        """An element, or what its Holder says, is lost. The books know it at once; making it anew is for the caller."""
+        if isinstance(lost, Holder):
+            self._write_off_held(lost)
+            return
+        hands = Hands(1)
+        hands.hold(lost)
+        try:
+            if type(lost) is Buffer and (not lost.is_alive() or lost.block.home is not self.core.home):
+                raise self._unfit(lost, hands)
+            if not self.core.sign_in(hands):
+                raise self._not_out(hands.held())
+            if type(lost) is Buffer and not self.core.tracks_elements():
+                lost.block.home = None  # or it would come home in the place of another, as there is no roll
+            if self._book is not None:
+                self._book.forget(hands.held())
+            self._written_off.append(id(lost))
+            self.core.lose(hands)
+        except BaseException:
+            self.core.undo_sign_in(hands)
+            if hands.are_owners():
+                self.core.lose(hands)  # again: an interrupt must not leave it to nobody
+            raise
+
+    def _write_off_held(self, holder: Holder) -> None:
+        """The same where only the holder is known."""
+        if self._book is None or not self._book.drop(holder):
+            raise ForeignElement(
+                f"{self._called()}: {holder.element} is not held by {holder.who} any more; look at holders() again"
+            )
+        if not self.core.strike(holder.address):
+            return  # it comes home in this very moment
+        try:
+            self._written_off.append(holder.address)
+        finally:
+            try:
+                self.core.lose_one()
+            except MemoryError:
+                self.core.lose_one()
+
+    def _notice_lost(self) -> None:
+        """Write off what no longer exists: with track="holders", objects that their users have dropped."""
+        if self._book is not None:
+            for holder in self._book.gone(self._clock.now()):
+                if self._book.drop(holder) and self.core.strike(holder.address):
+                    self.core.lose_one()
+                    log.warning(
+                        "%s: %s has dropped %s, taken at %s: it is written off; free it, or use `with pool.lease()`",
+                        self._called(),
+                        holder.who,
+                        holder.element,
+                        holder.site,
+                    )
 
     def _end_bringing(self, hands: Hands, known: list[Any], is_reset: bool, renewing: bool) -> None:
         """Something flew: either these elements are the user's as before, or they go home."""

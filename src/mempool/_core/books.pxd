@@ -13,6 +13,8 @@ cdef class Books:
     cdef Py_ssize_t made
     cdef Py_ssize_t disposed
     cdef Py_ssize_t disposing
+    cdef Py_ssize_t written_off
+    cdef Py_ssize_t strays
     cdef Py_ssize_t claimed
     cdef Py_ssize_t filling
     cdef Py_ssize_t fills

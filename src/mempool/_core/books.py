@@ -68,6 +68,8 @@ class Books:
     made: cython.Py_ssize_t
     disposed: cython.Py_ssize_t
     disposing: cython.Py_ssize_t  # decided, but the source's free has not come back yet
+    written_off: cython.Py_ssize_t  # the part of `disposed` that never reached the source's free: lost with its holder
+    strays: cython.Py_ssize_t  # after a fork: out, and on no roll, because a thread that does not live here was moving it
     claimed: cython.Py_ssize_t  # permissions to ask the source that are in somebody's hands
     filling: cython.Py_ssize_t  # the part of `claimed` that belongs to resizes and refills
     fills: cython.Py_ssize_t  # resizes and refills that go on until nothing is lacking, or the source fails
@@ -113,7 +115,7 @@ class Books:
         self.keep_given = -1
         self.closed = self.dismissed = False
         self.spare = self.made = self.disposed = self.disposing = self.claimed = self.filling = 0
-        self.fills = 0
+        self.fills = self.written_off = self.strays = 0
         self.starved = False
         self.waiting = self.joined = self.asked = 0
         self.from_spare = self.from_source = self.from_reserve = self.from_line = 0

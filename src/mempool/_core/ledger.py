@@ -205,6 +205,15 @@ class Ledger:
         with cython.critical_section(self):
             return self.tickets(self.open())
 
+    def tracks_elements(self) -> bool:
+        """Whether there is a roll."""
+        return self.tracks
+
+    def strike(self, address: int) -> bool:
+        """Take the address of an element that is out off the roll. False: it was not there."""
+        with cython.critical_section(self):
+            return self.tracks and self.roll.strike_address(address)
+
     def is_out(self, element: Any) -> bool:
         with cython.critical_section(self):
             return self.tracks and self.roll.lists(element)
@@ -233,6 +242,7 @@ class Ledger:
                 "made": books.made,
                 "disposed": books.disposed,
                 "disposing": books.disposing,
+                "written_off": books.written_off,
                 "claimed": books.claimed,
                 "filling": books.filling,
                 "fills": books.fills,

@@ -133,6 +133,8 @@ cdef inline bint put_buffer(Quick self, Buffer buffer) except? -1:
     """The same for a buffer: this handle dies, another one of the same memory goes to the shelf."""
     if buffer.state != LIVE or buffer.exporter != NULL or buffer.fills > 0 or buffer.block.home is not self.core.home or buffer.block.is_lost:
         return False
+    if not self.tracks and self.books.made - self.books.disposed - self.books.disposing <= self.books.spare:
+        return False  # nothing is out: it was written off
     cdef Buffer heir = blank(buffer.block)
     if self.tracks and not self.roll.strike(<void*>buffer):
         return False

@@ -15,5 +15,7 @@ cdef inline bint is_nobodys(list arrivals, Py_ssize_t arrival) noexcept:
 cdef class Reserve(Ledger):
     cdef bint is_here(self, Books books, Hands own, Py_ssize_t arrival)
     cdef void empty_line(self, Books books)
+    cdef void write_off(self, Books books, Py_ssize_t elements)
+    cdef void find_again(self, Books books, Py_ssize_t elements)
     cdef void count_fill(self, Books books, Hands fill)
     cdef void discount_fill(self, Books books, Hands fill)

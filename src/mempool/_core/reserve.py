@@ -305,6 +305,7 @@ class Reserve(Ledger):
                 own: Hands = books.lend(hands)
                 if own.condemned or own.first >= own.count:
                     return
+                self.find_again(books, own.count - own.first)
                 while own.first < own.count:
                     if books.closed or (
                         not books.has_use_for_another()
@@ -334,6 +335,7 @@ class Reserve(Ledger):
                 own: Hands = books.lend(hands)
                 if own.condemned:
                     return
+                self.find_again(books, own.count - own.first)
                 books.disposing += own.count - own.first
                 own.condemned = True
                 self.tell_drainers(books)
@@ -357,6 +359,68 @@ class Reserve(Ledger):
                         own.condemned = True
                 if self.shut(books):
                     return own.count - own.first
+
+    # -- what is lost
+
+    def lose(self, hands: Hands) -> None:
+        """What these hands hold, signed in, is lost with its holder: counted out, and not for the source's free."""
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                own: Hands = books.lend(hands)
+                self.write_off(books, own.count - own.first)
+                own.first = own.count
+                done: cython.bint = self.shut(books)
+            if done:
+                break
+        self.spread_news()
+
+    def lose_one(self) -> None:
+        """The same for an element that nobody has at hand: its address was struck off the roll."""
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                self.write_off(books, 1)
+                done: cython.bint = self.shut(books)
+            if done:
+                break
+        self.spread_news()
+
+    def lose_all(self) -> int:
+        """The same for all that is out: all on the roll, and, after a fork, what threads of the parent were moving.
+
+        Without a roll, what other calls are moving is among it.
+        """
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                lost: cython.Py_ssize_t = books.out()
+                if self.tracks:
+                    lost = min(lost, self.roll.count() + books.strays)
+                books.strays = 0
+                self.write_off(books, lost)
+                done: cython.bint = self.shut(books)
+                if done and self.tracks:
+                    self.roll.clear()
+            if done:
+                break
+        self.spread_news()
+        return lost
+
+    @cython.cfunc
+    def write_off(self, books: Books, elements: cython.Py_ssize_t) -> cython.void:
+        books.disposed += elements
+        books.written_off += elements
+        self.tell_drainers(books)
+        books.prod_head()  # there may be room under the limit
+
+    @cython.cfunc
+    def find_again(self, books: Books, elements: cython.Py_ssize_t) -> cython.void:
+        """What comes home was written off while it was on its way: it is not lost after all."""
+        found: cython.Py_ssize_t = elements - books.out()
+        if 0 < found <= books.written_off:
+            books.disposed -= found
+            books.written_off -= found
 
     def dispose_of(self, hands: Hands, fill: Hands | None = None) -> None:
         """The source's free has come back for the first element in these hands: it is gone.
@@ -620,6 +684,8 @@ class Reserve(Ledger):
                 books.claimed = books.filling = books.disposing = books.asked = 0
                 books.fills = fills
                 books.starved = False
+                if self.tracks:
+                    books.strays = max(0, books.out() - self.roll.count())
                 self.serve_line(books)
                 books.prod_head()  # another head, or room that the others' claims took
                 done: cython.bint = self.shut(books)

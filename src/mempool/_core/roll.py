@@ -172,6 +172,31 @@ class Roll:
         else:
             self.marks.pop(id(element), None)
 
+    def strike_address(self, address: cython.size_t) -> cython.bint:
+        """Remove the address of an element that nobody has at hand. False: it was not there."""
+        if cython.compiled:
+            return self.strike(cython.cast(cython.p_void, address))
+        return self.marks.pop(address, None) is not None
+
+    def count(self) -> cython.Py_ssize_t:
+        """How many are out."""
+        if cython.compiled:
+            out: cython.Py_ssize_t = 0
+            i: cython.size_t
+            for i in range(self.mask + 1):
+                out += self.places[i] != cython.NULL
+            return out
+        return len(self.marks)
+
+    def clear(self) -> None:
+        """Remove all."""
+        if cython.compiled:
+            i: cython.size_t
+            for i in range(self.mask + 1):
+                self.places[i] = cython.NULL
+        else:
+            self.marks.clear()
+
     def lists(self, element: Any) -> bool:
         """Whether this element is out."""
         if cython.compiled:

@@ -39,9 +39,13 @@ class TakerBook(HolderBook):
                 self._entries[-next(self._dropped)] = entry
         super().record(elements, now)
 
-    def owners(self) -> list[object]:
+    def owners(self) -> list[tuple[object, bool]]:
         """Nobody knows."""
-        return [None] * len(self._entries)
+        return [(None, False)] * len(self._entries)
+
+    def gone(self, _now: float) -> list[Holder]:
+        """Nothing is written off here: what a test has dropped is what it leaks."""
+        return []
 
 
 class _Watched:
