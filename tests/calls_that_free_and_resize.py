@@ -370,3 +370,63 @@ def refill_source_broken(scene: Scene) -> Call:
 def refill_closed(scene: Scene) -> Call:
     scene.pool.close()
     return scene.pool.refill
+
+
+# -- what is broken or lost
+
+
+@call()
+def discard(scene: Scene) -> Call:
+    element = scene.got[0] = scene.pool.alloc()
+    return lambda: scene.pool.discard(element)
+
+
+@call()
+def discard_in_vain(scene: Scene) -> Call:
+    element = scene.got[0] = scene.pool.alloc()
+    scene.source.alloc_raises = MemoryError
+    return lambda: scene.pool.discard(element)
+
+
+@call()
+def lease_discard(scene: Scene) -> Call:
+    def made() -> None:
+        lease = scene.pool.lease()
+        with lease as element:
+            assert exists(element)
+            lease.discard()
+
+    return made
+
+
+def _found(scene: Scene, element: object) -> None:
+    """What was written off is somebody's still, in the end: the source has it back from him."""
+
+    def found() -> None:
+        if not scene.pool.core.is_out(element):
+            scene.source.free(element)
+        scene.pool._written_off.clear()  # the last thousands are remembered, for a message
+
+    scene.at_end.append(found)
+
+
+@call()
+def write_off(scene: Scene) -> Call:
+    element = scene.got[0] = scene.pool.alloc()
+    _found(scene, element)
+    return lambda: scene.pool.write_off(element)
+
+
+@call(track="holders")
+def write_off_by_holder(scene: Scene) -> Call:
+    element = scene.got[0] = scene.pool.alloc()
+    _found(scene, element)
+    holder = scene.pool.holders()[0]
+    return lambda: scene.pool.write_off(holder)
+
+
+@call()
+def write_off_all(scene: Scene) -> Call:
+    element = scene.got[0] = scene.pool.alloc()
+    _found(scene, element)
+    return scene.pool.write_off_all

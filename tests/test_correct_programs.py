@@ -112,9 +112,7 @@ def test_a_correct_program_runs_the_same_with_holders_tracked(what: str) -> None
     body = textwrap.indent(f"{textwrap.dedent(PROGRAMS[what])}\n{end}\n", "    ")
     main = (
         "def one():\n"
-        + "    global pool, pool_is_made, elements, begun\n"
-        + body
-        + "for _ in range(20):\n    one()\nprint('all')"
+        "    global pool, pool_is_made, elements, begun\n" + body + "for _ in range(20):\n    one()\nprint('all')"
     )
     program = f"from mempool import *\n{main}\n"
     child = subprocess.run(

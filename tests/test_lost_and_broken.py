@@ -88,7 +88,7 @@ def test_who_frees_what_was_written_off_is_told_so(track: str, elements: Any) ->
     lost = lease.element
     pool.write_off(lost)
     for call in (lambda: pool.free(lost), lambda: pool.write_off(lost), lambda: pool.discard(lost), lease.release):
-        with pytest.raises(ForeignElement, match="pool 'frames': this .* was written off"):
+        with pytest.raises(ForeignElement, match=r"pool .frames.: this .* was written off"):
             call()
     assert (pool.stats().out, pool.stats().spare) == (0, 1)
 
@@ -125,8 +125,8 @@ def test_the_memory_of_a_buffer_written_off_goes_back_when_it_is_dropped() -> No
 @pytest.mark.parametrize("what", ["foreign", "spare", "freed"])
 def test_what_is_not_out_cannot_be_written_off(what: str) -> None:
     """Bad input gets the error that free would raise, and changes nothing."""
-    pool = Pool(Objects(Element_of), 1, limit=3)
-    element = Element_of()
+    pool = Pool(Objects(Weak), 1, limit=3)
+    element = Weak()
     if what != "foreign":
         element = pool.alloc()
         pool.free(element)
@@ -136,7 +136,7 @@ def test_what_is_not_out_cannot_be_written_off(what: str) -> None:
     assert pool.stats() == before
 
 
-class Element_of:
+class Weak:
     """An object that allows weak references."""
 
 
@@ -166,7 +166,7 @@ def test_what_a_dead_thread_held_is_written_off_by_its_holder() -> None:
 
 def test_objects_that_were_dropped_are_not_owed() -> None:
     """With track="holders" an object of a type that allows weak references is noticed, when somebody looks or must wait."""
-    pool = Pool(Objects(Element_of), 2, limit=2, track="holders")
+    pool = Pool(Objects(Weak), 2, limit=2, track="holders")
     element = pool.alloc()
     del element
     told = pool.guarantee()
@@ -324,13 +324,13 @@ def test_who_waits_gets_what_is_made_in_the_place_of_what_was_discarded() -> Non
 
 def test_discard_refuses_what_free_refuses() -> None:
     """A double free, what is foreign, and a buffer that somebody views: nothing has changed then."""
-    pool = Pool(Objects(Element_of), 1)
+    pool = Pool(Objects(Weak), 1)
     element = pool.alloc()
     pool.free(element)
     with pytest.raises(DoubleFree):
         pool.discard(element)
     with pytest.raises(ForeignElement):
-        pool.discard(Element_of())
+        pool.discard(Weak())
     buffers = Pool(Buffers(64), 1)
     buffer = buffers.alloc()
     with memoryview(buffer), pytest.raises(BufferError):

@@ -104,7 +104,7 @@ def test_an_element_that_was_signed_out_in_vain_is_not_out() -> None:
 
 def test_a_lease_says_why_it_cannot_be_released() -> None:
     lease = Pool(Objects(object), 1).lease()
-    with pytest.raises(DoubleFree, match="this lease has not taken an element yet"):
+    with pytest.raises(RuntimeError, match="this lease never took an element"):
         lease.release()
     assert lease.element is not None
     lease.release()

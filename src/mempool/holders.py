@@ -146,7 +146,7 @@ def watched(element: object) -> weakref.ref[object] | None:
     """How to see that an element is no more. A reference without a callback: that would run before the element's
     finalizers, or those of what is garbage with it, and these may still free it.
     """
-    if isinstance(element, Buffer) or hasattr(element, "__del__"):
+    if type(element) is Buffer or hasattr(type(element), "__del__"):
         return None
     try:
         return weakref.ref(element)

@@ -56,7 +56,7 @@ class Telling(Quick):
         twice = next((e for e in elements if sum(other is e for other in elements) > 1), None)
         element = twice if twice is not None else next((e for e in elements if not self.core.is_out(e)), elements[0])
         what = describe(element)
-        if isinstance(element, Lease):
+        if type(element) is Lease:
             return ForeignElement(
                 f"{self._called()}: this is a lease and no element; call lease.release(), or leave its `with` block"
             )

@@ -575,7 +575,7 @@ class Traffic(Telling):
 
     def _write_off(self, lost: Any) -> None:
         """An element, or what its Holder says, is lost. The books know it at once; making it anew is for the caller."""
-        if isinstance(lost, Holder):
+        if type(lost) is Holder:
             self._write_off_held(lost)
             return
         hands = Hands(1)
