@@ -101,6 +101,12 @@ def memory_give_viewed(_scene: Scene) -> Call:
 
 
 @call()
+def region_of_a_buffer(_scene: Scene) -> Call:
+    whole = bytearray(64)
+    return lambda: repr(sources.BufferRegion(whole))
+
+
+@call()
 def memory_dropped(_scene: Scene) -> Call:
     memory = sources.Memory(4096)
     open_up(memory)

@@ -9,6 +9,8 @@ Translated              other exceptions that mean that there is no memory
 Fallback                another source where the first fails
 Room                    how many more a source could make
 Memory, Region          where the bytes of Buffers live
+Provider, RegionLike    where else they may live: what Buffers(memory=...) needs
+BufferRegion            a region made of any writable buffer
 """
 
 from mempool.sources.adaptors import Fallback, Faulty, Limited, OnFailure, Translated
@@ -17,8 +19,10 @@ from mempool.sources.logged import Logged, Replay, replay
 from mempool.sources.memory import Memory, Region
 from mempool.sources.objects import Objects
 from mempool.sources.protocol import Room
+from mempool.sources.provider import BufferRegion, Provider, RegionLike
 
 __all__ = [
+    "BufferRegion",
     "Buffers",
     "Fallback",
     "Faulty",
@@ -27,7 +31,9 @@ __all__ = [
     "Memory",
     "Objects",
     "OnFailure",
+    "Provider",
     "Region",
+    "RegionLike",
     "Replay",
     "Room",
     "Translated",

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 from mempool.buffer import Block, Buffer, first_handle
 from mempool.errors import PoisonError
-from mempool.sources import forks
+from mempool.sources import forks, provider
 from mempool.sources.memory import Memory
 from mempool.sources.protocol import Room
+from mempool.sources.provider import Provider
 
 #: What a poisoned spare holds, and its last byte. Source: Linux, include/linux/poison.h.
 POISON_FREE, POISON_END = 0x6B, 0xA5
@@ -36,13 +37,15 @@ class Buffers:
     dontfork: keep the memory out of children of a fork, for memory that is pinned, registered with a device or read into
         past the cache. A child's pool has lost its spares and makes new ones; a buffer from before the fork raises
         UseAfterFree there, and is accepted, and disposed of, when it is freed. Its views from before must not be used.
+    memory: where the bytes come from, in place of the kernel's anonymous memory: an object that gives and takes regions,
+        see `mempool.sources.Provider`. It decides on the size and on all that is said of memory above.
 
     Raises ValueError or TypeError for what can never be had.
     """
 
     def __init__(
         self,
-        size: int | str,
+        size: int | str | None = None,
         *,
         level: str = "resident",
         align: int | None = None,
@@ -51,18 +54,30 @@ class Buffers:
         poison: bool = False,
         numa_node: int | None = None,
         dontfork: bool = False,
+        memory: Provider | None = None,
     ) -> None:
         if zero not in _ZERO:
             raise ValueError(f'Buffers: zero is "never", "free" or "alloc", not {zero!r}')
-        self._memory = Memory(
-            size,
-            level=level,
-            align=align,
-            huge=huge,
-            numa_node=numa_node,
-            dontfork=dontfork,
-            name=f"Buffers({size!r})",
-        )
+        self._memory: Provider
+        if memory is not None:
+            if size is not None or (level, align, huge, numa_node, dontfork) != ("resident", None, False, None, False):
+                raise TypeError(
+                    "Buffers: with memory=, the memory decides on size, level, align, huge, numa_node and dontfork; "
+                    "leave them out"
+                )
+            self._memory = provider.require(memory)
+        elif size is None:
+            raise TypeError('Buffers: say how large an element is, as in Buffers("1 MiB"), or give memory=')
+        else:
+            self._memory = Memory(
+                size,
+                level=level,
+                align=align,
+                huge=huge,
+                numa_node=numa_node,
+                dontfork=dontfork,
+                name=f"Buffers({size!r})",
+            )
         self._mortal: dict[int, Block] | None = None
         if dontfork:
             self._mortal = {}
@@ -79,15 +94,16 @@ class Buffers:
     @property
     def level(self) -> str | None:
         """The level that was verified, and holds now for each element; None before the first."""
-        return self._memory.verified
+        return getattr(self._memory, "verified", None)
 
     def regain(self) -> None:
         """In a forked child: bring elements from before the fork to their level again. `Pool.refill` calls it."""
-        self._memory.regain()
+        if isinstance(self._memory, Memory):
+            self._memory.regain()
 
     def room_for(self, elements: int) -> Room | None:
         """None where nothing speaks against so many more elements; else how many there is room for: see `Memory`."""
-        return self._memory.room_for(elements)
+        return self._memory.room_for(elements) if isinstance(self._memory, Memory) else None
 
     def alloc(self) -> Buffer:
         """Map an element, or a block of small ones, and bring it to its level."""
