@@ -33,9 +33,9 @@ class Report:
         self.job = job
         self.runs = runs
         self.comparison = comparison
-        self.bytearrays = runs[Run.BYTEARRAY]
-        self.pooled = runs[Run.POOL]
-        self.queued = runs[Run.QUEUE]
+        self.bytearrays: Outcome = runs[Run.BYTEARRAY]
+        self.pooled: Outcome = runs[Run.POOL]
+        self.queued: Outcome = runs[Run.QUEUE]
 
     @property
     def is_balanced(self) -> bool:
