@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import threading
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
 from typing import Any
 
@@ -13,7 +15,7 @@ from named import SOON, Caller, make
 from sweeps import audit
 
 from mempool import DeadlockError, Pool, PoolTimeout, traffic
-from mempool.testing import ScriptedSource, Step, wait_until
+from mempool.testing import ScriptedSource, Step, wait_until, wait_until_async
 
 works, fails, raises, slow = Step
 
@@ -214,3 +216,126 @@ def test_no_alarm_for_what_a_thread_took_that_has_ended() -> None:
         pool.free(element)
         pool.free(waiting.result(SOON))
         bert.ends()
+
+
+def _in_a_block(pool: Pool[Any]) -> None:
+    with pool.lease():
+        pool.alloc()
+
+
+def _in_a_block_with_a_time(pool: Pool[Any]) -> None:
+    with pool.lease():
+        pool.alloc(timeout=0)
+
+
+def _in_a_block_of_a_task(pool: Pool[Any]) -> None:
+    async def main() -> None:
+        async with pool.lease():
+            await pool.alloc_async()
+
+    asyncio.run(main())
+
+
+def _in_a_block_that_a_task_waited_for(pool: Pool[Any]) -> None:
+    async def block() -> None:
+        async with pool.lease():
+            await pool.alloc_async()
+
+    async def main() -> None:
+        held = pool.alloc()
+        task = asyncio.create_task(block())
+        await wait_until_async(lambda: pool.stats().waiting == 1)
+        pool.free(held)
+        await task
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "program", [_in_a_block, _in_a_block_with_a_time, _in_a_block_of_a_task, _in_a_block_that_a_task_waited_for]
+)
+def test_what_a_block_holds_only_its_end_brings_home(program: Any) -> None:
+    """Who waits inside for what only the end of the block could give is told at once."""
+    pool = make("frames")
+    with pytest.raises(DeadlockError, match="nobody can ever serve this caller") as caught:
+        program(pool)
+    assert isinstance(caught.value, PoolTimeout) == (program is _in_a_block_with_a_time)
+    audit(pool)
+
+
+def _with_an_element_of_alloc(pool: Pool[Any]) -> None:
+    element = pool.alloc()
+    try:
+        pool.alloc(timeout=0)
+    finally:
+        pool.free(element)
+
+
+def _with_a_held_lease(pool: Pool[Any]) -> None:
+    lease = pool.lease()
+    assert lease.element is not None
+    try:
+        pool.alloc(timeout=0)
+    finally:
+        lease.release()
+
+
+def _in_an_exit_stack(pool: Pool[Any]) -> None:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(pool.lease())
+        pool.alloc(timeout=0)
+
+
+def _beside_a_generator(pool: Pool[Any]) -> None:
+    def block() -> Iterator[Any]:
+        with pool.lease() as element:
+            yield element
+
+    generator = block()
+    next(generator)
+    try:
+        pool.alloc(timeout=0)
+    finally:
+        generator.close()
+
+
+@pytest.mark.parametrize("program", [_with_an_element_of_alloc, _with_a_held_lease, _in_an_exit_stack, _beside_a_generator])
+def test_what_somebody_else_may_bring_home_only_looks_like_a_deadlock(program: Any) -> None:
+    """Nothing is raised but what would be without tracking; why_empty, and so the timeout, says what it looks like."""
+    pool = make("frames")
+    with pytest.raises(PoolTimeout, match="it looks like a deadlock: all that is out was taken by callers") as caught:
+        program(pool)
+    assert not isinstance(caught.value, DeadlockError)
+    audit(pool)
+
+
+def test_a_source_that_may_recover_is_a_way_out() -> None:
+    """Below the limit the source is asked again: nobody knows that it never ends."""
+    source = ScriptedSource()
+    pool = Pool(source, 1, name="frames", track="holders")
+    source.otherwise = fails
+    with pool.lease(), pytest.raises(PoolTimeout) as caught:
+        pool.alloc(timeout=0)
+    assert not isinstance(caught.value, DeadlockError)
+
+
+def test_who_takes_over_is_the_holder() -> None:
+    """why_empty names who keeps it, since then; and it counts for a deadlock until it is handed over again."""
+    pool = make("frames")
+    anna, bert = Caller("anna"), Caller("bert")
+    element = anna.take(pool)
+    pool.hand_over(element)
+    bert.does(lambda: pool.take_over(element)).result(SOON)
+    assert [holder.who for holder in pool.holders()] == ["thread 'bert'"]
+    with pytest.raises(DeadlockError, match="thread 'bert' has held"):
+        bert.does(pool.alloc).result(SOON)
+    bert.does(lambda: pool.hand_over(element)).result(SOON)
+    with pytest.raises(PoolTimeout) as caught:
+        bert.does(lambda: pool.alloc(timeout=0)).result(SOON)
+    assert not isinstance(caught.value, DeadlockError)
+    pool.free(element)
+    pool.take_over(element)  # nobody's any more: nothing happens
+    assert pool.holders() == ()
+    anna.ends()
+    bert.ends()
+    audit(pool)

@@ -197,6 +197,8 @@ def in_block() -> bool:
     code, at = frame.f_code.co_code, frame.f_lasti
     if at < 0 or frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE):
         return False
+    while at > 0 and code[at] == dis.opmap["CACHE"]:  # CPython 3.12 stands behind the SEND that it is executing
+        at -= 2
     if code[at] in _BEGIN_BLOCK:
         return True
     if code[at] == dis.opmap["CALL"] and at >= 2 and code[at - 2] == dis.opmap.get("LOAD_SPECIAL"):
