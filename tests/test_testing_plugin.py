@@ -13,7 +13,7 @@ PLUGIN = [] if LOADED else ["-p", "mempool.testing.plugin"]
 HEAD = """
 import pytest
 from mempool import Objects, Pool, PoolTimeout
-from mempool.testing import Step
+from mempool.testing import ManualClock, Step
 """
 
 
@@ -272,8 +272,11 @@ def pool():
 @pytest.mark.pool_faults(every=3)
 def test_marked(pool):
     assert pool.guarantee().held
+    clock = ManualClock()
+    clock.attach(pool)
     outcomes = []
     for _ in range(9):
+        clock.advance(1)  # a source that has failed is left alone for a while
         failures = pool.stats().source_failures
         pool.alloc()
         outcomes.append(pool.stats().source_failures > failures)
@@ -358,6 +361,9 @@ def shared():
     return Pool(Objects(bytearray), 1, keep=1)
 
 def failures(pool):
+    clock = ManualClock()
+    clock.attach(pool)
+    clock.advance(1)  # a source that has failed is left alone for a while
     failed = pool.stats().source_failures
     elements = [pool.alloc() for _ in range(4)]
     pool.free_many(elements)

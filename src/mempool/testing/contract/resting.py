@@ -18,7 +18,9 @@ RESTS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.05, 0.05)
 class RestContract(Contract):
     """When the source rests, and who asks it nevertheless."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"alloc_many", "alloc_reserved", "lease", "refill", "resize", "try_alloc"})
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"alloc_many", "alloc_many_async", "alloc_reserved", "lease", "refill", "resize", "try_alloc"}
+    )
 
     def questions(self, pool: Pool[Any], source: ScriptedSource[Any]) -> int:
         """How often one alloc, and the free after it, asks the source."""
