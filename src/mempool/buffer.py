@@ -19,7 +19,7 @@ import numbers
 import operator
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, overload
 
 from mempool import dropped
 from mempool.errors import UseAfterFree
@@ -162,6 +162,13 @@ class Buffer:
         if self.state != LIVE or self.block.is_lost:
             raise self._dead()
         return self.block.size
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __getitem__(self, key: SupportsIndex) -> int: ...
+        @overload
+        def __getitem__(self, key: slice) -> memoryview: ...
 
     def __getitem__(self, key: Any) -> Any:
         """A byte, or a slice: a memoryview, which counts as a view."""

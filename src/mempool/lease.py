@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from threading import get_ident
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mempool import dropped
@@ -78,6 +79,11 @@ class Lease:
         _exc_type, exc, _traceback = outcome
         self._exit(exc)
         return None
+
+    @classmethod
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias:
+        """`Lease[Buffer]`: for annotations; see lease.pyi."""
+        return GenericAlias(cls, item)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self.pool._called()}: a lease can be neither copied nor pickled; take another")

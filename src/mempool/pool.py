@@ -152,7 +152,7 @@ class Pool(Traffic, Generic[T]):
         def try_alloc(self) -> T | None: ...  # noqa: D102
         def alloc_reserved(self) -> T | None: ...  # noqa: D102
         def free(self, element: T) -> None: ...  # noqa: D102
-        def lease(self, *, timeout: float | None | EllipsisType = DEFAULT) -> Lease: ...  # noqa: D102
+        def lease(self, *, timeout: float | None | EllipsisType = DEFAULT) -> Lease[T]: ...  # noqa: D102
 
     # -- allocating
 

@@ -138,7 +138,7 @@ class Quick:
             return
         self._free_slowly(element)  # type: ignore[attr-defined]  # Traffic's
 
-    def lease(self, *, timeout: Any = ...) -> Lease:
+    def lease(self, *, timeout: Any = ...) -> Lease:  # type: ignore[type-arg]  # compiled, it has none
         """An element that goes home by itself: for `with`, for `async with`, or held; see Lease. timeout: as for alloc."""
         return new_lease(self, timeout)
 

@@ -157,7 +157,7 @@ class Contract:
         """Begin an alloc_many; return when it stands in the line, or is over."""
         return in_line(pool, lambda: self.callers.call(pool, "alloc_many", n, **options))
 
-    def wait_to_enter(self, pool: Pool[Any], lease: Lease) -> Future[Any]:
+    def wait_to_enter(self, pool: Pool[Any], lease: Lease[Any]) -> Future[Any]:
         """Begin to enter a lease; return when it stands in the line, or is over."""
         return in_line(pool, lambda: self.callers.enter(lease))
 
