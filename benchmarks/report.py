@@ -60,14 +60,20 @@ def cells(row: Row) -> tuple[str, ...]:
     return row.what, row.beside, f"{in_digits(row.figure)} {row.unit}".strip(), spread, target, verdict, row.note
 
 
+def console_of() -> Console:
+    """Folds lines between words on a terminal, and not at all elsewhere."""
+    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
+
+
 def print_head() -> None:
     facts = machine()
-    print(f"mempool {facts['mempool']}, core: {facts['core']}, {facts['python']}, {facts['system']}")
-    print(f"{facts['processor']}, {facts['cores']} cores, load {facts['load']}")
+    console = console_of()
+    console.print(f"mempool {facts['mempool']}, core: {facts['core']}, {facts['python']}, {facts['system']}")
+    console.print(f"{facts['processor']}, {facts['cores']} cores, load {facts['load']}")
     if facts["core"] != "compiled":
-        print("The targets are those of the compiled core; this one is not compiled.")
+        console.print("The targets are those of the compiled core; this one is not compiled.")
     if facts["load"] > facts["cores"] / 2:
-        print("Others are using this machine: times are noisy, the ratios less so.")
+        console.print("Others are using this machine: times are noisy, the ratios less so.")
 
 
 def in_one_line() -> str:
@@ -79,7 +85,7 @@ def in_one_line() -> str:
 
 def print_report(rows: Mapping[str, Sequence[Row]]) -> None:
     """The verdict in a few lines, then a table for each group."""
-    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
+    console = console_of()
     console.print()
     for line, style in verdict([row for measured in rows.values() for row in measured]):
         console.print(line, style=style)
@@ -88,16 +94,18 @@ def print_report(rows: Mapping[str, Sequence[Row]]) -> None:
 
 
 def verdict(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    """Lines with their colours: how many targets are met, and each that is not."""
+    """Lines with their colours: how many targets are met, and which are not."""
     verdicts = [row.verdict for row in rows]
     bad = {word: verdicts.count(word) for word in ("missed", "not measured") if word in verdicts}
     others = "".join(f", {number} {word}" for word, number in bad.items())
     yield f"targets: {verdicts.count('met')} met{others or ', 0 missed'}", STYLES["missed" if "missed" in bad else "met"]
     for row in rows:
-        if row.verdict in bad:
+        if row.verdict == "missed":
             what, beside, median, *_ = cells(row)
-            wanted = f"{row.target} {row.unit}".strip()
-            yield f"  {row.verdict}: {what} : {beside}: {median}, target {wanted}", STYLES[row.verdict]
+            yield f"  missed: {what} : {beside}: {median}, target {f'{row.target} {row.unit}'.strip()}", STYLES["missed"]
+    absent = ", ".join(dict.fromkeys(row.what for row in rows if row.verdict == "not measured"))
+    if absent:
+        yield f"  not measured (the tables say why): {absent}", STYLES["not measured"]
 
 
 def print_group(console: Console, group: str, rows: Sequence[Row]) -> None:
@@ -108,7 +116,7 @@ def print_group(console: Console, group: str, rows: Sequence[Row]) -> None:
     elif console.width < TABLE_WIDTH:
         console.print(f"\n{group}", style="bold")
         for row, (what, beside, median, spread, target, said, note) in zip(rows, table, strict=True):
-            console.print(f"{what} : {beside}")
+            console.print(f"{what} : {beside}", style="bold")
             figures = f"{median} ({spread})" if spread else median
             wanted = f"; target {target}: {said}" if target else ""
             console.print(Padding(Text(figures + wanted, STYLES.get(row.verdict, "")), (0, 2)))

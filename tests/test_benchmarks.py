@@ -198,6 +198,7 @@ def test_the_verdict_comes_first_and_all_of_it_fits_the_terminal(width: int, mon
     assert max(map(len, lines)) <= width
     assert lines[1] == "targets: 1 met, 1 missed, 1 not measured"
     assert lines[2].startswith("  missed: with pool.lease()")
+    assert "  not measured (the tables say why): generic-pool" in lines
     shown = "".join(lines)
     assert "'.[bench]'" in shown
     assert shown.index("targets:") < shown.index("uncontended")
