@@ -3,7 +3,8 @@
 measure.py       how: interleaved rounds, ratios taken round by round
 peers.py         beside what: the same pair of calls, as each peer writes it
 uncontended.py   one thread, elements at hand
-asynchronous.py  one event loop, elements at hand
+running_out.py   memory is out, or the limit is reached
+asynchronous.py  one event loop, elements at hand; more tasks than elements
 contended.py     more threads than elements
 resize.py        the cost of a resize, and what other threads see of it
 memory.py        a warm buffer beside fresh memory; bookkeeping; what stays resident
@@ -26,7 +27,7 @@ from concurrent.futures import ProcessPoolExecutor
 from mempool.benchmarks.measure import Row
 
 #: In the order in which they run.
-GROUPS = ("uncontended", "asynchronous", "contended", "resize", "memory", "growth", "failure")
+GROUPS = ("uncontended", "running_out", "asynchronous", "contended", "resize", "memory", "growth", "failure")
 
 
 def run(group: str, *, quick: bool) -> Iterator[Row]:

@@ -1,10 +1,15 @@
-"""One event loop, elements at hand: awaiting an element and giving it back, beside asyncio.Queue's get and put_nowait."""
+"""One event loop: awaiting an element and giving it back, beside asyncio.Queue's get and put_nowait.
+
+First with elements at hand. Then 64 tasks share 4, and each gives the loop a turn while it holds one: what is compared is a
+turn, beside an asyncio.Semaphore's and a Queue's.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import statistics
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from itertools import repeat
 from time import perf_counter
 from typing import Any
@@ -24,10 +29,11 @@ from mempool.benchmarks.measure import (
 )
 from mempool.benchmarks.uncontended import RESERVE, warm
 
-from mempool import Pool
+from mempool import Objects, Pool
 
 GROUP = "asynchronous"
 TURNS = 2000
+TASKS, SHARED = 64, 4
 QUEUE = "await asyncio.Queue.get + put_nowait"
 
 
@@ -54,6 +60,65 @@ async def queued() -> asyncio.Queue[object]:
     return queue
 
 
+async def turns(enter: Callable[[], AbstractAsyncContextManager[Any]]) -> float:
+    """Seconds a turn."""
+
+    async def work() -> None:
+        for _ in repeat(None, TURNS // TASKS):
+            async with enter():
+                await asyncio.sleep(0)
+
+    began = perf_counter()
+    await asyncio.gather(*[work() for _ in range(TASKS)])
+    return (perf_counter() - began) / (TURNS // TASKS * TASKS)
+
+
+async def turns_of_queue() -> float:
+    """The same with a queue of as many elements."""
+    queue: asyncio.Queue[object] = asyncio.Queue()
+    for _ in range(SHARED):
+        queue.put_nowait(object())
+
+    async def work() -> None:
+        for _ in repeat(None, TURNS // TASKS):
+            element = await queue.get()
+            try:
+                await asyncio.sleep(0)
+            finally:
+                queue.put_nowait(element)
+
+    began = perf_counter()
+    await asyncio.gather(*[work() for _ in range(TASKS)])
+    return (perf_counter() - began) / (TURNS // TASKS * TASKS)
+
+
+async def turns_of_semaphore() -> float:
+    """The same with a semaphore, which belongs to the loop it is first waited for in."""
+    semaphore = asyncio.Semaphore(SHARED)
+    return await turns(lambda: semaphore)
+
+
+async def turns_of_pool() -> float:
+    """The same with a pool at its limit."""
+    return await turns(Pool(Objects(object), SHARED, keep=SHARED, limit=SHARED).lease)
+
+
+def contended(*, quick: bool) -> Iterator[Row]:
+    slices = SLICES_QUICK if quick else SLICES
+    ways = {"async with pool.lease()": turns_of_pool, "Semaphore": turns_of_semaphore, "Queue": turns_of_queue}
+    with asyncio.Runner() as runner:
+
+        def least(way: Callable[[], Any]) -> Callable[[], float]:
+            return lambda: min(runner.run(way()) for _ in range(slices))
+
+        seconds = in_rounds({name: least(way) for name, way in ways.items()}, ROUNDS_QUICK if quick else ROUNDS)
+    ours, *others = ways
+    for other, target in zip(others, (Target(1.2), None), strict=True):
+        note = f"{in_words(min(seconds[ours]))} : {in_words(min(seconds[other]))}"
+        what = f"{TASKS} tasks share {SHARED}, {ours}: a turn"
+        yield row_of(GROUP, what, f"asyncio.{other}", ratios(seconds, ours, other), target=target, note=note)
+
+
 def run(*, quick: bool) -> Iterator[Row]:
     pool, slices = warm("identity"), SLICES_QUICK if quick else SLICES
     with asyncio.Runner() as runner:
@@ -70,7 +135,8 @@ def run(*, quick: bool) -> Iterator[Row]:
             },
             ROUNDS_QUICK if quick else ROUNDS,
         )
-    for what, target in (("await alloc_async + free", Target(0.8)), ("async with pool.lease()", None), (QUEUE, None)):
+    for what, target in (("await alloc_async + free", Target(0.4)), ("async with pool.lease()", Target(0.6)), (QUEUE, None)):
         note = f"{in_words(min(seconds[what]))} : {in_words(min(seconds[QUEUE]))}"
         point = Point(what, 0.0, statistics.median(seconds[what]))
         yield row_of(GROUP, what, QUEUE, ratios(seconds, what, QUEUE), target=target, note=note, point=point)
+    yield from contended(quick=quick)

@@ -66,10 +66,10 @@ def ours() -> dict[str, tuple[peers.Peer, Target | None]]:
     lease, identity = warm("identity"), warm("identity")
     reserved, nothing, holders = warm("identity"), warm("nothing"), warm("holders")
     ways = {
-        f'{POOL}, track="nothing"': (peers.bound(nothing.alloc, nothing.free), Target(1.6)),
-        POOL: (peers.bound(identity.alloc, identity.free), Target(2.0)),
+        f'{POOL}, track="nothing"': (peers.bound(nothing.alloc, nothing.free), Target(1.15)),
+        POOL: (peers.bound(identity.alloc, identity.free), Target(1.3)),
         f'{POOL}, track="holders"': (peers.bound(holders.alloc, holders.free), None),
-        LEASE: (peers.Peer("with lease(): pass", {"lease": lease.lease}), Target(5.0)),
+        LEASE: (peers.Peer("with lease(): pass", {"lease": lease.lease}), Target(3.2)),
         "alloc_reserved + free": (peers.bound(reserved.alloc_reserved, reserved.free), None),
     }
     for track in ("nothing", "identity"):
@@ -119,7 +119,7 @@ def run(*, quick: bool) -> Iterator[Row]:
         yield versus(name, PAIR, target)
     yield versus("pool, called as attributes", "deque, called as attributes", Target(2.0))
     for name in (*peers.POOLS, *peers.OTHERS):
-        target = Target(8.0, at_most=False) if name in peers.POOLS else None
+        target = Target(12.0, at_most=False) if name in peers.POOLS else None
         if name in missing:
             yield Row(GROUP, name, POOL, target=target, note=missing[name].why)
         else:

@@ -40,7 +40,7 @@ def test_a_quick_run_prints_ratios_beside_their_targets(tmp_path: Path) -> None:
     done = run("asynchronous", "--quick", "--json", figures)
     assert done.returncode == 0, done.stderr
     assert "await alloc_async + free" in done.stdout
-    assert "at most 0.8 x" in done.stdout
+    assert "at most 0.4 x" in done.stdout
     assert "targets: " in done.stdout
     written = json.loads(figures.read_text("utf-8"))
     assert written["machine"]["core"] in done.stdout

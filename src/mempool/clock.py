@@ -17,6 +17,8 @@ def in_words(seconds: float) -> str:
 class Clock:
     """Monotonic time in seconds, and how a thread parks until it is woken or the time is up."""
 
+    #: Whether one timer of a loop may do for all of its tasks that wait long, see parking.Alarm.
+    shares_timers: bool = True
     #: Seconds, from an arbitrary beginning.
     now: Callable[[], float] = staticmethod(time.monotonic)
 

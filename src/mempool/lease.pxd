@@ -1,5 +1,5 @@
 from mempool._core.line cimport Hands
-from mempool._core.quick cimport Quick, put_warm, take_warm
+from mempool._core.quick cimport Quick, hand_on, put_warm, take_warm
 
 cdef enum:
     NEW = 0
@@ -20,6 +20,7 @@ cdef class Lease:
     cdef bint _exit(self, exc) except? -1
     cdef bint _use(self) except? -1
     cdef bint _release(self) except? -1
+    cdef bint _hand_on(self) except? -1
     cdef Hands _returning_hands(self)
 
 cdef class Shortcut:

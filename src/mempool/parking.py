@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 import threading
 import weakref
@@ -11,6 +12,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from mempool.clock import SYSTEM_CLOCK, Clock
+
+#: A moment that does not come.
+NEVER = float("inf")
 
 
 class Place(Protocol):
@@ -58,8 +62,66 @@ class ThreadPlace:
             _local.parked.remove(self)
 
 
+#: Seconds. Who parks for longer is given no timer of its own.
+LONG = 1.0
+#: Seconds by which the shared timer may be late, so that it need not look through all who are parked for each of them.
+LATE = 0.01
+
+
+class Alarm:
+    """One timer for all tasks of one loop that are parked for long, which most of them never are to the end.
+
+    A timer each would be set and cancelled at every turn, and cost more than all else that a turn does. This one is left
+    to ring, rouses whose time is up and is set for the next of them; where nobody is parked any more, it is not.
+    """
+
+    __slots__ = ("__weakref__", "_clock", "_due", "_loop", "_parked")
+
+    def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
+        self._clock = clock
+        self._loop = weakref.ref(loop)
+        self._due: float = NEVER
+        self._parked: dict[TaskPlace, float] = {}
+
+    def is_for(self, clock: Clock, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether it rings by this clock in this loop."""
+        return self._loop() is loop and self._clock is clock
+
+    def expect(self, place: TaskPlace, seconds: float) -> None:
+        """Rouse this one after so many seconds, unless it is forgotten before."""
+        when = self._clock.now() + seconds
+        self._parked[place] = when
+        if when < self._due:
+            self._set(when)
+
+    def forget(self, place: TaskPlace) -> None:
+        """It does not wait any more."""
+        self._parked.pop(place, None)
+
+    def _set(self, when: float) -> None:
+        loop = self._loop()
+        if loop is not None:
+            # An earlier timer is left where it is, and finds nobody. It is `_due` that says which one counts.
+            self._clock.call_later(loop, when - self._clock.now(), functools.partial(self._ring, when))
+            self._due = when
+
+    def _ring(self, when: float) -> None:
+        if when != self._due:
+            return  # set for an earlier time since
+        self._due = NEVER
+        now = self._clock.now()  # a loop may ring a little early, by its own time: then nobody's is up, and it is set again
+        for place, its_time in list(self._parked.items()):
+            if its_time <= now:
+                self._parked.pop(place, None)
+                place._rouse()
+        if self._parked:
+            self._set(max(min(self._parked.values()), now + LATE))
+
+
 class TaskPlace:
     """A task of asyncio, whatever the loop, parks on a future; a wake-up from another thread goes through the loop."""
+
+    __slots__ = ("_clock", "_future", "_loop", "_woken", "now", "on_loss", "owner", "thread")
 
     can_be_lost: bool = True
 
@@ -93,16 +155,22 @@ class TaskPlace:
         """Suspend this task until woken, at most so many seconds; None: without end."""
         # First of all: a finalizer or a signal handler in this very task may rouse it at any line, and must find it.
         self._future = self._loop.create_future()
-        timer = None
+        timer = alarm = None
         try:
             if not self._woken:
                 if seconds is not None:
-                    timer = self._clock.call_later(self._loop, seconds, self._rouse)
+                    if seconds > LONG and self._clock.shares_timers:
+                        alarm = _alarm(self._clock, self._loop)
+                        alarm.expect(self, seconds)
+                    else:
+                        timer = self._clock.call_later(self._loop, seconds, self._rouse)
                 await self._future
         finally:
             self._future = None
             if timer is not None:
                 timer.cancel()
+            elif alarm is not None:
+                alarm.forget(self)
         self._woken = False
 
 
@@ -176,6 +244,8 @@ class _Life:
 
 class _Local(threading.local):
     owner: ThreadOwner | None = None
+    #: That of the loop which ran last in this thread.
+    alarm: Alarm | None = None
 
     def __init__(self) -> None:
         self.life = _Life()
@@ -184,6 +254,13 @@ class _Local(threading.local):
 
 
 _local = _Local()
+
+
+def _alarm(clock: Clock, loop: asyncio.AbstractEventLoop) -> Alarm:
+    alarm = _local.alarm
+    if alarm is None or not alarm.is_for(clock, loop):
+        alarm = _local.alarm = Alarm(clock, loop)
+    return alarm
 
 
 def wake_this_thread() -> None:

@@ -129,9 +129,48 @@ cdef inline bint put_warm(Quick self, element) except? -1:
     return True
 
 
+cdef inline bint is_free_to_go(Quick self, Buffer buffer) noexcept:
+    """Whether it is this pool's, is out, and nobody looks at its memory."""
+    if buffer.state != LIVE or buffer.exporter != NULL or buffer.fills > 0:
+        return False
+    return buffer.block.home is self.core.home and not buffer.block.is_lost
+
+
+cdef inline bint hand_on(Quick self, element) except? -1:
+    """Give an element that is out to whoever waits, as Reserve.sign_in and give do, without hands. False: go the slow way.
+
+    The caller then spreads the news, when it has noted that the element is no longer its own: a wake may raise.
+    """
+    cdef Buffer heir = None
+    cdef Books books = self.books
+    if not self.core.quick_free or books.closed or books.head is None or not books.has_use_for_another():
+        return False
+    if books.spare >= books.capacity or books.out() <= 0:
+        return False
+    if type(element) is Buffer:
+        if not is_free_to_go(self, <Buffer>element):
+            return False
+        heir = blank((<Buffer>element).block)
+    if self.tracks:
+        if not self.roll.strike(<void*>element):
+            return False
+    elif element is None:
+        return False
+    if heir is None:
+        books.shelve(element)
+    else:
+        (<Buffer>element).state = DEAD
+        heir.state = LIVE
+        books.shelve(heir)
+    self.core.serve_line(books)
+    self.core.tell_drainers(books)
+    self.core.shut(books)
+    return True
+
+
 cdef inline bint put_buffer(Quick self, Buffer buffer) except? -1:
     """The same for a buffer: this handle dies, another one of the same memory goes to the shelf."""
-    if buffer.state != LIVE or buffer.exporter != NULL or buffer.fills > 0 or buffer.block.home is not self.core.home or buffer.block.is_lost:
+    if not is_free_to_go(self, buffer):
         return False
     if not self.tracks and self.books.made - self.books.disposed - self.books.disposing <= self.books.spare:
         return False  # nothing is out: it was written off

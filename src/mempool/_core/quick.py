@@ -134,8 +134,12 @@ class Quick:
         Raises DoubleFree, ForeignElement (with `track` other than "nothing"), or what the source's free raises.
         Kernel: mempool_free.
         """
-        if cython.compiled and put_warm(self, element):
-            return
+        if cython.compiled:
+            if put_warm(self, element):
+                return
+            if hand_on(self, element):
+                self.core.spread_news()
+                return
         self._free_slowly(element)  # type: ignore[attr-defined]  # Traffic's
 
     def lease(self, *, timeout: Any = ...) -> Lease:  # type: ignore[type-arg]  # compiled, it has none

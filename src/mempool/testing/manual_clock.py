@@ -51,6 +51,8 @@ class ManualClock(Clock):
     nothing is lost when the test advances in between. Time that passes in one step fires each timer once.
     """
 
+    shares_timers = False  # so that `parked` counts every task
+
     def __init__(self) -> None:
         self._now = BEGINNING
         self.looks: int = 0
