@@ -174,7 +174,35 @@ def alloc_many_async_beyond_the_limit(scene: Scene) -> Call:
     return raises(ValueError, driven(_many(scene, 6)))
 
 
+# -- a pool in a task
+
+
+@call(in_loop=True)
+def drain_async_at_once(scene: Scene) -> Call:
+    return driven(scene.pool.drain_async)
+
+
+@call(in_loop=True)
+def drain_async_in_vain(scene: Scene) -> Call:
+    scene.got[0] = scene.pool.alloc()
+    return raises(mempool.PoolTimeout, driven(lambda: scene.pool.drain_async(0)))
+
+
+@call(in_loop=True)
+def enter_pool_async(scene: Scene) -> Call:
+    return driven(scene.pool.__aenter__)
+
+
 # -- leases
+
+
+@call(in_loop=True)
+def lease_awaited(scene: Scene) -> Call:
+    async def routine() -> None:
+        lease = await scene.pool.lease()
+        lease.release()
+
+    return driven(routine)
 
 
 @call(in_loop=True)

@@ -111,6 +111,10 @@ class Lease:
         # Python's own coroutine: one of Cython's loses what it returns where there is no memory for a StopIteration.
         return self.pool._enter_async(self, self.timeout)
 
+    def __await__(self) -> Any:
+        """Take its element in a task, and return the lease: `lease = await pool.lease()`, then `.element`, `.release()`."""
+        return self.pool._hold_async(self, self.timeout).__await__()
+
     def _use_warm(self) -> bool:
         """Begin to use it. Whether it holds an element already; else it is for the caller to wait for one."""
         self._use()

@@ -1,6 +1,7 @@
 # Types of lease.py, whose class is compiled: a compiled class cannot be generic. tests/test_typing.py compares the two.
+from collections.abc import Generator
 from types import GenericAlias, TracebackType
-from typing import Any, Final, Generic, NoReturn, TypeVar, final
+from typing import Any, Final, Generic, NoReturn, Self, TypeVar, final
 
 from mempool._core.line import Hands
 
@@ -21,6 +22,7 @@ class Lease(Generic[_T]):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+    def __await__(self) -> Generator[Any, None, Self]: ...
     async def __aenter__(self) -> _T: ...
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
 import os
 import sys
@@ -88,6 +89,8 @@ class Pool(Traffic, Generic[T]):
         when, and deadlocks raise, see `holders()`; None: what the environment variable MEMPOOL_TRACK says, else
         "identity".
     patience: seconds after which a wait is logged, once; None: never.
+    offload: when a task needs an element (`alloc_async`, `alloc_many_async`, `async with pool.lease()`), a thread asks the
+        source, and the event loop goes on; for a source that takes long. The timeout then bounds its time, too.
 
     Raises MemoryError when the source cannot make the reserve: before it makes anything, where it can say so; else what it
     made is disposed of. TypeError for a source that does not fit. Kernel: mempool_create.
@@ -109,6 +112,7 @@ class Pool(Traffic, Generic[T]):
         max_waiting: int | None = None,
         track: str | None = None,
         patience: float | None = 10.0,
+        offload: bool = False,
     ) -> None:
         self.name: str = name if name is not None else f"pool-{next(_numbers)}"
         protocol.require(self._called(), source)
@@ -122,6 +126,8 @@ class Pool(Traffic, Generic[T]):
         self._fills = {}
         self._written_off = collections.deque(maxlen=WRITTEN_OFF_NAMED)
         self._resizing = {}
+        self._standstill = {}
+        self._offload = bool(offload)
         self._lost = collections.deque()
         self._recovering = collections.deque([0])
         self._timeout = self._seconds("timeout", timeout)
@@ -158,6 +164,8 @@ class Pool(Traffic, Generic[T]):
 
     async def alloc_async(self, *, timeout: float | None | EllipsisType = DEFAULT) -> T:
         """`alloc` for a task of an event loop. Does not yield to the loop when there is no need to wait."""
+        if timeout is not DEFAULT:
+            self._seconds("timeout", timeout)
         lease = self.lease()
         if lease._use_warm():
             # Up to here the lease owns it, and nothing that follows is a call: no exception can fly before it is returned.
@@ -303,6 +311,20 @@ class Pool(Traffic, Generic[T]):
             self._end_fill(fill)
             self._resizing.pop(token, None)
         return self.guarantee()
+
+    async def resize_async(
+        self, reserve: int | None = None, *, keep: int | None = None, limit: int | None | EllipsisType = DEFAULT
+    ) -> Guarantee:
+        """`resize` for a task of an event loop: a thread makes and disposes of elements, and the loop goes on.
+
+        A task that is cancelled meanwhile does not stop the resize.
+        """
+        resize = functools.partial(self.resize, reserve, keep=keep, limit=limit)
+        return cast("Guarantee", await self._in_a_thread(resize))
+
+    async def refill_async(self) -> Guarantee:
+        """`refill` for a task of an event loop; see `resize_async`."""
+        return cast("Guarantee", await self._in_a_thread(self.refill))
 
     def refill(self) -> Guarantee:
         """Try to make what is unfunded. Returns what is promised and covered then.
@@ -551,18 +573,41 @@ class Pool(Traffic, Generic[T]):
         """Wait until no element is out. Raises PoolTimeout if some are when the time is up."""
         place = parking.ThreadPlace(self._clock)
         deadline = self._deadline(timeout, place.now)
+        if self.core.figures()["out"] == 0:
+            return
+        token = self._note_standstill("`await pool.drain_async()`")
+        try:
+            for seconds in self._drain(place, deadline):
+                place.park(seconds)
+        finally:
+            self._standstill.pop(token, None)
+
+    async def drain_async(self, timeout: float | None | EllipsisType = DEFAULT) -> None:
+        """`drain` for a task of an event loop, which goes on."""
+        place = parking.task_place(self._clock)
+        for seconds in self._drain(place, self._deadline(timeout, place.now)):
+            await place.park(seconds)
+
+    def _drain(self, place: parking.Place, deadline: float) -> Iterator[float | None]:
+        """Yields how many seconds to park, at most; None: until woken."""
         ticket = Ticket(0)
         ticket.set_waiter(place.wake, place.owner, place.thread)
         try:
             while not self.core.watch_drain(ticket, True):
                 if self.core.is_dismissed():
                     raise self._ending()
-                time = self._clock.now()
+                time = place.now()
                 if time >= deadline:
                     raise PoolTimeout(f"{self._called()}: {self.core.figures()['out']} elements are still out; free them")
-                place.park(None if deadline == NEVER else deadline - time)
+                yield None if deadline == NEVER else deadline - time
         finally:
             self.core.watch_drain(ticket, False)
+
+    async def __aenter__(self) -> Pool[T]:
+        return self
+
+    async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
+        await self._in_a_thread(self.close)
 
     def __enter__(self) -> Pool[T]:
         return self

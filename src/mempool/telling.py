@@ -24,7 +24,17 @@ HOLDERS_NAMED = 8
 class Telling(Quick):
     """The messages of a pool: each names the pool, the fact and the way out."""
 
-    __slots__ = ("_book", "_clock", "_resizing", "_rests_until", "_source_failures", "_source_said", "_written_off", "name")
+    __slots__ = (
+        "_book",
+        "_clock",
+        "_resizing",
+        "_rests_until",
+        "_source_failures",
+        "_source_said",
+        "_standstill",
+        "_written_off",
+        "name",
+    )
 
     name: str
     _book: HolderBook | None
@@ -33,6 +43,7 @@ class Telling(Quick):
     _rests_until: float  # by the pool's clock: the source has failed, and is left alone until then
     _source_failures: int
     _source_said: str | None
+    _standstill: dict[object, str]  # calls that stop an event loop, by a token
     _written_off: deque[int]  # addresses, the last thousands
 
     # -- errors of free
@@ -127,6 +138,7 @@ class Telling(Quick):
         if f["disposing"]:
             sentences.append(f"{f['disposing']} are being disposed of")
         sentences += [f"a resize {what} is under way" for what in list(self._resizing.values())]
+        sentences += list(self._standstill.values())
         if self._book is not None:
             holders = self._book.holders(self._clock.now())
             sentences += [str(holder) for holder in holders[:HOLDERS_NAMED]]

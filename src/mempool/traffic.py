@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator
@@ -25,8 +26,9 @@ from mempool._core.quick import DEFAULT
 from mempool._core.reserve import IS_CLOSED, IS_FULL, IS_TOO_MANY, TIMED_OUT
 from mempool.buffer import Buffer, has_lost, prepare, renew
 from mempool.clock import SYSTEM_CLOCK, in_words
+from mempool.errands import Errand, outside_this_package, task_here
 from mempool.errors import DeadlockError, DeadlockTimeout, DoubleFree, ForeignElement, LineFull, PoolTimeout
-from mempool.holders import Holder, find_deadlock
+from mempool.holders import Holder, find_deadlock, name_of
 from mempool.sources import protocol
 from mempool.sources.moves import move
 from mempool.sources.protocol import Room
@@ -76,6 +78,7 @@ class Traffic(Telling):
         "_check",
         "_fills",
         "_lost",
+        "_offload",
         "_patience",
         "_recovering",
         "_reset",
@@ -92,7 +95,8 @@ class Traffic(Telling):
     _asked_at: float
     _check: Callable[[Any], object] | None
     _fills: dict[Hands, int]  # those under way, and the ident of their thread
-    _lost: deque[Ticket]
+    _lost: deque[Hands]
+    _offload: bool  # for tasks, the source's calls run in a thread
     _patience: float | None
     _recovering: deque[int]
     _reset: Callable[[Any], object] | None
@@ -113,18 +117,93 @@ class Traffic(Telling):
         deadline = self._deadline(timeout, self._clock.now)
         if not self._try(ticket, ask=True, may_wait=True):
             place = parking.ThreadPlace(self._clock)
-            for seconds in self._wait(ticket, place, deadline):
-                place.park(seconds)
+            one = "`await pool.alloc_async()` or `async with pool.lease()`"
+            token = self._note_standstill(one if ticket.wanted == 1 else "`await pool.alloc_many_async(n)`")
+            try:
+                for seconds in self._wait(ticket, place, deadline):
+                    place.park(seconds)
+            finally:
+                self._standstill.pop(token, None)
         self._sign_out(ticket)
 
     async def _obtain_async(self, ticket: Ticket, timeout: float | None | EllipsisType) -> None:
         """The same for a task."""
         place = parking.task_place(self._clock)
         deadline = self._deadline(timeout, place.now)
-        if not self._try(ticket, ask=True, may_wait=True):
-            for seconds in self._wait(ticket, place, deadline):
+        began = place.now()
+        if self._offload:
+            served = await self._try_offloaded(ticket, place, deadline)
+        else:
+            served = self._try(ticket, ask=True, may_wait=True)
+        if not served:
+            for seconds in self._wait(ticket, place, deadline, began=began, offload=self._offload):
                 await place.park(seconds)
         self._sign_out(ticket)
+
+    async def _try_offloaded(self, ticket: Ticket, place: Any, deadline: float) -> bool:
+        """`_try` for a task, whose loop goes on while a thread asks the source: until the deadline, no longer."""
+        if self.core.is_closed():
+            raise self._closed()
+        if self.core.take(ticket, False):
+            return True
+        if self.core.waiting():
+            ticket.defer()
+            return False
+        if self._rest_seconds and self._clock.now() < self._rests_until and self.core.take(ticket, True):
+            return True
+        # Hands of the thread's own, which it fills while the task may leave. What they hold is the task's only when the
+        # thread has ended; who left before finds it in the line or on the shelf.
+        asking = Hands(ticket.missing())
+        ask = functools.partial(self._ask, asking, asking.wanted, for_caller=True)
+        errand = Errand(ask, place.wake, functools.partial(self._hand_back, asking))
+        place.on_loss = functools.partial(self._lose, asking)
+        try:
+            errand.begin()
+            while not errand.is_over():
+                seconds = deadline - place.now()
+                if seconds <= 0:
+                    break
+                await place.park(None if deadline == NEVER else seconds)
+            else:
+                errand.result()
+                self.core.pass_on(asking, ticket)
+        finally:
+            place.on_loss = None
+            if errand.leave():
+                self._hand_back(asking)
+        if self.core.is_closed():
+            raise self._closed()
+        return ticket.missing() == 0 or self.core.take(ticket, True)
+
+    async def _in_a_thread(self, work: Callable[[], Any]) -> Any:
+        """Have a thread make this call, while the loop goes on. A task that is cancelled does not stop it."""
+        place = parking.task_place(self._clock)
+        errand = Errand(work, place.wake)
+        try:
+            errand.begin()
+            while not errand.is_over():
+                await place.park(None)
+            return errand.result()
+        finally:
+            errand.leave()
+
+    def _note_standstill(self, instead: str) -> object:
+        """Warn that this call stops an event loop, if it is made in one of its tasks. Returns a token, or None."""
+        task = task_here()
+        if task is None:
+            return None
+        token = object()
+        what = f"{name_of(task)} waits in a call that stops its event loop; use {instead} there"
+        said = f"{self._called()}: {what}"
+        log.warning(said)
+        warnings.warn(said, RuntimeWarning, stacklevel=outside_this_package())
+        self._standstill[token] = what
+        return token
+
+    async def _hold_async(self, lease: Any, timeout: float | None | EllipsisType) -> Any:
+        """`await` a lease: it is held, and its task releases it."""
+        await self._enter_async(lease, timeout)
+        return lease
 
     async def _enter_async(self, lease: Any, timeout: float | None | EllipsisType) -> Any:
         """`async with` a lease."""
@@ -132,6 +211,9 @@ class Traffic(Telling):
             return lease.element
         ticket = lease._line_up()
         try:
+            if self._offload:
+                await self._obtain_async(ticket, timeout)
+                return lease._begin()
             # As _obtain_async, in this frame: another coroutine is a tenth of a turn of the loop.
             place = parking.task_place(self._clock)
             deadline = self._deadline(timeout, place.now)
@@ -396,14 +478,25 @@ class Traffic(Telling):
 
     # -- waiting
 
-    def _wait(self, ticket: Ticket, place: parking.Place, deadline: float) -> Generator[float | None, None, None]:
+    def _wait(
+        self,
+        ticket: Ticket,
+        place: parking.Place,
+        deadline: float,
+        *,
+        began: float | None = None,
+        offload: bool = False,
+    ) -> Generator[float | None, None, None]:
         """Stand in the line until the ticket is served. Yields how many seconds to park, at most; None: until woken.
+
+        began: when the call began; None: now. offload: a thread asks the source, which wakes the caller when it has.
 
         The caller that parks may be thrown out of it by any exception; then this generator is closed, and withdraws.
         """
         core, now = self.core, place.now
-        began = now()
+        began = now() if began is None else began
         outcome = states.WITHDRAWN
+        errand: Errand | None = None
         ticket.set_waiter(place.wake, place.owner, place.thread, place.can_be_lost)
         if place.can_be_lost:
             place.on_loss = functools.partial(self._lose, ticket)
@@ -413,17 +506,26 @@ class Traffic(Telling):
             self._join(ticket, has_deadline=deadline != NEVER)
             joined = True
             ask_after, ask_at = ASK_FIRST, NEVER
-            rest_until = began
+            rest_until = asked_at = began
             warn_at = NEVER if self._patience is None else began + self._patience
-            while not ticket.is_settled():
+            while errand is not None or not ticket.is_settled():
                 time = now()
+                if errand is not None:
+                    if ticket.is_settled() and not errand.is_over():
+                        break  # what it brings is for others
+                    if errand.is_over():
+                        ended, errand = errand, None
+                        ended.result()
+                        rest_until = time + (time - asked_at)
+                        ask_at = max(ask_at, rest_until)
+                        continue
                 if time >= deadline:
                     outcome = TIMED_OUT
                     raise PoolTimeout(f"{self._called()}: waited {in_words(time - began)} in vain. {self._why_empty()}")
                 if time >= warn_at:
                     warn_at = NEVER
                     log.warning("a caller has waited for %s. %s", in_words(time - began), self._why_empty())
-                if core.is_first(ticket):
+                if errand is None and core.is_first(ticket):
                     if ask_at == NEVER:
                         ask_at = time + ask_after
                     # News: a question between the others, which does not change when those are due.
@@ -436,6 +538,11 @@ class Traffic(Telling):
                             ask_at = time + ask_after
                         else:
                             ticket.take_prod()
+                        if offload:
+                            asked_at = time
+                            errand = Errand(functools.partial(self._ask_for_line, ticket), place.wake)
+                            errand.begin()
+                            continue
                         self._ask_for_line(ticket)
                         # What comes home while it is inside the source goes to those behind it. So that it has its
                         # turn, too, a slow source is left alone for as long as it took.
@@ -445,7 +552,7 @@ class Traffic(Telling):
                     if ticket.prodded:
                         yield max(0.0, min(soonest, ask_at, deadline) - time)
                         continue
-                until = min(deadline, ask_at, warn_at)
+                until = min(deadline, warn_at) if errand is not None else min(deadline, ask_at, warn_at)
                 yield None if until == NEVER else max(0.0, until - time)
             if ticket.state == states.IMPOSSIBLE:
                 raise self._too_many(ticket.wanted, "the limit was lowered while this caller waited")
@@ -455,6 +562,8 @@ class Traffic(Telling):
         finally:
             core.leave(ticket)
             place.on_loss = None
+            if errand is not None:
+                errand.leave()
             if joined:
                 core.count_wait(outcome, now() - began)
 
@@ -491,7 +600,7 @@ class Traffic(Telling):
             self._dispose_surplus()  # what was laid by for it, see Books.kept_for_line
             raise
 
-    def _lose(self, ticket: Ticket) -> None:
+    def _lose(self, ticket: Hands) -> None:
         """The loop of this ticket's caller is closed: what it got goes to the next. Many may be lost one after another."""
         self._lost.append(ticket)
         # An inbox, because handing back may find the next in line lost, too, and this call is at its bottom.

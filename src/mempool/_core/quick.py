@@ -54,11 +54,14 @@ class Quick:
     def alloc(self, *, timeout: Any = ...) -> Any:
         """Take an element. Never None: a spare beyond the reserve, else from the source, else the reserve, else waits.
 
-        timeout: seconds to wait at most; None: for ever; DEFAULT: the pool's own.
+        timeout: seconds to wait at most; None: for ever; DEFAULT: the pool's own. It bounds the wait in the line,
+            and not the time of a source that is asked; for a slow one see `alloc_reserved`, `keep` and `offload`.
 
         Raises PoolTimeout, PoolClosed, LineFull, DeadlockError, or what the source raises that is not MemoryError.
         Kernel: mempool_alloc.
         """
+        if timeout is not ...:
+            self._seconds("timeout", timeout)  # type: ignore[attr-defined]  # Telling's: a wrong one is told of also here
         if cython.compiled:
             element: object = take_warm(self)
             if element is not None:
@@ -77,7 +80,8 @@ class Quick:
     def try_alloc(self) -> Any:
         """`alloc` without the line: None when nothing is to be had now. Kernel: an alloc that may not sleep.
 
-        While others wait, it can have what the source gives but never a spare. Raises PoolClosed, or what the source
+        While others wait, it can have what the source gives but never a spare. It takes as long as the source takes, where
+        that is asked; `alloc_reserved` never asks. Raises PoolClosed, or what the source
         raises that is not MemoryError.
         """
         if cython.compiled:
@@ -144,6 +148,8 @@ class Quick:
 
     def lease(self, *, timeout: Any = ...) -> Lease:  # type: ignore[type-arg]  # compiled, it has none
         """An element that goes home by itself: for `with`, for `async with`, or held; see Lease. timeout: as for alloc."""
+        if timeout is not ...:
+            self._seconds("timeout", timeout)  # type: ignore[attr-defined]
         return new_lease(self, timeout)
 
 

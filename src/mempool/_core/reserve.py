@@ -255,6 +255,21 @@ class Reserve(Ledger):
                 return True
         return books.has_near_top(own.arrivals[arrival], SEARCHED)
 
+    def pass_on(self, hands: Hands, receiver: Hands) -> None:
+        """What these hands hold is the receiver's, as far as it wants it."""
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                own: Hands = books.lend(hands)
+                other: Hands = books.lend(receiver)
+                while own.first < own.count and other.count < other.wanted:
+                    other.add(own.elements[own.first])
+                    own.elements[own.first] = None
+                    own.first += 1
+                other.refused = own.refused
+                if self.shut(books):
+                    return
+
     def sign_out(self, hands: Hands) -> None:
         """From now on the elements in these hands are the user's."""
         if self.tracks:

@@ -1,0 +1,93 @@
+"""What a task has a thread do, so that its event loop does not stand still: an Errand. And who stands still: `task_here`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+log: logging.Logger = logging.getLogger("mempool")
+
+
+class Errand:
+    """One call, made in a thread of its own. `wake` tells when it is over; who leaves before leaves it to the thread.
+
+    A thread for each, and neither the loop's executor nor trio's limit: where others' calls wait for elements in those, a
+    source would wait for a worker that waits for the source. A daemon, because nobody waits for it at the end.
+    """
+
+    def __init__(
+        self, work: Callable[[], Any], wake: Callable[[], object], send_home: Callable[[], object] | None = None
+    ) -> None:
+        """send_home: gives back what the call brought, where nobody waits for it any more."""
+        self._work = work
+        self._wake = wake
+        self._send_home = send_home
+        self._answer: Any = None
+        self._error: BaseException | None = None
+        # Who was the first: the thread at its end, or the task when it left. One step decides.
+        self._first: dict[None, str] = {}
+
+    def begin(self) -> None:
+        """Start the thread; where none is to be had, make the call here."""
+        context = contextvars.copy_context()
+        try:
+            threading.Thread(target=context.run, args=(self._run,), name="mempool errand", daemon=True).start()
+        except (RuntimeError, MemoryError):
+            self._run()
+
+    def is_over(self) -> bool:
+        """Whether the call has ended, and what it brought is the task's."""
+        return self._first.get(None) == "thread"
+
+    def result(self) -> Any:
+        """What it returned. Raises what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._answer
+
+    def leave(self) -> bool:
+        """Wait for it no longer. Whether it is over; else the thread sends home what it brings."""
+        return self._first.setdefault(None, "task") == "thread"
+
+    def _run(self) -> None:
+        try:
+            self._answer = self._work()
+        except BaseException as error:  # noqa: BLE001 - it is the result
+            self._error = error
+        if self._first.setdefault(None, "thread") == "thread":
+            self._wake()
+            return
+        try:
+            if self._send_home is not None:
+                self._send_home()
+        finally:
+            if self._error is not None:
+                log.error("a call that nobody waits for any more has failed", exc_info=self._error)
+
+
+def task_here() -> object:
+    """The task of asyncio or trio that runs in this thread now, whose loop stands still while this thread does; or None."""
+    loop = asyncio._get_running_loop()
+    if loop is not None:
+        task = asyncio.current_task(loop)
+        if task is not None:
+            return task
+    trio = sys.modules.get("trio")
+    try:
+        return None if trio is None else trio.lowlevel.current_task()
+    except (RuntimeError, AttributeError):
+        return None
+
+
+def outside_this_package() -> int:
+    """The `stacklevel` by which whoever calls this warns at the innermost line outside of this package."""
+    level, frame = 1, sys._getframe(1)
+    package = __name__.rpartition(".")[0]
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(package + "."):
+        level, frame = level + 1, frame.f_back
+    return level
