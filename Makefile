@@ -34,7 +34,7 @@ export PIP_DEFAULT_TIMEOUT ?= 180
 export PIP_RETRIES ?= 10
 PYTEST := $(PY) -m pytest
 
-.PHONY: help demo test check stress bench verify verify-here mutate memcheck docs clean print-python
+.PHONY: help demo test check stress bench verify verify-here mutate memcheck docs site-check clean print-python
 
 help:
 	@echo "make demo     run the main job: hash a tree of files while memory runs out"
@@ -46,6 +46,7 @@ help:
 	@echo "make mutate   plant bugs and see that the tests catch them"
 	@echo "make memcheck buffers and the roll under valgrind"
 	@echo "make docs     build the documentation"
+	@echo "make site-check looks at it in Chromium, as wide as a telephone and as a laptop"
 	@echo "make clean    remove what the others made"
 	@echo "PYTHON=/path/to/python chooses the interpreter, VENV=dir where to install"
 
@@ -136,6 +137,10 @@ memcheck: $(STAMPS)/mempool $(STAMPS)/extra-test
 
 docs: $(STAMPS)/mempool $(STAMPS)/extra-docs
 	$(BIN)/mkdocs build --strict
+
+# Needs Chromium (Debian: apt-get install chromium). Pictures of all pages are left in build/site-check.
+site-check: $(STAMPS)/mempool $(STAMPS)/extra-site
+	$(PY) -m verification.site $(ARGS)
 
 clean:
 	rm -rf .venv .venv-verify build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text
     "figure.facecolor": "white",
 }
-WIDTH = 8.0
+#: Inches, which is 374 pixels: as wide as a telephone, so that letters of nine points are not shrunk there.
+WIDTH = 3.9
 
 Points = Sequence[Point]
 
@@ -61,7 +63,8 @@ def curves(axes: Axes, points: Points, *, ours: Callable[[str], bool]) -> None:
     for name, line in series.items():
         colour, dash = (next(our_colours), "-") if ours(name) else (next(their_colours), "--")
         axes.plot([p.x for p in line], [p.y for p in line], dash, marker="o", markersize=3.5, color=colour, label=name)
-    axes.legend(frameon=False, fontsize=8)
+    # Above the panel, where it hides no curve.
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=1)
 
 
 def is_pool(series: str) -> bool:
@@ -81,25 +84,24 @@ def uncontended(figure: SubFigure, rows: Sequence[Row]) -> None:
     bars(axes, sorted(shown, key=lambda p: p.y), ours=lambda name: name.startswith(mine), words=in_words)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(EngFormatter("s"))
-    axes.set_xlabel("time to take an element and give it back; elements at hand (log scale)")
-    axes.margins(x=0.12)
+    axes.set_xlabel("to take an element and give it back (log scale)")
+    axes.margins(x=0.25)  # room for the figures
     axes.set_title("Taking and giving back", loc="left")
 
 
 def contended(figure: SubFigure, rows: Sequence[Row]) -> None:
     found = panels(rows)
     figure.suptitle("16 threads share 4 elements, each held for 1 ms", x=0.02, ha="left", fontsize=10)
-    left, right = figure.subplots(1, 2, sharey=True)
+    above, below = figure.subplots(2, 1)
     throughput, longest = found.values()
-    bars(left, throughput, ours=is_pool, words=lambda share: f"{share:.2f}")
-    left.set_xlim(0, 1.1)
-    left.invert_yaxis()  # shared: the second call turns it once more
-    bars(right, longest, ours=is_pool, words=lambda turns: f"{turns:.3g}")
-    right.set_xscale("log")
-    right.set_xlim(0.5, max(p.y for p in longest) * 3)
-    right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    for axes, name in zip((left, right), found, strict=True):
-        axes.set_xlabel(name + (" (log scale)" if axes is right else ""))
+    bars(above, throughput, ours=is_pool, words=lambda share: f"{share:.2f}")
+    above.set_xlim(0, 1.25)
+    bars(below, longest, ours=is_pool, words=lambda turns: f"{turns:.3g}")
+    below.set_xscale("log")
+    below.set_xlim(0.5, max(p.y for p in longest) * 6)
+    below.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    for axes, name in zip((above, below), found, strict=True):
+        axes.set_xlabel(name + (" (log scale)" if axes is below else ""))
 
 
 def resize(figure: SubFigure, rows: Sequence[Row]) -> None:
@@ -108,9 +110,9 @@ def resize(figure: SubFigure, rows: Sequence[Row]) -> None:
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(EngFormatter("s"))
-    axes.set_xlabel("elements that a resize makes (grow) or disposes of (shrink)")
+    axes.set_xlabel("elements made (grow) or disposed of (shrink)")
     axes.set_ylabel("time per element")
-    axes.set_title("What a resize costs", loc="left")
+    figure.suptitle("What a resize costs", x=0.02, ha="left", fontsize=10)
 
 
 def memory(figure: SubFigure, rows: Sequence[Row]) -> None:
@@ -119,34 +121,32 @@ def memory(figure: SubFigure, rows: Sequence[Row]) -> None:
     curves(axes, points, ours=is_pool)
     axes.set_xscale("log", base=2)
     sizes = sorted({p.x for p in points})
-    axes.set_xticks(sizes, [f"{size:g} MiB" for size in sizes])
+    axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
     axes.set_ylim(bottom=0)
     axes.set_ylabel("GiB/s, all threads together")
-    axes.set_xlabel("size of a buffer; taken, written whole, given back, 4 alive together in each thread (2 of 64 MiB)")
-    axes.set_title("Warm buffers of a pool beside fresh memory", loc="left")
+    axes.set_xlabel("MiB of a buffer: taken, written whole, given back;\n4 alive in each thread (2 of 64 MiB)")
+    figure.suptitle("Warm buffers beside fresh memory", x=0.02, ha="left", fontsize=10)
 
 
 def growth(figure: SubFigure, rows: Sequence[Row]) -> None:
     found = panels(rows)
     figure.suptitle("What a call costs as the pool grows", x=0.02, ha="left", fontsize=10)
-    for axes, (name, points) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
+    for axes, (name, points) in zip(figure.subplots(len(found), 1, squeeze=False)[:, 0], found.items(), strict=True):
         curves(axes, points, ours=lambda series: not series.startswith("asyncio"))
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(EngFormatter("s"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-        low, high = min(p.y for p in points), max(p.y for p in points)
-        axes.set_ylim(low / 3, high * 6)  # room for the legend
         axes.set_xlabel(name)
-        axes.set_ylabel("time per call or pair of calls")
+        axes.set_ylabel("per call or pair of calls")
 
 
 def failure(figure: SubFigure, rows: Sequence[Row]) -> None:
     found = panels(rows)
     figure.suptitle(
-        "A source that fails: 8 threads, a reserve of 4, each element held for 1 ms", x=0.02, ha="left", fontsize=10
+        "A source that fails: 8 threads, a reserve of 4,\neach element held for 1 ms", x=0.02, ha="left", fontsize=10
     )
-    for axes, (name, points) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
+    for axes, (name, points) in zip(figure.subplots(len(found), 1, squeeze=False)[:, 0], found.items(), strict=True):
         curves(axes, points, ours=is_pool)
         axes.set_ylim(bottom=0)
         axes.set_ylabel(name)
@@ -157,11 +157,11 @@ def failure(figure: SubFigure, rows: Sequence[Row]) -> None:
 PLOTS: Mapping[str, tuple[Callable[[SubFigure, Sequence[Row]], None], float]] = {
     "uncontended": (uncontended, 4.6),
     "asynchronous": (uncontended, 2.0),
-    "contended": (contended, 2.4),
-    "resize": (resize, 3.2),
-    "memory": (memory, 3.6),
-    "growth": (growth, 4.2),
-    "failure": (failure, 3.2),
+    "contended": (contended, 4.0),
+    "resize": (resize, 3.4),
+    "memory": (memory, 4.0),
+    "growth": (growth, 8.0),
+    "failure": (failure, 5.6),
 }
 PLACEHOLDER = "{group}"
 
@@ -191,7 +191,8 @@ def save(groups: Mapping[str, Sequence[Row]], file: Path, foot: str) -> Path:
         parts = figure.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)
         for part, (group, rows) in zip(parts[:, 0], groups.items(), strict=True):
             PLOTS[group][0](part, rows)
-        figure.supxlabel(f"mempool bench {' '.join(groups)}; {foot}", fontsize=7, color="#555555")
+        told = "\n".join(textwrap.wrap(f"mempool bench {' '.join(groups)}; {foot}", 62))
+        figure.supxlabel(told, fontsize=7.5, color="#555555")
         metadata = {"Date": None} if file.suffix == ".svg" else {}
         figure.savefig(file, dpi=150, metadata=metadata)
     return file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import code
 import importlib
 import re
 import runpy
@@ -54,21 +55,36 @@ def test_the_code_of_a_page_runs_and_prints_what_it_says(
     """The blocks of a page are one program, in a folder of its own. Each print has its output beside it, or below: `# >`."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "page"}
-    for title, code, line in blocks(page):
+    for title, source, line in blocks(page):
         if title.startswith("test_"):
             continue  # the next test's
         capsys.readouterr()
         try:
             # Lines are counted as in the page, so that a traceback leads there.
-            exec(compile("\n" * line + code, page, "exec", dont_inherit=True), names)
+            exec(compile("\n" * line + source, page, "exec", dont_inherit=True), names)
         except ModuleNotFoundError as missing:
             if missing.name not in OPTIONAL:
                 raise
             pytest.skip(f"{name_of(page)} goes on with {missing.name}, which is not installed")
         printed = capsys.readouterr().out.splitlines()
-        said = [a or b for a, b in re.findall(r"^ *(?:print\(.*\)  # (.*)|# > (.*))$", code, re.MULTILINE)]
+        said = [a or b for a, b in re.findall(r"^ *(?:print\(.*\)  # (.*)|# > (.*))$", source, re.MULTILINE)]
         assert len(printed) == len(said), (printed, said)
         assert [(p, s) for p, s in zip(printed, said, strict=True) if not agree(p, s)] == []
+
+
+def test_the_tutorial_can_be_pasted_into_the_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Line by line, as CPython 3.11's prompt takes it: an empty line ends a block, and only that."""
+    monkeypatch.chdir(tmp_path)
+    prompt = code.InteractiveConsole({"__name__": "__console__"})
+    for _, pasted, line in blocks(DOCS / "tutorial.md"):
+        for number, typed in enumerate([*pasted.splitlines(), ""], line):
+            prompt.push(typed)
+            told = capsys.readouterr()
+            assert told.err == "", (number + 1, typed)
+        assert not prompt.buffer, "the block has not ended"
+    assert prompt.locals["pool"].closed
 
 
 TESTS = [(page, block) for page in PAGES for block in blocks(page) if block[0].startswith("test_")]

@@ -1,6 +1,8 @@
 """Draws the time lines of docs/explanation/mempool-resize.md: `python docs/img/timelines.py` writes the SVGs beside itself.
 
-A race is a list of moments from top to bottom: who acts, what happens, and what the pool's numbers are afterwards.
+A race is a list of moments from top to bottom: who acts, what happens, and what the pool's numbers are afterwards. They are
+drawn narrow, one below the other, each actor a step further to the right and in a colour of its own: on a telephone the
+letters are then about as large as those of the text.
 """
 
 import textwrap
@@ -9,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).parent
-LANE, NUMBER, LINE, PAD = 225, 70, 17, 10  # pixels
-LETTERS = 31  # in a lane's line
+WIDTH, STEP, NUMBER, LINE, PAD = 440, 12, 48, 17, 8  # pixels
+LETTER = 6.6  # pixels, of a letter on average
 INK, MUTED, RULE, BAD = "#1f2328", "#656d76", "#d0d7de", "#cf222e"
 FILLS = ("#ddf4ff", "#fff8c5", "#dafbe1", "#fbefff")
 
@@ -98,36 +100,36 @@ def text(x: float, y: float, words: object, **style: object) -> str:
 
 
 def draw(race: Race) -> str:
-    """A race as SVG: lanes side by side, time downwards, the pool's numbers at the right."""
-    numbers_at = PAD + LANE * len(race.lanes)
-    width = numbers_at + NUMBER * len(race.columns) + PAD
-    body = [text(PAD, 24, race.title, font_weight="bold", font_size=15)]
-    for lane, name in enumerate(race.lanes):
-        body.append(text(PAD + LANE * lane + 4, 50, name, font_weight="bold", fill=MUTED))
+    """A race as SVG: time downwards, the pool's numbers at the right."""
+    numbers_at = WIDTH - PAD - NUMBER * len(race.columns)
+    body = [text(PAD, 22, race.title, font_weight="bold", font_size=15)]
     for column, name in enumerate(race.columns):
-        body.append(text(numbers_at + NUMBER * (column + 0.5), 50, name, text_anchor="middle", fill=MUTED))
-    y = 60
+        at = numbers_at + NUMBER * (column + 0.5)
+        body.append(text(at, 42, name, text_anchor="middle", fill=MUTED, font_size=12))
+    y = 52
     for moment in race.moments:
-        lines = textwrap.wrap(moment.words, LETTERS)
-        height = LINE * len(lines) + 12
-        x = PAD + LANE * moment.lane
-        body.append(f'<path d="M{PAD} {y - 3}H{width - PAD}" stroke="{RULE}"/>')
+        x = PAD + STEP * moment.lane
+        room = numbers_at - 6 - x
+        lines = textwrap.wrap(moment.words, int((room - 12) / LETTER))
+        height = LINE * (len(lines) + 1) + 10
+        stroke = BAD if moment.bad else RULE
+        body.append(f'<path d="M{PAD} {y - 3}H{WIDTH - PAD}" stroke="{RULE}"/>')
         body.append(
-            f'<rect x="{x}" y="{y}" width="{LANE - 10}" height="{height}" rx="5" fill="{FILLS[moment.lane]}" '
-            f'stroke="{BAD if moment.bad else RULE}"/>'
+            f'<rect x="{x}" y="{y}" width="{room}" height="{height}" rx="5" fill="{FILLS[moment.lane]}" stroke="{stroke}"/>'
         )
-        body += [text(x + 8, y + LINE * (n + 1), line) for n, line in enumerate(lines)]
+        body.append(text(x + 6, y + LINE, race.lanes[moment.lane], font_weight="bold"))
+        body += [text(x + 6, y + LINE * (n + 2), line) for n, line in enumerate(lines)]
         for column, number in enumerate(moment.numbers):
             style = {"fill": BAD, "font_weight": "bold"} if moment.bad else {}
             at = numbers_at + NUMBER * (column + 0.5)
             body.append(text(at, y + height / 2 + 5, number, text_anchor="middle", **style))
         y += height + 6
-    y += 4
+    y += 2
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y}" viewBox="0 0 {width} {y}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" viewBox="0 0 {WIDTH} {y}" '
         f'font-family="system-ui, sans-serif" font-size="13" fill="{INK}" role="img">\n'
         f"<title>{escape(race.title)}</title>\n"
-        f'<rect width="{width}" height="{y}" rx="6" fill="#ffffff" stroke="{RULE}"/>\n' + "\n".join(body) + "\n</svg>\n"
+        f'<rect width="{WIDTH}" height="{y}" rx="6" fill="#ffffff" stroke="{RULE}"/>\n' + "\n".join(body) + "\n</svg>\n"
     )
 
 
