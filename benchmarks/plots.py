@@ -84,9 +84,9 @@ def uncontended(figure: SubFigure, rows: Sequence[Row]) -> None:
     bars(axes, sorted(shown, key=lambda p: p.y), ours=lambda name: name.startswith(mine), words=in_words)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(EngFormatter("s"))
-    axes.set_xlabel("to take an element and give it back (log scale)")
+    axes.set_xlabel("taken and given back (log scale)")
     axes.margins(x=0.25)  # room for the figures
-    axes.set_title("Taking and giving back", loc="left")
+    figure.suptitle("Taking an element and giving it back", x=0.02, ha="left", fontsize=10)
 
 
 def contended(figure: SubFigure, rows: Sequence[Row]) -> None:
@@ -101,7 +101,7 @@ def contended(figure: SubFigure, rows: Sequence[Row]) -> None:
     below.set_xlim(0.5, max(p.y for p in longest) * 6)
     below.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     for axes, name in zip((above, below), found, strict=True):
-        axes.set_xlabel(name + (" (log scale)" if axes is below else ""))
+        axes.set_xlabel(name + (" (log)" if axes is below else ""))
 
 
 def resize(figure: SubFigure, rows: Sequence[Row]) -> None:

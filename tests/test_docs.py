@@ -115,6 +115,23 @@ def test_every_public_name_is_in_the_reference(module: str) -> None:
     assert missing == []
 
 
+def test_the_reference_of_the_pool_begins_with_alloc_and_leaves_nothing_out() -> None:
+    """The page lists its members in an order of its own, so a new one has to be put into it."""
+    page = (DOCS / "reference" / "pool.md").read_text("utf-8")
+    listed = re.findall(r"^        - (\w+)$", page, re.MULTILINE)
+    public = {name for name in dir(mempool.Pool) if not name.startswith("_")} - {"core"}
+    assert listed[0] == "alloc"
+    assert sorted(listed) == sorted(public | {"name"})
+
+
+def test_the_page_of_examples_lists_each_of_them() -> None:
+    """With its file's name; `tests/test_examples.py` runs them."""
+    page = (DOCS / "examples.md").read_text("utf-8")
+    assert sorted(re.findall(r"^\| `(examples/.*?)`", page, re.MULTILINE)) == sorted(
+        str(file.relative_to(ROOT)) for file in (ROOT / "examples").glob("*.py")
+    )
+
+
 def test_every_error_says_what_it_means_why_it_happens_and_what_to_do() -> None:
     """Each has a section of the page of errors, with these parts."""
     page = (DOCS / "reference" / "errors.md").read_text("utf-8")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).parent
 WIDTH, STEP, NUMBER, LINE, PAD = 440, 12, 48, 17, 8  # pixels
-LETTER = 6.6  # pixels, of a letter on average
+LETTER = 7.2  # pixels, of a letter on average
 INK, MUTED, RULE, BAD = "#1f2328", "#656d76", "#d0d7de", "#cf222e"
 FILLS = ("#ddf4ff", "#fff8c5", "#dafbe1", "#fbefff")
 
