@@ -81,7 +81,10 @@ def late_in_trio(pool: Pool[Any]) -> float:
 
 @pytest.mark.parametrize("measure", [late_in_asyncio, late_in_trio])
 def test_a_loop_beats_while_a_thread_makes_a_huge_buffer(measure: Callable[[Pool[Any]], float]) -> None:
-    """With offload=True never more than 5 ms late, in the best of some rounds; without, in none of them."""
+    """With offload=True never more than 5 ms late, in the best of some rounds; without, in none of them.
+
+    On a machine that others use, too, an eighth of what it is late without: no thread is late by less than its time slice.
+    """
     found = {}
     for offload in (True, False):
         rounds = []
@@ -91,7 +94,8 @@ def test_a_loop_beats_while_a_thread_makes_a_huge_buffer(measure: Callable[[Pool
             if rounds[-1] <= LATE_MAX:
                 break
         found[offload] = min(rounds)
-    assert found[True] <= LATE_MAX < found[False], found
+    assert found[True] <= max(LATE_MAX, found[False] / 8)
+    assert found[False] > LATE_MAX
 
 
 # -- offload

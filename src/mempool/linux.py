@@ -153,6 +153,7 @@ class Mempool(Pool[T]):
 
     _batch_max = 1  # the kernel makes and disposes of one at a time, and looks again in between
     _rests = False  # the kernel asks each time
+    _collects = False  # the kernel has no garbage
 
     def __init__(self, min_nr: int, source: Source[T]) -> None:
         self._was_made_for_none = min_nr == 0

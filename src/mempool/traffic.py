@@ -19,7 +19,7 @@ from operator import call, setitem
 from types import EllipsisType
 from typing import Any, ClassVar
 
-from mempool import parking, registry
+from mempool import garbage, parking, registry
 from mempool._core import Hands, Ticket
 from mempool._core import line as states
 from mempool._core.quick import DEFAULT
@@ -91,6 +91,8 @@ class Traffic(Telling):
     _batch_max: ClassVar[int] = 64
     #: Whether a source that has failed is left alone for a while.
     _rests: ClassVar[bool] = True
+    #: Whether a caller that is about to give up has garbage collected first.
+    _collects: ClassVar[bool] = True
 
     _asked_at: float
     _check: Callable[[Any], object] | None
@@ -508,6 +510,8 @@ class Traffic(Telling):
             ask_after, ask_at = ASK_FIRST, NEVER
             rest_until = asked_at = began
             warn_at = NEVER if self._patience is None else began + self._patience
+            # Dropped in a reference cycle, an element is out until the collector finds it: looked for once in a wait.
+            may_collect = self._collects and deadline - began >= garbage.WAIT_MIN
             while errand is not None or not ticket.is_settled():
                 time = now()
                 if errand is not None:
@@ -518,6 +522,10 @@ class Traffic(Telling):
                         ended.result()
                         rest_until = time + (time - asked_at)
                         ask_at = max(ask_at, rest_until)
+                        continue
+                if may_collect and (time >= deadline or time - began >= garbage.LOOK_AFTER):
+                    may_collect = False
+                    if core.figures()["out"] > 0 and garbage.look():
                         continue
                 if time >= deadline:
                     outcome = TIMED_OUT
