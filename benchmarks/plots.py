@@ -28,8 +28,8 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text
     "figure.facecolor": "white",
 }
-#: Inches, which is 374 pixels: as wide as a telephone, so that letters of nine points are not shrunk there.
-WIDTH = 3.9
+#: Inches, which is 355 pixels: as wide as the text on a telephone, so that letters of nine points are not shrunk there.
+WIDTH = 3.7
 
 Points = Sequence[Point]
 
