@@ -1,8 +1,7 @@
-"""What a task has a thread do, so that its event loop does not stand still: an Errand. And who stands still: `task_here`."""
+"""What a task has a thread do, so that its event loop does not stand still: an Errand."""
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import logging
 import sys
@@ -68,20 +67,6 @@ class Errand:
         finally:
             if self._error is not None:
                 log.error("a call that nobody waits for any more has failed", exc_info=self._error)
-
-
-def task_here() -> object:
-    """The task of asyncio or trio that runs in this thread now, whose loop stands still while this thread does; or None."""
-    loop = asyncio._get_running_loop()
-    if loop is not None:
-        task = asyncio.current_task(loop)
-        if task is not None:
-            return task
-    trio = sys.modules.get("trio")
-    try:
-        return None if trio is None else trio.lowlevel.current_task()
-    except (RuntimeError, AttributeError):
-        return None
 
 
 def outside_this_package() -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mempool import greenlets
 from mempool.buffer import Buffer
 from mempool.clock import in_words
 from mempool.parking import ThreadOwner, current_owner, life_of_this_thread
@@ -166,9 +167,12 @@ def describe(element: object) -> str:
 
 
 def name_of(owner: object) -> str:
-    """A thread or task for messages."""
+    """A thread, task or greenlet for messages."""
     if isinstance(owner, ThreadOwner):
         return f"thread {owner.name!r}"
+    greenlet = greenlets.name_of(owner)
+    if greenlet is not None:
+        return greenlet
     get_name = getattr(owner, "get_name", None)
     return f"task {get_name() if get_name is not None else getattr(owner, 'name', owner)}"
 

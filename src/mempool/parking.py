@@ -1,4 +1,7 @@
-"""Where a caller waits until its ticket is served: a thread on a queue, a task on a future or an event of its loop."""
+"""Where a caller waits until its ticket is served: a thread on a queue, a task on a future or an event of its loop.
+
+Greenlets of gevent and eventlet wait on their hub, see greenlets.py. `register` and `register_tasks` add other kinds.
+"""
 
 from __future__ import annotations
 
@@ -9,57 +12,149 @@ import threading
 import weakref
 from _queue import SimpleQueue
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-from mempool.clock import SYSTEM_CLOCK, Clock
+from mempool import greenlets, native
+from mempool.clock import SYSTEM_CLOCK, Clock, Wakes
+
+__all__ = ["Parker", "TaskParker", "Waker", "register", "register_tasks"]
 
 #: A moment that does not come.
 NEVER = float("inf")
 
 
-class Place(Protocol):
-    """What a ticket needs to know of the one who waits."""
+class Waker(Protocol):
+    """One caller that waits, as the line knows it."""
 
     owner: object
-    """Who waits: a thread's ident or a task."""
-    thread: int
-    """In which thread."""
-    can_be_lost: bool
-    """Whether `wake` may find nobody there."""
-    on_loss: Callable[[], object] | None
-    """Called by `wake` when nobody is there any more: the loop is closed. Sends home what the ticket got."""
-
-    def now(self) -> float:
-        """The time, in seconds, by the clock this caller lives by."""
+    """Who waits: anything hashable that is equal to itself only, and the same in all calls of this caller."""
+    may_be_gone: bool
+    """Whether `wake` may find that the caller can run no more, like a task whose loop is closed."""
+    on_gone: Callable[[], object] | None
+    """Set by the pool where `may_be_gone`, and None while nobody waits. `wake` calls it, if it is not None, when the caller
+    can run no more: its place in the line, and what it was given, go to the next."""
 
     def wake(self) -> None:
-        """End the parking, now or the next time. Never blocks; callable from anywhere, any number of times."""
+        """End the parking, now or the next time: a `park` that begins later returns at once, then.
+
+        Never blocks. May be called from any thread, signal handler or finalizer, any number of times: it is a hint, and the
+        caller looks at its ticket.
+        """
+
+
+class Parker(Waker, Protocol):
+    """A caller of `alloc` or `with pool.lease()` that waits."""
+
+    def park(self, seconds: float | None) -> None:
+        """Suspend the caller until `wake`, at most so many seconds; None: without end. May return for no reason at all.
+
+        What is thrown into the caller while it is suspended (a timeout, an end by force) must come out of here.
+        """
+
+
+class TaskParker(Waker, Protocol):
+    """A caller of `await pool.alloc_async()` or `async with pool.lease()` that waits."""
+
+    now: Callable[[], float]
+    """The time in seconds by which its deadlines are measured: the `now` of the pool's clock, or that of its loop."""
+
+    async def park(self, seconds: float | None) -> None:
+        """Suspend the task until `wake`, at most so many seconds; None: without end. May return for no reason at all.
+
+        What is thrown into the task while it is suspended (a cancellation) must come out of here.
+        """
+
+
+_Parker = TypeVar("_Parker")
+
+
+class _Kind(Generic[_Parker]):
+    """A kind of callers that was registered."""
+
+    def __init__(self, current: Callable[[], object], parker: Callable[[Clock], _Parker]) -> None:
+        self.current = current
+        self.parker = parker
+
+
+# The latest first. Each change is one call into C, and each walk goes through a copy.
+_kinds: list[_Kind[Parker]] = []
+_task_kinds: list[_Kind[TaskParker]] = []
+
+
+def register(current: Callable[[], object], parker: Callable[[Clock], Parker]) -> Callable[[], None]:
+    """Have a kind of callers of `alloc` and `with pool.lease()` wait in their own way. Returns a function that ends it.
+
+    current: who calls, if it is one of this kind: what the parker has for its `owner`; else None. Asked of every caller
+        that must wait, in any thread, so it is quick and never fails.
+    parker: makes the parker of the caller that runs now, given the pool's clock. A parker that leaves time to this clock
+        (`clock.park(wakes, seconds)`, see `mempool.clock.Wakes`) can be tested with a `ManualClock`.
+
+    What was registered last is asked first; tasks, greenlets and threads come after all that were registered.
+    """
+    return _add(_kinds, _Kind(current, parker))
+
+
+def register_tasks(current: Callable[[], object], parker: Callable[[Clock], TaskParker]) -> Callable[[], None]:
+    """Have a kind of tasks, callers of `alloc_async` and `async with pool.lease()`, wait in their own way, as `register`."""
+    return _add(_task_kinds, _Kind(current, parker))
+
+
+def _add(kinds: list[_Kind[_Parker]], kind: _Kind[_Parker]) -> Callable[[], None]:
+    kinds.insert(0, kind)
+
+    def remove() -> None:
+        if kind in kinds:
+            kinds.remove(kind)
+
+    return remove
 
 
 class ThreadPlace:
     """A thread parks on a queue, whose `put` is one C call that finalizers and signal handlers may make."""
 
-    can_be_lost: bool = False
+    may_be_gone: bool = False
 
     def __init__(self, clock: Clock) -> None:
-        self.thread: int = threading.get_ident()
+        self.thread: int = native.get_ident()
         self.owner: object = current_owner()
-        self.on_loss: Callable[[], object] | None = None
-        self.now: Callable[[], float] = clock.now
+        self.on_gone: Callable[[], object] | None = None
         self._clock = clock
-        self._wakes: SimpleQueue[None] = SimpleQueue()
+        self._wakes: Wakes = SimpleQueue()
 
     def wake(self) -> None:
-        """See Place."""
+        """See Waker."""
         self._wakes.put(None)
 
     def park(self, seconds: float | None) -> None:
         """Block this thread until woken, at most so many seconds; None: without end."""
-        _local.parked.append(self)
+        parked = _local.parked.places
+        parked.append(self)
         try:
             self._clock.park(self._wakes, seconds)
         finally:
-            _local.parked.remove(self)
+            parked.remove(self)
+
+
+class GreenletPlace(ThreadPlace):
+    """A greenlet parks on its hub, which runs the other greenlets of its thread meanwhile."""
+
+    may_be_gone: bool = True
+
+    def __init__(self, clock: Clock, hub: object) -> None:
+        super().__init__(clock)
+        self._wakes = greenlets.wakes(hub)
+
+    def wake(self) -> None:
+        """See Waker."""
+        try:
+            self._wakes.put(None)
+        except greenlets.HubGoneError:
+            self.strand()
+
+    def strand(self) -> None:
+        """The hub or its thread has ended, and this greenlet with it."""
+        if self.on_gone is not None:
+            self.on_gone()
 
 
 #: Seconds. Who parks for longer is given no timer of its own.
@@ -121,14 +216,13 @@ class Alarm:
 class TaskPlace:
     """A task of asyncio, whatever the loop, parks on a future; a wake-up from another thread goes through the loop."""
 
-    __slots__ = ("_clock", "_future", "_loop", "_woken", "now", "on_loss", "owner", "thread")
+    __slots__ = ("_clock", "_future", "_loop", "_woken", "now", "on_gone", "owner")
 
-    can_be_lost: bool = True
+    may_be_gone: bool = True
 
     def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
-        self.thread: int = threading.get_ident()
         self.owner: object = asyncio.current_task(loop)
-        self.on_loss: Callable[[], object] | None = None
+        self.on_gone: Callable[[], object] | None = None
         self.now: Callable[[], float] = clock.now
         self._clock = clock
         self._loop = loop
@@ -136,15 +230,15 @@ class TaskPlace:
         self._future: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
-        """See Place."""
+        """See Waker."""
         try:
             if asyncio._get_running_loop() is self._loop and asyncio.current_task(self._loop) is not None:
                 self._rouse()  # inside a task of this loop, so the loop is not asleep
             else:
                 self._loop.call_soon_threadsafe(self._rouse)
         except RuntimeError:  # the loop is closed: its ticket loses its place, and not an element
-            if self.on_loss is not None:
-                self.on_loss()
+            if self.on_gone is not None:
+                self.on_gone()
 
     def _rouse(self) -> None:
         self._woken = True
@@ -177,12 +271,11 @@ class TaskPlace:
 class TrioPlace:
     """A task of trio parks on an event; a wake-up from another thread goes through the run's token."""
 
-    can_be_lost: bool = True
+    may_be_gone: bool = True
 
     def __init__(self, clock: Clock, trio: Any) -> None:
-        self.thread: int = threading.get_ident()
         self.owner: object = trio.lowlevel.current_task()
-        self.on_loss: Callable[[], object] | None = None
+        self.on_gone: Callable[[], object] | None = None
         # Trio's own clock, which may be a test's, unless the pool has been given another.
         self.now: Callable[[], float] = trio.current_time if clock is SYSTEM_CLOCK else clock.now
         self._trio = trio
@@ -190,12 +283,12 @@ class TrioPlace:
         self._event = trio.Event()
 
     def wake(self) -> None:
-        """See Place."""
+        """See Waker."""
         try:
             self._token.run_sync_soon(self._rouse)
         except RuntimeError:  # trio.RunFinishedError: as above
-            if self.on_loss is not None:
-                self.on_loss()
+            if self.on_gone is not None:
+                self.on_gone()
 
     def _rouse(self) -> None:
         self._event.set()
@@ -207,28 +300,66 @@ class TrioPlace:
         self._event = self._trio.Event()
 
 
-def task_place(clock: Clock) -> TaskPlace | TrioPlace:
-    """The place of the task that runs now."""
+def parker_here(clock: Clock) -> Parker:
+    """Where the caller that runs now waits: one of a kind that was registered, a greenlet on its hub, or this thread."""
+    if _kinds:
+        for kind in tuple(_kinds):
+            if kind.current() is not None:
+                return kind.parker(clock)
+    hub = greenlets.hub_here() if greenlets.are_loaded() else None
+    return ThreadPlace(clock) if hub is None else GreenletPlace(clock, hub)
+
+
+def task_parker_here(clock: Clock) -> TaskParker:
+    """Where the task that runs now waits."""
+    if _task_kinds:
+        for task_kind in tuple(_task_kinds):
+            if task_kind.current() is not None:
+                return task_kind.parker(clock)
     loop = asyncio._get_running_loop()
-    if loop is not None:
+    if loop is not None and _task_of(loop) is not None:
         return TaskPlace(clock, loop)
     trio = _trio_running()
     if trio is not None:
         return TrioPlace(clock, trio)
+    if loop is not None:
+        return TaskPlace(clock, loop)
     raise RuntimeError("no event loop of asyncio or trio is running here; await alloc_async inside one, or call alloc")
 
 
 def current_owner() -> object:
-    """The task that runs now, else this thread."""
+    """Who runs now: one of a kind that was registered, a task, a greenlet, else this thread."""
+    if _kinds or _task_kinds:
+        for current in [kind.current for kind in _task_kinds] + [kind.current for kind in _kinds]:
+            owner = current()
+            if owner is not None:
+                return owner
+    task = task_here()
+    if task is None and greenlets.are_loaded():
+        task = greenlets.current()
+    return task if task is not None else _this_thread()
+
+
+def task_here() -> object:
+    """The task of asyncio or trio whose code runs here: its loop stands still while this code does; or None."""
     loop = asyncio._get_running_loop()
-    task: object = None
     if loop is not None:
-        task = asyncio.current_task(loop)
-    elif "trio" in sys.modules:
-        trio = _trio_running()
-        if trio is not None:
-            task = trio.lowlevel.current_task()
-    return task or _local.owner or _this_thread()
+        task = _task_of(loop)
+        if task is not None:
+            return task
+    trio = _trio_running()
+    return None if trio is None else trio.lowlevel.current_task()
+
+
+def _task_of(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
+    """The task of this loop whose code runs here. None: a callback, or another's code while the loop runs in this thread."""
+    task = asyncio.current_task(loop)
+    if task is not None:
+        if "sniffio" in sys.modules and sys.modules["sniffio"].thread_local.name == "trio":
+            return None  # a run of trio inside this very task
+        if greenlets.are_loaded() and not greenlets.is_on_this_stack(task.get_coro()):
+            return None  # another greenlet, which gave way in the middle of a step of this task
+    return task
 
 
 class ThreadOwner:
@@ -242,15 +373,27 @@ class _Life:
     """What a thread alone refers to: it dies with the thread, and in the child of another thread's fork."""
 
 
-class _Local(threading.local):
+class _Parked:
+    """Where the callers of one thread are parked: one, or more when a signal handler parks, too, or there are greenlets."""
+
+    def __init__(self) -> None:
+        self.places: list[ThreadPlace] = []
+
+    def __del__(self) -> None:
+        # The thread ends, and no greenlet of it will run again: what they wait for would be given to nobody.
+        for place in list(self.places):
+            if isinstance(place, GreenletPlace) and not sys.is_finalizing():
+                place.strand()
+
+
+class _Local(native.local):
     owner: ThreadOwner | None = None
     #: That of the loop which ran last in this thread.
     alarm: Alarm | None = None
 
     def __init__(self) -> None:
         self.life = _Life()
-        #: Where this thread is parked: once, or deeper when a signal handler parks, too.
-        self.parked: list[ThreadPlace] = []
+        self.parked: _Parked = _Parked()
 
 
 _local = _Local()
@@ -264,8 +407,8 @@ def _alarm(clock: Clock, loop: asyncio.AbstractEventLoop) -> Alarm:
 
 
 def wake_this_thread() -> None:
-    """In a forked child: who has served this thread may not live here to wake it."""
-    for place in _local.parked:
+    """In a forked child: who has served this thread, or a greenlet of it, may not live here to wake it."""
+    for place in list(_local.parked.places):
         place.wake()
 
 

@@ -7,7 +7,6 @@ import functools
 import itertools
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, cast
@@ -21,6 +20,7 @@ from mempool.errors import PoolTimeout, UseAfterFree
 from mempool.guarantee import Guarantee, PoolStats
 from mempool.holders import Holder, HolderBook, name_of
 from mempool.mapping import in_workers
+from mempool.native import get_ident
 from mempool.reading import Reading
 from mempool.sources import protocol
 from mempool.traffic import NEVER, Home, Traffic
@@ -292,7 +292,7 @@ class Pool(Traffic, Generic[T]):
         wanted = [f"{what} {number}" for what, number in (("reserve", reserve), ("keep", keep)) if number is not None]
         if limit is not DEFAULT:
             wanted.append(f"limit {limit}")
-        token = (threading.get_ident(), object())
+        token = (get_ident(), object())
         self._resizing[token] = f"to {', '.join(wanted) or 'the same targets'} by {name_of(parking.current_owner())}"
         fill = self._new_fill()
         try:
@@ -571,32 +571,33 @@ class Pool(Traffic, Generic[T]):
 
     def drain(self, timeout: float | None | EllipsisType = DEFAULT) -> None:
         """Wait until no element is out. Raises PoolTimeout if some are when the time is up."""
-        place = parking.ThreadPlace(self._clock)
-        deadline = self._deadline(timeout, place.now)
+        place = parking.parker_here(self._clock)
+        now = self._clock.now
+        deadline = self._deadline(timeout, now)
         if self.core.figures()["out"] == 0:
             return
         token = self._note_standstill("`await pool.drain_async()`")
         try:
-            for seconds in self._drain(place, deadline):
+            for seconds in self._drain(place, now, deadline):
                 place.park(seconds)
         finally:
             self._standstill.pop(token, None)
 
     async def drain_async(self, timeout: float | None | EllipsisType = DEFAULT) -> None:
         """`drain` for a task of an event loop, which goes on."""
-        place = parking.task_place(self._clock)
-        for seconds in self._drain(place, self._deadline(timeout, place.now)):
+        place = parking.task_parker_here(self._clock)
+        for seconds in self._drain(place, place.now, self._deadline(timeout, place.now)):
             await place.park(seconds)
 
-    def _drain(self, place: parking.Place, deadline: float) -> Iterator[float | None]:
+    def _drain(self, place: parking.Waker, now: Callable[[], float], deadline: float) -> Iterator[float | None]:
         """Yields how many seconds to park, at most; None: until woken."""
         ticket = Ticket(0)
-        ticket.set_waiter(place.wake, place.owner, place.thread)
+        ticket.set_waiter(place.wake, place.owner, get_ident())
         try:
             while not self.core.watch_drain(ticket, True):
                 if self.core.is_dismissed():
                     raise self._ending()
-                time = place.now()
+                time = now()
                 if time >= deadline:
                     raise PoolTimeout(f"{self._called()}: {self.core.figures()['out']} elements are still out; free them")
                 yield None if deadline == NEVER else deadline - time

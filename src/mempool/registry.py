@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from mempool import parking
+from mempool.native import get_ident
 from mempool.sources import forks  # noqa: F401 - registers its hook before ours, so that ours knows what is lost
 
 if TYPE_CHECKING:
@@ -46,15 +47,15 @@ def _after_fork_in_child() -> None:
     for pool in pools():
         pool._recovering = deque([0])
         for token in list(pool._resizing):
-            if token[0] != threading.get_ident():
+            if token[0] != get_ident():
                 pool._resizing.pop(token, None)
         for fill, thread in list(pool._fills.items()):
-            if thread != threading.get_ident():
+            if thread != get_ident():
                 pool._fills.pop(fill, None)
         hands = pool._take_lost()
         if hands.count:
             lost.append((pool, hands))
-        pool.core.after_fork(threading.get_ident(), sum(fill.filling for fill in pool._fills))
+        pool.core.after_fork(get_ident(), sum(fill.filling for fill in pool._fills))
     parking.wake_this_thread()
     errors: list[Exception] = []
     for pool, hands in lost:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 import warnings
 import weakref
 from collections import deque
@@ -26,9 +25,10 @@ from mempool._core.quick import DEFAULT
 from mempool._core.reserve import IS_CLOSED, IS_FULL, IS_TOO_MANY, TIMED_OUT
 from mempool.buffer import Buffer, has_lost, prepare, renew
 from mempool.clock import SYSTEM_CLOCK, in_words
-from mempool.errands import Errand, outside_this_package, task_here
+from mempool.errands import Errand, outside_this_package
 from mempool.errors import DeadlockError, DeadlockTimeout, DoubleFree, ForeignElement, LineFull, PoolTimeout
 from mempool.holders import Holder, find_deadlock, name_of
+from mempool.native import get_ident
 from mempool.sources import protocol
 from mempool.sources.moves import move
 from mempool.sources.protocol import Room
@@ -116,13 +116,14 @@ class Traffic(Telling):
 
     def _obtain(self, ticket: Ticket, timeout: float | None | EllipsisType) -> None:
         """Fill the ticket and sign it out. Parks the thread where it must wait."""
-        deadline = self._deadline(timeout, self._clock.now)
+        now = self._clock.now
+        deadline = self._deadline(timeout, now)
         if not self._try(ticket, ask=True, may_wait=True):
-            place = parking.ThreadPlace(self._clock)
+            place = parking.parker_here(self._clock)
             one = "`await pool.alloc_async()` or `async with pool.lease()`"
             token = self._note_standstill(one if ticket.wanted == 1 else "`await pool.alloc_many_async(n)`")
             try:
-                for seconds in self._wait(ticket, place, deadline):
+                for seconds in self._wait(ticket, place, now, deadline):
                     place.park(seconds)
             finally:
                 self._standstill.pop(token, None)
@@ -130,7 +131,7 @@ class Traffic(Telling):
 
     async def _obtain_async(self, ticket: Ticket, timeout: float | None | EllipsisType) -> None:
         """The same for a task."""
-        place = parking.task_place(self._clock)
+        place = parking.task_parker_here(self._clock)
         deadline = self._deadline(timeout, place.now)
         began = place.now()
         if self._offload:
@@ -138,7 +139,7 @@ class Traffic(Telling):
         else:
             served = self._try(ticket, ask=True, may_wait=True)
         if not served:
-            for seconds in self._wait(ticket, place, deadline, began=began, offload=self._offload):
+            for seconds in self._wait(ticket, place, place.now, deadline, began=began, offload=self._offload):
                 await place.park(seconds)
         self._sign_out(ticket)
 
@@ -158,7 +159,7 @@ class Traffic(Telling):
         asking = Hands(ticket.missing())
         ask = functools.partial(self._ask, asking, asking.wanted, for_caller=True)
         errand = Errand(ask, place.wake, functools.partial(self._hand_back, asking))
-        place.on_loss = functools.partial(self._lose, asking)
+        place.on_gone = functools.partial(self._lose, asking)
         try:
             errand.begin()
             while not errand.is_over():
@@ -170,7 +171,7 @@ class Traffic(Telling):
                 errand.result()
                 self.core.pass_on(asking, ticket)
         finally:
-            place.on_loss = None
+            place.on_gone = None
             if errand.leave():
                 self._hand_back(asking)
         if self.core.is_closed():
@@ -179,7 +180,7 @@ class Traffic(Telling):
 
     async def _in_a_thread(self, work: Callable[[], Any]) -> Any:
         """Have a thread make this call, while the loop goes on. A task that is cancelled does not stop it."""
-        place = parking.task_place(self._clock)
+        place = parking.task_parker_here(self._clock)
         errand = Errand(work, place.wake)
         try:
             errand.begin()
@@ -191,7 +192,7 @@ class Traffic(Telling):
 
     def _note_standstill(self, instead: str) -> object:
         """Warn that this call stops an event loop, if it is made in one of its tasks. Returns a token, or None."""
-        task = task_here()
+        task = parking.task_here()
         if task is None:
             return None
         token = object()
@@ -217,10 +218,10 @@ class Traffic(Telling):
                 await self._obtain_async(ticket, timeout)
                 return lease._begin()
             # As _obtain_async, in this frame: another coroutine is a tenth of a turn of the loop.
-            place = parking.task_place(self._clock)
+            place = parking.task_parker_here(self._clock)
             deadline = self._deadline(timeout, place.now)
             if not self._try(ticket, ask=True, may_wait=True):
-                for seconds in self._wait(ticket, place, deadline):
+                for seconds in self._wait(ticket, place, place.now, deadline):
                     await place.park(seconds)
             self._sign_out(ticket)
             return lease._begin()
@@ -408,7 +409,7 @@ class Traffic(Telling):
     def _new_fill(self) -> Hands:
         """What stands for a resize or refill in the books: under way from `begin_fill` to `_end_fill`."""
         fill = Hands(0)
-        self._fills[fill] = threading.get_ident()
+        self._fills[fill] = get_ident()
         return fill
 
     def _end_fill(self, fill: Hands, *, forget: bool = True) -> None:
@@ -483,7 +484,8 @@ class Traffic(Telling):
     def _wait(
         self,
         ticket: Ticket,
-        place: parking.Place,
+        place: parking.Waker,
+        now: Callable[[], float],
         deadline: float,
         *,
         began: float | None = None,
@@ -495,13 +497,13 @@ class Traffic(Telling):
 
         The caller that parks may be thrown out of it by any exception; then this generator is closed, and withdraws.
         """
-        core, now = self.core, place.now
+        core = self.core
         began = now() if began is None else began
         outcome = states.WITHDRAWN
         errand: Errand | None = None
-        ticket.set_waiter(place.wake, place.owner, place.thread, place.can_be_lost)
-        if place.can_be_lost:
-            place.on_loss = functools.partial(self._lose, ticket)
+        ticket.set_waiter(place.wake, place.owner, get_ident(), place.may_be_gone)
+        if place.may_be_gone:
+            place.on_gone = functools.partial(self._lose, ticket)
         joined = False
         try:
             self._notice_lost()
@@ -569,7 +571,7 @@ class Traffic(Telling):
             outcome = states.SERVED
         finally:
             core.leave(ticket)
-            place.on_loss = None
+            place.on_gone = None
             if errand is not None:
                 errand.leave()
             if joined:

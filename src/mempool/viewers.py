@@ -6,8 +6,9 @@ import gc
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
+
+from mempool.native import get_ident
 
 if TYPE_CHECKING:
     from mempool.buffer import Buffer

@@ -7,11 +7,10 @@ import contextlib
 import inspect
 import math
 import threading
-from _queue import SimpleQueue
 from collections.abc import Callable
 from typing import TypeVar
 
-from mempool.clock import Clock
+from mempool.clock import Clock, Wakes
 from mempool.pool import Pool
 from mempool.testing.waiting import wait_until
 
@@ -110,7 +109,7 @@ class ManualClock(Clock):
         """Wait, in real time, until at least so many threads and timers wait for this clock."""
         wait_until(lambda: self.parked >= callers, timeout)
 
-    def park(self, wakes: SimpleQueue[None], seconds: float | None) -> None:
+    def park(self, wakes: Wakes, seconds: float | None) -> None:
         """Block until something is put into `wakes`, or so many seconds have been advanced. None: no such end."""
         key = object()
         with self._lock:
