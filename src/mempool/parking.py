@@ -100,12 +100,11 @@ def register_tasks(current: Callable[[], object], parker: Callable[[Clock], Task
 
 
 def _add(kinds: list[_Kind[_Parker]], kind: _Kind[_Parker]) -> Callable[[], None]:
-    kinds.insert(0, kind)
-
     def remove() -> None:
         if kind in kinds:
             kinds.remove(kind)
 
+    kinds.insert(0, kind)
     return remove
 
 

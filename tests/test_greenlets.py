@@ -1,0 +1,442 @@
+"""Greenlets of gevent and eventlet in one line with threads: they wait on their hub, and stop nobody.
+
+Each scene is a process of its own, because a process is patched once and for all. It ends by itself, or the test fails.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+#: Each script is run with the library patched before and after mempool is imported.
+ORDERS = ("mempool first", "patched first")
+SCENE = """
+import sys
+FIRST = sys.argv[2] == "mempool first"
+if FIRST:
+    import mempool
+if sys.argv[1] == "gevent":
+    import gevent, gevent.monkey
+    gevent.monkey.patch_all()
+    sleep, spawn, Timeout, Killed = gevent.sleep, gevent.spawn, gevent.Timeout, gevent.GreenletExit
+    def wait(greenlets):
+        gevent.joinall(greenlets, timeout=30)
+        assert all(greenlet.ready() for greenlet in greenlets)
+    def kill(greenlet):
+        greenlet.kill(block=False)
+    start_thread = gevent.monkey.get_original("_thread", "start_new_thread")
+    sleep_thread = gevent.monkey.get_original("time", "sleep")
+    gevent.get_hub()  # two threads that both make the first one wait for each other, in the lock of an import
+else:
+    import warnings
+    warnings.simplefilter("ignore")
+    import eventlet, eventlet.patcher, eventlet.hubs
+    from greenlet import GreenletExit as Killed
+    eventlet.monkey_patch()
+    sleep, spawn, Timeout = eventlet.sleep, eventlet.spawn, eventlet.Timeout
+    def wait(greenlets):
+        with Timeout(30):
+            for greenlet in greenlets:
+                try:
+                    greenlet.wait()
+                except Killed:
+                    pass
+    def kill(greenlet):
+        greenlet.kill()
+    start_thread = eventlet.patcher.original("_thread").start_new_thread
+    sleep_thread = eventlet.patcher.original("time").sleep
+import mempool
+from mempool import Objects, Pool, PoolTimeout, parking
+
+def until(condition):
+    with Timeout(20):
+        while not condition():
+            sleep(0)
+
+def audit(pool):
+    stats = pool.stats()
+    assert (stats.waiting, stats.out) == (0, 0), stats
+    assert stats.made - stats.disposed == stats.spare == stats.limit, stats
+"""
+
+
+def scene(library: str, order: str, script: str) -> str:
+    """What the script prints. Not in `children.run`, whose prelude would import mempool before the patching."""
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed; it has no release for each Python")
+    command = [sys.executable, "-c", SCENE + textwrap.dedent(script), library, order]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert ended.returncode == 0, f"status {ended.returncode}\n{ended.stdout}{ended.stderr}"
+    return ended.stdout
+
+
+both = pytest.mark.parametrize(("library", "order"), list(itertools.product(("gevent", "eventlet"), ORDERS)))
+
+
+@both
+def test_a_greenlet_that_waits_lets_the_one_go_on_that_holds(library: str, order: str) -> None:
+    """The simple case: one element, two greenlets, each sleeps while it holds. The order is that of arrival."""
+    said = scene(
+        library,
+        order,
+        """
+        pool = Pool(Objects(bytearray), 1, limit=1, track="holders")
+        held = []
+        def work(name):
+            for _ in range(3):
+                with pool.lease():
+                    held.append(name)
+                    sleep(0.01)
+        wait([spawn(work, "a"), spawn(work, "b")])
+        audit(pool)
+        print(*held)
+        """,
+    )
+    assert said == "a b a b a b\n"
+
+
+@both
+def test_a_native_thread_and_a_greenlet_wake_each_other(library: str, order: str) -> None:
+    """The hub sleeps without a timer of ours, in its second place in the line; a thread's free reaches it, and back."""
+    scene(
+        library,
+        order,
+        """
+        pool = Pool(Objects(bytearray), 1, limit=1)
+        served, rounds = [], 200
+        def in_thread():
+            for _ in range(rounds):
+                with pool.lease():
+                    served.append("thread")
+            served.append("thread over")
+        def in_greenlet():
+            for _ in range(rounds):
+                with pool.lease():
+                    served.append("greenlet")
+        element = pool.alloc()
+        greenlets = [spawn(in_greenlet), spawn(in_greenlet)]
+        start_thread(in_thread, ())
+        until(lambda: pool.stats().waiting == 3)
+        pool.free(element)
+        wait(greenlets)
+        until(lambda: "thread over" in served)
+        assert (served.count("thread"), served.count("greenlet")) == (rounds, 2 * rounds)
+        audit(pool)
+        """,
+    )
+
+
+@both
+def test_a_standing_line_of_greenlets_and_threads_is_served_in_order(library: str, order: str) -> None:
+    """Greenlets and native threads join one at a time; then each free serves the one that came first."""
+    said = scene(
+        library,
+        order,
+        """
+        pool = Pool(Objects(bytearray), 1, limit=1)
+        served = []
+        def take(name):
+            element = pool.alloc()
+            served.append(name)
+            pool.free(element)
+        element = pool.alloc()
+        greenlets = []
+        for number in range(12):
+            if number % 3:
+                greenlets.append(spawn(take, number))
+            else:
+                start_thread(take, (number,))
+            until(lambda: pool.stats().waiting == number + 1)
+        pool.free(element)
+        wait(greenlets)
+        until(lambda: len(served) == 12)
+        audit(pool)
+        print(served == list(range(12)))
+        """,
+    )
+    assert said == "True\n"
+
+
+@both
+def test_timeouts_of_the_pool_and_of_the_library_and_kills_lose_nothing(library: str, order: str) -> None:
+    """Each ends a wait in the line, from the hub; whoever stood behind is served; the main greenlet waits, too."""
+    scene(
+        library,
+        order,
+        """
+        pool = Pool(Objects(bytearray), 1, limit=1)
+        element = pool.alloc()
+        ended = []
+        def call(how):
+            try:
+                if how == "pool":
+                    pool.alloc(timeout=0.01)
+                elif how == "library":
+                    with Timeout(0.01):
+                        pool.alloc()
+                else:
+                    pool.free(pool.alloc())
+            except BaseException as error:
+                ended.append((how, type(error).__name__))
+                if how not in ("pool", "library", "kill"):
+                    raise
+            else:
+                ended.append((how, "served"))
+        greenlets = [spawn(call, how) for how in ("pool", "library", "kill", "free")]
+        until(lambda: pool.stats().waiting == 4 or len(ended) == 2)
+        kill(greenlets[2])
+        until(lambda: len(ended) == 3)
+        assert sorted(ended) == [("kill", "GreenletExit"), ("library", "Timeout"), ("pool", "PoolTimeout")], ended
+        spawn(lambda: (sleep(0.01), pool.free(element)))
+        pool.free(pool.alloc(timeout=20))  # the main greenlet, behind the fourth
+        assert ended[-1] == ("free", "served")
+        wait(greenlets)
+        audit(pool)
+        """,
+    )
+
+
+@both
+@pytest.mark.parametrize("track", ["identity", "holders"])
+def test_a_hundred_greenlets_and_four_threads_on_two_buffers_with_kills_lose_nothing(
+    library: str, order: str, track: str
+) -> None:
+    """Kills and timeouts at every moment of a wait, between hand-offs from threads and greenlets; the process ends."""
+    said = scene(
+        library,
+        order,
+        f"""
+        import random
+        from mempool import Buffers
+        pool = Pool(Buffers(4096), 2, limit=2, track={track!r})
+        draw = random.Random(7)
+        over, killed, late, served = [], [], [], []
+        holding = []
+        def hold(pause):
+            with pool.lease() as buf:
+                holding.append(buf)
+                assert len(holding) <= 2
+                try:
+                    if pause is not None:
+                        pause(draw.random() / 2000)
+                finally:
+                    holding.remove(buf)
+            served.append(1)
+        def in_greenlet():
+            for _ in range(8):
+                try:
+                    with Timeout(draw.choice([0.002, 20])):
+                        hold(sleep)
+                except Timeout:
+                    late.append(1)
+                except Killed:
+                    killed.append(1)
+                    raise
+        def in_thread():
+            for _ in range(200):
+                hold(draw.choice([None, sleep_thread]))
+            over.append(1)
+        for _ in range(4):
+            start_thread(in_thread, ())
+        greenlets = [spawn(in_greenlet) for _ in range(100)]
+        def kills():
+            for greenlet in draw.sample(greenlets, 30):
+                sleep(0.002)
+                kill(greenlet)
+        wait([spawn(kills)] + greenlets)
+        until(lambda: len(over) == 4)
+        audit(pool)
+        assert killed and late and len(served) > 800, (len(killed), len(late), len(served))
+        print("all home")
+        """,
+    )
+    assert said == "all home\n"
+
+
+@both
+def test_who_holds_and_who_waits_is_a_greenlet(library: str, order: str) -> None:
+    """Two greenlets of one thread are two holders: a circle of two is a deadlock, and one that holds both ends is none."""
+    scene(
+        library,
+        order,
+        """
+        from mempool import DeadlockError
+        one, other = (Pool(Objects(bytearray), 1, limit=1, name=name, track="holders") for name in ("one", "other"))
+        said = []
+        def take(first, second):
+            with first.lease():
+                sleep(0.01)
+                try:
+                    with second.lease(timeout=20):
+                        said.append("served")
+                except DeadlockError as error:
+                    said.append(str(error))
+        greenlets = [spawn(take, one, other), spawn(take, other, one)]
+        until(lambda: one.holders() and other.holders())
+        assert one.holders()[0].who.startswith("greenlet "), one.holders()
+        assert one.holders()[0].who != other.holders()[0].who
+        wait(greenlets)
+        assert "served" in said and sum("greenlet" in words for words in said) == 1, said
+        assert parking.current_owner().name == "MainThread"
+        audit(one), audit(other)
+        """,
+    )
+
+
+@both
+def test_greenlets_of_a_thread_that_ends_lose_their_places_and_no_element(library: str, order: str) -> None:
+    """A native thread with a hub of its own ends while two of its greenlets stand in the line: the next is served."""
+    scene(
+        library,
+        order,
+        """
+        pool = Pool(Objects(bytearray), 1, limit=1)
+        element = pool.alloc()
+        ended, waits = [], []
+        def thread():
+            waits.append([spawn(pool.alloc), spawn(pool.alloc)])
+            while pool.stats().waiting < 2:
+                sleep(0.001)
+            ended.append(1)
+        start_thread(thread, ())
+        until(lambda: ended)
+        behind = spawn(lambda: pool.free(pool.alloc(timeout=20)))
+        until(lambda: pool.stats().waiting == 1)  # the thread has ended, and its greenlets with it
+        pool.free(element)
+        wait([behind])
+        audit(pool)
+        """,
+    )
+
+
+@both
+def test_a_caller_in_the_hub_itself_and_a_thread_without_a_hub_wait_as_threads(library: str, order: str) -> None:
+    """Neither has a hub to switch to; a native thread serves both."""
+    scene(
+        library,
+        order,
+        """
+        pool = Pool(Objects(bytearray), 1, limit=1)
+        served = []
+        element = pool.alloc()
+        def take():
+            pool.free(pool.alloc(timeout=20))
+            served.append(type(parking.parker_here(pool._clock)).__name__)
+        start_thread(take, ())
+        until(lambda: pool.stats().waiting == 1)
+        def free():
+            while pool.stats().waiting < 2:
+                sleep_thread(0.001)
+            pool.free(element)
+        start_thread(free, ())
+        if sys.argv[1] == "gevent":
+            gevent.get_hub().loop.run_callback(take)
+        else:
+            eventlet.hubs.get_hub().schedule_call_global(0, take)
+        until(lambda: len(served) == 2)
+        assert served == ["ThreadPlace"] * 2, served
+        audit(pool)
+        """,
+    )
+
+
+def test_after_a_fork_the_childs_greenlets_wait_and_wake() -> None:
+    """gevent takes all greenlets of the forking thread into the child: they keep their places, here and there."""
+    said = scene(
+        "gevent",
+        "mempool first",
+        """
+        import os
+        pool = Pool(Objects(bytearray), 1, limit=1)
+        served = []
+        def take(name):
+            with pool.lease():
+                served.append(name)
+                sleep(0)
+        element = pool.alloc()
+        greenlets = [spawn(take, "a"), spawn(take, "b")]
+        until(lambda: pool.stats().waiting == 2)
+        start_thread(take, ("thread",))
+        until(lambda: pool.stats().waiting == 3)
+        child = os.fork()
+        pool.free(element)
+        wait(greenlets)
+        if child:
+            until(lambda: len(served) == 3)
+            assert os.waitpid(child, 0)[1] == 0
+        else:
+            wait([spawn(take, "c"), spawn(take, "d")])
+            start_thread(take, ("e",))
+            until(lambda: "e" in served)
+            assert served == ["a", "b", "c", "d", "e"], served
+        audit(pool)
+        sys.stdout.write("parent" if child else "child ")
+        sys.stdout.flush()
+        if not child:
+            os._exit(0)
+        """,
+    )
+    assert said == "child parent"
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_after_a_fork_a_new_hub_of_eventlet_serves_the_child(order: str) -> None:
+    """eventlet wants a hub of its own in the child; who waited under the old one loses its place."""
+    said = scene(
+        "eventlet",
+        order,
+        """
+        import os
+        pool = Pool(Objects(bytearray), 1, limit=1)
+        served = []
+        def take(name):
+            with pool.lease():
+                served.append(name)
+                sleep(0)
+        element = pool.alloc()
+        waits = spawn(take, "parent's")
+        until(lambda: pool.stats().waiting == 1)
+        child = os.fork()
+        if child == 0:
+            eventlet.hubs.use_hub()
+            pool.free(element)
+            greenlets = [spawn(take, "a"), spawn(take, "b")]
+            start_thread(take, ("thread",))
+            until(lambda: len(served) == 3)
+            assert served.index("a") < served.index("b")
+        else:
+            sleep(0)
+            pool.free(element)
+            wait([waits])
+            assert os.waitpid(child, 0)[1] == 0
+            assert served == ["parent's"]
+        audit(pool)
+        sys.stdout.write("parent" if child else "child ")
+        sys.stdout.flush()
+        os._exit(0) if child == 0 else None
+        """,
+    )
+    assert said == "child parent"
+
+
+@both
+def test_a_process_ends_while_a_thread_and_greenlets_wait(library: str, order: str) -> None:
+    """Nobody will ever serve them: neither keeps the interpreter from ending."""
+    said = scene(
+        library,
+        order,
+        """
+        pool = Pool(Objects(bytearray), 1, limit=1)
+        element = pool.alloc()
+        spawn(pool.alloc), start_thread(lambda: pool.alloc(), ())
+        until(lambda: pool.stats().waiting == 2)
+        sys.stderr = open("/dev/null", "w")  # PoolClosed in the thread
+        print("ends")
+        """,
+    )
+    assert said == "ends\n"
