@@ -56,9 +56,10 @@ from mempool import Objects, Pool, PoolTimeout, parking
 def until(condition):
     with Timeout(20):
         while not condition():
-            sleep(0)
+            sleep(0)  # sleeps: the others' turn
 
 def audit(pool):
+    until(lambda: pool.stats().out == 0)  # a thread that was served last may not have given back yet
     stats = pool.stats()
     assert (stats.waiting, stats.out) == (0, 0), stats
     assert stats.made - stats.disposed == stats.spare == stats.limit, stats
@@ -91,7 +92,7 @@ def test_a_greenlet_that_waits_lets_the_one_go_on_that_holds(library: str, order
             for _ in range(3):
                 with pool.lease():
                     held.append(name)
-                    sleep(0.01)
+                    sleep(0.01)  # sleeps: the case is one that holds while it sleeps
         wait([spawn(work, "a"), spawn(work, "b")])
         audit(pool)
         print(*held)
@@ -192,7 +193,7 @@ def test_timeouts_of_the_pool_and_of_the_library_and_kills_lose_nothing(library:
         kill(greenlets[2])
         until(lambda: len(ended) == 3)
         assert sorted(ended) == [("kill", "GreenletExit"), ("library", "Timeout"), ("pool", "PoolTimeout")], ended
-        spawn(lambda: (sleep(0.01), pool.free(element)))
+        spawn(lambda: (sleep(0.01), pool.free(element)))  # sleeps: until the main greenlet waits
         pool.free(pool.alloc(timeout=20))  # the main greenlet, behind the fourth
         assert ended[-1] == ("free", "served")
         wait(greenlets)
@@ -246,7 +247,7 @@ def test_a_hundred_greenlets_and_four_threads_on_two_buffers_with_kills_lose_not
         greenlets = [spawn(in_greenlet) for _ in range(100)]
         def kills():
             for greenlet in draw.sample(greenlets, 30):
-                sleep(0.002)
+                sleep(0.002)  # sleeps: the kills are spread over the run
                 kill(greenlet)
         wait([spawn(kills)] + greenlets)
         until(lambda: len(over) == 4)
@@ -270,7 +271,7 @@ def test_who_holds_and_who_waits_is_a_greenlet(library: str, order: str) -> None
         said = []
         def take(first, second):
             with first.lease():
-                sleep(0.01)
+                until(lambda: one.holders() and other.holders())
                 try:
                     with second.lease(timeout=20):
                         said.append("served")
@@ -301,7 +302,7 @@ def test_greenlets_of_a_thread_that_ends_lose_their_places_and_no_element(librar
         def thread():
             waits.append([spawn(pool.alloc), spawn(pool.alloc)])
             while pool.stats().waiting < 2:
-                sleep(0.001)
+                sleep(0.001)  # sleeps: between two looks
             ended.append(1)
         start_thread(thread, ())
         until(lambda: ended)
@@ -357,7 +358,7 @@ def test_after_a_fork_the_childs_greenlets_wait_and_wake() -> None:
         def take(name):
             with pool.lease():
                 served.append(name)
-                sleep(0)
+                sleep(0)  # sleeps: the others' turn
         element = pool.alloc()
         greenlets = [spawn(take, "a"), spawn(take, "b")]
         until(lambda: pool.stats().waiting == 2)
@@ -397,7 +398,7 @@ def test_after_a_fork_a_new_hub_of_eventlet_serves_the_child(order: str) -> None
         def take(name):
             with pool.lease():
                 served.append(name)
-                sleep(0)
+                sleep(0)  # sleeps: the others' turn
         element = pool.alloc()
         waits = spawn(take, "parent's")
         until(lambda: pool.stats().waiting == 1)
@@ -410,7 +411,7 @@ def test_after_a_fork_a_new_hub_of_eventlet_serves_the_child(order: str) -> None
             until(lambda: len(served) == 3)
             assert served.index("a") < served.index("b")
         else:
-            sleep(0)
+            sleep(0)  # sleeps: the others' turn
             pool.free(element)
             wait([waits])
             assert os.waitpid(child, 0)[1] == 0

@@ -7,7 +7,7 @@ ended with "unrecognized yield message".
 from __future__ import annotations
 
 import asyncio
-import threading
+import importlib.util
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,7 +17,7 @@ from sweeps import audit
 
 from mempool import Objects, Pool, PoolTimeout
 from mempool.parking import current_owner
-from mempool.testing import ScriptedSource, wait_until
+from mempool.testing import ScriptedSource
 
 trio = pytest.importorskip("trio")
 testing = pytest.importorskip("trio.testing")
@@ -166,46 +166,62 @@ def test_a_run_of_trio_inside_a_task_of_asyncio_waits_in_trio() -> None:
 
 
 def test_asyncio_inside_trio_waits_where_its_code_runs() -> None:
-    """trio-asyncio: a task of asyncio, one of trio that it calls, one of trio beside the loop, and a thread: one line."""
-    trio_asyncio = pytest.importorskip("trio_asyncio", exc_type=ImportError)
-    pool = one_element()
-    served: list[str] = []
-    owners: dict[str, object] = {}
+    """trio-asyncio: a task of asyncio, one of trio that it calls, one of trio beside the loop, and a thread: one line.
 
-    async def take(name: str) -> None:
-        owners[name] = current_owner()
-        async with pool.lease():
-            served.append(name)
+    In a child, because the import of trio_asyncio makes all new loops of asyncio those of its own for good.
+    """
+    if importlib.util.find_spec("trio_asyncio") is None:
+        pytest.skip("trio-asyncio is not installed")
+    run(
+        """
+        import asyncio, threading
+        import trio, trio_asyncio
+        from mempool import Objects, Pool
+        from mempool.parking import current_owner
+        from mempool.testing import wait_until
 
-    async def trio_within_asyncio() -> None:
-        await trio_asyncio.trio_as_aio(take)("trio within asyncio")
+        SOON = 10
+        pool = Pool(Objects(bytearray), 1, limit=1)
+        served: list[str] = []
+        owners: dict[str, object] = {}
 
-    async def main() -> None:
-        element = await pool.alloc_async()
-        thread = threading.Thread(target=lambda: pool.free(pool.alloc(timeout=SOON)))
-        async with trio_asyncio.open_loop() as loop, trio.open_nursery() as nursery:
-            calls: list[Callable[[], Awaitable[object]]] = [
-                lambda: take("trio"),
-                lambda: trio_asyncio.aio_as_trio(take)("asyncio"),
-                lambda: trio_asyncio.aio_as_trio(trio_within_asyncio)(),
-                lambda: take("trio, too"),
-            ]
-            for number, call in enumerate(calls):
-                nursery.start_soon(call)
-                with trio.fail_after(SOON):
-                    while pool.stats().waiting < number + 1:
-                        await trio.lowlevel.checkpoint()
-            thread.start()
-            await trio.to_thread.run_sync(lambda: wait_until(lambda: pool.stats().waiting == 5))
-            assert asyncio._get_running_loop() is loop
-            pool.free(element)
-        thread.join(SOON)
+        async def take(name: str) -> None:
+            owners[name] = current_owner()
+            async with pool.lease():
+                served.append(name)
 
-    trio.run(main)
-    assert served == ["trio", "asyncio", "trio within asyncio", "trio, too"]
-    kinds = {name: isinstance(owner, asyncio.Task) for name, owner in owners.items()}
-    assert kinds == {"trio": False, "asyncio": True, "trio within asyncio": False, "trio, too": False}
-    audit(pool)
+        async def trio_within_asyncio() -> None:
+            await trio_asyncio.trio_as_aio(take)("trio within asyncio")
+
+        async def main() -> None:
+            element = await pool.alloc_async()
+            thread = threading.Thread(target=lambda: pool.free(pool.alloc(timeout=SOON)))
+            async with trio_asyncio.open_loop() as loop, trio.open_nursery() as nursery:
+                calls = [
+                    lambda: take("trio"),
+                    lambda: trio_asyncio.aio_as_trio(take)("asyncio"),
+                    lambda: trio_asyncio.aio_as_trio(trio_within_asyncio)(),
+                    lambda: take("trio, too"),
+                ]
+                for number, call in enumerate(calls):
+                    nursery.start_soon(call)
+                    with trio.fail_after(SOON):
+                        while pool.stats().waiting < number + 1:
+                            await trio.lowlevel.checkpoint()
+                thread.start()
+                await trio.to_thread.run_sync(lambda: wait_until(lambda: pool.stats().waiting == 5))
+                assert asyncio._get_running_loop() is loop
+                pool.free(element)
+            thread.join(SOON)
+
+        trio.run(main)
+        assert served == ["trio", "asyncio", "trio within asyncio", "trio, too"]
+        kinds = {name: isinstance(owner, asyncio.Task) for name, owner in owners.items()}
+        assert kinds == {"trio": False, "asyncio": True, "trio within asyncio": False, "trio, too": False}
+        stats = pool.stats()
+        assert (stats.waiting, stats.out, stats.spare) == (0, 0, 1)
+        """
+    )
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
