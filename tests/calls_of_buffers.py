@@ -252,6 +252,16 @@ def buffer_made_or_copied_by_hand(scene: Scene) -> Call:
 if importlib.util.find_spec("numpy"):
 
     @call(buffers={})
+    def pool_array(scene: Scene) -> Call:
+        scene.pool.array(8)  # NumPy is loaded
+
+        def made() -> None:
+            scene.got[0] = scene.pool.array((2, -1), "uint16")
+
+        scene.at_end.append(lambda: scene.got.__setitem__(0, None))
+        return made
+
+    @call(buffers={})
     def buffer_as_an_array(scene: Scene) -> Call:
         import numpy as np
 
@@ -342,6 +352,54 @@ def buffers_free_many_one_viewed(scene: Scene) -> Call:
 def buffers_free_many_one_twice(scene: Scene) -> Call:
     elements = scene.got[0] = scene.pool.alloc_many(3)
     return raises(mempool.DoubleFree, lambda: scene.pool.free_many([*elements, elements[0]]))
+
+
+@call(buffers={})
+def buffer_lingers(scene: Scene) -> Call:
+    buffer = _viewed(scene)
+    return lambda: scene.pool.free(buffer, linger=True)
+
+
+@call(buffers={}, track="holders")
+def buffer_lingers_with_holders(scene: Scene) -> Call:
+    return buffer_lingers(scene)
+
+
+@call(buffers={})
+def buffers_linger_one_of_many(scene: Scene) -> Call:
+    elements = [_viewed(scene), *scene.pool.alloc_many(2)]
+    scene.got[1] = elements
+    return lambda: scene.pool.free_many(elements, linger=True)
+
+
+@call(buffers={})
+def buffer_lingers_after_a_lease(scene: Scene) -> Call:
+    lease = scene.pool.lease(linger=True)
+    views = [memoryview(lease.element)]
+    scene.at_end.append(views.clear)
+
+    def end() -> None:
+        try:
+            lease.release()
+        except mempool.DoubleFree:
+            pass  # it was released
+
+    scene.at_end.append(end)
+    return lease.release
+
+
+@call(buffers={})
+def buffer_comes_home_after_lingering(scene: Scene) -> Call:
+    buffer = scene.pool.alloc()
+    views = [memoryview(buffer)]
+    scene.pool.free(buffer, linger=True)
+    scene.at_end.append(views.clear)
+    return views.clear
+
+
+@call(buffers={"zero": "free"})
+def buffer_comes_home_after_lingering_and_is_wiped(scene: Scene) -> Call:
+    return buffer_comes_home_after_lingering(scene)
 
 
 @call(buffers={})

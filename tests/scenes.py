@@ -261,7 +261,7 @@ class Scene:
         existing = len(self.source.existing())
         assert figures["out"] == 0, f"{figures['out']} out, and nobody has them"
         assert figures["claimed"] == figures["filling"] == figures["fills"] == 0, figures
-        assert figures["disposing"] == figures["waiting"] == 0, figures
+        assert figures["disposing"] == figures["waiting"] == figures["lingering"] == 0, figures
         assert figures["made"] - figures["disposed"] == figures["spare"] == existing, f"{existing} exist; {figures}"
         self._audit_adaptor({id(element) for element in self.source.existing()})
 

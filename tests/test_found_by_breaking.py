@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from named import SOON, Caller, make
 
-from mempool import IMPLEMENTATION, Buffers, Objects, Pool, PoolClosed, holders, parking, traffic
+from mempool import IMPLEMENTATION, Buffers, Objects, Pool, PoolClosed, holders, home, parking, traffic
 from mempool.holders import HolderBook
 from mempool.testing import wait_until, wait_until_async
 from mempool.traffic import Traffic
@@ -142,7 +142,7 @@ def test_news_outlives_what_a_dying_ticket_lets_go(monkeypatch: pytest.MonkeyPat
         else:
             kept.append(element)
 
-    wake, recover = parking.ThreadPlace.wake, traffic.Home.recover
+    wake, recover = parking.ThreadPlace.wake, home.Home.recover
 
     def wake_and_hold(place: Any) -> None:
         wake(place)
@@ -160,7 +160,7 @@ def test_news_outlives_what_a_dying_ticket_lets_go(monkeypatch: pytest.MonkeyPat
         return why
 
     monkeypatch.setattr(parking.ThreadPlace, "wake", wake_and_hold)
-    monkeypatch.setattr(traffic.Home, "recover", recover_and_hold)
+    monkeypatch.setattr(home.Home, "recover", recover_and_hold)
     waiters = []
     for number in range(1, 6):
         waiters.append(threading.Thread(target=wait, args=[str(number)], daemon=True))

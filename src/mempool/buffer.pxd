@@ -26,9 +26,11 @@ cdef class Buffer:
     cdef readonly Block block
     cdef Buffer heir
     cdef int state
+    cdef public bint lingers
     cdef void *exporter
     cdef int fills
     cdef object view
+    cdef object lent
 
 cdef inline Buffer blank(Block block):
     """A handle that is not in force yet: nobody can look through it."""
@@ -60,6 +62,14 @@ cdef inline Exporter exporter_of(Buffer self):
     exporter.buffer = self
     self.exporter = <void*>exporter
     return exporter
+
+cdef inline void pass_on(Buffer old, Buffer heir):
+    """The views that look through `old` keep `heir` from now on. The caller has a reference to each."""
+    cdef Exporter exporter = <Exporter>old.exporter
+    heir.exporter = old.exporter
+    heir.lingers = True
+    old.exporter = NULL
+    exporter.buffer = heir
 
 cdef inline void expose(Exporter self, Py_buffer *view, int flags):
     """By hand, because PyBuffer_FillInfo would overwrite the None that Cython has put into obj, and leave it behind."""

@@ -119,9 +119,11 @@ class Buffer:
     block: Block
     heir: Buffer | None
     state: cython.int
+    lingers: cython.bint  # its user has freed it; only the views of the handle that he had keep this one
     exporter: cython.p_void  # compiled: NULL, or the Exporter, which is not owned from here
     fills: cython.int  # compiled: how many write without the GIL
     view: Any  # uncompiled: what the views look through
+    lent: Any  # uncompiled: None, or what those views look through on account of which it lingers
 
     _is_finalizing = staticmethod(sys.is_finalizing)  # here, because at the end this module's `sys` is None already
 
@@ -142,9 +144,9 @@ class Buffer:
     def __buffer__(self, flags: int, /) -> memoryview:
         if cython.compiled:
             return memoryview(self)
+        view: memoryview = self.view  # before the look at the state: there is none in a handle that has died
         if self.state != LIVE or self.block.is_lost:
             raise self._dead()
-        view: memoryview = self.view
         return view
 
     def __release_buffer__(self, view: memoryview, /) -> None:
@@ -154,7 +156,8 @@ class Buffer:
         """How many look at the memory through this handle now. (Slices of one memoryview are one.)"""
         if cython.compiled:
             return references(self.exporter) + self.fills
-        return 0 if self.view is None else sys.getrefcount(self.view) - _REFERENCES_UNSEEN
+        seen = 0 if self.view is None else sys.getrefcount(self.view) - _REFERENCES_UNSEEN
+        return seen if self.lent is None else seen + sys.getrefcount(self.lent) - _REFERENCES_UNLENT
 
     # -- what a user does with it
 
@@ -208,7 +211,9 @@ class Buffer:
                 raise MemoryError(f"{self._called()}: no memory to call memset with") from None
 
     def array(self, dtype: Any = "uint8", shape: Any = None) -> Any:
-        """A NumPy array of this memory; nothing is copied. shape: None: as many as fit. Needs NumPy.
+        """A NumPy array of this memory; nothing is copied. Needs NumPy.
+
+        shape: None: as many as fit; one of its lengths may be -1, and is then as long as fits.
 
         Raises ValueError where the shape does not fit.
         """
@@ -218,16 +223,24 @@ class Buffer:
             raise ValueError(f"{self._called()}: an item of {dtype!r} takes no bytes; say how many, as in 'S8'")
         if shape is None:
             shape = len(self) // kind.itemsize
-        shape = (shape,) if isinstance(shape, numbers.Integral) else tuple(shape)
-        items = 1
-        for length in shape:
-            items *= length
-        if items < 0 or items * kind.itemsize > len(self):
+        lengths: list[Any] = [shape] if isinstance(shape, numbers.Integral) else list(shape)
+        items: Any = 1
+        place: Any
+        for place in range(len(lengths)):
+            lengths[place] = operator.index(lengths[place])  # Python's own numbers: those of NumPy overflow
+            items *= lengths[place]
+        if items <= 0 and lengths.count(-1) == 1:
+            items = -items  # of the others
+            lengths[lengths.index(-1)] = 0 if items <= 0 else len(self) // kind.itemsize // items
+            items = 1
+            for length in lengths:
+                items *= length
+        if min(lengths, default=0) < 0 or items * kind.itemsize > len(self):
             raise ValueError(
-                f"{self._called()}: an array of {kind} and shape {tuple(shape)} takes {items * kind.itemsize} bytes, "
-                f"this buffer has {len(self)}"
+                f"{self._called()}: an array of {kind} and shape {tuple(lengths)} takes {items * kind.itemsize} bytes, "
+                f"this buffer has {len(self)}; one length may be -1: as many as fit"
             )
-        return np.frombuffer(self, kind, items).reshape(shape)
+        return np.frombuffer(self, kind, items).reshape(lengths)
 
     def __dlpack__(self, **options: Any) -> Any:
         """For `from_dlpack` of NumPy, PyTorch, ...: the bytes, shared. Needs NumPy."""
@@ -249,15 +262,19 @@ class Buffer:
 
     # -- the end
 
-    def seen_through(self) -> Any:
+    def _seen_through(self) -> Any:
         """What the views of this handle refer to, None: there is none. For a search for them."""
         if cython.compiled:
             return None if self.exporter == cython.NULL else cython.cast(object, self.exporter)
-        return self.view
+        return self.view if self.lent is None else self.lent
 
     def begin(self) -> None:
         """The memory is this handle's from now on. For a source."""
         self.state = LIVE
+
+    def _is_being_filled(self) -> bool:
+        """Whether another thread is in `fill`. (Uncompiled, that is a view.)"""
+        return cython.compiled and self.fills > 0
 
     def is_alive(self) -> bool:
         """Whether the memory can be looked at through this handle."""
@@ -350,8 +367,11 @@ def identity_of(element: object) -> int:
     return id(element)
 
 
-def prepare(hands: Hands, home: Any) -> Buffer | None:
-    """Make what `renew` needs. Returns the first of these buffers that cannot be freed to this pool; None: all can."""
+def prepare(hands: Hands, home: Any, lingering: cython.bint = False) -> Buffer | None:
+    """Make what `renew` needs. Returns the first of these buffers that cannot be freed to this pool; None: all can.
+
+    lingering: views are no obstacle.
+    """
     elements = hands.held()
     for element in elements:
         if type(element) is Buffer:
@@ -360,7 +380,7 @@ def prepare(hands: Hands, home: Any) -> Buffer | None:
                 return buffer
             if buffer.block.is_lost:
                 continue  # there is nothing to pass on, nor to be viewed
-            if buffer.views() > 0:
+            if buffer._is_being_filled() if lingering else buffer.views() > 0:
                 return buffer
             if buffer.heir is None:
                 buffer.heir = blank(buffer.block)
@@ -371,31 +391,44 @@ def prepare(hands: Hands, home: Any) -> Buffer | None:
     return None
 
 
-def renew(hands: Hands) -> Buffer | None:
+def renew(hands: Hands, lingering: cython.bint = False) -> Buffer | None:
     """Kill the handles in these hands; new ones of the same memory are in the hands instead. May be done again.
 
     Returns a buffer that somebody has begun to view since `prepare`; it is left as it was.
+    lingering: what is viewed is renewed, too; its views keep the new handle, which `lingers`.
     """
     i: cython.Py_ssize_t
+    old: Buffer
+    if cython.compiled:
+        # First a look at all, so that all are renewed or none: nothing here lets another thread run.
+        for i in range(hands.first, hands.count):
+            if type(hands.elements[i]) is Buffer:
+                old = hands.elements[i]
+                if old.heir is not None and (old.fills > 0 or (old.exporter != cython.NULL and not lingering)):
+                    return old
     for i in range(hands.first, hands.count):
         if type(hands.elements[i]) is not Buffer:
             continue
-        old: Buffer = hands.elements[i]
+        old = hands.elements[i]
         if old.heir is None:
             continue  # done before
         if cython.compiled:
-            if old.views() > 0:
-                return old
+            if old.exporter != cython.NULL:
+                pass_on(old, old.heir)
             old.state = DEAD
             old.heir.state = LIVE
             hands.elements[i] = old.heir
             old.heir = None
         else:
             try:
-                _shut(old)
+                if not lingering or (old.views() == 0 and not old.heir.lingers):
+                    _shut(old)
             except BufferError:
-                return old
+                if not lingering:
+                    return old
             # In this order: whatever exception flies between two of these lines, the next `renew` goes on from there.
+            if lingering and (old.views() > 0 or old.heir.lingers):
+                _pass_on(old, old.heir)
             old.heir.state = LIVE
             old.state = DEAD
             hands.elements[i] = old.heir
@@ -411,6 +444,15 @@ def has_lost(hands: Hands) -> bool:
             if buffer.block.is_lost:
                 return True
     return False
+
+
+def entrust(hands: Hands) -> None:
+    """What has left these hands is kept by its views alone from now on. Compiled, it is already. May be done again."""
+    if not cython.compiled:
+        # Here, where what flies is heard, and not in the finalizer that would do the same.
+        for element in hands.elements[: hands.first]:
+            if type(element) is Buffer and element.lent is not None:
+                _outlive(element)
 
 
 def _numpy() -> Any:
@@ -438,6 +480,8 @@ if not cython.compiled:
 
         def _shut(buffer: Buffer) -> None:
             """End all access through this handle. Raises BufferError while there are views. May be done again."""
+            if buffer.view is None:
+                return
             if buffer.views() > 0:
                 raise BufferError  # of somebody who has released his, and kept what it named, its `release` knows nothing
             buffer.view.release()
@@ -473,11 +517,23 @@ if not cython.compiled:
         view = _window(block)
         buffer = Buffer.__new__(Buffer, *([] if BY_MEMORYVIEW else [view]))
         buffer.view = view
+        buffer.lent = None
+        buffer.lingers = False
         buffer.block = block
         buffer.heir = None
         buffer.state = BLANK
         block.handles = (*block.handles[-1:], weakref.ref(buffer))
         return buffer
+
+    def _pass_on(old: Buffer, heir: Buffer) -> None:
+        """The views that look through `old` keep `heir` from now on. May be done again."""
+        heir.lingers = True
+        if old.view is not None:
+            heir.lent = old.view
+        if not BY_MEMORYVIEW:
+            old.release()  # type: ignore[attr-defined]  # as above
+        old.state = DEAD
+        old.view = None
 
     def _outlive(buffer: Buffer) -> None:
         """A dropped handle that is still viewed goes home when the last view dies.
@@ -488,20 +544,25 @@ if not cython.compiled:
         def go_home(_reference: object) -> None:
             try:
                 try:
-                    buffer.view = _window(buffer.block)
+                    buffer.view = buffer.view or _window(buffer.block)
                 except (KeyboardInterrupt, MemoryError):
-                    buffer.view = _window(buffer.block)
+                    buffer.view = buffer.view or _window(buffer.block)
                 buffer._go_home()
             finally:
                 _orphans.pop(id(buffer), None)
 
-        end = buffer.view if BY_MEMORYVIEW else end_of(buffer.view)
-        _orphans[id(buffer)] = (buffer, weakref.ref(end, go_home))
+        window = buffer.view if buffer.lent is None else buffer.lent
+        if id(buffer) not in _orphans:  # else interrupted below, and another end would be the end of the first
+            end = window if BY_MEMORYVIEW else end_of(window)
+            _orphans[id(buffer)] = (buffer, weakref.ref(end, go_home))
+        if buffer.lent is not None:
+            buffer.lent = None
+            return
         if not BY_MEMORYVIEW:
             buffer.release()  # type: ignore[attr-defined]
-        del buffer.view
+        buffer.view = None
 
-    def _count_references() -> tuple[int, int]:
+    def _count_references() -> tuple[int, int, int]:
         class Region:
             view = memoryview(bytearray(1))
             address, size = 0, 1
@@ -509,10 +570,14 @@ if not cython.compiled:
         sample = first_handle(Region, None)
         sample.state = DEAD
         unseen = sample.views()
+        sample.lent = Region()
+        unlent = sample.views() - unseen
+        sample.lent = None
         if not BY_MEMORYVIEW:
             sample.release()  # type: ignore[attr-defined]
-        return unseen, sys.getrefcount(sample.view)
+        return unseen, unlent, sys.getrefcount(sample.view)
 
-    # References to what the views look through that are not views of a user: as long as the handle lives, and at its end.
-    _REFERENCES_UNSEEN = 0
-    _REFERENCES_UNSEEN, _REFERENCES_AT_THE_END = _count_references()
+    # References to what the views look through that are not views of a user: as long as the handle lives, while it
+    # lingers, and at its end.
+    _REFERENCES_UNSEEN = _REFERENCES_UNLENT = 0
+    _REFERENCES_UNSEEN, _REFERENCES_UNLENT, _REFERENCES_AT_THE_END = _count_references()

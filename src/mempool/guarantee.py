@@ -16,7 +16,7 @@ class Guarantee:
     spare: int
     """Elements in the pool's hands."""
     owed: int
-    """The part of the reserve that elements now out will refill when they come home."""
+    """The part of the reserve that elements now out will refill when they come home, those that linger among them."""
     unfunded: int
     """The part of the reserve that not even every return would fill: a grow ran out of memory. See `Pool.refill`."""
     filling: int = 0
@@ -50,6 +50,8 @@ class PoolStats:
     """In the pool's hands."""
     out: int
     """In users' hands, or on the way there or back."""
+    lingering: int
+    """The part of `out` that users have freed, and that comes home when its last view ends: see `linger` of `Pool.free`."""
     disposing: int
     """On their way to the source's free."""
     made: int

@@ -15,11 +15,12 @@ cdef class Lease:
     cdef object thing
     cdef Hands hands
     cdef int state
+    cdef bint linger
     cdef object _enter(self)
     cdef object _warm(self)
     cdef bint _exit(self, exc) except? -1
     cdef bint _use(self) except? -1
-    cdef bint _release(self) except? -1
+    cdef bint _release(self, bint lingering) except? -1
     cdef bint _hand_on(self) except? -1
     cdef Hands _returning_hands(self)
 
@@ -36,4 +37,4 @@ cdef extern from *:
     """
     int mempool_put_into_type(object type, object name, object value) except -1
 
-cpdef Lease new_lease(Quick pool, object timeout)
+cpdef Lease new_lease(Quick pool, object timeout, bint linger)

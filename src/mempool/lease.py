@@ -50,6 +50,7 @@ class Lease:
     thing: Any
     hands: Hands | None
     state: cython.int
+    linger: cython.bint
 
     _is_finalizing = staticmethod(sys.is_finalizing)  # here, because at the end this module's `sys` is None already
 
@@ -157,26 +158,22 @@ class Lease:
         if self.state == DISCARDED:
             return True
         try:
-            self._release()
+            self._release(self.linger)
         except BufferError:
             if exc is None:
                 raise
-            self._let_go()  # the traceback keeps views alive, and must not be hidden behind them
+            self._release(True)  # the traceback keeps views alive, and must not be hidden behind them
+            self.pool._explain(exc)
         return True
 
     async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
-        if self.state == DISCARDED:
-            return
-        try:
-            self._release()
-        except BufferError:
-            if exc is None:
-                raise
-            self._let_go()
+        self._exit(exc)
 
     def release(self) -> None:
-        """Send the element home. Raises DoubleFree the second time, RuntimeError when it never took one."""
-        self._release()
+        """Send the element home. Raises DoubleFree the second time, RuntimeError when it never took one, BufferError while
+        somebody views a buffer.
+        """
+        self._release(self.linger)
 
     def discard(self) -> None:
         """The element is broken: `Pool.discard` it. A `with` block in which this is called ends without another word."""
@@ -198,7 +195,7 @@ class Lease:
 
     @cython.cfunc
     @cython.exceptval(-1, check=True)
-    def _release(self) -> cython.bint:
+    def _release(self, lingering: cython.bint) -> cython.bint:
         if self.state != HELD:
             raise self._without()
         if cython.compiled and self.hands is None and put_warm(self.pool, self.thing):
@@ -214,7 +211,10 @@ class Lease:
         # The hands tell how far it came: after an exception, dropping the lease does the rest.
         try:
             self.state = RELEASING
-            self.pool._bring_home(hands)
+            if lingering:
+                self.pool._bring_home(hands, lingering=True)
+            else:
+                self.pool._bring_home(hands)
         except PoolError:  # freed by hand behind the lease's back
             self.state = RELEASED
             raise
@@ -285,7 +285,7 @@ class Lease:
             return
         where = self.pool._taken_at(hands.elements[hands.first])
         try:
-            self.pool._bring_home(hands)
+            self.pool._bring_home(hands, lingering=bool(self.linger))
         except BufferError:
             self._let_go()
         else:
@@ -329,11 +329,12 @@ class Lease:
         return self.hands
 
 
-def new_lease(pool: Any, timeout: Any) -> Lease:
+def new_lease(pool: Any, timeout: Any, linger: cython.bint) -> Lease:
     """The way to make one: without the cost of a call to `Lease`."""
     lease: Lease = Lease.__new__(Lease)
     lease.pool = pool
     lease.timeout = timeout
+    lease.linger = linger
     if not cython.compiled:  # compiled, a new one comes with None and NEW
         lease.thing = None
         lease.hands = None

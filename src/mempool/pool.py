@@ -16,14 +16,16 @@ from mempool._core import Hands, Reserve, Ticket
 from mempool._core import line as states
 from mempool._core import reserve as answers
 from mempool._core.quick import DEFAULT, adopt
+from mempool.buffer import Buffer
 from mempool.errors import PoolTimeout, UseAfterFree
 from mempool.guarantee import Guarantee, PoolStats
 from mempool.holders import Holder, HolderBook, name_of
+from mempool.home import Home
 from mempool.mapping import in_workers
 from mempool.native import get_ident
 from mempool.reading import Reading
 from mempool.sources import protocol
-from mempool.traffic import NEVER, Home, Traffic
+from mempool.traffic import NEVER, Traffic
 
 if TYPE_CHECKING:
     from mempool.lease import Lease
@@ -128,6 +130,7 @@ class Pool(Traffic, Generic[T]):
         self._resizing = {}
         self._standstill = {}
         self._offload = bool(offload)
+        self._lingering = {}
         self._lost = collections.deque()
         self._recovering = collections.deque([0])
         self._timeout = self._seconds("timeout", timeout)
@@ -157,8 +160,10 @@ class Pool(Traffic, Generic[T]):
         def alloc(self, *, timeout: float | None | EllipsisType = DEFAULT) -> T: ...  # noqa: D102
         def try_alloc(self) -> T | None: ...  # noqa: D102
         def alloc_reserved(self) -> T | None: ...  # noqa: D102
-        def free(self, element: T) -> None: ...  # noqa: D102
-        def lease(self, *, timeout: float | None | EllipsisType = DEFAULT) -> Lease[T]: ...  # noqa: D102
+        def free(self, element: T, *, linger: bool = False) -> None: ...  # noqa: D102
+        def lease(  # noqa: D102
+            self, *, timeout: float | None | EllipsisType = DEFAULT, linger: bool = False
+        ) -> Lease[T]: ...
 
     # -- allocating
 
@@ -212,8 +217,10 @@ class Pool(Traffic, Generic[T]):
 
     # -- freeing
 
-    def free_many(self, elements: Iterable[T]) -> int:
+    def free_many(self, elements: Iterable[T], *, linger: bool = False) -> int:
         """Give elements back. All must be out, else nothing happens. Returns how many the pool kept or handed on.
+
+        linger: as for `free`; what lingers is not counted.
 
         Raises what `free` raises. Kernel: mempool_free_bulk.
         """
@@ -221,7 +228,29 @@ class Pool(Traffic, Generic[T]):
         hands = Hands(len(elements))
         for element in elements:
             hands.hold(element)
-        return self._bring_home(hands)
+        return self._bring_home(hands, lingering=bool(linger))
+
+    def array(self, shape: Any, dtype: Any = "uint8", *, timeout: float | None | EllipsisType = DEFAULT) -> Any:
+        """A NumPy array over a buffer of this pool, which comes home when the array and all its views are gone.
+
+        shape, dtype: as for `Buffer.array`. timeout: as for `alloc`. For pools of `Buffers`; needs `mempool[numpy]`.
+
+        Raises ValueError where it does not fit into an element, TypeError where elements are no buffers, and what `alloc`
+        raises.
+        """
+        element: Any = self.alloc(timeout=timeout)
+        array = None
+        try:
+            if type(element) is not Buffer:
+                raise TypeError(f"{self._called()}: an array needs a pool of Buffers, not of {type(element).__name__}")
+            array = element.array(dtype, shape)
+            self.free(cast("T", element), linger=True)
+        except BaseException:
+            del array
+            if type(element) is not Buffer or element.is_alive():
+                self.free(element, linger=True)
+            raise
+        return array
 
     def discard(self, element: T) -> None:
         """Give back an element that is broken: the source's free is called, and nobody gets it again.
@@ -484,6 +513,7 @@ class Pool(Traffic, Generic[T]):
             limit=None if f["limit"] == sys.maxsize else f["limit"],
             spare=f["spare"],
             out=f["out"],
+            lingering=f["lingering"],
             disposing=f["disposing"],
             made=f["made"],
             disposed=f["disposed"],

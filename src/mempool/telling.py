@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import numbers
 import operator
+import weakref
 from collections import deque
 from typing import Any
 
@@ -27,6 +28,7 @@ class Telling(Quick):
     __slots__ = (
         "_book",
         "_clock",
+        "_lingering",
         "_resizing",
         "_rests_until",
         "_source_failures",
@@ -39,6 +41,7 @@ class Telling(Quick):
     name: str
     _book: HolderBook | None
     _clock: Clock
+    _lingering: dict[int, weakref.ref[Buffer]]  # by the identity of the handle that is kept by views
     _resizing: dict[tuple[int, object], str]  # by the thread that resizes, and a token
     _rests_until: float  # by the pool's clock: the source has failed, and is left alone until then
     _source_failures: int
@@ -57,9 +60,20 @@ class Telling(Quick):
         views = buffer.views()
         what = f" ({viewers(buffer)})" if self._book is not None else ""
         return BufferError(
-            f"{self._called()}: this buffer is still viewed through {views} view{'' if views == 1 else 's'}{what}; "
-            "drop them and free it again"
+            f"{self._called()}: this buffer is still viewed through {views} view{'' if views == 1 else 's'}{what}: a slice "
+            "such as buf[:n] or an array still looks at it; use `with memoryview(buf) as view:` inside the lease, `del` it "
+            "before the block ends, or lease(linger=True) or free(buf, linger=True), which return it when the last view ends"
         )
+
+    def _explain(self, error: object) -> None:
+        """Tell whoever sees this exception what its traceback keeps."""
+        try:
+            error.add_note(  # type: ignore[attr-defined]  # every BaseException's
+                f"{self._called()}: the lease is over, but a view in this traceback keeps its buffer, which comes home when "
+                "the traceback is dropped"
+            )
+        except (AttributeError, MemoryError, TypeError):
+            pass  # of a user's class that has no notes; or there is no memory for one
 
     def _not_out(self, elements: list[Any]) -> Exception:
         if any(element is None for element in elements):
@@ -137,6 +151,8 @@ class Telling(Quick):
             sentences.append(f"{f['claimed']} are being made")
         if f["disposing"]:
             sentences.append(f"{f['disposing']} are being disposed of")
+        if f["lingering"]:
+            sentences.append(self._tell_lingering(f["lingering"]))
         sentences += [f"a resize {what} is under way" for what in list(self._resizing.values())]
         sentences += list(self._standstill.values())
         if self._book is not None:
@@ -167,6 +183,20 @@ class Telling(Quick):
             "all that is out was taken by callers that wait themselves, and comes home only if somebody else brings it"
         )
         return [f"it looks like a deadlock: {only_looks}"]
+
+    def _tell_lingering(self, lingering: int) -> str:
+        """How many linger, and who looks."""
+        seen = []
+        for reference in list(self._lingering.values())[:HOLDERS_NAMED]:
+            buffer = reference()
+            if buffer is not None and buffer.views() > 0:
+                seen.append(viewers(buffer))
+        del reference, buffer
+        what = f" ({'; '.join(seen)})" if seen else ""
+        return (
+            f"{lingering} of those out linger: their users have freed them, and come home when the last view ends{what}; "
+            "drop the views, or the traceback that holds them"
+        )
 
     def _count(self, what: str, number: int) -> int:
         try:

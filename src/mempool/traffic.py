@@ -23,7 +23,7 @@ from mempool._core import Hands, Ticket
 from mempool._core import line as states
 from mempool._core.quick import DEFAULT
 from mempool._core.reserve import IS_CLOSED, IS_FULL, IS_TOO_MANY, TIMED_OUT
-from mempool.buffer import Buffer, has_lost, prepare, renew
+from mempool.buffer import Buffer, entrust, has_lost, prepare, renew
 from mempool.clock import SYSTEM_CLOCK, in_words
 from mempool.errands import Errand, outside_this_package
 from mempool.errors import DeadlockError, DeadlockTimeout, DoubleFree, ForeignElement, LineFull, PoolTimeout
@@ -48,25 +48,6 @@ ENTERED_IN_VAIN = 3
 GO_SECONDS = 0.001
 
 log: logging.Logger = logging.getLogger("mempool")
-
-
-class Home:
-    """Where a buffer belongs. What it knows of its pool, which it must not keep alive."""
-
-    __slots__ = ("_pool", "_source", "name")
-
-    def __init__(self, pool: Traffic, source: Any) -> None:
-        self.name: str = pool.name
-        self._pool = weakref.ref(pool)
-        self._source = source
-
-    def recover(self, dropped: list[Buffer]) -> str:
-        """Its user has dropped it. Returns what to warn of, if anything."""
-        pool = self._pool()
-        if pool is None:
-            self._source.free(dropped[0])
-            return ""
-        return pool._recover(dropped)
 
 
 class Traffic(Telling):
@@ -639,15 +620,16 @@ class Traffic(Telling):
 
     # -- home
 
-    def _free_slowly(self, element: Any) -> None:
+    def _free_slowly(self, element: Any, linger: bool) -> None:
         hands = Hands(1)
         hands.hold(element)
-        self._bring_home(hands)
+        self._bring_home(hands, lingering=bool(linger))
 
-    def _bring_home(self, hands: Hands, *, renewing: bool = True, broken: bool = False) -> int:
+    def _bring_home(self, hands: Hands, *, renewing: bool = True, broken: bool = False, lingering: bool = False) -> int:
         """Take what these hands hold back from its user. Returns how many were kept. May be done again, to finish it.
 
-        renewing: the handles of buffers die; see buffer.py. broken: nobody else shall get them.
+        renewing: the handles of buffers die; see buffer.py. broken: nobody else shall get them. lingering: what is viewed
+        goes out again, kept by its views.
         """
         total = hands.count - hands.first
         if not total:
@@ -657,7 +639,7 @@ class Traffic(Telling):
         hands.checked = False  # a user has had them since
         try:
             if not hands.are_owners():
-                unfit = prepare(hands, self.core.home) if renewing else None
+                unfit = prepare(hands, self.core.home, lingering) if renewing else None
                 if unfit is not None:
                     raise self._unfit(unfit, hands)
                 if not self.core.sign_in(hands):
@@ -665,10 +647,13 @@ class Traffic(Telling):
             if self._book is not None:
                 known = self._book.forget(hands.held())
             if renewing:
-                viewed = renew(hands)
+                viewed = renew(hands, lingering)
                 if viewed is not None:
                     self._put_out(hands, known)
                     raise self._unfit(viewed, hands)
+            if lingering:
+                self._linger(hands)
+                total = hands.count - hands.first
             if broken:
                 self.core.condemn(hands)
             elif self._reset is not None:
@@ -682,9 +667,9 @@ class Traffic(Telling):
             self._dispose(hands)
         except BaseException:
             try:
-                self._end_bringing(hands, known, is_reset, renewing)
+                self._end_bringing(hands, known, is_reset, renewing, lingering)
             except MemoryError:
-                self._end_bringing(hands, known, is_reset, renewing)
+                self._end_bringing(hands, known, is_reset, renewing, lingering)
             raise
         return kept
 
@@ -752,16 +737,32 @@ class Traffic(Telling):
                         holder.site,
                     )
 
-    def _end_bringing(self, hands: Hands, known: list[Any], is_reset: bool, renewing: bool) -> None:
+    def _end_bringing(self, hands: Hands, known: list[Any], is_reset: bool, renewing: bool, lingering: bool) -> None:
         """Something flew: either these elements are the user's as before, or they go home."""
         self.core.undo_sign_in(hands)
         if hands.are_owners():
-            if renewing and renew(hands) is not None:
+            if renewing and renew(hands, lingering) is not None:
                 self._put_out(hands, known)
                 return
+            if lingering:
+                self._linger(hands)
             if not is_reset:
                 self.core.condemn(hands)  # nobody knows what state it is in
             self._send_home(hands)
+
+    def _linger(self, hands: Hands) -> None:
+        """What views keep goes out again, and comes home when they are gone: see `_recover`. May be done again."""
+        self.core.linger(hands)
+        if hands.first:
+            try:
+                for element in hands.elements[: hands.first]:
+                    if element is not None:
+                        self._lingering[id(element)] = weakref.ref(element)
+                element = None
+            except MemoryError:
+                pass  # only `why_empty` looks there, and says less
+            entrust(hands)
+            hands.let_go()
 
     def _put_out(self, hands: Hands, known: list[Any]) -> None:
         """Somebody views one of these elements: they are their user's again."""
@@ -776,9 +777,14 @@ class Traffic(Telling):
         """
         hands = Hands(1)
         hands.hold(dropped[0])
+        lingered = dropped[0].lingers
+        hands.lingering = int(lingered)
         where = ""
         try:
             buffer = dropped.pop()
+            # The hands know it now. This handle may be one that goes to the shelf, below.
+            buffer.lingers = False
+            self._lingering.pop(id(buffer), None)
             where = self._taken_at(buffer)
             self._bring_home(hands)
         except KeyboardInterrupt:
@@ -790,4 +796,6 @@ class Traffic(Telling):
         except (DoubleFree, ForeignElement):
             self._source.free(buffer)  # it never arrived here
             return ""
+        if lingered:
+            return ""  # as it was asked for
         return f"{self._called()}: a buffer was dropped while it was out{where}; free it, or use `with pool.lease()`"

@@ -19,6 +19,10 @@ VIEWING: dict[tuple[str, str], Callable[[Any], int]] = {
     ("pyarrow", "Buffer"): lambda arrow: arrow.address,
     ("torch", "Tensor"): lambda tensor: tensor.data_ptr(),
 }
+#: What is said of a viewer that nothing in Python leads to.
+UNSEEN = "an extension (pyarrow, uvloop, torch, ...)"
+#: How deep Arrow's tables are looked into: table, column, chunk.
+ARROW_DEPTH = 3
 
 
 def viewers(buffer: Buffer) -> str:
@@ -36,12 +40,12 @@ def viewers(buffer: Buffer) -> str:
                 if _looks_into(candidate, begin, end):
                     found[id(candidate)] = _tell(candidate)
         del variables
-    return ", ".join(sorted(found.values())) or "by something that cannot be found"
+    return ", ".join(sorted(found.values())) or UNSEEN
 
 
 def _memoryviews(buffer: Buffer) -> list[memoryview]:
     """All of them; between them and the buffer are objects of CPython's own, and uncompiled the buffer's own memoryview."""
-    own = buffer.seen_through()
+    own = buffer._seen_through()
     views: list[memoryview] = []
     towards: list[Any] = [] if own is None else [own]
     while towards:
@@ -86,7 +90,25 @@ def _variables() -> Iterator[list[Any]]:
 def _looks_into(candidate: Any, begin: int, end: int) -> bool:
     kind = type(candidate)
     address = VIEWING.get((str(kind.__module__).partition(".")[0], kind.__name__))
-    return address is not None and bool(begin <= address(candidate) < end)
+    if address is not None:
+        return bool(begin <= address(candidate) < end)
+    # Exactly pyarrow's own types, whose methods run no user's code; one derived from them tells another module.
+    return kind.__module__ == "pyarrow.lib" and any(begin <= at < end for at in _arrow_addresses(candidate, ARROW_DEPTH))
+
+
+def _arrow_addresses(value: Any, depth: int) -> Iterator[int]:
+    """Where the buffers begin of which an Arrow Table, RecordBatch, ChunkedArray or Array is made."""
+    lib = sys.modules["pyarrow.lib"]
+    if depth == 0:
+        return
+    if isinstance(value, lib.Array):
+        yield from (buffer.address for buffer in value.buffers() if buffer is not None)
+    elif isinstance(value, lib.ChunkedArray):
+        for chunk in value.chunks:
+            yield from _arrow_addresses(chunk, depth - 1)
+    elif isinstance(value, lib.Table | lib.RecordBatch):
+        for column in value.columns:
+            yield from _arrow_addresses(column, depth - 1)
 
 
 def _tell(view: Any) -> str:

@@ -19,6 +19,7 @@ cdef class Books:
     cdef Py_ssize_t filling
     cdef Py_ssize_t fills
     cdef bint starved
+    cdef Py_ssize_t lingering
     cdef Py_ssize_t waiting
     cdef Py_ssize_t joined
     cdef Py_ssize_t asked

@@ -74,6 +74,7 @@ class Books:
     filling: cython.Py_ssize_t  # the part of `claimed` that belongs to resizes and refills
     fills: cython.Py_ssize_t  # resizes and refills that go on until nothing is lacking, or the source fails
     starved: cython.bint  # a fill ended early, because others' claims or disposals took the room under the limit
+    lingering: cython.Py_ssize_t  # the part of what is out that its users have freed, and views still keep
     waiting: cython.Py_ssize_t  # tickets in the line
     joined: cython.Py_ssize_t  # how many have ever lined up
     asked: cython.Py_ssize_t  # the part of `claimed` that the head of the line asks the source for, right now
@@ -117,7 +118,7 @@ class Books:
         self.spare = self.made = self.disposed = self.disposing = self.claimed = self.filling = 0
         self.fills = self.written_off = self.strays = 0
         self.starved = False
-        self.waiting = self.joined = self.asked = 0
+        self.lingering = self.waiting = self.joined = self.asked = 0
         self.from_spare = self.from_source = self.from_reserve = self.from_line = 0
         self.resizes = -1  # the first retarget is the constructor's
         if not cython.compiled:  # compiled, arrays that begin as zeros, like all of a new object

@@ -247,6 +247,7 @@ class Ledger:
                 "filling": books.filling,
                 "fills": books.fills,
                 "starved": bool(books.starved),
+                "lingering": books.lingering,
                 "waiting": books.waiting,
                 "asked": books.asked,
                 "from_spare": books.from_spare,

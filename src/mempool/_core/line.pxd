@@ -13,6 +13,7 @@ cdef class Hands:
     cdef Ticket asks_for
     cdef Py_ssize_t joined
     cdef public bint checked
+    cdef public Py_ssize_t lingering
     cdef readonly list arrivals
     cdef readonly object twice
     cdef readonly list entered

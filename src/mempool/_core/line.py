@@ -43,6 +43,7 @@ class Hands:
     asks_for: Ticket | None
     joined: cython.Py_ssize_t
     checked: cython.bint
+    lingering: cython.Py_ssize_t
     struck: list[bool]
     arrivals: list[Any]
     twice: Any
@@ -60,6 +61,7 @@ class Hands:
         self.joined = 0  # how many had joined the line when these hands asked
         self.asks_for = None  # the head of the line, on whose behalf these hands ask the source
         self.checked = False  # the source's check has had what these hands hold, and may have changed it
+        self.lingering = 0  # how many of what these hands hold the books count as lingering, until it is home
         self.proven = False  # the roll let go of what these hands hold (compiled)
         self.arrivals = []  # what the source has made and the books do not know yet; None: not made
         self.twice = None  # what the source has returned although it is in the pool already
@@ -93,6 +95,12 @@ class Hands:
     def hold(self, element: Any) -> None:
         """Put in an element that the caller owns already."""
         self.add(element)
+
+    def let_go(self) -> None:
+        """Drop what has left these hands for the views that keep it. Not in a decision: a finalizer may run."""
+        i: cython.Py_ssize_t
+        for i in range(self.first):
+            self.elements[i] = None
 
     @cython.cfunc
     def add(self, element: Any) -> cython.void:

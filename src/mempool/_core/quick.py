@@ -130,13 +130,16 @@ class Quick:
             return take_at_last(self)
         return None
 
-    def free(self, element: Any) -> None:
+    def free(self, element: Any, *, linger: bool = False) -> None:
         """Give an element back: to the first in line, else to the shelf while `spare < keep`, else to the source.
 
         Never blocks. May be called from anywhere: finalizers, weakref callbacks, signal handlers, any thread, any loop.
 
-        Raises DoubleFree, ForeignElement (with `track` other than "nothing"), or what the source's free raises.
-        Kernel: mempool_free.
+        linger: a buffer that is still viewed is no error: its handle dies at once, and its memory comes home by itself
+            when the last view ends. What is no Buffer has no views, and is freed as ever.
+
+        Raises DoubleFree, ForeignElement (with `track` other than "nothing"), BufferError while somebody views a buffer,
+        or what the source's free raises. Kernel: mempool_free.
         """
         if cython.compiled:
             if put_warm(self, element):
@@ -144,13 +147,16 @@ class Quick:
             if hand_on(self, element):
                 self.core.spread_news()
                 return
-        self._free_slowly(element)  # type: ignore[attr-defined]  # Traffic's
+        self._free_slowly(element, linger)  # type: ignore[attr-defined]  # Traffic's
 
-    def lease(self, *, timeout: Any = ...) -> Lease:  # type: ignore[type-arg]  # compiled, it has none
-        """An element that goes home by itself: for `with`, for `async with`, or held; see Lease. timeout: as for alloc."""
+    def lease(self, *, timeout: Any = ..., linger: bool = False) -> Lease:  # type: ignore[type-arg]  # compiled, it has none
+        """An element that goes home by itself: for `with`, for `async with`, or held; see Lease.
+
+        timeout: as for alloc. linger: as for free, at the end of the lease.
+        """
         if timeout is not ...:
             self._seconds("timeout", timeout)  # type: ignore[attr-defined]
-        return new_lease(self, timeout)
+        return new_lease(self, timeout, linger)
 
 
 def adopt(pool_type: type) -> None:

@@ -336,11 +336,37 @@ class Reserve(Ledger):
                     self.serve_line(books)
                 books.disposing += own.count - own.first
                 own.condemned = True
+                books.lingering = max(0, books.lingering - own.lingering)
+                own.lingering = 0
                 self.tell_drainers(books)
                 done: cython.bint = self.shut(books)
             if done:
                 break
         self.spread_news()
+
+    def linger(self, hands: Hands) -> None:
+        """What lingers in these hands goes out again, under the handle that only its views keep; see buffer.renew.
+
+        It lies in the places before `first` then, until the hands `let_go`: its last reference may not go in here.
+        """
+        while True:
+            with cython.critical_section(self):
+                books: Books = self.open()
+                own: Hands = books.lend(hands)
+                i: cython.Py_ssize_t
+                for i in range(own.first, own.count):
+                    if type(own.elements[i]) is not Buffer:
+                        continue
+                    buffer: Buffer = own.elements[i]
+                    if buffer.lingers:
+                        if self.tracks:
+                            self.roll.sign_out_again(buffer)
+                        own.elements[i] = own.elements[own.first]
+                        own.elements[own.first] = buffer
+                        own.first += 1
+                        books.lingering += 1
+                if self.shut(books):
+                    return
 
     def condemn(self, hands: Hands) -> None:
         """What these hands hold is of no more use: it is for the caller to dispose of."""
@@ -353,6 +379,8 @@ class Reserve(Ledger):
                 self.find_again(books, own.count - own.first)
                 books.disposing += own.count - own.first
                 own.condemned = True
+                books.lingering = max(0, books.lingering - own.lingering)
+                own.lingering = 0
                 self.tell_drainers(books)
                 done: cython.bint = self.shut(books)
             if done:
@@ -413,6 +441,7 @@ class Reserve(Ledger):
                 if self.tracks:
                     lost = min(lost, self.roll.count() + books.strays)
                 books.strays = 0
+                books.lingering = 0
                 self.write_off(books, lost)
                 done: cython.bint = self.shut(books)
                 if done and self.tracks:

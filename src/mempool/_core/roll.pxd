@@ -11,6 +11,7 @@ cdef class Roll:
     cdef void enter(self, void* address) noexcept
     cdef bint strike(self, void* address) noexcept
     cpdef sign_out(self, Hands hands)
+    cpdef void sign_out_again(self, element) noexcept
     cpdef bint sign_in(self, Hands hands) except -1
     cpdef undo_sign_in(self, Hands hands)
     cpdef discard(self, Hands hands)

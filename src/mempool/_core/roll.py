@@ -125,6 +125,13 @@ class Roll:
         else:
             self.marks.update(zip(map(id, hands.held()), repeat(True)))
 
+    def sign_out_again(self, element: Any) -> cython.void:
+        """Write down one that was struck off just now, so that there is a place for it: it lingers."""
+        if cython.compiled:
+            self.enter(cython.cast(cython.p_void, element))
+        else:
+            self.marks[id(element)] = True
+
     def sign_in(self, hands: Hands) -> bool:
         """Strike off what these hands hold, all or nothing; the proof lies in the hands in the same step."""
         i: cython.Py_ssize_t
