@@ -34,11 +34,14 @@ export PIP_DEFAULT_TIMEOUT ?= 180
 export PIP_RETRIES ?= 10
 PYTEST := $(PY) -m pytest
 
-.PHONY: help demo test check stress bench verify verify-here mutate memcheck docs site-check clean print-python
+.PHONY: help demo test long ci dev check stress bench verify verify-here mutate memcheck docs site-check clean print-python
 
 help:
 	@echo "make demo     run the main job: hash a tree of files while memory runs out"
-	@echo "make test     the tests, on the compiled and on the pure core"
+	@echo "make test     the tests, on the compiled and on the pure core, with a sample of each long sweep"
+	@echo "make long     the same with the whole sweeps"
+	@echo "make dev      some tests of src as it stands, in seconds: ARGS=tests/test_x.py says which"
+	@echo "make ci       the gate: all of this on every Python there is, and what a release is made of"
 	@echo "make check    ruff, mypy, pyright and the tidy test"
 	@echo "make stress   minutes of threads against resizers"
 	@echo "make bench    measure beside everything else there is, and draw the plots of the docs"
@@ -90,17 +93,20 @@ demo: $(STAMPS)/mempool $(STAMPS)/extra-cli
 	$(BIN)/mempool demo $(ARGS)
 
 # REPORTS=dir writes compiled.xml and pure.xml there. Where no C compiler was found the pure suite is all there is, unless
-# MEMPOOL_REQUIRE_COMPILED=1 says that this is an error.
-test: $(STAMPS)/mempool $(STAMPS)/extra-test
-	@status=0; \
+# MEMPOOL_REQUIRE_COMPILED=1 says that this is an error. WORKERS processes share the tests of a core: 2, as most machines have
+# as many cores at least; more gain little, and what a test says of time and memory is meant for a machine that is not full.
+WORKERS ?= 2
+PARALLEL = $(if $(filter-out 0 1,$(WORKERS)),-n $(WORKERS) --dist worksteal)
+test long: $(STAMPS)/mempool $(STAMPS)/extra-test
+	@status=0; export MEMPOOL_LONG="$${MEMPOOL_LONG:-$(if $(filter long,$@),1,0)}"; \
 	if [ "$${MEMPOOL_REQUIRE_COMPILED:-0}" = 1 ] || \
 		env -u MEMPOOL_PURE $(PY) -c 'import mempool, sys; sys.exit(mempool.IMPLEMENTATION != "compiled")'; then \
 		echo "== the compiled core"; \
-		env -u MEMPOOL_PURE $(PYTEST) $(if $(REPORTS),--junitxml=$(REPORTS)/compiled.xml) $(ARGS) || status=1; \
+		env -u MEMPOOL_PURE $(PYTEST) $(PARALLEL) $(if $(REPORTS),--junitxml=$(REPORTS)/compiled.xml) $(ARGS) || status=1; \
 	else echo "== the core is not compiled here: get a C compiler, then 'make clean test'; pure only"; fi; \
 	echo "== the pure core"; \
 	env -u MEMPOOL_REQUIRE_COMPILED MEMPOOL_PURE=1 \
-		$(PYTEST) $(if $(REPORTS),--junitxml=$(REPORTS)/pure.xml) $(ARGS) || status=1; \
+		$(PYTEST) $(PARALLEL) $(if $(REPORTS),--junitxml=$(REPORTS)/pure.xml) $(ARGS) || status=1; \
 	exit $$status
 
 check: $(STAMPS)/mempool $(STAMPS)/extra-check
@@ -111,6 +117,8 @@ check: $(STAMPS)/mempool $(STAMPS)/extra-check
 	$(BIN)/mypy --python-executable $(PY) --follow-imports=silent src/mempool/lease.py  # its body: the stub beside it hides it
 	$(PYTEST) -q tests/test_tidy.py tests/test_typing.py
 
+stress: export MEMPOOL_LONG = 1
+stress: export MEMPOOL_DRAW = 1
 stress: $(STAMPS)/mempool $(STAMPS)/extra-test
 	$(PYTEST) -m stress -o timeout=600 -o faulthandler_timeout=580 $(ARGS)
 	MEMPOOL_LEAK_ROUNDS=1000 $(PYTEST) -m "stress or not stress" tests/test_leaks.py $(ARGS)
@@ -130,6 +138,15 @@ verify-here: $(STAMPS)/mempool $(STAMPS)/extra-verify
 mutate: $(STAMPS)/mempool $(STAMPS)/extra-mutate
 	$(PY) -m verification.planted
 	$(PY) -m verification.mutate $(ARGS)
+
+# The edit loop: what stands in src, uncompiled, without a wheel. An edit needs no step but this one.
+dev:
+	@test -e $(STAMPS)/extra-test || $(MAKE) --no-print-directory $(STAMPS)/extra-test
+	MEMPOOL_PURE=1 PYTHONPATH=src $(PYTEST) -q -x $(or $(ARGS),tests/test_roll.py tests/test_one_line.py)
+
+# The gate. It makes venvs of its own for the other Pythons.
+ci:
+	bash .ci/run
 
 # Needs valgrind (Debian: apt-get install valgrind).
 memcheck: $(STAMPS)/mempool $(STAMPS)/extra-test

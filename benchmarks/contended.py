@@ -141,13 +141,15 @@ def crowd(way: Way, threads: int, hold: float, seconds: float) -> Crowd:
 
     def work(mine: list[float]) -> None:
         ready.wait()
-        while not stop.is_set():
+        while True:  # at least once: who comes when the time is up already has waited for it, too
             began = perf_counter()
             element = take()
             mine.append(perf_counter() - began)
             if hold:
                 time.sleep(hold)
             give(element)
+            if stop.is_set():
+                return
 
     workers = [threading.Thread(target=work, args=(mine,)) for mine in waits]
     for worker in workers:

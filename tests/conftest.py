@@ -1,9 +1,24 @@
-"""The header: which core these tests run on, and when it was built. And cheap collections of garbage."""
+"""The header: which core these tests run on, and when it was built. What Hypothesis draws. And cheap collections of garbage.
+
+With MEMPOOL_DRAW=1, as in `make stress`, Hypothesis draws other inputs in each run, and a failure says how to
+have it again. Without, the inputs are the same each time: who runs `make test` sees what the next one sees.
+"""
 
 import gc
 import itertools
+import os
 from datetime import datetime
 from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+
+#: How fast inputs are made and how many are refused depends on the machine's load and on the draw, and not on the pool.
+LENIENT = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+)
+settings.register_profile("same", LENIENT, derandomize=True, database=None)
+settings.register_profile("drawn", LENIENT, derandomize=False, print_blob=True)
+settings.load_profile("drawn" if os.environ.get("MEMPOOL_DRAW") == "1" else "same")
 
 
 def pytest_report_header() -> str:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from sweeps import LONG
 
 from mempool import Buffer, Buffers, DoubleFree, Pool, UseAfterFree
 from mempool.sources import levels
@@ -175,5 +176,5 @@ class Users(RuleBasedStateMachine):
 
 TestUsers = pytest.mark.filterwarnings("ignore:.*a buffer was dropped:ResourceWarning")(Users.TestCase)
 TestUsers.settings = settings(
-    max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=20 if LONG else 10, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 pytest.importorskip("numpy")
-pytest.importorskip("pyarrow")
 
 import test_buffers
-from test_buffers import VIEWS, dropped
+from test_buffers import VIEWS, dropped, every_view
 
 from mempool import Buffer, Buffers, DoubleFree, Pool
 from mempool._core import IMPLEMENTATION
@@ -22,7 +21,7 @@ from mempool._core import IMPLEMENTATION
 pool = test_buffers.pool  # the fixture
 
 
-@pytest.mark.parametrize("kind", VIEWS)
+@every_view
 @pytest.mark.parametrize("handle", ["dropped before", "garbage too"])
 def test_a_view_that_is_garbage_in_a_circle_lets_the_memory_go_home(pool: Pool[Buffer], kind: str, handle: str) -> None:
     """The collector takes the view apart while what it looks through is garbage as well."""

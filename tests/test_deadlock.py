@@ -88,23 +88,22 @@ def test_a_ring_of_three_pools() -> None:
 def test_two_that_begin_to_wait_at_the_same_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever looks while the other is about to join the line: one of the two is told."""
     frames, sockets = make("frames"), make("sockets")
-    both = threading.Barrier(2)
+    both, came = threading.Barrier(2), set[int]()
     find = traffic.find_deadlock
 
     def find_and_dawdle(*arguments: Any) -> Any:
         answer = find(*arguments)
-        try:
-            both.wait(1)
-        except threading.BrokenBarrierError:
-            pass  # it looks a second time, alone
+        if threading.get_ident() not in came:  # else it looks a second time, alone
+            came.add(threading.get_ident())
+            both.wait(SOON)
         return answer
 
     monkeypatch.setattr(traffic, "find_deadlock", find_and_dawdle)
     anna, bert = Caller("anna"), Caller("bert")
     frame, socket = anna.take(frames), bert.take(sockets)
     told = []
-    waits = [(anna.does(lambda: sockets.alloc(timeout=3)), frames, frame)]
-    waits += [(bert.does(lambda: frames.alloc(timeout=3)), sockets, socket)]
+    waits = [(anna.does(lambda: sockets.alloc(timeout=2 * SOON)), frames, frame)]
+    waits += [(bert.does(lambda: frames.alloc(timeout=2 * SOON)), sockets, socket)]
     wait([waits[0][0], waits[1][0]], SOON, FIRST_COMPLETED)
     for waiting, pool, held in sorted(waits, key=lambda each: not each[0].done()):
         error = waiting.exception(SOON)

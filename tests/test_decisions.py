@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from plain_reserve import WAITING, WITHDRAWN, PlainHands, PlainReserve
+from sweeps import LONG
 
 from mempool._core import Reserve, Ticket
 from mempool._core.books import UNLIMITED
@@ -321,7 +322,7 @@ class Decisions(RuleBasedStateMachine):
 
 TestDecisions = Decisions.TestCase
 TestDecisions.settings = settings(
-    max_examples=200, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=200 if LONG else 60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

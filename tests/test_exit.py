@@ -32,10 +32,10 @@ element = pool.alloc()
 """
 
 
-def run(program: str, seconds: float = SOON) -> list[str]:
+def run(program: str) -> list[str]:
     """What a process says that runs this and then comes to its end. A process that does not end is an error."""
     script = BEGIN + textwrap.dedent(program)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=seconds, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=SOON, check=False)
     assert done.stderr == ""
     assert done.returncode == 0
     return done.stdout.splitlines()
@@ -95,8 +95,7 @@ def test_a_pool_made_during_the_end_lets_nobody_wait() -> None:
             told(another.alloc)
         threading.Thread(target=again).start()
         wait_until(lambda: pool.stats().waiting == 1)
-    """,
-        seconds=3,
+    """
     )
     assert said == ["PoolClosed"] * 2
 
@@ -113,8 +112,7 @@ def test_a_thread_that_drains_for_ever_is_told() -> None:
         pool._clock = Telling()
         threading.Thread(target=told, args=(pool.drain,)).start()
         parks.wait()
-    """,
-        seconds=3,
+    """
     )
     assert said == ["PoolClosed"]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sweeps import audit, interrupted_everywhere
+from sweeps import PLACES, audit, interrupted_everywhere
 
 import mempool
 from mempool.clock import SYSTEM_CLOCK, Clock
@@ -263,7 +263,7 @@ def test_an_interrupt_at_any_bytecode_loses_nothing(prepare: Callable[[Scene], C
                 scene.end()
             except AssertionError as error:
                 raise AssertionError(f"interrupted at {interrupter.struck_at}: {error}") from error
-    assert strikes > 10
+    assert strikes > min(10, PLACES - 1)
 
 
 def _end_untracked(scene: Scene, struck_at: str | None) -> None:
@@ -294,7 +294,9 @@ def test_a_storm_of_signals_loses_nothing() -> None:
     def shoot() -> None:
         nonlocal shooting
         pause = threading.Event()
-        for i in range(400):
+        for i in range(100_000):
+            if i >= 400 and caught > 10:
+                break
             signal.pthread_kill(main, signal.SIGINT)
             pause.wait(0.0003 + (i % 7) * 0.0001)
         shooting = False

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from every_call import CALLS, EACH_CALL, Prepared, Scene, in_a_task
+from sweeps import LONG
 
 import mempool
 from mempool._core import Hands, Reserve, Ticket
 from mempool.parking import TaskPlace, ThreadPlace
 
-ROUNDS = int(os.environ.get("MEMPOOL_LEAK_ROUNDS", "100"))  # `make stress`: 1000
+ROUNDS = int(os.environ.get("MEMPOOL_LEAK_ROUNDS", "100" if LONG else "50"))  # `make stress`: 1000
 #: A call that leaves one object behind in so many rounds is found out. Fewer are caches and free lists that fill.
 ROUNDS_PER_OBJECT = 10
 #: Objects that the counting itself makes, about.

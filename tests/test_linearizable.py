@@ -23,6 +23,9 @@ ROOM = 2  # fewer than threads, so that people wait
 PATIENCE = 20  # seconds; on no machine is anybody forgotten who waits less
 LITTLE_PATIENCE = 0.5  # with a broken pool, of which somebody who is forgotten is expected
 HISTORIES = 60
+#: Threads draw what a history has in it. So what must be seen in some history is searched for until it is seen, and only
+#: so many that never had it are a failure.
+SEARCHED = 5000
 START = new_pool(RESERVE, KEEP, THREADS)
 SEEDS_OF_RESTS = range(10_000, 10_000 + HISTORIES // 2)
 
@@ -112,9 +115,15 @@ def test_every_history_with_a_source_that_rests_has_an_explanation(seed: int) ->
 
 
 def test_the_histories_have_in_them_what_they_are_about() -> None:
-    """People wait, are served and give up; the source makes and fails; hands stay empty; surplus is disposed of."""
+    """People wait, are served and give up; the source makes and fails; hands stay empty; surplus is disposed of.
+
+    Each of it in some history: threads draw who comes first, so no number of histories is sure to have it all.
+    """
+    expected = {"served in the line", "gave up", "nothing from try_alloc", "nothing from alloc at once"}
+    expected |= {f"{answer} for {what}" for what in ("alloc", "try_alloc", "resize") for answer in ("made", "failed")}
+    expected |= {"disposed for free", "disposed for resize"}
     seen: Counter[str] = Counter()
-    for seed in range(20):
+    for seed in range(SEARCHED):
         history = History(seed)
         seen["served in the line"] += history.stats.waits_served
         seen["gave up"] += history.stats.waits_timed_out
@@ -127,9 +136,8 @@ def test_the_histories_have_in_them_what_they_are_about() -> None:
                     seen[f"nothing from {asked[event.who]}"] += 1
             else:
                 asked[event.who] = event.what
-    expected = {"served in the line", "gave up", "nothing from try_alloc", "nothing from alloc at once"}
-    expected |= {f"{answer} for {what}" for what in ("alloc", "try_alloc", "resize") for answer in ("made", "failed")}
-    expected |= {"disposed for free", "disposed for resize"}
+        if expected <= set(+seen):
+            break
     assert expected - set(+seen) == set()
 
 
@@ -154,18 +162,18 @@ def test_a_recorded_history_that_hides_an_element_is_not_explained(seed: int) ->
 
 @pytest.mark.parametrize("what", PLANTED)
 def test_a_planted_bug_is_refused(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checker objects to the real pool, broken on purpose, within as many histories as it accepts of the whole one."""
+    """The checker objects to some history of the real pool, broken on purpose, and to none of the whole one."""
     if what in IN_THE_CORE and IMPLEMENTATION == "compiled":
         pytest.skip("compiled, nothing can be put in the place of a decision")
     monkeypatch.setattr(*PLANTED[what])
-    assert any(first_unexplained(History(seed, LITTLE_PATIENCE).events, START) is not None for seed in range(HISTORIES))
+    assert any(first_unexplained(History(seed, LITTLE_PATIENCE).events, START) is not None for seed in range(SEARCHED))
 
 
 @pytest.mark.skipif(IMPLEMENTATION == "compiled", reason="compiled, nothing can be put in the place of a decision")
 def test_who_is_served_and_not_woken_is_found_by_the_time_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Being late is no wrong order, so the checker cannot see it: the recorder does, by its clock."""
     monkeypatch.setattr(*NOBODY_IS_WOKEN)
-    assert any(isinstance(error, Forgotten) for seed in range(HISTORIES) for error in History(seed, LITTLE_PATIENCE).errors)
+    assert any(isinstance(error, Forgotten) for seed in range(SEARCHED) for error in History(seed, LITTLE_PATIENCE).errors)
 
 
 def main(histories: int) -> None:

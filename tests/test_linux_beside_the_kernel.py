@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from kernel_model import Element, KernelPool, Memory
 from linux_pools import DIRECT_RECLAIM, IO, LeapingClock, drain
+from sweeps import LONG
 
 from mempool.linux import (
     GFP_ATOMIC,
@@ -133,4 +134,4 @@ class BesideTheKernel(RuleBasedStateMachine):
 
 
 TestBesideTheKernel = BesideTheKernel.TestCase
-TestBesideTheKernel.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestBesideTheKernel.settings = settings(max_examples=300 if LONG else 60, stateful_step_count=40, deadline=None)

@@ -13,6 +13,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from sweeps import LONG
 
 from mempool.sources import Memory, Region, levels
 from mempool.sources.memory import BLOCK
@@ -112,4 +113,4 @@ class MemoryMachine(RuleBasedStateMachine):
 
 
 TestMemoryInAnyOrder: Any = MemoryMachine.TestCase
-TestMemoryInAnyOrder.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
+TestMemoryInAnyOrder.settings = settings(max_examples=20 if LONG else 10, stateful_step_count=40, deadline=None)

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from shadow import Shadow
+from sweeps import LONG
 
 from mempool import Pool, PoolClosed, PoolError, PoolTimeout
 from mempool.testing import Element, ManualClock, ScriptedSource, SourceBroken, Step
@@ -268,7 +269,7 @@ class PoolWithALine(PoolBesideItsShadow):
 
 
 MACHINE = settings(
-    max_examples=120,
+    max_examples=120 if LONG else 40,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -16,6 +16,7 @@ import multiprocessing
 import operator
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -26,6 +27,7 @@ from typing import Any
 
 import pytest
 from every_call import CALLS, EACH_CALL, Broken, NotRaised, Prepared, in_a_task
+from sweeps import LONG
 
 import mempool
 import mempool.testing
@@ -38,9 +40,12 @@ OURS = (str(Path(mempool.__file__).parent), str(Path(__file__).parent))
 #: So many swept allocations are enough for each call; beyond, the sweep does not end.
 ALLOCATIONS_MAX = 4000
 #: The first so many fail one by one, then each so many'th. Only what asks the system or looks through all objects has more.
-ONE_BY_ONE, STRIDE = 1000, 15
+IS_WHOLE = LONG or __name__ == "__main__"
+ONE_BY_ONE, STRIDE = (1000, 15) if IS_WHOLE else (300, 60)
+#: In a sample, each so many'th from the first, which is another one for each call.
+SAMPLED = 1 if IS_WHOLE else 11
 #: Objects that are made after the call, for the failure that it has not met: more than three strides.
-PROBES = 64
+PROBES = 64 if IS_WHOLE else 256
 #: Where memory runs out in its own midst, CPython says it in other words than MemoryError.
 WORDS_OF_CPYTHON = (
     "returned NULL without setting an exception",
@@ -91,11 +96,11 @@ class Sweep:
         self.wrong.setdefault(what, []).append(n)
 
 
-def sweep(prepared: Prepared) -> Sweep:
+def sweep(prepared: Prepared, first: int = 0, every: int = 1) -> Sweep:
     """Make the call again and again, each time with the next allocation failing, until it meets no failure."""
     found = Sweep()
     undisturbed = 0
-    for n in itertools.chain(range(ONE_BY_ONE), itertools.count(ONE_BY_ONE, STRIDE)):
+    for n in itertools.chain(range(first, ONE_BY_ONE, every), itertools.count(ONE_BY_ONE, STRIDE)):
         assert found.swept < ALLOCATIONS_MAX, f"after {n} allocations the call still makes more"
         scene = prepared.scene()
         call = prepared(scene)
@@ -185,7 +190,7 @@ def swept_here(name: str) -> Sweep:
     found: list[Sweep] = []
 
     def run() -> None:
-        found.append(sweep(prepared))
+        found.append(sweep(prepared, zlib.crc32(name.encode()) % SAMPLED, SAMPLED))
 
     in_a_task(run) if prepared.in_loop else run()
     return found[0]

@@ -88,7 +88,15 @@ class Quick:
             element: object = take_warm(self)
             if element is not None:
                 return element
-        return self._alloc_now(True)
+        hands: Any = None
+        try:
+            hands = Hands(1)
+            return self._alloc_now(hands, True)
+        except BaseException as error:
+            last: Any = self._salvage(hands, error)
+            if last is None:
+                raise
+        return last  # see alloc
 
     def alloc_reserved(self) -> Any:
         """A spare, or None; never calls the source. Kernel: mempool_alloc_preallocated. Raises PoolClosed."""
@@ -96,22 +104,25 @@ class Quick:
             element: object = take_at_last(self)
             if element is not None:
                 return element
-        return self._alloc_now(False)
-
-    def _alloc_now(self, ask: bool) -> Any:
-        """One element without waiting, or None. ask: the source, too."""
         hands: Any = None
         try:
             hands = Hands(1)
-            if not self._try(hands, ask=ask):  # type: ignore[attr-defined]  # this and the next are Traffic's
-                return None
-            self._sign_out(hands)  # type: ignore[attr-defined]
-            return hands.elements[0]
+            return self._alloc_now(hands, False)
         except BaseException as error:
             last: Any = self._salvage(hands, error)
             if last is None:
                 raise
         return last  # see alloc
+
+    def _alloc_now(self, hands: Any, ask: bool) -> Any:
+        """One element without waiting, or None. ask: the source, too.
+
+        The caller made the hands and empties them if this fails: an interrupt that strikes as this returns finds only him.
+        """
+        if not self._try(hands, ask=ask):  # type: ignore[attr-defined]  # this and the next are Traffic's
+            return None
+        self._sign_out(hands)  # type: ignore[attr-defined]
+        return hands.elements[0]
 
     def _rest_quickly(self, seconds: cython.double) -> None:
         """Let the quick path take of the reserve without asking the source for so long; 0: no longer."""

@@ -48,8 +48,8 @@ class RetryContract(Contract):
         """A head that was woken by news and failed asks again as soon as if there had been none."""
         pool, source = self.pool(0, otherwise=fails)
         self.wait_for(pool)
-        for _ in range(6):  # newcomers are news
-            self.clock.wait_until_parked(1)
+        for waiting in range(1, 7):  # newcomers are news
+            self.clock.wait_until_parked(waiting)  # the head, too, which has heard of the last one
             calls = source.alloc_calls
             self.clock.advance(2 * SOONEST)
             self.wait_for(pool)
