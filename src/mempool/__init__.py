@@ -16,6 +16,7 @@ from mempool._core import IMPLEMENTATION
 from mempool.buffer import Buffer
 from mempool.errors import (
     DeadlockError,
+    DeadlockTimeout,
     DoubleFree,
     ForeignElement,
     LineFull,
@@ -41,6 +42,7 @@ __all__ = [
     "Buffers",
     "Chunk",
     "DeadlockError",
+    "DeadlockTimeout",
     "DoubleFree",
     "Fallback",
     "Faulty",

@@ -99,7 +99,8 @@ class Limited(Adaptor[T]):
     bytes_max: bytes, as a number or in words; needs to know how large an element is.
     size: bytes of an element, where the source does not tell it by a `size` of its own.
 
-    Unlike a pool's `limit`, it holds for all pools that share this source.
+    Unlike a pool's `limit`, it holds for all pools that share this source. An element that a pool has written off
+    counts until the source's free is called for it: for a `Buffer` when its last holder drops it, for a plain object never.
     """
 
     def __init__(

@@ -21,6 +21,7 @@
     GuaranteeContract   what is covered, owed and unfunded
     BulkContract        many at once
     LeaseContract       elements that go home by themselves
+    LossContract        what is broken, and what is lost with its holder
     CloseContract       the end
     InputContract       bad input changes nothing
 
@@ -46,8 +47,8 @@ pytest.register_assert_rewrite(
     *[
         f"mempool.testing.contract.{room}"
         for room in (
-            *("account", "alloc", "bad_input", "base", "bulk", "closing", "guarantees", "leases", "line", "resize"),
-            *("resting", "retry", "slow_source", "whole"),
+            *("account", "alloc", "bad_input", "base", "bulk", "closing", "guarantees", "leases", "line", "losses"),
+            *("resize", "resting", "retry", "slow_source", "whole"),
         )
     ]
 )
@@ -62,6 +63,7 @@ from mempool.testing.contract.whole import (  # noqa: E402 - after the above
     InputContract,
     LeaseContract,
     LineContract,
+    LossContract,
     PoolContract,
     ResizeContract,
     RestContract,
@@ -79,6 +81,7 @@ __all__ = [
     "InputContract",
     "LeaseContract",
     "LineContract",
+    "LossContract",
     "PoolContract",
     "ResizeContract",
     "RestContract",

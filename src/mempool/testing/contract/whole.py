@@ -11,6 +11,7 @@ from mempool.testing.contract.closing import CloseContract
 from mempool.testing.contract.guarantees import GuaranteeContract
 from mempool.testing.contract.leases import LeaseContract
 from mempool.testing.contract.line import LineContract
+from mempool.testing.contract.losses import LossContract
 from mempool.testing.contract.resize import ResizeContract
 from mempool.testing.contract.resting import RestContract
 from mempool.testing.contract.retry import RetryContract
@@ -28,6 +29,7 @@ class PoolContract(
     GuaranteeContract,
     BulkContract,
     LeaseContract,
+    LossContract,
     CloseContract,
     InputContract,
 ):
@@ -44,6 +46,7 @@ __all__ = [
     "InputContract",
     "LeaseContract",
     "LineContract",
+    "LossContract",
     "PoolContract",
     "ResizeContract",
     "RestContract",
