@@ -152,7 +152,7 @@ def codes_within(code: CodeType) -> Iterator[CodeType]:
 def ballast() -> list[list[CodeType]]:
     """CPython 3.12 and 3.13 drop one reference too many to a code object each time a function cannot be made of it."""
     gc.unfreeze()
-    functions = [o for o in gc.get_objects() if isinstance(o, FunctionType) and o.__code__.co_filename.startswith(OURS)]
+    functions = [o for o in gc.get_objects() if type(o) is FunctionType and o.__code__.co_filename.startswith(OURS)]
     return [[code] * ALLOCATIONS_MAX for function in functions for code in codes_within(function.__code__)]
 
 
