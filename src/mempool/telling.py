@@ -184,6 +184,15 @@ class Telling(Quick):
         )
         return [f"it looks like a deadlock: {only_looks}"]
 
+    def _remember_lingering(self, hands: Hands) -> None:
+        """For `_tell_lingering`: what has left these hands for its views."""
+        try:
+            for element in hands.elements[: hands.first]:
+                if element is not None:
+                    self._lingering[id(element)] = weakref.ref(element)
+        except MemoryError:
+            pass  # `why_empty` says less
+
     def _tell_lingering(self, lingering: int) -> str:
         """How many linger, and who looks."""
         seen = []

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
-import weakref
 from collections import deque
 from collections.abc import Callable, Generator
 from itertools import count, repeat, starmap
@@ -754,13 +753,7 @@ class Traffic(Telling):
         """What views keep goes out again, and comes home when they are gone: see `_recover`. May be done again."""
         self.core.linger(hands)
         if hands.first:
-            try:
-                for element in hands.elements[: hands.first]:
-                    if element is not None:
-                        self._lingering[id(element)] = weakref.ref(element)
-                element = None
-            except MemoryError:
-                pass  # only `why_empty` looks there, and says less
+            self._remember_lingering(hands)
             entrust(hands)
             hands.let_go()
 
