@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import os
 import subprocess
 import sys
 import textwrap
 
 import pytest
 
+#: How long the stress lasts.
+SECONDS = float(os.environ.get("MEMPOOL_STRESS_SECONDS", "60"))
 #: Each script is run with the library patched before and after mempool is imported.
 ORDERS = ("mempool first", "patched first")
 SCENE = """
@@ -66,12 +69,12 @@ def audit(pool):
 """
 
 
-def scene(library: str, order: str, script: str) -> str:
+def scene(library: str, order: str, script: str, timeout: float = 90) -> str:
     """What the script prints. Not in `children.run`, whose prelude would import mempool before the patching."""
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed; it has no release for each Python")
     command = [sys.executable, "-c", SCENE + textwrap.dedent(script), library, order]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     assert ended.returncode == 0, f"status {ended.returncode}\n{ended.stdout}{ended.stderr}"
     return ended.stdout
 
@@ -441,3 +444,60 @@ def test_a_process_ends_while_a_thread_and_greenlets_wait(library: str, order: s
         """,
     )
     assert said == "ends\n"
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+def test_a_minute_of_greenlets_and_native_threads_that_wake_each_other(library: str) -> None:
+    """No wake-up is lost: everybody who waits is served within the timeout, with a kill or a timeout in each 50th wait."""
+    said = scene(
+        library,
+        "mempool first",
+        f"""
+        import random, time
+        pool = Pool(Objects(bytearray), 2, limit=2, patience=None)
+        draw, ends = random.Random(11), time.monotonic() + {SECONDS}
+        turns = dict(greenlet=0, thread=0, late=0, killed=0)
+        over = []
+        def in_greenlet():
+            while time.monotonic() < ends:
+                try:
+                    with Timeout(0.0005 if draw.random() < 0.02 else 30):
+                        with pool.lease(timeout=20):
+                            turns["greenlet"] += 1
+                            if draw.random() < 0.5:
+                                sleep(0)  # sleeps: the others' turn
+                except Timeout:
+                    turns["late"] += 1
+                except Killed:
+                    turns["killed"] += 1
+                    raise
+        def in_thread():
+            try:
+                while time.monotonic() < ends:
+                    with pool.lease(timeout=20):
+                        turns["thread"] += 1
+            finally:
+                over.append(1)
+        for _ in range(4):
+            start_thread(in_thread, ())
+        living = [spawn(in_greenlet) for _ in range(100)]
+        ended = []
+        while time.monotonic() < ends:
+            sleep(0.02)  # sleeps: the kills are spread over the run
+            place = draw.randrange(100)
+            kill(living[place])
+            ended.append(living[place])
+            living[place] = spawn(in_greenlet)
+        wait(living + ended)
+        until(lambda: len(over) == 4)
+        stats = pool.stats()
+        audit(pool)
+        print(turns, stats.waits_timed_out, stats.wait_seconds_max)
+        """,
+        timeout=SECONDS + 120,
+    )
+    print(library, said)
+    assert "'killed': 0" not in said
+    assert said.split("} ")[1].startswith("0 "), said
