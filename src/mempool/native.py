@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 
@@ -25,7 +26,7 @@ def _unpatched(name: str) -> Any:
 if TYPE_CHECKING:
     import threading
 
-    get_ident = threading.get_ident
+    get_ident: Callable[[], int] = threading.get_ident
     local = threading.local
 else:
     get_ident = _unpatched("get_ident")
