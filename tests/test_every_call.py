@@ -25,7 +25,6 @@ EXEMPT = {
     "Buffer.__init__": "refuses, where a base has not refused before",
     "Buffer.begin": "for a source: Buffers calls it",
     "Chunk.__init__": "Pool.read makes them",
-    "Buffer.seen_through": "for the error that names who looks",
     "Lease.__call__": "compiled, `with` calls it",
     "Pool.__aexit__": "a thread does it, beside which no sweep can take memory away: test_tasks_go_on.py",
     "Pool.refill_async": "as above",
