@@ -40,7 +40,7 @@ def memory_take(scene: Scene) -> Call:
     return made
 
 
-@call()
+@call(is_long=True)
 def memory_regain(scene: Scene) -> Call:
     """As in a child of a fork."""
     memory, taken = _memory(scene)

@@ -181,7 +181,7 @@ def buffers_room(_scene: Scene) -> Call:
     return made
 
 
-@call()
+@call(is_long=True)
 def buffers_dontfork(_scene: Scene) -> Call:
     source = mempool.Buffers(4096, dontfork=True)
 

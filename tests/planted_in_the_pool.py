@@ -62,7 +62,7 @@ def unshelve_the_oldest(books: Any, hands: Any) -> None:
     books.spare -= 1
 
 
-def free_into_nowhere(pool: Any, element: Any) -> None:
+def free_into_nowhere(pool: Any, element: Any, *_lingering: Any) -> None:
     hands = Hands(1)
     hands.hold(element)
     pool.core.sign_in(hands)
