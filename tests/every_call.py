@@ -13,6 +13,7 @@ way there. test_every_call.py looks that none is missing.
 import calls_in_tasks
 import calls_of_buffers
 import calls_of_linux
+import calls_of_many_leases
 import calls_of_memory
 import calls_of_sources
 import calls_that_alloc
@@ -27,6 +28,7 @@ MODULES = (
     calls_that_alloc,
     calls_in_tasks,
     calls_that_free_and_resize,
+    calls_of_many_leases,
     calls_of_buffers,
     calls_of_sources,
     calls_of_memory,

@@ -26,6 +26,7 @@ EXEMPT = {
     "Buffer.begin": "for a source: Buffers calls it",
     "Chunk.__init__": "Pool.read makes them",
     "Lease.__call__": "compiled, `with` calls it",
+    "Leases.__init__": "Pool.lease_many makes them",
     "Pool.__aexit__": "a thread does it, beside which no sweep can take memory away: test_tasks_go_on.py",
     "Pool.refill_async": "as above",
     "Pool.resize_async": "as above",

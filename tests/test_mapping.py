@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from mempool import Buffer, Buffers, Objects, Pool
+from mempool import Buffer, Buffers, Lease, Objects, Pool
+from mempool.mapping import in_workers
 from mempool.testing import wait_until
 
 
@@ -96,3 +100,79 @@ def test_the_worker_threads_are_as_many_as_elements_are_promised() -> None:
 def test_a_number_of_workers_that_makes_no_sense_is_refused_at_once(workers: object) -> None:
     with Pool(Objects(object), 1) as pool, pytest.raises((ValueError, TypeError)):
         pool.map(lambda _element, item: item, [1], workers=workers)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the buffer that the result has kept
+def test_a_result_that_looks_at_its_element_is_an_error() -> None:
+    """The next call would write over it. The message says how it is allowed; nothing stays out."""
+    with Pool(Buffers(16), 2) as pool:
+        with pytest.raises(BufferError, match="linger=True"):
+            list(pool.map(lambda buf, item: buf[:item], [4]))
+        gc.collect()
+        wait_until(lambda: pool.out == 0)  # the worker lets go of its traceback
+
+
+def test_results_may_look_at_their_elements() -> None:
+    """With linger=True, each is what its own call has written, for as long as somebody looks at it."""
+
+    def write(buf: Buffer, item: int) -> memoryview:
+        buf.fill(item)
+        return buf[:4]
+
+    with Pool(Buffers(16), 3) as pool:
+        for item, view in enumerate(pool.map(write, range(50), linger=True)):
+            assert bytes(view) == bytes([item] * 4)
+        del view
+        assert pool.out == 0
+        assert pool.stats().lingering == 0
+
+
+def test_results_that_look_at_their_elements_do_not_use_up_the_reserve() -> None:
+    """Calls that end before an earlier one has begun leave an element for it, where there is nothing but the reserve."""
+    main = threading.get_ident()
+    taken: list[int] = []
+    done: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(20):
+            taken.append(item)
+            yield item
+
+    def is_all_done() -> bool:
+        """The loop waits for the first result; all it has begun beside that is done, and the last item not begun."""
+        return inside(main, "result") and len(done) == len(taken) - 2
+
+    class FirstComesLast:
+        """The pool, whose first call comes to take its element when all others under way have theirs."""
+
+        name, reserve = "late", 3
+
+        def lease(self, **options: Any) -> Lease[Buffer]:
+            if sys._getframe(1).f_locals["item"] == 0:
+                wait_until(is_all_done)
+            return pool.lease(**options)
+
+    def write(buf: Buffer, item: int) -> memoryview:
+        buf.fill(item)
+        done.append(item)
+        return buf[:4]
+
+    with Pool(Buffers(16), 3, limit=3, timeout=5) as pool:
+        late: Any = FirstComesLast()
+        results = in_workers(late, write, items(), workers=2, timeout=..., linger=True)
+        assert [bytes(view)[0] for view in results] == list(range(20))
+        assert pool.stats().made == 3
+
+
+def inside(thread: int, function: str) -> bool:
+    """Whether this thread is in a call of a function of that name."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None and frame.f_code.co_name != function:
+        frame = frame.f_back
+    return frame is not None
+
+
+def test_looking_results_need_a_second_element() -> None:
+    """Of one, the call for the next result would wait for the last; it is said at once."""
+    with Pool(Buffers(16), 1) as pool, pytest.raises(ValueError, match="reserve of 2"):
+        pool.map(lambda buf, item: buf[:item], [1], linger=True)

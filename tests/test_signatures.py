@@ -16,6 +16,7 @@ METHODS: list[tuple[type, str, list[str]]] = [
     (Pool, "alloc", ["self", "timeout"]),
     (Pool, "free", ["self", "element"]),
     (Pool, "lease", ["self", "timeout"]),
+    (Pool, "lease_many", ["self", "n", "timeout", "linger"]),
     (Pool, "alloc_async", ["self", "timeout"]),
     (Lease, "release", ["self"]),
     (Buffer, "fill", ["self", "byte"]),

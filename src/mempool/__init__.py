@@ -4,7 +4,7 @@ Pool                    the pool: alloc, free, lease, resize
 Objects, Buffers        where elements come from
 Limited, Logged, Faulty, OnFailure, Translated, Fallback    adaptors: a source around a source
 Guarantee, PoolStats    what a pool promises; what it has done
-Lease                   an element that goes home by itself
+Lease, Leases           an element that goes home by itself; several together
 Chunk                   what `pool.read(file)` yields: a buffer with bytes in it
 Buffer                  an element of Buffers: memory in your hands, until you free it
 rescue                  a ballast that is thrown off when memory runs out
@@ -29,6 +29,7 @@ from mempool.errors import (
 from mempool.guarantee import Guarantee, PoolStats
 from mempool.holders import Holder
 from mempool.lease import Lease
+from mempool.leases import Leases
 from mempool.pool import Pool, Source
 from mempool.reading import Chunk
 from mempool.rescue import rescue
@@ -50,6 +51,7 @@ __all__ = [
     "Guarantee",
     "Holder",
     "Lease",
+    "Leases",
     "Limited",
     "LineFull",
     "Logged",

@@ -21,6 +21,7 @@ from mempool.errors import PoolTimeout, UseAfterFree
 from mempool.guarantee import Guarantee, PoolStats
 from mempool.holders import Holder, HolderBook, name_of
 from mempool.home import Home
+from mempool.leases import Leases
 from mempool.mapping import in_workers
 from mempool.native import get_ident
 from mempool.reading import Reading
@@ -207,6 +208,19 @@ class Pool(Traffic, Generic[T]):
         except BaseException:
             self._hand_back(ticket)
             raise
+
+    def lease_many(self, n: int, *, timeout: float | None | EllipsisType = DEFAULT, linger: bool = False) -> Leases[T]:
+        """`n` elements that are returned together: for `with`, for `async with`, or held; see Leases.
+
+            with pool.lease_many(3) as frames:  # a list
+                ...
+
+        n, timeout: as for `alloc_many`. linger: as for `free`, at the end. Raises ValueError at once when `n` exceeds the
+        limit; entering raises what `alloc_many` raises.
+        """
+        if timeout is not DEFAULT:
+            self._seconds("timeout", timeout)
+        return Leases(self, self._many(n), timeout, bool(linger))
 
     def _many(self, n: int) -> int:
         n = self._count("n", n)
@@ -443,19 +457,28 @@ class Pool(Traffic, Generic[T]):
         *,
         workers: int | None = None,
         timeout: float | None | EllipsisType = DEFAULT,
+        linger: bool = False,
     ) -> Iterator[Result]:
         """Call `function(element, item)` for each item in worker threads; yields the results in the order of the items.
 
         workers: how many threads; None: as many as the pool promises elements, at least one.
         timeout: as for `alloc`, for the element of each call.
+        linger: a result may look at its element (a slice, an array), which is returned when the last view ends. For a loop
+            that keeps one result at a time: so many calls are under way as the pool promises elements, less that one.
 
-        Items are taken as results are: never more than two for each worker are under way. Ended early (an error, `break`),
+        Items are taken as results are: never more than two for each worker are under way. Without `linger`, a call whose
+        result looks at a buffer raises BufferError. Ended early (an error, `break`),
         it waits for the calls that run and begins no other.
         """
         workers = max(1, self.reserve) if workers is None else self._count("workers", workers)
         if workers < 1:
             raise ValueError(f"{self._called()}: map needs at least one worker")
-        return in_workers(self, function, items, workers, timeout)
+        if linger and self.reserve < 2:
+            raise ValueError(
+                f"{self._called()}: map with linger=True needs a reserve of 2, one for a call while you look at the last "
+                f"result; it is {self.reserve}"
+            )
+        return in_workers(self, function, items, workers=workers, timeout=timeout, linger=bool(linger))
 
     # -- looking
 

@@ -101,7 +101,8 @@ class Traffic(Telling):
         if not self._try(ticket, ask=True, may_wait=True):
             place = parking.parker_here(self._clock)
             one = "`await pool.alloc_async()` or `async with pool.lease()`"
-            token = self._note_standstill(one if ticket.wanted == 1 else "`await pool.alloc_many_async(n)`")
+            many = "`await pool.alloc_many_async(n)` or `async with pool.lease_many(n)`"
+            token = self._note_standstill(one if ticket.wanted == 1 else many)
             try:
                 for seconds in self._wait(ticket, place, now, deadline):
                     place.park(seconds)

@@ -7,7 +7,7 @@ import io
 from typing import Any, reveal_type
 
 import mempool
-from mempool import Buffer, Buffers, Chunk, Guarantee, Lease, Objects, Pool, PoolStats
+from mempool import Buffer, Buffers, Chunk, Guarantee, Lease, Leases, Objects, Pool, PoolStats
 
 frames = Pool(Buffers("64 KiB"), reserve=4, limit=8)
 lists = Pool(Objects(list[int]), reserve=1)
@@ -20,6 +20,8 @@ reveal_type(frames.try_alloc())  # T: Buffer | None
 reveal_type(frames.alloc_reserved())  # T: Buffer | None
 reveal_type(lists.alloc_many(2))  # T: list[list[int]]
 reveal_type(frames.lease())  # T: Lease[Buffer]
+reveal_type(frames.lease_many(2))  # T: Leases[Buffer]
+reveal_type(frames.lease_many(2, timeout=1.0, linger=True).elements)  # T: list[Buffer]
 reveal_type(lists.lease().element)  # T: list[int]
 reveal_type(frames.guarantee())  # T: Guarantee
 reveal_type(frames.resize(8, keep=9, limit=None))  # T: Guarantee
@@ -35,6 +37,9 @@ with frames.lease() as buf:
     io.BytesIO(b"abc").readinto(buf)
     reveal_type(bytes(buf))  # T: bytes
 
+with frames.lease_many(2) as both:
+    reveal_type(both)  # T: list[Buffer]
+
 for chunk in frames.read(io.BytesIO(b"abc")):
     reveal_type(chunk)  # T: Chunk
     with chunk as view:
@@ -48,8 +53,8 @@ def length(element: Buffer, item: str) -> int:
 reveal_type(list(frames.map(length, ["a"])))  # T: list[int]
 
 
-def holds(lease: Lease[Buffer], chunk: Chunk, guarantee: Guarantee, stats: PoolStats) -> Any:
-    return lease.element, chunk.size, guarantee.held, stats.out
+def holds(lease: Lease[Buffer], leases: Leases[Buffer], chunk: Chunk, guarantee: Guarantee, stats: PoolStats) -> Any:
+    return lease.element, leases.elements, chunk.size, guarantee.held, stats.out
 
 
 async def in_a_loop() -> None:
@@ -59,6 +64,9 @@ async def in_a_loop() -> None:
         reveal_type(buf)  # T: Buffer
     async with lists.lease() as items:
         reveal_type(items)  # T: list[int]
+    async with lists.lease_many(2) as several:
+        reveal_type(several)  # T: list[list[int]]
+    reveal_type(await frames.lease_many(2))  # T: Leases[Buffer]
 
 
 with Pool(Objects(bytearray), 1) as pool:

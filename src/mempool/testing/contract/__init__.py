@@ -21,6 +21,7 @@
     GuaranteeContract   what is covered, owed and unfunded
     BulkContract        many at once
     LeaseContract       elements that go home by themselves
+    LeaseManyContract   many of them together
     LossContract        what is broken, and what is lost with its holder
     CloseContract       the end
     InputContract       bad input changes nothing
@@ -47,8 +48,8 @@ pytest.register_assert_rewrite(
     *[
         f"mempool.testing.contract.{room}"
         for room in (
-            *("account", "alloc", "bad_input", "base", "bulk", "closing", "guarantees", "leases", "line", "losses"),
-            *("resize", "resting", "retry", "slow_source", "whole"),
+            *("account", "alloc", "bad_input", "base", "bulk", "closing", "guarantees", "lease_many", "leases"),
+            *("line", "losses", "resize", "resting", "retry", "slow_source", "whole"),
         )
     ]
 )
@@ -62,6 +63,7 @@ from mempool.testing.contract.whole import (  # noqa: E402 - after the above
     GuaranteeContract,
     InputContract,
     LeaseContract,
+    LeaseManyContract,
     LineContract,
     LossContract,
     PoolContract,
@@ -80,6 +82,7 @@ __all__ = [
     "GuaranteeContract",
     "InputContract",
     "LeaseContract",
+    "LeaseManyContract",
     "LineContract",
     "LossContract",
     "PoolContract",

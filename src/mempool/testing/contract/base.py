@@ -12,6 +12,7 @@ import pytest
 from mempool.buffer import identity_of
 from mempool.guarantee import PoolStats
 from mempool.lease import Lease
+from mempool.leases import Leases
 from mempool.pool import Pool, Source
 from mempool.testing.contract.callers import KINDS, Callers, ThreadCallers, in_line
 from mempool.testing.manual_clock import ManualClock
@@ -157,7 +158,7 @@ class Contract:
         """Begin an alloc_many; return when it stands in the line, or is over."""
         return in_line(pool, lambda: self.callers.call(pool, "alloc_many", n, **options))
 
-    def wait_to_enter(self, pool: Pool[Any], lease: Lease[Any]) -> Future[Any]:
+    def wait_to_enter(self, pool: Pool[Any], lease: Lease[Any] | Leases[Any]) -> Future[Any]:
         """Begin to enter a lease; return when it stands in the line, or is over."""
         return in_line(pool, lambda: self.callers.enter(lease))
 

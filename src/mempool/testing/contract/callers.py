@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from mempool.lease import Lease
+from mempool.leases import Leases
 from mempool.pool import Pool
 from mempool.testing.waiting import wait_until
 
@@ -20,10 +21,10 @@ class Callers(Protocol):
     def call(self, pool: Pool[Any], name: str, *args: Any, **options: Any) -> Future[Any]:
         """Begin a call ("alloc", "alloc_many") of its own thread or task."""
 
-    def enter(self, lease: Lease[Any]) -> Future[Any]:
+    def enter(self, lease: Lease[Any] | Leases[Any]) -> Future[Any]:
         """Begin to enter a lease."""
 
-    def leave(self, lease: Lease[Any]) -> Future[Any]:
+    def leave(self, lease: Lease[Any] | Leases[Any]) -> Future[Any]:
         """Leave a lease that was entered."""
 
     def close(self) -> None:
@@ -37,11 +38,11 @@ class ThreadCallers:
         """Begin a call."""
         return self._run(lambda: getattr(pool, name)(*args, **options))
 
-    def enter(self, lease: Lease[Any]) -> Future[Any]:
+    def enter(self, lease: Lease[Any] | Leases[Any]) -> Future[Any]:
         """Begin `with lease`."""
         return self._run(lease.__enter__)
 
-    def leave(self, lease: Lease[Any]) -> Future[Any]:
+    def leave(self, lease: Lease[Any] | Leases[Any]) -> Future[Any]:
         """End `with lease`."""
         return self._run(lambda: lease.__exit__(None, None, None))
 
@@ -73,11 +74,11 @@ class TaskCallers:
         """Begin the `_async` form of a call."""
         return self._run(getattr(pool, f"{name}_async")(*args, **options))
 
-    def enter(self, lease: Lease[Any]) -> Future[Any]:
+    def enter(self, lease: Lease[Any] | Leases[Any]) -> Future[Any]:
         """Begin `async with lease`."""
         return self._run(lease.__aenter__())
 
-    def leave(self, lease: Lease[Any]) -> Future[Any]:
+    def leave(self, lease: Lease[Any] | Leases[Any]) -> Future[Any]:
         """End `async with lease`."""
         return self._run(lease.__aexit__(None, None, None))
 

@@ -9,6 +9,7 @@ from mempool.testing.contract.base import Contract
 from mempool.testing.contract.bulk import BulkContract
 from mempool.testing.contract.closing import CloseContract
 from mempool.testing.contract.guarantees import GuaranteeContract
+from mempool.testing.contract.lease_many import LeaseManyContract
 from mempool.testing.contract.leases import LeaseContract
 from mempool.testing.contract.line import LineContract
 from mempool.testing.contract.losses import LossContract
@@ -29,6 +30,7 @@ class PoolContract(
     GuaranteeContract,
     BulkContract,
     LeaseContract,
+    LeaseManyContract,
     LossContract,
     CloseContract,
     InputContract,
@@ -45,6 +47,7 @@ __all__ = [
     "GuaranteeContract",
     "InputContract",
     "LeaseContract",
+    "LeaseManyContract",
     "LineContract",
     "LossContract",
     "PoolContract",
