@@ -11,10 +11,11 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from typing import Any
 
 import pytest
+import trio
 from named import SOON, Caller, make
 from sweeps import audit
 
-from mempool import DeadlockError, Pool, PoolTimeout, traffic
+from mempool import DeadlockError, Pool, PoolError, PoolTimeout, traffic
 from mempool.testing import ScriptedSource, Step, wait_until, wait_until_async
 
 works, fails, raises, slow = Step
@@ -338,3 +339,252 @@ def test_who_takes_over_is_the_holder() -> None:
     anna.ends()
     bert.ends()
     audit(pool)
+
+
+# -- a loop that stands still
+
+STOPS = pytest.mark.filterwarnings("ignore:.*stops its event loop:RuntimeWarning")
+
+
+def _beside_a_task_of_asyncio(pool: Pool[Any], stop: Any) -> None:
+    async def hold(held: asyncio.Event) -> None:
+        async with pool.lease():
+            held.set()
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        held = asyncio.Event()
+        holder = asyncio.create_task(hold(held), name="holder")
+        await held.wait()
+        try:
+            stop(pool)
+        finally:
+            holder.cancel()
+            await asyncio.wait([holder])
+
+    asyncio.run(main())
+
+
+def _beside_a_task_of_trio(pool: Pool[Any], stop: Any) -> None:
+    async def hold(held: trio.Event) -> None:
+        async with pool.lease():
+            held.set()
+            await trio.sleep_forever()
+
+    async def main() -> None:
+        held = trio.Event()
+        raised: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hold, held, name="holder")
+            await held.wait()
+            try:
+                stop(pool)
+            except PoolError as error:
+                raised = error
+            nursery.cancel_scope.cancel()
+        if raised is not None:
+            raise raised
+
+    trio.run(main)
+
+
+def _in_a_callback(pool: Pool[Any], stop: Any) -> None:
+    async def main() -> None:
+        raised: list[PoolError] = []
+
+        def call() -> None:
+            try:
+                stop(pool)
+            except PoolError as error:
+                raised.append(error)
+
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name("holder")
+        async with pool.lease():
+            asyncio.get_running_loop().call_soon(call)
+            await wait_until_async(lambda: bool(raised))
+        raise raised[0]
+
+    asyncio.run(main())
+
+
+def _above_a_block_of_its_thread(pool: Pool[Any], stop: Any) -> None:
+    async def main() -> None:
+        stop(pool)
+
+    with pool.lease():
+        asyncio.run(main())
+
+
+@STOPS
+@pytest.mark.parametrize("timeout", [None, SOON])
+@pytest.mark.parametrize(
+    "program", [_beside_a_task_of_asyncio, _beside_a_task_of_trio, _in_a_callback, _above_a_block_of_its_thread]
+)
+def test_who_stops_the_loop_whose_task_holds_all_is_told(program: Any, timeout: float | None) -> None:
+    """The holder can never run, so nobody ever brings it home; both are named, and who stops the loop."""
+    pool = make("frames")
+    with pytest.raises(DeadlockError, match="nobody can ever serve this caller") as caught:
+        program(pool, lambda pool: pool.alloc(timeout=timeout))
+    assert isinstance(caught.value, PoolTimeout) == (timeout is not None)
+    assert "waits in pool 'frames' and stops its event loop" in str(caught.value)
+    if program is not _above_a_block_of_its_thread:
+        assert "holder has held bytearray at" in str(caught.value)
+    audit(pool)
+
+
+@STOPS
+def test_who_waits_for_a_loop_that_stands_still_is_told_and_the_loop_goes_on() -> None:
+    """A thread that holds the one element and wants the other, which a task has, whose loop waits for the first."""
+    pool = make("frames", 2)
+    anna = Caller("anna")
+    held = anna.take(pool)
+    told: list[BaseException | None] = []
+
+    def stop(pool: Pool[Any]) -> None:
+        def watch() -> None:
+            wait_until(lambda: pool.stats().waiting == 1)
+            told.append(anna.does(pool.alloc).exception(SOON))
+            pool.free(held)
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        pool.free(pool.alloc(timeout=SOON))
+        watching.join(SOON)
+
+    _beside_a_task_of_asyncio(pool, stop)
+    assert isinstance(told[0], DeadlockError)
+    assert "task holder has held" in str(told[0])
+    anna.ends()
+    audit(pool)
+
+
+def _that_took_no_block(pool: Pool[Any], stop: Any) -> None:
+    async def hold() -> None:
+        element = await pool.alloc_async()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            pool.free(element)
+
+    async def main() -> None:
+        holder = asyncio.create_task(hold())
+        await wait_until_async(lambda: pool.stats().out == 1)
+        try:
+            stop(pool)
+        finally:
+            holder.cancel()
+            await asyncio.wait([holder])
+
+    asyncio.run(main())
+
+
+def _that_is_over(pool: Pool[Any], stop: Any) -> None:
+    async def take() -> Any:
+        element = pool.alloc()
+        pool.take_over(element)
+        return element
+
+    async def main() -> None:
+        element = await asyncio.create_task(take())
+        try:
+            stop(pool)
+        finally:
+            pool.free(element)
+
+    asyncio.run(main())
+
+
+def _of_trio_that_is_over(pool: Pool[Any], stop: Any) -> None:
+    taken: list[Any] = []
+
+    async def take() -> None:
+        taken.append(pool.alloc())
+        pool.take_over(taken[0])
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take)
+        assert not pool.holders()[0].lives
+        try:
+            stop(pool)
+        finally:
+            pool.free(taken[0])
+
+    trio.run(main)
+
+
+def _that_handed_over(pool: Pool[Any], stop: Any) -> None:
+    async def main() -> None:
+        async with pool.lease() as element:
+            pool.hand_over(element)
+            await asyncio.create_task(asyncio.wait_for(stops(), SOON))
+
+    async def stops() -> None:
+        stop(pool)
+
+    asyncio.run(main())
+
+
+@STOPS
+@pytest.mark.parametrize("program", [_that_took_no_block, _that_is_over, _of_trio_that_is_over, _that_handed_over])
+def test_what_a_stopped_task_may_not_be_the_only_one_to_bring_home_is_no_deadlock(program: Any) -> None:
+    """Without a block, after a hand_over or when the task is over: somebody else may free it."""
+    pool = make("frames")
+    with pytest.raises(PoolTimeout) as caught:
+        program(pool, lambda pool: pool.alloc(timeout=0))
+    assert not isinstance(caught.value, DeadlockError)
+    audit(pool)
+
+
+@STOPS
+def test_who_stops_a_loop_waits_for_what_another_thread_or_another_loop_holds() -> None:
+    """They go on, and so may bring it home: each time it is served."""
+    pool = make("frames")
+    pools, freeing = [pool, make("sockets")], []
+
+    def other_loop(begun: threading.Event, ends: threading.Event) -> None:
+        async def hold() -> None:
+            async with pools[1].lease():
+                begun.set()
+                await wait_until_async(ends.is_set)
+
+        asyncio.run(hold())
+
+    async def main() -> None:
+        begun, ends = threading.Event(), threading.Event()
+        freeing.append(threading.Thread(target=other_loop, args=(begun, ends)))
+        freeing[0].start()
+        assert begun.wait(SOON)
+        anna = Caller("anna")
+        held = anna.take(pool)
+
+        def bring_home() -> None:
+            wait_until(lambda: pool.stats().waiting == 1)
+            pool.free(held)
+            wait_until(lambda: pools[1].stats().waiting == 1)
+            ends.set()
+
+        freeing.append(threading.Thread(target=bring_home))
+        freeing[1].start()
+        for place in pools:
+            place.free(place.alloc(timeout=SOON))
+        anna.ends()
+
+    asyncio.run(main())
+    for thread in freeing:
+        thread.join(SOON)
+    audit(pool)
+    audit(pools[1])
+
+
+@STOPS
+def test_a_loop_that_stands_still_below_the_limit_is_no_deadlock() -> None:
+    """The source may recover."""
+    source = ScriptedSource()
+    pool = Pool(source, 1, name="frames", track="holders")
+    source.otherwise = fails
+    with pytest.raises(PoolTimeout) as caught:
+        _beside_a_task_of_asyncio(pool, lambda pool: pool.alloc(timeout=0))
+    assert not isinstance(caught.value, DeadlockError)

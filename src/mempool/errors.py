@@ -20,7 +20,7 @@ class LineFull(PoolError):
 
 
 class DeadlockError(PoolError):
-    """Everything that could serve this caller is held by callers that themselves wait."""
+    """Everything that could serve this caller is held by callers that wait, too, or by tasks whose event loop they stop."""
 
 
 class DeadlockTimeout(DeadlockError, PoolTimeout):

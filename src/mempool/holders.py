@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mempool import greenlets
 from mempool.buffer import Buffer
 from mempool.clock import in_words
-from mempool.parking import ThreadOwner, current_owner, life_of_this_thread
+from mempool.parking import ThreadOwner, current_owner, life_of_this_thread, runner_of
 
 if TYPE_CHECKING:
     from mempool._core.line import Ticket
@@ -158,6 +158,9 @@ def watched(element: object) -> weakref.ref[object] | None:
 def is_over(owner: object) -> bool:
     """Whether this is a task that is done."""
     done = getattr(owner, "done", None)
+    if done is None:  # a task of trio tells by its coroutine
+        coroutine = getattr(owner, "coro", None)
+        return inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
     return callable(done) and bool(done())
 
 
@@ -216,6 +219,17 @@ def in_block() -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Standstill:
+    """A call that stops an event loop until it returns."""
+
+    what: str
+    owner: object
+    """Who waits in it."""
+    stopped: tuple[object, ...]
+    """See parking.stopped_here."""
+
+
+@dataclass(frozen=True, slots=True)
 class Deadlock:
     """Callers that wait for each other."""
 
@@ -228,8 +242,8 @@ class Deadlock:
 def find_deadlock(pool: Traffic, owner: object, pools: Iterable[Traffic]) -> Deadlock | None:
     """Whether nobody but those who wait themselves could serve `owner`, who waits in `pool`. None: somebody may.
 
-    Certain, where only they can bring home what they hold: there is no way out, but that somebody's time runs out. Else it
-    may only look like one: what a thread took, another may bring home.
+    Certain, where only they can bring home what they hold, or tasks of a loop that one of them stops: there is no way out,
+    but that somebody's time runs out. Else it may only look like one: what a thread took, another may bring home.
     """
     tracked = [candidate for candidate in pools if candidate._book is not None]
     for is_certain in (True, False):
@@ -251,12 +265,14 @@ def _find(pool: Traffic, owner: object, tracked: list[Traffic], is_certain: bool
                 if ticket.owner != owner and ticket.owner is not None:
                     waits.setdefault(ticket.owner, []).append(candidate)
                     tickets.append(ticket)
+        standstills = [standstill for candidate in tracked for standstill in list(candidate._standstill.values())]
         stuck = set(waits)
         changed = True
         while changed:
             changed = False
+            stopped = {runner for standstill in standstills if standstill.owner in stuck for runner in standstill.stopped}
             for waiter in list(stuck):
-                if not all(_is_dry(place, stuck, is_certain) for place in waits[waiter]):
+                if not all(_is_dry(place, stuck, stopped, is_certain) for place in waits[waiter]):
                     stuck.discard(waiter)
                     changed = True
         if owner not in stuck:
@@ -268,15 +284,22 @@ def _find(pool: Traffic, owner: object, tracked: list[Traffic], is_certain: bool
     for candidate in tracked:
         now = candidate._clock.now()
         owners = candidate._book.owners() if candidate._book else []
-        if any(holder in stuck for holder, _ in owners) and candidate._book is not None:
+        if any(_cannot_run(holder, stuck, stopped) for holder, _ in owners) and candidate._book is not None:
             lines += [f"{candidate._called()}: {holder}" for holder in candidate._book.holders(now)]
     for waiter in stuck:
-        lines.append(f"{name_of(waiter)} waits in {', '.join(place._called() for place in waits[waiter])}")
+        stops = any(standstill.owner == waiter for standstill in standstills)
+        how = " and stops its event loop, which `await pool.alloc_async()` would not" if stops else ""
+        lines.append(f"{name_of(waiter)} waits in {', '.join(place._called() for place in waits[waiter])}{how}")
     return lines
 
 
-def _is_dry(pool: Traffic, stuck: set[object], is_certain: bool) -> bool:
-    """Whether all that is out of this pool is held by somebody who is stuck, and nothing is on its way.
+def _cannot_run(holder: object, stuck: set[object], stopped: set[object]) -> bool:
+    """Whether this holder waits for ever, or is a task of a loop that stands still because somebody does."""
+    return holder in stuck or (bool(stopped) and runner_of(holder) in stopped and not is_over(holder))
+
+
+def _is_dry(pool: Traffic, stuck: set[object], stopped: set[object], is_certain: bool) -> bool:
+    """Whether all that is out of this pool is held by somebody who is stuck or stopped, and nothing is on its way.
 
     is_certain: whether nobody else can bring it home, and the source cannot help because the limit is reached.
     """
@@ -291,5 +314,5 @@ def _is_dry(pool: Traffic, stuck: set[object], is_certain: bool) -> bool:
         and len(owners) == figures["out"]
         and not figures["claimed"]
         and not figures["disposing"]
-        and all(holder in stuck for holder, _ in owners)
+        and all(_cannot_run(holder, stuck, stopped) for holder, _ in owners)
     )

@@ -350,6 +350,31 @@ def task_here() -> object:
     return None if trio is None else trio.lowlevel.current_task()
 
 
+def stopped_here() -> list[object]:
+    """What stands still while the code that runs here does: the event loops of this thread, if any, and then the thread.
+
+    As `runner_of` names them. Where greenlets are, only the loop whose task runs here, because the others' may go on.
+    """
+    loop = asyncio._get_running_loop()
+    if greenlets.are_loaded():
+        return [] if loop is None or _task_of(loop) is None else [loop]
+    trio = _trio_running()
+    stopped = [loop] if loop is not None else []
+    if trio is not None:
+        stopped.append(trio.lowlevel.current_root_task())
+    return [*stopped, _this_thread()] if stopped else []
+
+
+def runner_of(owner: object) -> object:
+    """Without what this owner cannot run: the loop of a task of asyncio, the root task of one of trio; else the owner."""
+    get_loop = getattr(owner, "get_loop", None)
+    if get_loop is not None:
+        return get_loop()
+    while (nursery := getattr(owner, "parent_nursery", None)) is not None:
+        owner = nursery.parent_task
+    return owner
+
+
 def _task_of(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
     """The task of this loop whose code runs here. None: a callback, or another's code while the loop runs in this thread."""
     task = asyncio.current_task(loop)

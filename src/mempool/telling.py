@@ -14,7 +14,7 @@ from mempool._core import Hands, Quick
 from mempool.buffer import Buffer
 from mempool.clock import Clock, in_words
 from mempool.errors import DoubleFree, ForeignElement, PoolClosed
-from mempool.holders import HolderBook, describe, find_deadlock
+from mempool.holders import HolderBook, Standstill, describe, find_deadlock
 from mempool.lease import Lease
 from mempool.viewers import viewers
 
@@ -46,7 +46,7 @@ class Telling(Quick):
     _rests_until: float  # by the pool's clock: the source has failed, and is left alone until then
     _source_failures: int
     _source_said: str | None
-    _standstill: dict[object, str]  # calls that stop an event loop, by a token
+    _standstill: dict[object, Standstill]  # calls that stop an event loop, by a token
     _written_off: deque[int]  # addresses, the last thousands
 
     # -- errors of free
@@ -154,7 +154,7 @@ class Telling(Quick):
         if f["lingering"]:
             sentences.append(self._tell_lingering(f["lingering"]))
         sentences += [f"a resize {what} is under way" for what in list(self._resizing.values())]
-        sentences += list(self._standstill.values())
+        sentences += [standstill.what for standstill in list(self._standstill.values())]
         if self._book is not None:
             holders = self._book.holders(self._clock.now())
             sentences += [str(holder) for holder in holders[:HOLDERS_NAMED]]
@@ -178,9 +178,10 @@ class Telling(Quick):
         if deadlock is None:
             return []
         if deadlock.is_certain:
-            return ["it is a deadlock: all that is out is held by callers that wait themselves"]
+            return ["it is a deadlock: all that is out is held by callers that wait, or whose loop one of them stops"]
         only_looks = (
-            "all that is out was taken by callers that wait themselves, and comes home only if somebody else brings it"
+            "all that is out was taken by callers that wait themselves, or whose loop one of them stops, and comes home "
+            "only if somebody else brings it"
         )
         return [f"it looks like a deadlock: {only_looks}"]
 

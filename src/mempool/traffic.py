@@ -26,7 +26,7 @@ from mempool.buffer import Buffer, entrust, has_lost, prepare, renew
 from mempool.clock import SYSTEM_CLOCK, in_words
 from mempool.errands import Errand, outside_this_package
 from mempool.errors import DeadlockError, DeadlockTimeout, DoubleFree, ForeignElement, LineFull, PoolTimeout
-from mempool.holders import Holder, find_deadlock, name_of
+from mempool.holders import Holder, Standstill, find_deadlock, name_of
 from mempool.native import get_ident
 from mempool.sources import protocol
 from mempool.sources.moves import move
@@ -172,16 +172,17 @@ class Traffic(Telling):
             errand.leave()
 
     def _note_standstill(self, instead: str) -> object:
-        """Warn that this call stops an event loop, if it is made in one of its tasks. Returns a token, or None."""
-        task = parking.task_here()
-        if task is None:
+        """Warn that this call stops an event loop, if it is made where one runs. Returns a token, or None."""
+        stopped = parking.stopped_here()
+        if not stopped:
             return None
-        token = object()
-        what = f"{name_of(task)} waits in a call that stops its event loop; use {instead} there"
+        token, task = object(), parking.task_here()
+        who = "a callback" if task is None else name_of(task)
+        what = f"{who} waits in a call that stops its event loop; use {instead} {'in a task' if task is None else 'there'}"
         said = f"{self._called()}: {what}"
         log.warning(said)
         warnings.warn(said, RuntimeWarning, stacklevel=outside_this_package())
-        self._standstill[token] = what
+        self._standstill[token] = Standstill(what, parking.current_owner(), tuple(stopped))
         return token
 
     async def _hold_async(self, lease: Any, timeout: float | None | EllipsisType) -> Any:
