@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from scenes import Broken, Call, Scene, again, call, cancelled, driven, exists, in_time, raises
 
 import mempool
+from mempool import parking
 
 Routine = Callable[[], Coroutine[Any, Any, object]]
 
@@ -64,6 +66,22 @@ def alloc_async_by_waiting(scene: Scene) -> Call:
 def alloc_async_in_vain(scene: Scene) -> Call:
     scene.take_all()
     return raises(mempool.PoolTimeout, driven(_one(scene, timeout=0)))
+
+
+@call(in_loop=True)
+def alloc_async_in_vain_by_a_kind_of_ones_own(scene: Scene) -> Call:
+    scene.take_all()
+    owner = object()
+    loop = asyncio.get_running_loop()
+
+    def made() -> None:
+        remove = parking.register_tasks(lambda: owner, lambda clock: parking.TaskPlace(clock, loop))
+        try:
+            driven(_one(scene, timeout=0))()
+        finally:
+            again(remove)
+
+    return raises(mempool.PoolTimeout, made)
 
 
 @call(in_loop=True)

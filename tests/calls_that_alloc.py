@@ -5,6 +5,7 @@ from __future__ import annotations
 from scenes import Broken, Call, Scene, again, call, in_time, keep, listed, raises
 
 import mempool
+from mempool import parking
 
 # -- one
 
@@ -30,6 +31,21 @@ def alloc_from_reserve(scene: Scene) -> Call:
 def alloc_in_vain(scene: Scene) -> Call:
     scene.take_all()
     return raises(mempool.PoolTimeout, lambda: scene.pool.alloc(timeout=0))
+
+
+@call()
+def alloc_in_vain_by_a_kind_of_ones_own(scene: Scene) -> Call:
+    scene.take_all()
+    owner = object()
+
+    def made() -> None:
+        remove = parking.register(lambda: owner, parking.ThreadPlace)
+        try:
+            scene.pool.alloc(timeout=0)
+        finally:
+            again(remove)
+
+    return raises(mempool.PoolTimeout, made)
 
 
 @call()

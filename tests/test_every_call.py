@@ -17,7 +17,7 @@ import mempool
 
 PACKAGE = str(Path(mempool.__file__).parent)
 #: Not mempool.testing, nor the command line: who tests has memory.
-MODULES = ("mempool", "mempool.linux", "mempool.sources")
+MODULES = ("mempool", "mempool.linux", "mempool.parking", "mempool.sources")
 #: What no entry needs to call, and why.
 EXEMPT = {
     "Buffer.__getbuffer__": "compiled, Python's memoryview() calls it",
@@ -33,6 +33,9 @@ EXEMPT = {
     "Pool.__cinit__": "compiled, Pool() calls it",
     "Pool.map": "its worker threads are the standard library's, which loses calls where there is no memory",
     "Region.__init__": "regions are made by Memory",
+    "Parker": "a protocol: it has no code",
+    "TaskParker": "a protocol: it has no code",
+    "Waker": "a protocol: it has no code",
     "Provider": "a protocol: it has no code",
     "RegionLike": "a protocol: it has no code",
     "Source": "a protocol: it has no code",

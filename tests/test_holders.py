@@ -15,7 +15,7 @@ import pytest
 from named import SOON, Caller, make
 from sweeps import audit
 
-from mempool import Objects, Pool, PoolTimeout
+from mempool import Buffers, Limited, Objects, Pool, PoolTimeout
 from mempool.testing import Element, ManualClock, ScriptedSource, Step, wait_until
 
 works, fails, raises, slow = Step
@@ -70,7 +70,7 @@ def test_why_empty_says_what_a_person_needs() -> None:
     assert pool.why_empty().startswith("pool 'frames': 1 promised, 1 spare, 0 out, 0 callers in line; the source has not")
     anna, bert, cleo = Caller("anna"), Caller("bert"), Caller("cleo")
     element = anna.take(pool)  # from the reserve, because the source failed
-    assert "the source has failed 1 times, last with MemoryError: the script says so" in pool.why_empty()
+    assert "the source has failed 1 time, last with MemoryError: the script says so" in pool.why_empty()
     waiting = bert.waits(pool)
     assert "1 caller in line" in pool.why_empty()
     assert re.search(r"thread 'anna' has held Element at \S+ for \S+ s, taken at named\.py:\d+ in", pool.why_empty())
@@ -79,7 +79,7 @@ def test_why_empty_says_what_a_person_needs() -> None:
     source.wait_until_held()
     assert "a resize to reserve 2 by thread 'cleo' is under way" in pool.why_empty()
     assert "the limit of 2 is reached" in pool.why_empty()
-    assert "1 are being made" in pool.why_empty()
+    assert "1 is being made" in pool.why_empty()
     assert pool.why_empty().endswith("Free what is out, raise the reserve or the limit, or wait longer")
     source.open()
     pool.free(waiting.result(SOON))
@@ -154,3 +154,30 @@ def test_a_wait_beyond_patience_is_logged_once(caplog: pytest.LogCaptureFixture)
         pool.free(waiting.result(SOON))
     anna.ends()
     audit(pool)
+
+
+def test_what_is_said_of_one_and_of_many_is_english() -> None:
+    """One element is still out, one view looks, one caller waits, the source has failed once; and two are, do, have."""
+    for number, views, line, failed in (
+        (1, "1 view:", "1 element is still out; free it", "has failed 1 time,"),
+        (2, "2 views:", "2 elements are still out; free them", "has failed 2 times,"),
+    ):
+        pool = Pool(ScriptedSource(*[works] * number, otherwise=fails), number)
+        held = pool.alloc_many(number)
+        with pytest.raises(PoolTimeout, match=line):
+            pool.drain(0)
+        while pool.stats().source_failures < number:
+            assert pool.try_alloc() is None
+        assert failed in pool.why_empty()
+        pool.free_many(held)
+        buffers = Pool(Buffers(64), 1)
+        buffer = buffers.alloc()
+        looking = [memoryview(buffer) for _ in range(number)]
+        with pytest.raises(BufferError, match=f"{views} a slice"):
+            buffers.free(buffer)
+        looking.clear()
+        buffers.free(buffer)
+    limited = Limited(Objects(bytearray), elements_max=1)
+    limited.alloc()
+    with pytest.raises(MemoryError, match="Limited: 1 element exists already"):
+        limited.alloc()

@@ -243,7 +243,7 @@ def test_a_task_drains_a_pool_and_holds_a_lease(run: Callable[[Any], None]) -> N
         await pool.drain_async(0)
         lease = await pool.lease()
         assert lease.element in pool._source.existing
-        with pytest.raises(PoolTimeout, match="1 elements are still out"):
+        with pytest.raises(PoolTimeout, match="1 element is still out; free it"):
             await pool.drain_async(0.01)
         if run is asyncio.run:
             draining = asyncio.create_task(pool.drain_async())

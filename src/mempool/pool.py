@@ -652,7 +652,7 @@ class Pool(Traffic, Generic[T]):
                     raise self._ending()
                 time = now()
                 if time >= deadline:
-                    raise PoolTimeout(f"{self._called()}: {self.core.figures()['out']} elements are still out; free them")
+                    raise PoolTimeout(f"{self._called()}: {self._still_out()}")
                 yield None if deadline == NEVER else deadline - time
         finally:
             self.core.watch_drain(ticket, False)

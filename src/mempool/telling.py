@@ -22,6 +22,15 @@ from mempool.viewers import viewers
 HOLDERS_NAMED = 8
 
 
+def _s(number: int) -> str:
+    """The end of a noun after this number."""
+    return "" if number == 1 else "s"
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
 class Telling(Quick):
     """The messages of a pool: each names the pool, the fact and the way out."""
 
@@ -60,7 +69,7 @@ class Telling(Quick):
         views = buffer.views()
         what = f" ({viewers(buffer)})" if self._book is not None else ""
         return BufferError(
-            f"{self._called()}: this buffer is still viewed through {views} view{'' if views == 1 else 's'}{what}: a slice "
+            f"{self._called()}: this buffer is still viewed through {views} view{_s(views)}{what}: a slice "
             "such as buf[:n] or an array still looks at it; use `with memoryview(buf) as view:` inside the lease, `del` it "
             "before the block ends, or lease(linger=True) or free(buf, linger=True), which return it when the last view ends"
         )
@@ -125,7 +134,11 @@ class Telling(Quick):
 
     def _in_line(self) -> str:
         waiting = self.core.waiting()
-        return f"{waiting} caller{'' if waiting == 1 else 's'} in line"
+        return f"{waiting} caller{_s(waiting)} in line"
+
+    def _still_out(self) -> str:
+        out = self.core.figures()["out"]
+        return f"{out} element{_s(out)} {_are(out)} still out; free {'it' if out == 1 else 'them'}"
 
     def _taken_at(self, element: Any) -> str:
         site = None if self._book is None else self._book.site_of(element)
@@ -136,7 +149,7 @@ class Telling(Quick):
         f = self.core.figures()
         sentences = [
             f"{self._called()}: {f['reserve']} promised, {f['spare']} spare, {f['out']} out, {self._in_line()}",
-            f"the source has failed {self._source_failures} times, last with {self._source_said}"
+            f"the source has failed {self._source_failures} time{_s(self._source_failures)}, last with {self._source_said}"
             if self._source_said
             else "the source has not failed",
         ]
@@ -148,9 +161,9 @@ class Telling(Quick):
         elif f["made"] - f["disposed"] + f["claimed"] >= f["limit"]:
             sentences.append(f"the limit of {f['limit']} is reached")
         if f["claimed"]:
-            sentences.append(f"{f['claimed']} are being made")
+            sentences.append(f"{f['claimed']} {_are(f['claimed'])} being made")
         if f["disposing"]:
-            sentences.append(f"{f['disposing']} are being disposed of")
+            sentences.append(f"{f['disposing']} {_are(f['disposing'])} being disposed of")
         if f["lingering"]:
             sentences.append(self._tell_lingering(f["lingering"]))
         sentences += [f"a resize {what} is under way" for what in list(self._resizing.values())]
@@ -159,7 +172,7 @@ class Telling(Quick):
             holders = self._book.holders(self._clock.now())
             sentences += [str(holder) for holder in holders[:HOLDERS_NAMED]]
             if len(holders) > HOLDERS_NAMED:
-                sentences.append(f"{len(holders) - HOLDERS_NAMED} more are held for less long")
+                sentences.append(f"{len(holders) - HOLDERS_NAMED} more {_are(len(holders) - HOLDERS_NAMED)} held for less long")
             sentences += self._looks_dead()
         elif f["out"]:
             sentences.append('track="holders" would tell who holds them')
@@ -203,10 +216,12 @@ class Telling(Quick):
                 seen.append(viewers(buffer))
         del reference, buffer
         what = f" ({'; '.join(seen)})" if seen else ""
-        return (
-            f"{lingering} of those out linger: their users have freed them, and come home when the last view ends{what}; "
-            "drop the views, or the traceback that holds them"
+        freed = (
+            "1 of those out lingers: its user has freed it, and it comes home when its last view ends"
+            if lingering == 1
+            else f"{lingering} of those out linger: their users have freed them, and each comes home when its last view ends"
         )
+        return f"{freed}{what}; drop the views, or the traceback that holds them"
 
     def _count(self, what: str, number: int) -> int:
         try:

@@ -92,6 +92,12 @@ class Adaptor(Generic[T]):
         return f"{type(self).__name__}({self.source!r})"
 
 
+def _elements(number: int, do: str = "") -> str:
+    """So many elements, and what they do, in words."""
+    said = f"{number} element{'' if number == 1 else 's'}"
+    return f"{said} {do}{'s' if number == 1 else ''}" if do else said
+
+
 class Limited(Adaptor[T]):
     """No more than so many elements, or bytes, exist at once; beyond that, alloc raises MemoryError.
 
@@ -139,7 +145,7 @@ class Limited(Adaptor[T]):
         room = None if wrapped is None else wrapped(elements)
         left = max(0, self.elements_max - self.existing)
         if left < elements and (room is None or left <= room.elements):
-            return Room(left, f"Limited has {self.existing} of at most {self.elements_max} elements")
+            return Room(left, f"Limited has {self.existing} of at most {_elements(self.elements_max)}")
         return room
 
     def alloc(self) -> T:
@@ -153,7 +159,7 @@ class Limited(Adaptor[T]):
             if not permit:
                 move(self._free, permit)  # none is fresh any more, so only what came home meanwhile counts
             if not permit:
-                raise MemoryError(f"Limited: {self.elements_max} elements exist already, as many as may be")
+                raise MemoryError(f"Limited: {_elements(self.elements_max, 'exist')} already, as many as may be")
             made.extend(itertools.starmap(self.source.alloc, _ONCE))
             return only(made)
         except BaseException:
