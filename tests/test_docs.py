@@ -21,7 +21,19 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 REFERENCE = "\n".join(page.read_text("utf-8") for page in sorted((DOCS / "reference").glob("*.md")))
 PUBLIC_MODULES = ("mempool", "mempool.linux", "mempool.parking", "mempool.sources", "mempool.testing")
 #: What a page may need and a user may not have: the page's code is skipped from there on.
-OPTIONAL = ("numpy", "redis", "sqlalchemy", "urllib3", "pyarrow", "torch", "trio", "prometheus_client", "click", "rich")
+OPTIONAL = (
+    "numpy",
+    "fastapi",
+    "redis",
+    "sqlalchemy",
+    "urllib3",
+    "pyarrow",
+    "torch",
+    "trio",
+    "prometheus_client",
+    "click",
+    "rich",
+)
 
 # Installed, pytest loads it by itself; from a bare source tree it is named.
 LOADED = any(metadata.entry_points(group="pytest11", name="mempool"))

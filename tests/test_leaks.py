@@ -24,7 +24,7 @@ FIGURES = 30
 #: An instance counts as a reference to its type; DEFAULT and None are what arguments and places hold.
 SHARED: dict[str, Any] = {
     **{kind.__name__: kind for kind in (Hands, Ticket, Reserve, mempool.Pool, mempool.Lease, ThreadPlace, TaskPlace)},
-    "DEFAULT": ...,
+    "DEFAULT": "default",
     "None": None,
     "()": (),
 }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar
 
 from mempool import dropped
 from mempool._core import Hands
@@ -36,7 +36,7 @@ class Leases(Generic[T]):
 
     _is_finalizing = staticmethod(sys.is_finalizing)  # here, because at the end this module's `sys` is None already
 
-    def __init__(self, pool: Pool[T], n: int, timeout: float | None | EllipsisType, linger: bool) -> None:
+    def __init__(self, pool: Pool[T], n: int, timeout: float | None | Literal["default"], linger: bool) -> None:
         self._pool = pool
         self._wanted = n
         self._timeout = timeout

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import EllipsisType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     from mempool.pool import Pool
@@ -22,7 +21,7 @@ def in_workers(
     items: Iterable[Item],
     *,
     workers: int,
-    timeout: float | None | EllipsisType,
+    timeout: float | None | Literal["default"],
     linger: bool,
 ) -> Iterator[Result]:
     """See `Pool.map`, whose arguments these are."""

@@ -9,13 +9,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, TypeVar, cast
 
 from mempool import clock, parking, registry
 from mempool._core import Hands, Reserve, Ticket
 from mempool._core import line as states
 from mempool._core import reserve as answers
-from mempool._core.quick import DEFAULT, adopt
+from mempool._core.quick import adopt
 from mempool.buffer import Buffer
 from mempool.errors import PoolTimeout, UseAfterFree
 from mempool.guarantee import Guarantee, PoolStats
@@ -158,20 +158,19 @@ class Pool(Traffic, Generic[T]):
 
     if TYPE_CHECKING:
         # What Quick does and documents, with the types that a compiled class cannot have.
-        def alloc(self, *, timeout: float | None | EllipsisType = DEFAULT) -> T: ...  # noqa: D102
+        def alloc(self, *, timeout: float | None | Literal["default"] = "default") -> T: ...  # noqa: D102
         def try_alloc(self) -> T | None: ...  # noqa: D102
         def alloc_reserved(self) -> T | None: ...  # noqa: D102
         def free(self, element: T, *, linger: bool = False) -> None: ...  # noqa: D102
         def lease(  # noqa: D102
-            self, *, timeout: float | None | EllipsisType = DEFAULT, linger: bool = False
+            self, *, timeout: float | None | Literal["default"] = "default", linger: bool = False
         ) -> Lease[T]: ...
 
     # -- allocating
 
-    async def alloc_async(self, *, timeout: float | None | EllipsisType = DEFAULT) -> T:
+    async def alloc_async(self, *, timeout: float | None | Literal["default"] = "default") -> T:
         """`alloc` for a task of an event loop. Does not yield to the loop when there is no need to wait."""
-        if timeout is not DEFAULT:
-            self._seconds("timeout", timeout)
+        self._check_timeout(timeout)
         lease = self.lease()
         if lease._use_warm():
             # Up to here the lease owns it, and nothing that follows is a call: no exception can fly before it is returned.
@@ -185,7 +184,7 @@ class Pool(Traffic, Generic[T]):
             self._hand_back(ticket)
             raise
 
-    def alloc_many(self, n: int, *, timeout: float | None | EllipsisType = DEFAULT) -> list[T]:
+    def alloc_many(self, n: int, *, timeout: float | None | Literal["default"] = "default") -> list[T]:
         """Take `n` elements, all or none. In the line, they are gathered as they come home; nobody overtakes.
 
         More than the reserve is served as far as the source can, without a promise. Raises ValueError at once when `n`
@@ -199,7 +198,7 @@ class Pool(Traffic, Generic[T]):
             self._hand_back(ticket)
             raise
 
-    async def alloc_many_async(self, n: int, *, timeout: float | None | EllipsisType = DEFAULT) -> list[T]:
+    async def alloc_many_async(self, n: int, *, timeout: float | None | Literal["default"] = "default") -> list[T]:
         """`alloc_many` for a task of an event loop."""
         ticket = self._new_ticket(self._many(n))
         try:
@@ -209,7 +208,9 @@ class Pool(Traffic, Generic[T]):
             self._hand_back(ticket)
             raise
 
-    def lease_many(self, n: int, *, timeout: float | None | EllipsisType = DEFAULT, linger: bool = False) -> Leases[T]:
+    def lease_many(
+        self, n: int, *, timeout: float | None | Literal["default"] = "default", linger: bool = False
+    ) -> Leases[T]:
         """`n` elements that are returned together: for `with`, for `async with`, or held; see Leases.
 
             with pool.lease_many(3) as frames:  # a list
@@ -218,8 +219,7 @@ class Pool(Traffic, Generic[T]):
         n, timeout: as for `alloc_many`. linger: as for `free`, at the end. Raises ValueError at once when `n` exceeds the
         limit; entering raises what `alloc_many` raises.
         """
-        if timeout is not DEFAULT:
-            self._seconds("timeout", timeout)
+        self._check_timeout(timeout)
         return Leases(self, self._many(n), timeout, bool(linger))
 
     def _many(self, n: int) -> int:
@@ -244,7 +244,7 @@ class Pool(Traffic, Generic[T]):
             hands.hold(element)
         return self._bring_home(hands, lingering=bool(linger))
 
-    def array(self, shape: Any, dtype: Any = "uint8", *, timeout: float | None | EllipsisType = DEFAULT) -> Any:
+    def array(self, shape: Any, dtype: Any = "uint8", *, timeout: float | None | Literal["default"] = "default") -> Any:
         """A NumPy array over a buffer of this pool, which comes home when the array and all its views are gone.
 
         shape, dtype: as for `Buffer.array`. timeout: as for `alloc`. For pools of `Buffers`; needs `mempool[numpy]`.
@@ -318,7 +318,7 @@ class Pool(Traffic, Generic[T]):
     # -- resizing
 
     def resize(
-        self, reserve: int | None = None, *, keep: int | None = None, limit: int | None | EllipsisType = DEFAULT
+        self, reserve: int | None = None, *, keep: int | None = None, limit: int | None | EllipsisType = ...
     ) -> Guarantee:
         """Change the promise, live. Returns what is promised and covered when it is done.
 
@@ -333,7 +333,7 @@ class Pool(Traffic, Generic[T]):
         (kernel: -ENOMEM), PoolClosed; nothing has changed then. Kernel: mempool_resize.
         """
         wanted = [f"{what} {number}" for what, number in (("reserve", reserve), ("keep", keep)) if number is not None]
-        if limit is not DEFAULT:
+        if limit is not ...:
             wanted.append(f"limit {limit}")
         token = (get_ident(), object())
         self._resizing[token] = f"to {', '.join(wanted) or 'the same targets'} by {name_of(parking.current_owner())}"
@@ -356,7 +356,7 @@ class Pool(Traffic, Generic[T]):
         return self.guarantee()
 
     async def resize_async(
-        self, reserve: int | None = None, *, keep: int | None = None, limit: int | None | EllipsisType = DEFAULT
+        self, reserve: int | None = None, *, keep: int | None = None, limit: int | None | EllipsisType = ...
     ) -> Guarantee:
         """`resize` for a task of an event loop: a thread makes and disposes of elements, and the loop goes on.
 
@@ -387,7 +387,7 @@ class Pool(Traffic, Generic[T]):
         most: int
         if limit is None:
             most = sys.maxsize
-        elif limit is DEFAULT:
+        elif limit is ...:
             most = answers.UNCHANGED
         else:
             most = min(self._count("limit", limit), sys.maxsize)
@@ -433,7 +433,7 @@ class Pool(Traffic, Generic[T]):
 
     # -- what everybody wrote by hand
 
-    def read(self, file: Any, *, timeout: float | None | EllipsisType = DEFAULT) -> Reading:
+    def read(self, file: Any, *, timeout: float | None | Literal["default"] = "default") -> Reading:
         """Read a file, a socket or a stream to its end, piece by piece, each in a buffer of this pool.
 
             for chunk in pool.read(file):
@@ -456,7 +456,7 @@ class Pool(Traffic, Generic[T]):
         items: Iterable[Item],
         *,
         workers: int | None = None,
-        timeout: float | None | EllipsisType = DEFAULT,
+        timeout: float | None | Literal["default"] = "default",
         linger: bool = False,
     ) -> Iterator[Result]:
         """Call `function(element, item)` for each item in worker threads; yields the results in the order of the items.
@@ -622,7 +622,7 @@ class Pool(Traffic, Generic[T]):
         self._dispose_surplus()
         return int(self.core.figures()["out"])
 
-    def drain(self, timeout: float | None | EllipsisType = DEFAULT) -> None:
+    def drain(self, timeout: float | None | Literal["default"] = "default") -> None:
         """Wait until no element is out. Raises PoolTimeout if some are when the time is up."""
         place = parking.parker_here(self._clock)
         now = self._clock.now
@@ -636,7 +636,7 @@ class Pool(Traffic, Generic[T]):
         finally:
             self._standstill.pop(token, None)
 
-    async def drain_async(self, timeout: float | None | EllipsisType = DEFAULT) -> None:
+    async def drain_async(self, timeout: float | None | Literal["default"] = "default") -> None:
         """`drain` for a task of an event loop, which goes on."""
         place = parking.task_parker_here(self._clock)
         for seconds in self._drain(place, place.now, self._deadline(timeout, place.now)):

@@ -6,8 +6,7 @@ import asyncio
 import inspect
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from types import EllipsisType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from mempool.pool import Pool
@@ -68,7 +67,7 @@ class Reading:
 
     __slots__ = ("_file", "_pool", "_timeout")
 
-    def __init__(self, pool: Pool[Any], file: Any, timeout: float | None | EllipsisType) -> None:
+    def __init__(self, pool: Pool[Any], file: Any, timeout: float | None | Literal["default"]) -> None:
         if not any(callable(getattr(file, name, None)) for name in ("readinto", "recv_into", "read")):
             raise TypeError(
                 f"pool {pool.name!r}: read() takes what has readinto (a file opened with 'rb'), recv_into (a socket) or, "

@@ -7,7 +7,7 @@ import numbers
 import operator
 import weakref
 from collections import deque
-from typing import Any
+from typing import Any, Literal
 
 from mempool import registry
 from mempool._core import Hands, Quick
@@ -231,6 +231,10 @@ class Telling(Quick):
         if number < 0:
             raise ValueError(f"{self._called()}: {what} cannot be negative, {number} is; 0 is the least")
         return number
+
+    def _check_timeout(self, timeout: float | None | Literal["default"]) -> None:
+        if timeout != "default":
+            self._seconds("timeout", timeout)
 
     def _seconds(self, what: str, seconds: float | None) -> float | None:
         if seconds is None:

@@ -14,13 +14,11 @@ from collections import deque
 from collections.abc import Callable, Generator
 from itertools import count, repeat, starmap
 from operator import call, setitem
-from types import EllipsisType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from mempool import garbage, parking, registry
 from mempool._core import Hands, Ticket
 from mempool._core import line as states
-from mempool._core.quick import DEFAULT
 from mempool._core.reserve import IS_CLOSED, IS_FULL, IS_TOO_MANY, TIMED_OUT
 from mempool.buffer import Buffer, entrust, has_lost, prepare, renew
 from mempool.clock import SYSTEM_CLOCK, in_words
@@ -94,7 +92,7 @@ class Traffic(Telling):
     def _new_ticket(self, wanted: int) -> Ticket:
         return Ticket(wanted)
 
-    def _obtain(self, ticket: Ticket, timeout: float | None | EllipsisType) -> None:
+    def _obtain(self, ticket: Ticket, timeout: float | None | Literal["default"]) -> None:
         """Fill the ticket and sign it out. Parks the thread where it must wait."""
         now = self._clock.now
         deadline = self._deadline(timeout, now)
@@ -110,7 +108,7 @@ class Traffic(Telling):
                 self._standstill.pop(token, None)
         self._sign_out(ticket)
 
-    async def _obtain_async(self, ticket: Ticket, timeout: float | None | EllipsisType) -> None:
+    async def _obtain_async(self, ticket: Ticket, timeout: float | None | Literal["default"]) -> None:
         """The same for a task."""
         place = parking.task_parker_here(self._clock)
         deadline = self._deadline(timeout, place.now)
@@ -185,12 +183,12 @@ class Traffic(Telling):
         self._standstill[token] = Standstill(what, parking.current_owner(), tuple(stopped))
         return token
 
-    async def _hold_async(self, lease: Any, timeout: float | None | EllipsisType) -> Any:
+    async def _hold_async(self, lease: Any, timeout: float | None | Literal["default"]) -> Any:
         """`await` a lease: it is held, and its task releases it."""
         await self._enter_async(lease, timeout)
         return lease
 
-    async def _enter_async(self, lease: Any, timeout: float | None | EllipsisType) -> Any:
+    async def _enter_async(self, lease: Any, timeout: float | None | Literal["default"]) -> Any:
         """`async with` a lease."""
         if lease._use_warm():
             return lease.element
@@ -614,9 +612,9 @@ class Traffic(Telling):
         if errors:
             raise errors[0]
 
-    def _deadline(self, timeout: float | None | EllipsisType, now: Callable[[], float]) -> float:
+    def _deadline(self, timeout: float | None | Literal["default"], now: Callable[[], float]) -> float:
         """One absolute deadline per call, which nothing extends."""
-        seconds = self._timeout if timeout is DEFAULT else self._seconds("timeout", timeout)
+        seconds = self._timeout if timeout == "default" else self._seconds("timeout", timeout)
         return NEVER if seconds is None else now() + seconds
 
     # -- home

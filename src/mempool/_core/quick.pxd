@@ -14,6 +14,8 @@ from mempool._core.reserve cimport Reserve
 from mempool._core.roll cimport Roll
 from mempool.buffer cimport DEAD, LIVE, Buffer, blank
 
+cdef str DEFAULT
+
 cdef class Quick:
     cdef object __weakref__
     cdef readonly Reserve core

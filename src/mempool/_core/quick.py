@@ -25,8 +25,8 @@ else:
     from mempool._core.roll import Roll
     from mempool.lease import Lease, new_lease
 
-#: Take the pool's own timeout.
-DEFAULT = ...
+#: Take the pool's own timeout. A word, because what reads signatures (FastAPI) takes Ellipsis for what must be given.
+DEFAULT = "default"
 
 
 @cython.cclass
@@ -51,17 +51,17 @@ class Quick:
         self.tracks = core.tracks
         self.rests_until = 0
 
-    def alloc(self, *, timeout: Any = ...) -> Any:
+    def alloc(self, *, timeout: Any = "default") -> Any:
         """Take an element. Never None: a spare beyond the reserve, else from the source, else the reserve, else waits.
 
-        timeout: seconds to wait at most; None: for ever; DEFAULT: the pool's own. It bounds the wait in the line,
+        timeout: seconds to wait at most; None: for ever; "default": the pool's own. It bounds the wait in the line,
             and not the time of a source that is asked; for a slow one see `alloc_reserved`, `keep` and `offload`.
 
         Raises PoolTimeout, PoolClosed, LineFull, DeadlockError, or what the source raises that is not MemoryError.
         Kernel: mempool_alloc.
         """
-        if timeout is not ...:
-            self._seconds("timeout", timeout)  # type: ignore[attr-defined]  # Telling's: a wrong one is told of also here
+        if timeout is not DEFAULT:
+            self._check_timeout(timeout)  # type: ignore[attr-defined]  # Telling's: a wrong one is told of also here
         if cython.compiled:
             element: object = take_warm(self)
             if element is not None:
@@ -160,13 +160,13 @@ class Quick:
                 return
         self._free_slowly(element, linger)  # type: ignore[attr-defined]  # Traffic's
 
-    def lease(self, *, timeout: Any = ..., linger: bool = False) -> Lease:  # type: ignore[type-arg]  # compiled, it has none
+    def lease(self, *, timeout: Any = "default", linger: bool = False) -> Lease:  # type: ignore[type-arg]  # compiled, it has none
         """An element that goes home by itself: for `with`, for `async with`, or held; see Lease.
 
         timeout: as for alloc. linger: as for free, at the end of the lease.
         """
-        if timeout is not ...:
-            self._seconds("timeout", timeout)  # type: ignore[attr-defined]
+        if timeout is not DEFAULT:
+            self._check_timeout(timeout)  # type: ignore[attr-defined]
         return new_lease(self, timeout, linger)
 
 
