@@ -172,7 +172,8 @@ class Telling(Quick):
             holders = self._book.holders(self._clock.now())
             sentences += [str(holder) for holder in holders[:HOLDERS_NAMED]]
             if len(holders) > HOLDERS_NAMED:
-                sentences.append(f"{len(holders) - HOLDERS_NAMED} more {_are(len(holders) - HOLDERS_NAMED)} held for less long")
+                more = len(holders) - HOLDERS_NAMED
+                sentences.append(f"{more} more {_are(more)} held for less long")
             sentences += self._looks_dead()
         elif f["out"]:
             sentences.append('track="holders" would tell who holds them')
