@@ -115,7 +115,7 @@ check: $(STAMPS)/mempool $(STAMPS)/extra-check
 	$(BIN)/mypy --python-executable $(PY)
 	PATH="$(abspath $(BIN)):$$PATH" pyright --ignoreexternal --verifytypes mempool
 	$(BIN)/mypy --python-executable $(PY) --follow-imports=silent src/mempool/lease.py  # its body: the stub beside it hides it
-	$(PYTEST) -q tests/test_tidy.py tests/test_typing.py
+	$(PYTEST) -q tests/tidy tests/test_typing.py
 
 stress: export MEMPOOL_LONG = 1
 stress: export MEMPOOL_DRAW = 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
-# Each has a top line "# cython: ..."; tests/test_tidy.py compares this list with the files on disk and with the one in
+# Each has a top line "# cython: ..."; tests/tidy/test_tidy.py compares this list with the files on disk and with the one in
 # src/mempool/_core/__init__.py, which loads the same modules uncompiled.
 COMPILED = (
     "src/mempool/_core/line.py",

@@ -13,7 +13,7 @@ import pytest
 
 import mempool
 
-TREE = Path(__file__).resolve().parent.parent
+TREE = Path(__file__).resolve().parent.parent.parent
 SOURCES = TREE / "src"
 INSTALLED = Path(mempool.__file__).parent
 LINES_MAX = 800

@@ -1,0 +1,180 @@
+"""Who may import whom in the package, types and `.pxd` files included. `python tests/tidy/layers.py` prints who does.
+
+Each module belongs to one layer, the one with the longest name that fits. ALLOWED says which layers a layer may import
+beside itself. EXCEPTIONS are the imports of today that break this, each with its reason; the tests hold that there is
+no other, that each is still needed, and that without them no module imports itself by way of others.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+SOURCES = Path(__file__).resolve().parent.parent.parent / "src"
+
+#: Layer by module, or by package with all that is in it.
+LAYER_OF = {
+    "mempool": "package",
+    "mempool.__main__": "tools",
+    "mempool._core": "core",
+    "mempool.adapters": "adapters",
+    "mempool.buffer": "core",
+    "mempool.cli": "tools",
+    "mempool.clock": "base",
+    "mempool.dropped": "base",
+    "mempool.errands": "base",
+    "mempool.errors": "base",
+    "mempool.garbage": "base",
+    "mempool.greenlets": "base",
+    "mempool.guarantee": "base",
+    "mempool.holders": "tracking",
+    "mempool.home": "engine",
+    "mempool.lease": "core",
+    "mempool.leases": "face",
+    "mempool.linux": "tools",
+    "mempool.mapping": "face",
+    "mempool.native": "base",
+    "mempool.parking": "waiting",
+    "mempool.pool": "face",
+    "mempool.reading": "face",
+    "mempool.registry": "lifecycle",
+    "mempool.rescue": "sources",
+    "mempool.sources": "sources",
+    "mempool.telling": "engine",
+    "mempool.testing": "tools",
+    "mempool.traffic": "engine",
+    "mempool.viewers": "tracking",
+}
+#: What each layer may import beside itself.
+ALLOWED = {
+    "base": set(),
+    "core": {"base"},
+    "waiting": {"base"},
+    "sources": {"base", "core"},
+    "tracking": {"base", "core", "waiting"},
+    "lifecycle": {"base", "waiting", "sources"},
+    "engine": {"base", "core", "waiting", "sources", "tracking", "lifecycle"},
+    "face": {"base", "core", "waiting", "sources", "tracking", "lifecycle", "engine"},
+    "package": {"base", "core", "sources", "tracking", "face"},
+    "adapters": {"base", "sources", "face", "package"},
+    "tools": {"base", "core", "waiting", "sources", "tracking", "lifecycle", "engine", "face", "package", "adapters"},
+}
+#: (who, whom): why, and what will end it. Shorter with each step; at the end it is empty.
+EXCEPTIONS: dict[tuple[str, str], str] = {
+    (
+        "mempool._core.quick",
+        "mempool.lease",
+    ): "alloc, free and lease are the pool type's own methods, which makes them fast; "
+    "a lease in turn takes and frees by the same few lines of C",
+    ("mempool.holders", "mempool.traffic"): "find_deadlock looks into pools; it will look at engines",
+    ("mempool.leases", "mempool.pool"): "a type only: what Pool.lease_many returns gives its elements back to its pool",
+    ("mempool.mapping", "mempool.pool"): "a type only: what Pool.map returns calls its pool",
+    ("mempool.reading", "mempool.pool"): "a type only: what Pool.read returns calls its pool",
+    ("mempool.registry", "mempool.pool"): "the pools of the process, looked at in a fork and at the end: a type only",
+    ("mempool.sources.adaptors", "mempool.pool"): "a type only: Source stands beside Pool; it will stand beside the sources",
+    ("mempool.sources.logged", "mempool.pool"): "a type only: as for the adaptors",
+}
+
+CIMPORT = re.compile(r"^from (mempool[\w.]*) cimport (.+)$", re.MULTILINE)
+
+
+def modules() -> dict[str, list[Path]]:
+    """Each module of the package and its files: `.py`, and the `.pyi` and `.pxd` beside it."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted((SOURCES / "mempool").rglob("*.p*")):
+        if path.suffix in {".py", ".pyi", ".pxd"}:
+            dotted = ".".join(path.relative_to(SOURCES).with_suffix("").parts)
+            found.setdefault(dotted.removesuffix(".__init__"), []).append(path)
+    return found
+
+
+def named(module: str, names: Iterable[str], known: Iterable[str]) -> set[str]:
+    """What `from module import names` imports: modules in it, or the module itself."""
+    parts = {f"{module}.{name}" for name in names}
+    return (parts & set(known)) | ({module} if parts - set(known) else set())
+
+
+def imported_by(path: Path, known: Iterable[str]) -> set[str]:
+    """The modules of the package that a file names in an import, wherever in it, also for types only."""
+    text = path.read_text("utf-8")
+    if path.suffix == ".pxd":
+        return {
+            found for origin, names in CIMPORT.findall(text) for found in named(origin, re.findall(r"\w+", names), known)
+        }
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Import(names=names):
+                found |= {alias.name for alias in names if alias.name in known}
+            case ast.ImportFrom(module=str(origin), names=names, level=0):
+                origin = origin.removeprefix("cython.cimports.")
+                if origin in known:
+                    found |= named(origin, [alias.name for alias in names], known)
+            case ast.ImportFrom(level=level) if level:
+                raise ValueError(f"{path}:{node.lineno}: imports in the package are absolute")
+    return found
+
+
+def imports() -> set[tuple[str, str]]:
+    """Who imports whom, as pairs."""
+    files = modules()
+    pairs = {(who, whom) for who, paths in files.items() for path in paths for whom in imported_by(path, files)}
+    return {(who, whom) for who, whom in pairs if who != whom}
+
+
+def layer_of(module: str) -> str:
+    """The layer of a module, or of the innermost package that has one. LookupError: the package grew a module of none."""
+    part = module
+    while part not in LAYER_OF or (part == "mempool" and module != "mempool"):
+        if "." not in part:
+            raise LookupError(f"{module} is in no layer; say in {Path(__file__).name} in which")
+        part = part.rpartition(".")[0]
+    return LAYER_OF[part]
+
+
+def is_allowed(who: str, whom: str) -> bool:
+    """Whether the layers allow this import."""
+    mine, theirs = layer_of(who), layer_of(whom)
+    return mine == theirs or theirs in ALLOWED[mine]
+
+
+def circles(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """Groups of modules that import each other, directly or by way of others: Tarjan's strongly connected components."""
+    following: dict[str, list[str]] = {}
+    for who, whom in sorted(pairs):
+        following.setdefault(who, []).append(whom)
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for other in following.get(module, ()):
+            if other not in index:
+                visit(other)
+                low[module] = min(low[module], low[other])
+            elif other in stack:
+                low[module] = min(low[module], index[other])
+        if low[module] == index[module]:
+            group = stack[stack.index(module) :]
+            del stack[stack.index(module) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for module in sorted(following):
+        if module not in index:
+            visit(module)
+    return found
+
+
+if __name__ == "__main__":
+    for importer, imported in sorted(imports()):
+        mark = "" if is_allowed(importer, imported) else "  NOT ALLOWED"
+        excepted = f"  (an exception: {EXCEPTIONS[importer, imported]})" if (importer, imported) in EXCEPTIONS else ""
+        print(f"{importer} -> {imported}{mark}{excepted}")
+    for circle in circles(imports()):
+        print("a circle:", ", ".join(circle))
