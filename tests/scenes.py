@@ -275,7 +275,15 @@ class Scene:
 
 
 def kernels_pool(source: Source) -> linux.Mempool[Element] | None:
-    return linux.mempool_create(2, lambda _mask, data: data.alloc(), lambda element, data: data.free(element), source)
+    return linux.mempool_create(2, lambda _mask, data: data.alloc(), kernels_free, source)
+
+
+def kernels_free(element: Element, source: Source) -> None:
+    """Source.free, in one frame: to enter another may need memory, too."""
+    assert element.exists, "disposed of twice"
+    element.exists = False
+    if source.free_raises is not None:
+        raise source.free_raises
 
 
 @dataclass

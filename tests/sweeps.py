@@ -92,15 +92,17 @@ PLACES = int(os.environ.get("MEMPOOL_SWEEP_PLACES", "20" if LONG else "5"))
 
 
 def interrupted_everywhere() -> Iterator[Interrupter]:
-    """First an interrupter that never strikes and counts, then one for each of PLACES bytecodes, evenly spread.
+    """Yield two interrupters that never strike, of which the second counts; then one for each of PLACES bytecodes.
 
     No garbage is collected within a call: the interrupt would hit some finalizer, which swallows it.
     """
     gc.collect()
     gc.disable()
     try:
-        counter = Interrupter(sys.maxsize)
-        yield counter
+        for _ in range(2):  # the first call fills caches, and takes more bytecodes than any that follows
+            gc.collect()
+            counter = Interrupter(sys.maxsize)
+            yield counter
         bytecodes = sys.maxsize - counter.countdown
         for n in range(1, bytecodes + 1, max(1, bytecodes // PLACES)):
             gc.collect()

@@ -30,6 +30,7 @@ from contextvars import ContextVar
 from typing import Any, Final, Generic, TypeVar
 
 from mempool import Buffer, Buffers, Pool, Source
+from mempool.sources.entering import was_entered
 from mempool.sources.sizes import parse_size
 
 T = TypeVar("T")
@@ -139,7 +140,14 @@ class _Callbacks(Generic[T, D]):
         return element
 
     def free(self, element: T, /) -> None:
-        self._free_fn(element, self._pool_data)
+        try:
+            self._free_fn(element, self._pool_data)
+        except BaseException as error:
+            if was_entered(self._free_fn, error):
+                raise
+            self._free_fn(element, self._pool_data)  # once more: who frees an element does not come back
+            if not isinstance(error, MemoryError):
+                raise
 
 
 class Mempool(Pool[T]):

@@ -27,6 +27,7 @@ from mempool.errors import DeadlockError, DeadlockTimeout, DoubleFree, ForeignEl
 from mempool.holders import Holder, Standstill, find_deadlock, name_of
 from mempool.native import get_ident
 from mempool.sources import protocol
+from mempool.sources.entering import room_for_a_frame, was_entered
 from mempool.sources.moves import move
 from mempool.sources.protocol import Room
 from mempool.telling import Telling
@@ -242,15 +243,6 @@ class Traffic(Telling):
         if self._book is not None:
             self._book.record(hands.held(), self._clock.now())
 
-    def _hand_back(self, hands: Hands) -> None:
-        """Send home what these hands hold. May be done again after an exception cut it short."""
-        try:
-            self._send_home(hands)
-        except BaseException as error:  # an interrupt; or some small object of our own could not be had
-            self._send_home(hands, again=True)
-            if not isinstance(error, MemoryError):
-                raise
-
     def _send_home(self, hands: Hands, *, again: bool = False) -> None:
         self.core.leave(hands)
         self.core.arrive(hands, False)
@@ -344,9 +336,12 @@ class Traffic(Telling):
             if not hands.entered:
                 vain += 1
                 try:
-                    # One call into C: `entered` has an entry from the moment on at which the source's free was entered.
-                    hands.entered.extend(map(call, (id, self._source.free), (None, hands.elements[hands.first])))
+                    free = self._source.free
+                    # One call into C: `entered` has an entry from the moment on at which the source's free is called.
+                    hands.entered.extend(map(call, (room_for_a_frame, free), (None, hands.elements[hands.first])))
                 except BaseException as error:  # noqa: BLE001 - raised below, when all is disposed of
+                    if hands.entered and not was_entered(free, error):
+                        hands.entered.clear()
                     errors.append(error)
             if hands.entered or vain == ENTERED_IN_VAIN:
                 vain = 0
@@ -391,18 +386,6 @@ class Traffic(Telling):
         fill = Hands(0)
         self._fills[fill] = get_ident()
         return fill
-
-    def _end_fill(self, fill: Hands, *, forget: bool = True) -> None:
-        """However it ends: an interrupt here, too, must not leave behind that it were under way."""
-        try:
-            self.core.end_fill(fill)
-        except BaseException as error:
-            self.core.end_fill(fill)
-            if not isinstance(error, MemoryError):
-                raise
-        finally:
-            if forget:
-                self._fills.pop(fill, None)
 
     def _fill(self, *, beyond_out: bool, all_or_raise: bool = False, fill: Hands | None = None) -> None:
         """Make elements until the reserve is full, or (beyond_out) would be if all that is out came home.

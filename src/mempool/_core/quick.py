@@ -141,6 +141,29 @@ class Quick:
             return take_at_last(self)
         return None
 
+    # The ends that each call must come to. Here, because a compiled function needs no memory to be entered.
+
+    def _hand_back(self, hands: Hands) -> None:
+        """Send home what these hands hold. May be done again after an exception cut it short."""
+        try:
+            self._send_home(hands)  # type: ignore[attr-defined]  # Traffic's
+        except BaseException as error:  # an interrupt; or some small object of our own could not be had
+            self._send_home(hands, again=True)  # type: ignore[attr-defined]
+            if not isinstance(error, MemoryError):
+                raise
+
+    def _end_fill(self, fill: Hands, *, forget: bool = True) -> None:
+        """However it ends: an interrupt here, too, must not leave behind that it were under way."""
+        try:
+            self.core.end_fill(fill)
+        except BaseException as error:
+            self.core.end_fill(fill)
+            if not isinstance(error, MemoryError):
+                raise
+        finally:
+            if forget:
+                self._fills.pop(fill, None)  # type: ignore[attr-defined]  # Traffic's
+
     def free(self, element: Any, *, linger: bool = False) -> None:
         """Give an element back: to the first in line, else to the shelf while `spare < keep`, else to the source.
 

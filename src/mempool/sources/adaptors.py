@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mempool.buffer import Buffer
 from mempool.sources import protocol
+from mempool.sources.entering import was_entered
 from mempool.sources.levels import LEVELS
 from mempool.sources.moves import move
 from mempool.sources.protocol import Room
@@ -86,7 +87,8 @@ class Adaptor(Generic[T]):
 
     def _end(self, element: T, before: list[int]) -> None:
         """Have the wrapped source dispose of it. `before` is emptied in the moment in which that begins."""
-        in_order((before.remove, self.source.free), (0, element))
+        free = self.source.free
+        hand_on(before, free, (before.remove, free), (0, element))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.source!r})"
@@ -169,9 +171,10 @@ class Limited(Adaptor[T]):
 
     def _end(self, element: T, before: list[int]) -> None:
         permit = [0] if self.existing > 0 else []  # until it is back, which the last step says
-        steps = (before.remove, self.source.free, self._free.extend, permit.__delitem__)
+        free = self.source.free
+        steps = (before.remove, free, self._free.extend, permit.__delitem__)
         try:
-            in_order(steps, (0, element, permit, slice(None)))
+            hand_on(before, free, steps, (0, element, permit, slice(None)))
         except BufferError:  # somebody views it: it exists, and will be freed again
             raise
         except BaseException:
@@ -394,12 +397,13 @@ class Fallback(Adaptor[T]):
     def _end(self, element: T, before: list[int]) -> None:
         key = key_of(element)
         maker = self._maker(element)
+        free = maker.free
         try:
             # Forgotten before: once it is disposed of, its number may stand for another.
-            in_order((before.remove, self._seconds.discard, maker.free), (0, key, element))
-        except BufferError:  # somebody views it: it exists, and will be freed again
-            if maker is self.second:
-                self._seconds.add(key)
+            hand_on(before, free, (before.remove, self._seconds.discard, free), (0, key, element))
+        except BaseException as error:
+            if (before or isinstance(error, BufferError)) and maker is self.second:
+                self._seconds.add(key)  # it exists: it was not even handed on, or somebody views it and frees it again
             raise
 
     def _maker(self, element: T) -> Source[T]:
@@ -455,6 +459,21 @@ def only(made: list[T]) -> T:
 def in_order(steps: tuple[Callable[[Any], object], ...], things: tuple[Any, ...]) -> None:
     """Call each with its thing, within one call into C: no interrupt strikes between two of them."""
     _DONE.extend(map(operator.call, steps, things))
+
+
+def hand_on(
+    before: list[int],
+    free: Callable[[Any], object],
+    steps: tuple[Callable[[Any], object], ...],
+    things: tuple[Any, ...],
+) -> None:
+    """`in_order` of steps that empty `before` and then call `free`. Filled again where that was not even entered."""
+    try:
+        in_order(steps, things)
+    except BaseException as error:
+        if not before and not was_entered(free, error):
+            before.append(0)
+        raise
 
 
 def _dispose(source: Source[T], made: list[T]) -> None:

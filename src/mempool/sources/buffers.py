@@ -9,6 +9,7 @@ from collections.abc import Callable
 from mempool.buffer import Block, Buffer, first_handle
 from mempool.errors import PoisonError
 from mempool.sources import forks, provider
+from mempool.sources.entering import was_entered
 from mempool.sources.memory import Memory
 from mempool.sources.protocol import Room
 from mempool.sources.provider import Provider
@@ -133,7 +134,15 @@ class Buffers:
             self._mortal.pop(id(element.block), None)
         if self._zero == "free":
             element.fill(0)
-        self._memory.give(element.surrender())
+        region = element.surrender()
+        try:
+            self._memory.give(region)
+        except BaseException as error:
+            if was_entered(self._memory.give, error):
+                raise
+            self._memory.give(region)  # once more: the buffer has no memory any longer
+            if not isinstance(error, MemoryError):
+                raise
 
     def _pin(self) -> object:
         """Before a fork: all elements live until the child knows that they are lost."""

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from mempool.sources import protocol
-from mempool.sources.adaptors import Adaptor, in_order, key_of, only
+from mempool.sources.adaptors import Adaptor, hand_on, key_of, only
+from mempool.sources.entering import was_entered
 
 if TYPE_CHECKING:
     from mempool.pool import Source
@@ -93,10 +94,12 @@ class Logged(Adaptor[T]):
         number, size = known = self._known.get(key, ("", ""))
         # Before it is free: what another thread makes of its memory stands below it, and a replay needs no more at once.
         self._write_line(FREE, number, size)
+        free = self.source.free
         try:
-            in_order((before.remove, functools.partial(self._known.pop, key), self.source.free), (0, None, element))
-        except BufferError:  # somebody views it: it exists, and will be freed again
-            self._known[key] = known
+            hand_on(before, free, (before.remove, functools.partial(self._known.pop, key), free), (0, None, element))
+        except BaseException as error:
+            if before or isinstance(error, BufferError):
+                self._known[key] = known  # it exists: it was not even handed on, or somebody views it and frees it again
             raise
 
     def close(self) -> None:
@@ -198,36 +201,44 @@ def _replay(lines: Iterable[str], source: Source[Any]) -> Replay:
             _, _, action, number, _ = row
             if action == FREE:
                 if number in out:
-                    source.free(out.pop(number))
+                    _free(source, out, number)
                     frees += 1
                 continue
             if number in out:
                 left += 1
-                source.free(out.pop(number))
+                _free(source, out, number)
             try:
                 element = source.alloc()
             except MemoryError:
                 failures += 1
                 continue
             allocs += 1
-            if action == ALLOC:
-                out[number] = element
-            else:
-                source.free(element)
+            out[number] = element
+            if action != ALLOC:
+                _free(source, out, number)
         left += len(out)
     finally:
         seconds = time.perf_counter() - began
-        _free_all(source, out)
+        # Goes on to the last whatever flies; then raises the first. Here: another function might not be entered.
+        errors: list[BaseException] = []
+        errors_max = len(out) + 3
+        while out and len(errors) < errors_max:
+            try:
+                _free(source, out, next(iter(out)))
+            except BaseException as error:  # noqa: BLE001 - raised below
+                errors.append(error)
+        if errors:
+            raise errors[0]
     return Replay(allocs, frees, failures, left, seconds)
 
 
-def _free_all(source: Source[Any], out: dict[str, Any]) -> None:
-    """Goes on to the last whatever flies; then raises the first."""
-    errors: list[BaseException] = []
-    while out:
-        try:
-            source.free(out.popitem()[1])
-        except BaseException as error:  # noqa: BLE001 - raised below
-            errors.append(error)
-    if errors:
-        raise errors[0]
+def _free(source: Source[Any], out: dict[str, Any], number: str) -> None:
+    """Give this element back. It stays where it was if the source's free was not even entered."""
+    element, free = out[number], source.free
+    try:
+        del out[number]
+        free(element)
+    except BaseException as error:
+        if not was_entered(free, error):
+            out[number] = element
+        raise

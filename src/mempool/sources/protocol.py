@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from dataclasses import dataclass
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 #: What a source may have beside `alloc` and `free`. An adaptor has it too, where what it wraps has.
@@ -60,8 +61,11 @@ def require(called: str, source: object) -> None:
                 f"{called}: the source's {name} is called as {name}({argument}), and {method!r} cannot be; {_ways_out()}"
             )
         refuse_async(f"{called}: the source's {name}", method)
+        arguments = 1 if argument else 0
+        if _takes_plainly(method, arguments):
+            continue
         signature = _signature(method)
-        if signature is not None and not _takes(signature, 1 if argument else 0):
+        if signature is not None and not _takes(signature, arguments):
             raise TypeError(
                 f"{called}: the source's {name}{signature} cannot be called as {name}({argument}), which a pool would do; "
                 f"{_ways_out()}"
@@ -87,6 +91,51 @@ def _is_collection_of_names(uses: Any) -> bool:
         return all(name in OPTIONAL for name in uses)
     except TypeError:
         return False
+
+
+def _takes_plainly(function: Any, arguments: int) -> bool:
+    """Whether so many positional arguments fit, as far as can be told without making a signature.
+
+    CPython 3.12 and 3.13 crash in `inspect.signature` where memory runs out, and a pool may be made then. So that is asked
+    only for what does not seem to fit, or is rare.
+    """
+    while True:
+        if isinstance(function, functools.partial) and not function.keywords:
+            arguments += len(function.args)
+            function = function.func
+        elif isinstance(function, MethodType):
+            arguments += 1
+            function = function.__func__
+        elif isinstance(function, FunctionType) and "__wrapped__" in function.__dict__:
+            function = function.__wrapped__
+        else:
+            break
+    if isinstance(function, type | functools.partial) or hasattr(function, "__signature__"):
+        return False
+    if isinstance(function, FunctionType):
+        return _code_takes(function, arguments)
+    if hasattr(function, "__wrapped__"):
+        return False
+    call = getattr(type(function), "__call__", None)  # noqa: B004 - the class's own, which is what is called
+    if isinstance(call, FunctionType):
+        return "__wrapped__" not in call.__dict__ and _code_takes(call, arguments + 1)
+    text = getattr(function, "__text_signature__", None)
+    return text is None or _text_takes(text, arguments + isinstance(function, BuiltinFunctionType))
+
+
+def _code_takes(function: FunctionType, arguments: int) -> bool:
+    code = function.__code__
+    names, by_name = code.co_argcount, function.__kwdefaults__ or ()
+    fewest = names - len(function.__defaults__ or ())
+    is_enough = arguments <= names or bool(code.co_flags & inspect.CO_VARARGS)
+    return fewest <= arguments and is_enough and code.co_kwonlyargcount <= len(by_name)
+
+
+def _text_takes(text: str, arguments: int) -> bool:
+    """A guess, of a function in C: "($self, element, default=None, /)"."""
+    names = [name.strip() for name in text.strip("()").split(",")]
+    names = [name for name in names if name and name != "/"]
+    return sum("=" not in name for name in names) <= arguments <= len(names)
 
 
 def _signature(method: Any) -> inspect.Signature | None:
