@@ -136,7 +136,7 @@ class Quick:
         small objects that an orderly call needs; a spare can be had without any. (A task could not even be resumed.)
         """
         if hands is not None:
-            self._hand_back(hands)  # type: ignore[attr-defined]  # Traffic's
+            self._hand_back(hands)
         if cython.compiled and isinstance(error, MemoryError):
             return take_at_last(self)
         return None

@@ -107,7 +107,7 @@ def _takes_plainly(function: Any, arguments: int) -> bool:
             arguments += 1
             function = function.__func__
         elif isinstance(function, FunctionType) and "__wrapped__" in function.__dict__:
-            function = function.__wrapped__
+            function = function.__dict__["__wrapped__"]
         else:
             break
     if isinstance(function, type | functools.partial) or hasattr(function, "__signature__"):
