@@ -34,7 +34,7 @@ export PIP_DEFAULT_TIMEOUT ?= 180
 export PIP_RETRIES ?= 10
 PYTEST := $(PY) -m pytest
 
-.PHONY: help demo test long ci dev check stress bench verify verify-here mutate memcheck docs site-check clean print-python
+.PHONY: help demo test long ci dev check coverage stress bench verify verify-here mutate memcheck docs site-check clean print-python
 
 help:
 	@echo "make demo     run the main job: hash a tree of files while memory runs out"
@@ -43,6 +43,7 @@ help:
 	@echo "make dev      some tests of src as it stands, in seconds: ARGS=tests/test_x.py says which"
 	@echo "make ci       the gate: all of this on every Python there is, and what a release is made of"
 	@echo "make check    ruff, mypy, pyright and the tidy test"
+	@echo "make coverage which lines the tests reach, as pages in build/coverage"
 	@echo "make stress   minutes of threads against resizers"
 	@echo "make bench    measure beside everything else there is, and draw the plots of the docs"
 	@echo "make verify   search the schedules (Python >= 3.12), run the Spin model where spin is installed"
@@ -143,6 +144,13 @@ mutate: $(STAMPS)/mempool $(STAMPS)/extra-mutate
 dev:
 	@test -e $(STAMPS)/extra-test || $(MAKE) --no-print-directory $(STAMPS)/extra-test
 	MEMPOOL_PURE=1 PYTHONPATH=src $(PYTEST) -q -x $(or $(ARGS),tests/test_roll.py tests/test_one_line.py)
+
+# Which lines the tests reach: of the uncompiled core, as C has none that can be counted. Left out are the tests that trace the
+# code themselves, or count its memory.
+NOT_COUNTED := interrupts out_of_memory finalizers leaks garbage_before_giving_up benchmarks examples cli_demo docs typing
+coverage: $(STAMPS)/mempool $(STAMPS)/extra-coverage
+	env -u MEMPOOL_REQUIRE_COMPILED MEMPOOL_PURE=1 $(PYTEST) $(PARALLEL) -q $(NOT_COUNTED:%=--ignore=tests/test_%.py) \
+		--cov=mempool --cov-branch --cov-report=term-missing:skip-covered --cov-report=html:build/coverage $(ARGS)
 
 # The gate. It makes venvs of its own for the other Pythons.
 ci:
