@@ -20,7 +20,7 @@ if not sys.platform.startswith("linux"):
 from click.testing import CliRunner
 
 import mempool
-from mempool.cli import machine
+from mempool.cli import app, machine
 from mempool.cli.doctor import doctor
 from mempool.sources import Memory, headroom, levels, numa
 
@@ -161,3 +161,11 @@ def test_a_system_that_says_nothing_is_no_reason_to_fail(monkeypatch: pytest.Mon
     assert rows["RLIMIT_AS"] == "unlimited"
     assert "memory" not in rows
     assert reported(tmp_path)["held"] is True
+
+
+def test_what_the_commands_do_is_not_cut_off() -> None:
+    """`mempool --help` says it of each in one line, in 60 columns, too."""
+    shown = CliRunner().invoke(app.mempool, ["--help"], terminal_width=60)
+    commands = shown.output.partition("Commands:")[2].split("\n")
+    assert len([line for line in commands if line.strip()]) == 3
+    assert "..." not in shown.output.partition("Commands:")[2]

@@ -15,7 +15,7 @@ from mempool.cli.kinds import why_not_writable
 PLOT_KINDS = (".svg", ".png")
 
 
-@click.command()
+@click.command(short_help="Measure mempool beside what else there is.")
 @click.argument("groups", nargs=-1, metavar="[GROUP]...")
 @click.option("--json", "figures", metavar="FILE", type=click.Path(path_type=Path), help="Write the figures there as well.")
 @click.option(

@@ -20,7 +20,7 @@ MARGIN = 1 << 20
 MEMORY_MAX = 1 << 30
 
 
-@click.command()
+@click.command(short_help="Hash files while memory runs out.")
 @click.argument("path", required=False, type=click.Path(exists=True, path_type=Path))
 @click.option("--workers", type=click.IntRange(1, 256), default=16, show_default=True, help="How many hash.")
 @click.option(

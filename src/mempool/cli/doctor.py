@@ -57,7 +57,7 @@ def doctor(*, level: str, size: int, figures: str | None) -> int:
             f"the strongest that can is {strongest[0] if strongest else 'none'}.",
             "bold green" if held else "bold red",
         ),
-        soft_wrap=True,
+        soft_wrap=not console.is_terminal,  # for a program that reads it, one line
     )
     if figures is not None:
         report = {
