@@ -20,6 +20,7 @@ COMPILED = (
     "src/mempool/_core/books.py",
     "src/mempool/_core/ledger.py",
     "src/mempool/_core/reserve.py",
+    "src/mempool/waiting.py",
     "src/mempool/lease.py",
     "src/mempool/_core/quick.py",
 )

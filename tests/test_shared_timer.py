@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from mempool import Pool, PoolTimeout, parking
+from mempool import Pool, PoolTimeout
 from mempool.testing import ManualClock, ScriptedSource, wait_until
 from mempool.testing.contract.callers import TaskCallers
+from mempool.waiting import LONG
 
 SOON = 10
 TASKS = 64
@@ -82,11 +83,11 @@ def test_who_waits_for_a_moment_has_a_timer_of_its_own(callers: TaskCallers) -> 
     """It is to the point, and cancelled when it is not needed any more."""
     clock = SharingClock()
     pool, element = emptied(clock, patience=None)
-    waiting = [callers.call(pool, "alloc", timeout=parking.LONG / 2) for _ in range(3)]
+    waiting = [callers.call(pool, "alloc", timeout=LONG / 2) for _ in range(3)]
     clock.wait_until_parked(3)
     pool.free(element)
     wait_until(lambda: clock.parked == 2)
-    clock.advance(parking.LONG / 2)
+    clock.advance(LONG / 2)
     assert sum(one.exception(SOON) is None for one in waiting) == 1
 
 

@@ -1,4 +1,4 @@
-"""`make mutate`: bugs planted by a machine in the core, pool.py, traffic.py and lease.py; how many do the tests notice?
+"""`make mutate`: bugs planted by a machine in the core and what is around it; how many do the tests notice?
 
 cosmic-ray changes one operator, number, comparison, keyword or decorator at a time, in a copy of the tree, and the tests
 run there on the uncompiled core. A mutant that they pass has survived: survivors.md says of each why it makes no difference,
@@ -72,7 +72,7 @@ def modules() -> list[Path]:
     """As paths in a tree: every worker has a tree of its own."""
     package = Path("src/mempool")
     core = [path for path in sorted((package / "_core").glob("*.py")) if path.name not in {"__init__.py", "_cython.py"}]
-    return [*core, package / "lease.py", package / "pool.py", package / "traffic.py"]
+    return [*core, *(package / name for name in ("lease.py", "pool.py", "traffic.py", "waiting.py"))]
 
 
 Spans = list[tuple[tuple[int, int], tuple[int, int]]]

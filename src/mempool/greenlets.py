@@ -74,6 +74,8 @@ def name_of(owner: object) -> str | None:
 def is_on_this_stack(coroutine: Any) -> bool:
     """Whether this coroutine is what runs in the current greenlet. Another greenlet may run the loop of this thread."""
     wanted = getattr(coroutine, "cr_frame", None)
+    if wanted is None:
+        return True  # made in C: no other greenlet can be told from it
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame is not wanted:
         frame = frame.f_back

@@ -1,5 +1,6 @@
-from mempool._core.line cimport Hands
+from mempool._core.line cimport Hands, Ticket
 from mempool._core.quick cimport Quick, hand_on, put_warm, take_warm
+from mempool.waiting cimport FINISHED, Routine, go_on_inside, obtain, quicken
 
 cdef enum:
     NEW = 0
@@ -18,11 +19,23 @@ cdef class Lease:
     cdef bint linger
     cdef object _enter(self)
     cdef object _warm(self)
+    cpdef bint _use_warm(self) except -1
+    cpdef Ticket _line_up(self)
+    cpdef _begin(self)
+    cpdef _give_up(self)
     cdef bint _exit(self, exc) except? -1
     cdef bint _use(self) except? -1
     cdef bint _release(self, bint lingering) except? -1
     cdef bint _hand_on(self) except? -1
     cdef Hands _returning_hands(self)
+
+cdef class Entering(Routine):
+    cdef Lease lease
+    cdef bint is_mine
+
+cdef class Leaving(Routine):
+    cdef Lease lease
+    cdef object error
 
 cdef class Shortcut:
     cdef object method

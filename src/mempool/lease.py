@@ -20,7 +20,8 @@ else:
         from mempool._core import _cython as cython
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
-    from mempool._core.line import Hands
+    from mempool._core.line import Hands, Ticket
+    from mempool.waiting import FINISHED, Routine, go_on_inside, obtain, quicken
 
     NEW = 0
     WAITING = 1  # on its way to an element
@@ -109,12 +110,16 @@ class Lease:
         return self.thing if self.hands is None else self.hands.elements[0]
 
     def __aenter__(self) -> Any:
-        # Python's own coroutine: one of Cython's loses what it returns where there is no memory for a StopIteration.
-        return self.pool._enter_async(self, self.timeout)
+        entering: Entering = Entering.__new__(Entering)
+        entering.lease = self
+        if not cython.compiled:  # compiled, a new one comes with False and None
+            entering.is_mine = False
+            Routine.__init__(entering)
+        return entering
 
     def __await__(self) -> Any:
         """Take its element in a task, and return the lease: `lease = await pool.lease()`, then `.element`, `.release()`."""
-        return self.pool._hold_async(self, self.timeout).__await__()
+        return self.pool._hold_async(self).__await__()
 
     def _use_warm(self) -> bool:
         """Begin to use it. Whether it holds an element already; else it is for the caller to wait for one."""
@@ -131,10 +136,11 @@ class Lease:
                 self.state = HELD
         return self.thing
 
-    def _line_up(self) -> Hands:
+    def _line_up(self) -> Ticket:
         """The ticket that will hold its element."""
-        self.hands = self.pool._new_ticket(1)
-        return self.hands
+        ticket: Ticket = self.pool._new_ticket(1)
+        self.hands = ticket
+        return ticket
 
     def _begin(self) -> Any:
         """The ticket was served, and what it holds is the user's."""
@@ -142,15 +148,12 @@ class Lease:
         return self.hands.elements[0]  # type: ignore[union-attr]  # _line_up made them
 
     def _give_up(self) -> None:
-        """It waited in vain, or for too long."""
-        self.pool._hand_back(self.hands)
+        """It waited in vain or for too long, or nobody can be told what it got."""
+        self.state = WAITING  # so that dropping it does the rest, should anything fly here
+        self._returning_hands()
+        if self.hands is not None:
+            self.pool._hand_back(self.hands)
         self.state = RELEASED
-
-    @property
-    def _handed(self) -> Any:
-        """The element, compiled; from now on it is the caller's own."""
-        self.state = RELEASED
-        return self.thing
 
     @cython.cfunc
     @cython.exceptval(-1, check=True)
@@ -166,8 +169,13 @@ class Lease:
             self.pool._explain(exc)
         return True
 
-    async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
-        self._exit(exc)
+    def __aexit__(self, exc_type: object, exc: object, traceback: object) -> Any:
+        leaving: Leaving = Leaving.__new__(Leaving)
+        leaving.lease = self
+        leaving.error = exc
+        if not cython.compiled:
+            Routine.__init__(leaving)
+        return leaving
 
     def release(self) -> None:
         """Send the element home. Raises DoubleFree the second time, RuntimeError when it never took one, BufferError while
@@ -340,6 +348,55 @@ def new_lease(pool: Any, timeout: Any, linger: cython.bint) -> Lease:
         lease.hands = None
         lease.state = NEW
     return lease
+
+
+@cython.final
+@cython.cclass
+class Entering(Routine):
+    """What `async with` a lease awaits first. Until it has returned the element, that is the lease's and goes back."""
+
+    lease: Lease
+    is_mine: cython.bint
+
+    @cython.cfunc
+    def _go_on(self, sent: Any) -> Any:
+        if self.inner is None:
+            if self.lease._use_warm():
+                self.is_mine = True
+                return FINISHED
+            self.is_mine = True
+            self.inner = obtain(self.lease.pool, self.lease._line_up(), self.lease.timeout)
+        yielded: object = go_on_inside(self.inner, sent)
+        if yielded is FINISHED:
+            self.lease._begin()
+        return yielded
+
+    @cython.cfunc
+    def _outcome(self) -> Any:
+        return self.lease.thing if self.lease.hands is None else self.lease.hands.elements[0]
+
+    @cython.cfunc
+    def _give_up(self) -> cython.void:
+        if self.is_mine:  # else another uses it
+            self.lease._give_up()
+
+
+@cython.final
+@cython.cclass
+class Leaving(Routine):
+    """What `async with` a lease awaits last."""
+
+    lease: Lease
+    error: Any
+
+    @cython.cfunc
+    def _go_on(self, sent: Any) -> Any:
+        self.lease._exit(self.error)
+        return FINISHED
+
+
+quicken(Entering)
+quicken(Leaving)
 
 
 @cython.final

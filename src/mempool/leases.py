@@ -11,6 +11,7 @@ from mempool import dropped
 from mempool._core import Hands
 from mempool.errors import DoubleFree, PoolError
 from mempool.native import get_ident
+from mempool.waiting import obtain
 
 if TYPE_CHECKING:
     from mempool._core import Ticket
@@ -68,7 +69,7 @@ class Leases(Generic[T]):
     async def __aenter__(self) -> list[T]:
         ticket = self._use()
         try:
-            await self._pool._obtain_async(ticket, self._timeout)
+            await obtain(self._pool, ticket, self._timeout)
             self._state = HELD
             return ticket.held()
         except BaseException:

@@ -6,7 +6,6 @@ Greenlets of gevent and eventlet wait on their hub, see greenlets.py. `register`
 from __future__ import annotations
 
 import asyncio
-import functools
 import sys
 import threading
 import weakref
@@ -14,13 +13,11 @@ from _queue import SimpleQueue
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
-from mempool import greenlets, native
+from mempool import greenlets, native, waiting
 from mempool.clock import SYSTEM_CLOCK, Clock, Wakes
+from mempool.waiting import TaskPlace, task_of
 
 __all__ = ["Parker", "TaskParker", "Waker", "register", "register_tasks"]
-
-#: A moment that does not come.
-NEVER = float("inf")
 
 
 class Waker(Protocol):
@@ -78,7 +75,7 @@ class _Kind(Generic[_Parker]):
 
 # The latest first. Each change is one call into C, and each walk goes through a copy.
 _kinds: list[_Kind[Parker]] = []
-_task_kinds: list[_Kind[TaskParker]] = []
+_task_kinds: list[_Kind[TaskParker]] = waiting.task_kinds
 
 
 def register(current: Callable[[], object], parker: Callable[[Clock], Parker]) -> Callable[[], None]:
@@ -156,117 +153,6 @@ class GreenletPlace(ThreadPlace):
             self.on_gone()
 
 
-#: Seconds. Who parks for longer is given no timer of its own.
-LONG = 1.0
-#: Seconds by which the shared timer may be late, so that it need not look through all who are parked for each of them.
-LATE = 0.01
-
-
-class Alarm:
-    """One timer for all tasks of one loop that are parked for long, which most of them never are to the end.
-
-    A timer each would be set and cancelled at every turn, and cost more than all else that a turn does. This one is left
-    to ring, rouses whose time is up and is set for the next of them; where nobody is parked any more, it is not.
-    """
-
-    __slots__ = ("__weakref__", "_clock", "_due", "_loop", "_parked")
-
-    def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
-        self._clock = clock
-        self._loop = weakref.ref(loop)
-        self._due: float = NEVER
-        self._parked: dict[TaskPlace, float] = {}
-
-    def is_for(self, clock: Clock, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether it rings by this clock in this loop."""
-        return self._loop() is loop and self._clock is clock
-
-    def expect(self, place: TaskPlace, seconds: float) -> None:
-        """Rouse this one after so many seconds, unless it is forgotten before."""
-        when = self._clock.now() + seconds
-        self._parked[place] = when
-        if when < self._due:
-            self._set(when)
-
-    def forget(self, place: TaskPlace) -> None:
-        """It does not wait any more."""
-        self._parked.pop(place, None)
-
-    def _set(self, when: float) -> None:
-        loop = self._loop()
-        if loop is not None:
-            # An earlier timer is left where it is, and finds nobody. It is `_due` that says which one counts.
-            self._clock.call_later(loop, when - self._clock.now(), functools.partial(self._ring, when))
-            self._due = when
-
-    def _ring(self, when: float) -> None:
-        if when != self._due:
-            return  # set for an earlier time since
-        self._due = NEVER
-        now = self._clock.now()  # a loop may ring a little early, by its own time: then nobody's is up, and it is set again
-        for place, its_time in list(self._parked.items()):
-            if its_time <= now:
-                self._parked.pop(place, None)
-                place._rouse()
-        if self._parked:
-            self._set(max(min(self._parked.values()), now + LATE))
-
-
-class TaskPlace:
-    """A task of asyncio, whatever the loop, parks on a future; a wake-up from another thread goes through the loop."""
-
-    __slots__ = ("_clock", "_future", "_loop", "_woken", "now", "on_gone", "owner")
-
-    may_be_gone: bool = True
-
-    def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
-        self.owner: object = asyncio.current_task(loop)
-        self.on_gone: Callable[[], object] | None = None
-        self.now: Callable[[], float] = clock.now
-        self._clock = clock
-        self._loop = loop
-        self._woken = False
-        self._future: asyncio.Future[None] | None = None
-
-    def wake(self) -> None:
-        """See Waker."""
-        try:
-            if asyncio._get_running_loop() is self._loop and asyncio.current_task(self._loop) is not None:
-                self._rouse()  # inside a task of this loop, so the loop is not asleep
-            else:
-                self._loop.call_soon_threadsafe(self._rouse)
-        except RuntimeError:  # the loop is closed: its ticket loses its place, and not an element
-            if self.on_gone is not None:
-                self.on_gone()
-
-    def _rouse(self) -> None:
-        self._woken = True
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
-
-    async def park(self, seconds: float | None) -> None:
-        """Suspend this task until woken, at most so many seconds; None: without end."""
-        # First of all: a finalizer or a signal handler in this very task may rouse it at any line, and must find it.
-        self._future = self._loop.create_future()
-        timer = alarm = None
-        try:
-            if not self._woken:
-                if seconds is not None:
-                    if seconds > LONG and self._clock.shares_timers:
-                        alarm = _alarm(self._clock, self._loop)
-                        alarm.expect(self, seconds)
-                    else:
-                        timer = self._clock.call_later(self._loop, seconds, self._rouse)
-                await self._future
-        finally:
-            self._future = None
-            if timer is not None:
-                timer.cancel()
-            elif alarm is not None:
-                alarm.forget(self)
-        self._woken = False
-
-
 class TrioPlace:
     """A task of trio parks on an event; a wake-up from another thread goes through the run's token."""
 
@@ -316,8 +202,9 @@ def task_parker_here(clock: Clock) -> TaskParker:
             if task_kind.current() is not None:
                 return task_kind.parker(clock)
     loop = asyncio._get_running_loop()
-    if loop is not None and _task_of(loop) is not None:
-        return TaskPlace(clock, loop)
+    task = None if loop is None else task_of(loop)
+    if loop is not None and task is not None:
+        return TaskPlace(clock, loop, task)
     trio = _trio_running()
     if trio is not None:
         return TrioPlace(clock, trio)
@@ -343,7 +230,7 @@ def task_here() -> object:
     """The task of asyncio or trio whose code runs here: its loop stands still while this code does; or None."""
     loop = asyncio._get_running_loop()
     if loop is not None:
-        task = _task_of(loop)
+        task = task_of(loop)
         if task is not None:
             return task
     trio = _trio_running()
@@ -357,7 +244,7 @@ def stopped_here() -> list[object]:
     """
     loop = asyncio._get_running_loop()
     if greenlets.are_loaded():
-        return [] if loop is None or _task_of(loop) is None else [loop]
+        return [] if loop is None or task_of(loop) is None else [loop]
     trio = _trio_running()
     stopped = [loop] if loop is not None else []
     if trio is not None:
@@ -373,17 +260,6 @@ def runner_of(owner: object) -> object:
     while (nursery := getattr(owner, "parent_nursery", None)) is not None:
         owner = nursery.parent_task
     return owner
-
-
-def _task_of(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
-    """The task of this loop whose code runs here. None: a callback, or another's code while the loop runs in this thread."""
-    task = asyncio.current_task(loop)
-    if task is not None:
-        if "sniffio" in sys.modules and sys.modules["sniffio"].thread_local.name == "trio":
-            return None  # a run of trio inside this very task
-        if greenlets.are_loaded() and not greenlets.is_on_this_stack(task.get_coro()):
-            return None  # another greenlet, which gave way in the middle of a step of this task
-    return task
 
 
 class ThreadOwner:
@@ -412,8 +288,6 @@ class _Parked:
 
 class _Local(native.local):
     owner: ThreadOwner | None = None
-    #: That of the loop which ran last in this thread.
-    alarm: Alarm | None = None
 
     def __init__(self) -> None:
         self.life = _Life()
@@ -421,13 +295,6 @@ class _Local(native.local):
 
 
 _local = _Local()
-
-
-def _alarm(clock: Clock, loop: asyncio.AbstractEventLoop) -> Alarm:
-    alarm = _local.alarm
-    if alarm is None or not alarm.is_for(clock, loop):
-        alarm = _local.alarm = Alarm(clock, loop)
-    return alarm
 
 
 def wake_this_thread() -> None:

@@ -15,7 +15,7 @@ from mempool import clock, parking, registry
 from mempool._core import Hands, Reserve, Ticket
 from mempool._core import line as states
 from mempool._core import reserve as answers
-from mempool._core.quick import adopt
+from mempool._core.quick import WARM, adopt
 from mempool.buffer import Buffer
 from mempool.errors import PoolTimeout, UseAfterFree
 from mempool.guarantee import Guarantee, PoolStats
@@ -26,7 +26,8 @@ from mempool.mapping import in_workers
 from mempool.native import get_ident
 from mempool.reading import Reading
 from mempool.sources import protocol
-from mempool.traffic import NEVER, Traffic
+from mempool.traffic import Traffic
+from mempool.waiting import NEVER, obtain
 
 if TYPE_CHECKING:
     from mempool.lease import Lease
@@ -170,15 +171,14 @@ class Pool(Traffic, Generic[T]):
 
     async def alloc_async(self, *, timeout: float | None | Literal["default"] = "default") -> T:
         """`alloc` for a task of an event loop. Does not yield to the loop when there is no need to wait."""
-        self._check_timeout(timeout)
-        lease = self.lease()
-        if lease._use_warm():
-            # Up to here the lease owns it, and nothing that follows is a call: no exception can fly before it is returned.
-            element: T = lease._handed
+        if timeout != "default":
+            self._check_timeout(timeout)
+        element: T | None = WARM[self]
+        if element is not None:
             return element
         ticket = self._new_ticket(1)
         try:
-            await self._obtain_async(ticket, timeout)
+            await obtain(self, ticket, timeout)
             return cast("T", ticket.elements[0])
         except BaseException:
             self._hand_back(ticket)
@@ -202,7 +202,7 @@ class Pool(Traffic, Generic[T]):
         """`alloc_many` for a task of an event loop."""
         ticket = self._new_ticket(self._many(n))
         try:
-            await self._obtain_async(ticket, timeout)
+            await obtain(self, ticket, timeout)
             return ticket.elements
         except BaseException:
             self._hand_back(ticket)

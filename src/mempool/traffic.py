@@ -11,19 +11,18 @@ import functools
 import logging
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from itertools import count, repeat, starmap
 from operator import call, setitem
 from typing import Any, ClassVar, Literal
 
-from mempool import garbage, parking, registry
+from mempool import parking, registry
 from mempool._core import Hands, Ticket
-from mempool._core import line as states
-from mempool._core.reserve import IS_CLOSED, IS_FULL, IS_TOO_MANY, TIMED_OUT
+from mempool._core.reserve import IS_CLOSED, IS_FULL, IS_TOO_MANY
 from mempool.buffer import Buffer, entrust, has_lost, prepare, renew
-from mempool.clock import SYSTEM_CLOCK, in_words
+from mempool.clock import SYSTEM_CLOCK
 from mempool.errands import Errand, outside_this_package
-from mempool.errors import DeadlockError, DeadlockTimeout, DoubleFree, ForeignElement, LineFull, PoolTimeout
+from mempool.errors import DeadlockError, DeadlockTimeout, DoubleFree, ForeignElement, LineFull
 from mempool.holders import Holder, Standstill, find_deadlock, name_of
 from mempool.native import get_ident
 from mempool.sources import protocol
@@ -31,15 +30,11 @@ from mempool.sources.entering import room_for_a_frame, was_entered
 from mempool.sources.moves import move
 from mempool.sources.protocol import Room
 from mempool.telling import Telling
+from mempool.waiting import NEVER, SETTLED, Wait
 
-#: Seconds. The head of the line asks the source by itself after the first, then in doubling steps up to the last
-#: (kernel: every 5 s); and, whatever the news, never sooner than the third after a failure.
-ASK_FIRST, ASK_LAST, ASK_SOONEST = 0.05, 5.0, 0.001
 #: Seconds. A source that has failed is left alone for the first, then in doubling steps up to the second while it goes on
 #: failing: whoever finds a spare of the reserve takes that, without asking before.
 REST_FIRST, REST_LAST = 0.001, 0.05
-#: A moment that does not come.
-NEVER = float("inf")
 #: A source's free that could not even be entered so many times in a row has lost its element.
 ENTERED_IN_VAIN = 3
 #: Seconds. A go that takes longer is large enough.
@@ -102,15 +97,19 @@ class Traffic(Telling):
             one = "`await pool.alloc_async()` or `async with pool.lease()`"
             many = "`await pool.alloc_many_async(n)` or `async with pool.lease_many(n)`"
             token = self._note_standstill(one if ticket.wanted == 1 else many)
+            wait = Wait(self, ticket, place, now, deadline)
             try:
-                for seconds in self._wait(ticket, place, now, deadline):
-                    place.park(seconds)
+                while (seconds := wait.step()) != SETTLED:
+                    place.park(None if seconds == NEVER else seconds)
             finally:
-                self._standstill.pop(token, None)
+                try:
+                    wait.end()
+                finally:
+                    self._standstill.pop(token, None)
         self._sign_out(ticket)
 
-    async def _obtain_async(self, ticket: Ticket, timeout: float | None | Literal["default"]) -> None:
-        """The same for a task."""
+    async def _obtain_elsewhere(self, ticket: Ticket, timeout: float | None | Literal["default"]) -> None:
+        """`waiting.obtain` for a task that is not parked as those of asyncio are, or for which a thread asks the source."""
         place = parking.task_parker_here(self._clock)
         deadline = self._deadline(timeout, place.now)
         began = place.now()
@@ -119,8 +118,12 @@ class Traffic(Telling):
         else:
             served = self._try(ticket, ask=True, may_wait=True)
         if not served:
-            for seconds in self._wait(ticket, place, place.now, deadline, began=began, offload=self._offload):
-                await place.park(seconds)
+            wait = Wait(self, ticket, place, place.now, deadline, began=began, offload=self._offload)
+            try:
+                while (seconds := wait.step()) != SETTLED:
+                    await place.park(None if seconds == NEVER else seconds)
+            finally:
+                wait.end()
         self._sign_out(ticket)
 
     async def _try_offloaded(self, ticket: Ticket, place: Any, deadline: float) -> bool:
@@ -184,34 +187,15 @@ class Traffic(Telling):
         self._standstill[token] = Standstill(what, parking.current_owner(), tuple(stopped))
         return token
 
-    async def _hold_async(self, lease: Any, timeout: float | None | Literal["default"]) -> Any:
+    async def _hold_async(self, lease: Any) -> Any:
         """`await` a lease: it is held, and its task releases it."""
-        await self._enter_async(lease, timeout)
+        await lease.__aenter__()
         return lease
-
-    async def _enter_async(self, lease: Any, timeout: float | None | Literal["default"]) -> Any:
-        """`async with` a lease."""
-        if lease._use_warm():
-            return lease.element
-        ticket = lease._line_up()
-        try:
-            if self._offload:
-                await self._obtain_async(ticket, timeout)
-                return lease._begin()
-            # As _obtain_async, in this frame: another coroutine is a tenth of a turn of the loop.
-            place = parking.task_parker_here(self._clock)
-            deadline = self._deadline(timeout, place.now)
-            if not self._try(ticket, ask=True, may_wait=True):
-                for seconds in self._wait(ticket, place, place.now, deadline):
-                    await place.park(seconds)
-            self._sign_out(ticket)
-            return lease._begin()
-        except BaseException:
-            lease._give_up()
-            raise
 
     def _try(self, hands: Hands, *, ask: bool, may_wait: bool = False) -> bool:
         """All that can be had without waiting: a spare beyond the reserve, the source, the reserve, in this order."""
+        if may_wait and self.core.must_line_up(hands):
+            return False
         if self.core.is_closed():
             raise self._closed()
         if not ask:
@@ -444,105 +428,8 @@ class Traffic(Telling):
 
     # -- waiting
 
-    def _wait(
-        self,
-        ticket: Ticket,
-        place: parking.Waker,
-        now: Callable[[], float],
-        deadline: float,
-        *,
-        began: float | None = None,
-        offload: bool = False,
-    ) -> Generator[float | None, None, None]:
-        """Stand in the line until the ticket is served. Yields how many seconds to park, at most; None: until woken.
-
-        began: when the call began; None: now. offload: a thread asks the source, which wakes the caller when it has.
-
-        The caller that parks may be thrown out of it by any exception; then this generator is closed, and withdraws.
-        """
-        core = self.core
-        began = now() if began is None else began
-        outcome = states.WITHDRAWN
-        errand: Errand | None = None
-        ticket.set_waiter(place.wake, place.owner, get_ident(), place.may_be_gone)
-        if place.may_be_gone:
-            place.on_gone = functools.partial(self._lose, ticket)
-        joined = False
-        try:
-            self._notice_lost()
-            self._join(ticket, has_deadline=deadline != NEVER)
-            joined = True
-            ask_after, ask_at = ASK_FIRST, NEVER
-            rest_until = asked_at = began
-            warn_at = NEVER if self._patience is None else began + self._patience
-            # Dropped in a reference cycle, an element is out until the collector finds it: looked for once in a wait.
-            may_collect = self._collects and deadline - began >= garbage.WAIT_MIN
-            while errand is not None or not ticket.is_settled():
-                time = now()
-                if errand is not None:
-                    if ticket.is_settled() and not errand.is_over():
-                        break  # what it brings is for others
-                    if errand.is_over():
-                        ended, errand = errand, None
-                        ended.result()
-                        rest_until = time + (time - asked_at)
-                        ask_at = max(ask_at, rest_until)
-                        continue
-                if may_collect and (time >= deadline or time - began >= garbage.LOOK_AFTER):
-                    may_collect = False
-                    if core.figures()["out"] > 0 and garbage.look():
-                        continue
-                if time >= deadline:
-                    outcome = TIMED_OUT
-                    raise PoolTimeout(f"{self._called()}: waited {in_words(time - began)} in vain. {self._why_empty()}")
-                if time >= warn_at:
-                    warn_at = NEVER
-                    log.warning("a caller has waited for %s. %s", in_words(time - began), self._why_empty())
-                if errand is None and core.is_first(ticket):
-                    if ask_at == NEVER:
-                        ask_at = time + ask_after
-                    # News: a question between the others, which does not change when those are due.
-                    soonest = ask_at
-                    if ticket.prodded:
-                        soonest = max(rest_until, time + max(0.0, self._asked_at + ASK_SOONEST - self._clock.now()))
-                    if time >= min(ask_at, soonest):
-                        if time >= ask_at:
-                            ask_after = min(2 * ask_after, ASK_LAST)
-                            ask_at = time + ask_after
-                        else:
-                            ticket.take_prod()
-                        if offload:
-                            asked_at = time
-                            errand = Errand(functools.partial(self._ask_for_line, ticket), place.wake)
-                            errand.begin()
-                            continue
-                        self._ask_for_line(ticket)
-                        # What comes home while it is inside the source goes to those behind it. So that it has its
-                        # turn, too, a slow source is left alone for as long as it took.
-                        rest_until = now() + (now() - time)
-                        ask_at = max(ask_at, rest_until)
-                        continue
-                    if ticket.prodded:
-                        yield max(0.0, min(soonest, ask_at, deadline) - time)
-                        continue
-                until = min(deadline, warn_at) if errand is not None else min(deadline, ask_at, warn_at)
-                yield None if until == NEVER else max(0.0, until - time)
-            if ticket.state == states.IMPOSSIBLE:
-                raise self._too_many(ticket.wanted, "the limit was lowered while this caller waited")
-            if ticket.state != states.SERVED:
-                raise self._closed()
-            outcome = states.SERVED
-        finally:
-            core.leave(ticket)
-            place.on_gone = None
-            if errand is not None:
-                errand.leave()
-            if joined:
-                core.count_wait(outcome, now() - began)
-
-    def _join(self, ticket: Ticket, *, has_deadline: bool) -> None:
-        places = [None] * ticket.wanted if ticket.wanted > self.core.capacity() else []
-        answer = self.core.join(ticket, places)
+    def _check_joined(self, ticket: Ticket, answer: int, has_deadline: bool) -> None:
+        """Raise what the answer of `join` means, or that a ticket which stands in line now can never be served."""
         if answer == IS_CLOSED:
             raise self._closed()
         if answer == IS_TOO_MANY:

@@ -46,12 +46,13 @@ LAYER_OF = {
     "mempool.testing": "tools",
     "mempool.traffic": "engine",
     "mempool.viewers": "tracking",
+    "mempool.waiting": "core",
 }
 #: What each layer may import beside itself.
 ALLOWED = {
     "base": set(),
     "core": {"base"},
-    "waiting": {"base"},
+    "waiting": {"base", "core"},
     "sources": {"base", "core"},
     "tracking": {"base", "core", "waiting"},
     "lifecycle": {"base", "waiting", "sources"},

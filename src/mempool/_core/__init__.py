@@ -6,7 +6,7 @@ roll.py     which elements are out, by identity
 ledger.py   how the books are opened, shut and read
 reserve.py  the decisions
 quick.py    where alloc and free come in
-(../lease.py and ../buffer.py are compiled too.)
+(../lease.py, ../buffer.py and ../waiting.py are compiled too.)
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ COMPILED_MODULES = (
     "mempool._core.books",
     "mempool._core.ledger",
     "mempool._core.reserve",
+    "mempool.waiting",
     "mempool.lease",
     "mempool._core.quick",
 )

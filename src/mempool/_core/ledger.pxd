@@ -11,5 +11,11 @@ cdef class Ledger:
     cdef readonly object home
     cdef Books open(self)
     cdef bint shut(self, Books books) except? -1
+    cpdef bint must_line_up(self, Hands hands) except -1
+    cpdef bint is_first(self, Ticket ticket) except -1
+    cpdef bint is_closed(self) except -1
+    cpdef Py_ssize_t capacity(self) except -1
+    cpdef count_wait(self, Py_ssize_t outcome, double seconds)
+    cpdef spread_news(self)
     cdef void serve_line(self, Books books)
     cdef void tell_drainers(self, Books books)

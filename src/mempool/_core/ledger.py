@@ -18,7 +18,7 @@ else:
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.books import Books
-    from mempool._core.line import Ticket
+    from mempool._core.line import Hands, Ticket
     from mempool._core.roll import Roll
 
 HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
@@ -185,6 +185,21 @@ class Ledger:
         """How many stand in the line."""
         with cython.critical_section(self):
             return self.open().waiting
+
+    def must_line_up(self, hands: Hands) -> bool:
+        """Whether there is nothing to be had, and nobody to be asked: others wait, or all that the limit allows is out.
+
+        These hands have not asked the source, then; see Reserve.join.
+        """
+        with cython.critical_section(self):
+            books: Books = self.open()
+            if books.closed or hands.wanted == hands.count:
+                return False
+            is_full: cython.bint = books.made - books.disposed + books.claimed >= books.limit
+            if books.first_in_line() is None and (books.spare > 0 or not is_full):
+                return False
+        hands.defer()
+        return True
 
     def is_first(self, ticket: Ticket) -> bool:
         with cython.critical_section(self):

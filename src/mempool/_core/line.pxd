@@ -19,6 +19,7 @@ cdef class Hands:
     cdef readonly list entered
     cdef readonly list struck
     cdef void add(self, element)
+    cpdef defer(self)
 
 cdef class Ticket(Hands):
     cdef readonly Py_ssize_t state
@@ -32,3 +33,5 @@ cdef class Ticket(Hands):
     cdef readonly bint in_line
     cdef bint in_news
     cdef readonly bint can_be_lost
+    cpdef set_waiter(self, wake, owner, thread, bint can_be_lost=*)
+    cpdef bint take_prod(self) except -1

@@ -141,7 +141,7 @@ class Ticket(Hands):
         self.in_news = False
         self.can_be_lost = False
 
-    def set_waiter(self, wake: Callable[[], object], owner: object, thread: int, can_be_lost: bool = False) -> None:
+    def set_waiter(self, wake: Any, owner: object, thread: object, can_be_lost: cython.bint = False) -> None:
         """Say how to wake the one who waits, who it is, and the ident of its thread.
 
         can_be_lost: `wake` may find nobody there, and gives up the place then.

@@ -193,6 +193,24 @@ class Quick:
         return new_lease(self, timeout, linger)
 
 
+@cython.final
+@cython.cclass
+class Warm:
+    """`WARM[pool]`: a spare that `alloc` would take at once, compiled, signed out; else None.
+
+    A subscription and not a call, for a coroutine that returns it: an interrupt can fly when a call has come back, before
+    what it returned has a name; from here to the end of `return` there is no such place.
+    """
+
+    def __getitem__(self, pool: Quick) -> Any:
+        if cython.compiled:
+            return take_warm(pool)
+        return None
+
+
+WARM = Warm()
+
+
 def adopt(pool_type: type) -> None:
     """Make the quick methods this type's own. CPython's specialized calls demand that `self` is exactly of their type."""
     if cython.compiled:

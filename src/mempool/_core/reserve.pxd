@@ -13,6 +13,11 @@ cdef inline bint is_nobodys(list arrivals, Py_ssize_t arrival) noexcept:
     return Py_REFCNT(PyList_GET_ITEM(arrivals, arrival)) == 1
 
 cdef class Reserve(Ledger):
+    cpdef bint take(self, Hands hands, bint from_reserve) except -1
+    cpdef Py_ssize_t join(self, Ticket ticket, list places) except -1
+    cpdef bint withdraw(self, Ticket ticket) except -1
+    cpdef leave(self, Hands ticket)
+    cpdef sign_out(self, Hands hands)
     cdef bint is_here(self, Books books, Hands own, Py_ssize_t arrival)
     cdef void empty_line(self, Books books)
     cdef void write_off(self, Books books, Py_ssize_t elements)

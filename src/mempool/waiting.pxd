@@ -1,0 +1,170 @@
+# cython: language_level=3
+
+from mempool._core.line cimport Ticket
+from mempool._core.reserve cimport Reserve
+
+cdef extern from "Python.h":
+    ctypedef struct PyObject
+    void Py_INCREF(object)
+    int PyIter_Send(object iterator, object value, PyObject **result) except -1
+
+cdef extern from *:
+    """
+    /* The end of an iterator that returns something, as CPython's own generators say it. */
+    static inline int mempool_stop(PyObject *value) {
+        PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, value);
+        if (stop == NULL)
+            return -1;
+        PyErr_SetObject(PyExc_StopIteration, stop);
+        Py_DECREF(stop);
+        return 0;
+    }
+    /* The reference that a call into C gave us. */
+    static inline PyObject *mempool_own(PyObject *result) { return result; }
+    static inline void mempool_set_slots(PyObject *type, PyObject *(*next)(PyObject *),
+                                         int (*send)(PyObject *, PyObject *, PyObject **)) {
+        ((PyTypeObject *)type)->tp_iternext = next;
+        ((PyTypeObject *)type)->tp_as_async->am_send = (sendfunc)(void (*)(void))send;
+        PyType_Modified((PyTypeObject *)type);
+    }
+    """
+    int stop "mempool_stop"(object value) except -1
+    object own "mempool_own"(PyObject *result)
+    void set_slots "mempool_set_slots"(object type, PyObject *(*next)(PyObject *) except? NULL,
+                                       int (*send)(PyObject *, PyObject *, PyObject **) except? -1) noexcept
+
+cdef object FINISHED
+
+cdef class Wait:
+    cdef object pool
+    cdef Reserve core
+    cdef Ticket ticket
+    cdef object place
+    cdef object now
+    cdef object errand
+    cdef double deadline
+    cdef double began
+    cdef double warn_at
+    cdef double ask_after
+    cdef double ask_at
+    cdef double asked_at
+    cdef double rest_until
+    cdef Py_ssize_t outcome
+    cdef bint stands
+    cdef bint may_collect
+    cdef bint offload
+    cpdef double step(self) except? -2
+    cpdef end(self)
+    cdef bint join(self) except? -1
+    cdef double soonest_question(self, double time) except? -1
+    cdef bint ask(self, double time) except? -1
+    cdef bint end_errand(self, double time) except? -1
+
+cdef class Routine:
+    cdef object inner
+    cdef bint has_begun
+    cdef bint has_ended
+    cdef object _go_on(self, sent)
+    cdef object _begin_inside(self, inner)
+    cdef object _outcome(self)
+    cdef void _give_up(self) except *
+    cdef void end(self) except *
+    cdef void begin_step(self) except *
+    cdef object _step(self, sent)
+    cdef object _finish(self)
+
+cdef class Alarm:
+    cdef object clock
+    cdef object loop
+    cdef double due
+    cdef dict parked
+    cdef void expect(self, place, double when) except *
+    cdef void set(self, double when) except *
+
+cdef class TaskPlace(Routine):
+    cdef readonly object owner
+    cdef readonly bint may_be_gone
+    cdef public object on_gone
+    cdef readonly object now
+    cdef object clock
+    cdef object loop
+    cdef object future
+    cdef object timer
+    cdef Alarm alarm
+    cdef double seconds
+    cdef bint is_woken
+    cpdef wake(self)
+    cpdef _rouse(self)
+    cdef bint lie_down(self, double seconds, double when) except? -1
+    cdef bint get_up(self) except? -1
+
+cdef class Obtaining(Routine):
+    cdef object pool
+    cdef Ticket ticket
+    cdef object timeout
+    cdef TaskPlace place
+    cdef Wait wait
+    cdef bint is_done_at_once(self) except? -1
+    cdef bint sign_out(self) except? -1
+
+cdef Alarm alarm_of(clock, loop)
+
+cdef object go_on_inside(inner, sent)
+
+cpdef quicken(kind)
+
+cpdef task_of(loop)
+
+cpdef Obtaining obtain(pool, Ticket ticket, timeout)
+
+
+cdef inline object send_inside(inner, sent):
+    cdef PyObject *result = NULL
+    if PyIter_Send(inner, sent, &result) == 1:  # PYGEN_NEXT
+        return own(result)
+    own(result)
+    return FINISHED
+
+
+cdef inline PyObject *handed_out(value):
+    """This object, with a reference that is the receiver's."""
+    Py_INCREF(value)
+    return <PyObject *>value
+
+
+cdef inline object advanced(Routine self, sent):
+    self.begin_step()
+    try:
+        return self._go_on(sent)
+    except BaseException:
+        self.end()
+        raise
+
+
+cdef inline PyObject *next_of(PyObject *self) except? NULL:
+    """The slot tp_iternext. At the end of what returns None no exception is set, which needs no memory."""
+    cdef Routine routine = <Routine>self
+    yielded = advanced(routine, None)
+    if yielded is not FINISHED:
+        return handed_out(yielded)
+    value = routine._outcome()
+    if value is not None:
+        try:
+            stop(value)
+        except BaseException:
+            routine.end()
+            raise
+    routine.has_ended = True
+    return NULL
+
+
+cdef inline int send_to(PyObject *self, PyObject *sent, PyObject **result) except? -1:
+    """The slot am_send: returns a PySendResult. `await` uses it in CPython 3.11, and tasks of asyncio do."""
+    cdef Routine routine = <Routine>self
+    yielded = advanced(routine, <object>sent)
+    if yielded is not FINISHED:
+        result[0] = handed_out(yielded)
+        return 1
+    result[0] = handed_out(routine._outcome())
+    routine.has_ended = True
+    return 0

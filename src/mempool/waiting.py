@@ -1,0 +1,646 @@
+# cython: language_level=3
+"""How a caller waits in the line: Wait, for every kind of callers; and TaskPlace, where a task of asyncio is parked.
+
+A task waits without a Python frame: what `async with` a lease awaits is a Routine, which is finished at once where it
+need not wait. A coroutine costs its frame, each time, and one of Cython's loses what it returns where there is no memory
+for a StopIteration. A Routine owns nothing itself: what it returns is owned by whoever made it until it has been returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import sys
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mempool import garbage, greenlets, native
+from mempool._core.line import IMPOSSIBLE, SERVED, WAITING, WITHDRAWN
+from mempool._core.reserve import HAS_ALL, IN_LINE, TIMED_OUT
+from mempool.clock import Clock, in_words
+from mempool.errands import Errand
+from mempool.errors import PoolTimeout
+
+if TYPE_CHECKING:
+    from mempool._core import _cython as cython
+else:
+    try:
+        import cython
+    except ModuleNotFoundError:
+        from mempool._core import _cython as cython
+
+if not cython.compiled:  # compiled, the .pxd beside this file says the same
+    from mempool._core.line import Ticket
+    from mempool._core.reserve import Reserve
+
+#: A moment that does not come.
+NEVER = float("inf")
+#: What Wait.step returns when there is nothing to wait for any more.
+SETTLED = -1.0
+#: Seconds. The head of the line asks the source by itself after the first, then in doubling steps up to the last
+#: (kernel: every 5 s); and, whatever the news, never sooner than the third after a failure.
+ASK_FIRST, ASK_LAST, ASK_SOONEST = 0.05, 5.0, 0.001
+#: Seconds. Who parks for longer is given no timer of its own.
+LONG = 1.0
+#: Seconds by which the shared timer may be late, so that it need not look through all who are parked for each of them.
+LATE = 0.01
+#: What `_go_on` returns at the end.
+FINISHED: object = object()
+
+log: logging.Logger = logging.getLogger("mempool")
+
+#: The kinds of tasks that were registered, the latest first; see parking.register_tasks.
+task_kinds: list[Any] = []
+
+running_loop: Callable[[], Any] = asyncio._get_running_loop
+#: The task that a loop runs now. Before CPython 3.12 `current_task` is written in Python, around this dict.
+task_running_in: Callable[[Any], Any] = (
+    asyncio.current_task if sys.version_info >= (3, 12) else asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
+)
+
+
+@cython.final
+@cython.cclass
+class Wait:
+    """One caller's wait in the line, step by step, whoever parks it in between: a thread, a task, a greenlet.
+
+    Whoever makes one calls `end`, whatever flies, and parks after each `step` for as long as it says. Between two steps an
+    exception may be thrown into the caller: `end` then withdraws it.
+    """
+
+    pool: Any
+    core: Reserve
+    ticket: Ticket
+    place: Any
+    now: Any
+    errand: Any
+    deadline: cython.double
+    began: cython.double
+    warn_at: cython.double
+    ask_after: cython.double
+    ask_at: cython.double
+    asked_at: cython.double
+    rest_until: cython.double
+    outcome: cython.Py_ssize_t
+    stands: cython.bint  # it joined the line, and its wait is to be counted
+    may_collect: cython.bint
+    offload: cython.bint
+
+    def __init__(
+        self,
+        pool: Any,
+        ticket: Ticket,
+        place: Any,
+        now: Any,
+        deadline: cython.double,
+        *,
+        began: cython.double = NEVER,
+        offload: cython.bint = False,
+    ) -> None:
+        """began: when the call began; NEVER: now. offload: a thread asks the source, which wakes the caller when it has."""
+        self.pool = pool
+        self.core = pool.core
+        self.ticket = ticket
+        self.place = place
+        self.now = now
+        self.errand = None
+        self.deadline = deadline
+        self.began = now() if began == NEVER else began
+        self.offload = offload
+        self.outcome = WITHDRAWN
+        self.stands = False
+        patience: Any = pool._patience
+        self.warn_at = NEVER if patience is None else self.began + patience
+        self.ask_after = ASK_FIRST
+        self.ask_at = NEVER
+        self.rest_until = self.asked_at = self.began
+        # Dropped in a reference cycle, an element is out until the collector finds it: looked for once in a wait.
+        self.may_collect = pool._collects and deadline - self.began >= garbage.WAIT_MIN
+
+    def __call__(self) -> None:
+        """The caller can run no more: what it got, and its place, go to the next."""
+        self.pool._lose(self.ticket)
+
+    def step(self) -> cython.double:
+        """Seconds to park, at most; NEVER: until woken; SETTLED: the ticket is served. Raises what ends the wait."""
+        time: cython.double = self.began
+        if not self.stands:
+            self.join()
+        elif self.errand is not None or self.ticket.state == WAITING:
+            time = self.now()
+        while self.errand is not None or self.ticket.state == WAITING:
+            if self.errand is not None:
+                if self.ticket.state != WAITING and not self.errand.is_over():
+                    break  # what it brings is for others
+                if self.errand.is_over():
+                    self.end_errand(time)
+                    continue
+            if self.may_collect and (time >= self.deadline or time - self.began >= garbage.LOOK_AFTER):
+                self.may_collect = False
+                if self.core.figures()["out"] > 0 and garbage.look():
+                    time = self.now()
+                    continue
+            if time >= self.deadline:
+                self.outcome = TIMED_OUT
+                raise PoolTimeout(
+                    f"{self.pool._called()}: waited {in_words(time - self.began)} in vain. {self.pool._why_empty()}"
+                )
+            if time >= self.warn_at:
+                self.warn_at = NEVER
+                log.warning("a caller has waited for %s. %s", in_words(time - self.began), self.pool._why_empty())
+            until: cython.double = min(self.deadline, self.warn_at)
+            if self.errand is None and self.core.is_first(self.ticket):
+                soonest: cython.double = self.soonest_question(time)
+                if time >= soonest:
+                    self.ask(time)
+                    time = self.now()
+                    continue
+                until = min(self.deadline, soonest) if self.ticket.prodded else min(until, soonest)
+            return until if until == NEVER else max(0.0, until - time)
+        if self.ticket.state == IMPOSSIBLE:
+            raise self.pool._too_many(self.ticket.wanted, "the limit was lowered while this caller waited")
+        if self.ticket.state != SERVED:
+            raise self.pool._closed()
+        self.outcome = SERVED
+        return SETTLED
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def join(self) -> cython.bint:
+        """Line up."""
+        place: Any = self.place
+        ticket: Ticket = self.ticket
+        may_be_gone: cython.bint = place.may_be_gone
+        ticket.set_waiter(place.wake, place.owner, native.get_ident(), may_be_gone)
+        if may_be_gone:
+            place.on_gone = self
+        pool: Any = self.pool
+        book: Any = pool._book
+        if book is not None:
+            pool._notice_lost()
+        places: list[None] = [None] * ticket.wanted if ticket.wanted > self.core.capacity() else _NO_PLACES
+        answer: cython.Py_ssize_t = self.core.join(ticket, places)
+        if book is not None or answer not in (IN_LINE, HAS_ALL):
+            pool._check_joined(ticket, answer, self.deadline != NEVER)
+        self.stands = True
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def soonest_question(self, time: cython.double) -> cython.double:
+        """When the head of the line may ask the source next: it asks by itself, and in between when there is news."""
+        if self.ask_at == NEVER:
+            self.ask_at = time + self.ask_after
+        if not self.ticket.prodded:
+            return self.ask_at
+        # News: a question between the others, which does not change when those are due.
+        after_failure: cython.double = time + max(0.0, self.pool._asked_at + ASK_SOONEST - self.pool._clock.now())
+        return min(self.ask_at, max(self.rest_until, after_failure))
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def ask(self, time: cython.double) -> cython.bint:
+        """The head of the line asks the source."""
+        if time >= self.ask_at:
+            self.ask_after = min(2 * self.ask_after, ASK_LAST)
+            self.ask_at = time + self.ask_after
+        else:
+            self.ticket.take_prod()
+        if self.offload:
+            self.asked_at = time
+            self.errand = Errand(functools.partial(self.pool._ask_for_line, self.ticket), self.place.wake)
+            self.errand.begin()
+            return True
+        self.pool._ask_for_line(self.ticket)
+        # What comes home while it is inside the source goes to those behind it. So that it has its turn, too, a slow source
+        # is left alone for as long as it took.
+        ended: cython.double = self.now()
+        self.rest_until = ended + (ended - time)
+        self.ask_at = max(self.ask_at, self.rest_until)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def end_errand(self, time: cython.double) -> cython.bint:
+        errand: Any = self.errand
+        self.errand = None
+        errand.result()
+        self.rest_until = time + (time - self.asked_at)
+        self.ask_at = max(self.ask_at, self.rest_until)
+        return True
+
+    def end(self) -> None:
+        """It waits no longer. May be done again."""
+        self.core.leave(self.ticket)
+        self.place.on_gone = None
+        if self.errand is not None:
+            self.errand.leave()
+        if self.stands:
+            self.stands = False
+            self.core.count_wait(self.outcome, self.now() - self.began)
+
+
+_NO_PLACES: list[None] = []
+
+
+@cython.cclass
+class Routine:
+    """An awaitable that its class drives step by step: to asyncio, to trio and to `await` it is a coroutine.
+
+    inner: what it waits for, another awaitable that has begun; what is sent or thrown in goes there.
+    """
+
+    inner: Any
+    has_begun: cython.bint
+    has_ended: cython.bint
+
+    _is_finalizing = staticmethod(sys.is_finalizing)  # here, because at the end this module's `sys` is None already
+
+    def __init__(self) -> None:
+        self.inner = None
+        self.has_begun = self.has_ended = False
+
+    def __await__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        return self._step(None)
+
+    def send(self, value: Any) -> Any:
+        """See collections.abc.Coroutine."""
+        return self._step(value)
+
+    def throw(self, kind: Any, error: Any = None, traceback: Any = None) -> Any:
+        """See collections.abc.Coroutine. What waits for nothing ends with this error."""
+        raised: Any = _instance_of(kind, error, traceback)
+        try:
+            if self.inner is None:
+                raise raised
+            return self.inner.throw(raised)
+        except StopIteration:
+            pass  # what was waited for took no notice, and has ended well
+        except BaseException:
+            self.end()
+            raise
+        return self._finish()
+
+    def close(self) -> None:
+        """See collections.abc.Coroutine."""
+        try:
+            if self.inner is not None:
+                self.inner.close()
+        finally:
+            self.end()
+
+    @cython.cfunc
+    def _go_on(self, sent: Any) -> Any:
+        """Run to the next wait and return what its loop is to be given; or FINISHED. Not called again after an error."""
+        raise NotImplementedError
+
+    @cython.cfunc
+    def _begin_inside(self, inner: Any) -> Any:
+        """Go on by what this awaitable, which has not begun, yields."""
+        self.inner = inner
+        return go_on_inside(inner, None)
+
+    @cython.cfunc
+    def _outcome(self) -> Any:
+        """What `await` returns."""
+        return None
+
+    @cython.cfunc
+    def _give_up(self) -> cython.void:
+        """It ends without having told what it brought: that goes back."""
+
+    @cython.cfunc
+    def end(self) -> cython.void:
+        """An error comes out, or nobody awaits it any more."""
+        if self.has_begun and not self.has_ended:
+            self.has_ended = True
+            self.inner = None
+            self._give_up()
+        self.has_ended = True
+
+    def __del__(self) -> None:
+        if self.has_begun and not self.has_ended and not self._is_finalizing():
+            try:
+                self.end()
+            except (KeyboardInterrupt, MemoryError):  # Python swallows what flies here, and nobody would come back to it
+                self._give_up()
+                raise
+
+    @cython.cfunc
+    def begin_step(self) -> cython.void:
+        if self.has_ended:
+            raise RuntimeError("cannot reuse already awaited coroutine")
+        self.has_begun = True
+
+    @cython.cfunc
+    def _step(self, sent: Any) -> Any:
+        self.begin_step()
+        try:
+            yielded: object = self._go_on(sent)
+        except BaseException:
+            self.end()
+            raise
+        return yielded if yielded is not FINISHED else self._finish()
+
+    @cython.cfunc
+    def _finish(self) -> Any:
+        try:
+            stop: StopIteration = StopIteration(self._outcome())
+            self.has_ended = True
+        except BaseException:
+            self.end()  # no memory, or an interrupt: nobody will hear of it
+            raise
+        raise stop
+
+
+def _instance_of(kind: Any, error: Any, traceback: Any) -> Any:
+    """The exception that the arguments of a `throw` mean."""
+    if isinstance(kind, BaseException):
+        error = kind
+    elif not isinstance(error, kind):
+        error = kind() if error is None else kind(error)
+    return error if traceback is None else error.with_traceback(traceback)
+
+
+@cython.cfunc
+def go_on_inside(inner: Any, sent: Any) -> Any:
+    """The next step of an awaitable that has no result: what it yields, or FINISHED."""
+    if cython.compiled:
+        return send_inside(inner, sent)
+    try:
+        return inner.send(sent)
+    except StopIteration:
+        return FINISHED
+
+
+def quicken(kind: Any) -> Any:
+    """Compiled, have `await` call `_go_on` directly. A subclass is given it by name, because it was made before."""
+    if cython.compiled:
+        set_slots(kind, next_of, send_to)
+
+
+quicken(Routine)
+
+
+class _Local(native.local):
+    #: That of the loop which ran last in this thread.
+    alarm: Any = None
+
+
+_local: Any = _Local()
+
+
+@cython.final
+@cython.cclass
+class Alarm:
+    """One timer for all tasks of one loop that are parked for long, which most of them never are to the end.
+
+    A timer each would be set and cancelled at every turn, and cost more than all else that a turn does. This one is left
+    to ring, rouses whose time is up and is set for the next of them; where nobody is parked any more, it is not.
+    """
+
+    clock: Any
+    loop: Any  # a weak reference
+    due: cython.double
+    parked: dict[Any, float]
+
+    def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
+        self.clock = clock
+        self.loop = weakref.ref(loop)
+        self.due = NEVER
+        self.parked = {}
+
+    @cython.cfunc
+    def expect(self, place: Any, when: cython.double) -> cython.void:
+        """Rouse this one at that time, unless it is forgotten before."""
+        self.parked[place] = when
+        if when < self.due:
+            self.set(when)
+
+    @cython.cfunc
+    def set(self, when: cython.double) -> cython.void:
+        loop: Any = self.loop()
+        if loop is not None:
+            # An earlier timer is left where it is, and finds nobody. It is `due` that says which one counts.
+            self.clock.call_later(loop, when - self.clock.now(), functools.partial(self.ring, when))
+            self.due = when
+
+    def ring(self, when: cython.double) -> None:
+        """Rouse whose time is up."""
+        if when != self.due:
+            return  # set for an earlier time since
+        self.due = NEVER
+        now: cython.double = self.clock.now()  # a loop may ring a little early, by its own time: then it is set again
+        for place, its_time in list(self.parked.items()):
+            if its_time <= now:
+                self.parked.pop(place, None)
+                place._rouse()
+        if self.parked:
+            self.set(max(min(self.parked.values()), now + LATE))
+
+
+@cython.cfunc
+def alarm_of(clock: Any, loop: Any) -> Alarm:
+    """That of this loop, which runs in this thread."""
+    alarm: Alarm | None = _local.alarm
+    if alarm is None or alarm.clock is not clock or alarm.loop() is not loop:
+        alarm = _local.alarm = Alarm(clock, loop)
+    return alarm
+
+
+@cython.final
+@cython.cclass
+class TaskPlace(Routine):
+    """A task of asyncio, whatever the loop, parks on a future; a wake-up from another thread goes through the loop."""
+
+    owner: object
+    may_be_gone: cython.bint
+    on_gone: Any
+    now: Any
+    clock: Any
+    loop: Any
+    future: Any
+    timer: Any
+    alarm: Alarm | None
+    seconds: cython.double
+    is_woken: cython.bint
+
+    def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop, task: Any = None) -> None:
+        if not cython.compiled:
+            Routine.__init__(self)
+        self.owner = task if task is not None else task_running_in(loop)
+        self.may_be_gone = True
+        self.on_gone = None
+        self.now = clock.now
+        self.clock = clock
+        self.loop = loop
+        self.future = self.timer = self.alarm = None
+        self.seconds = NEVER
+        self.is_woken = False
+
+    def wake(self) -> None:
+        """See Waker."""
+        try:
+            if running_loop() is self.loop and task_running_in(self.loop) is not None:
+                self._rouse()  # inside a task of this loop, so the loop is not asleep
+            else:
+                self.loop.call_soon_threadsafe(self._rouse)
+        except RuntimeError:  # the loop is closed: its ticket loses its place, and not an element
+            if self.on_gone is not None:
+                self.on_gone()
+
+    def _rouse(self) -> None:
+        self.is_woken = True
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
+    def park(self, seconds: float | None) -> Any:
+        """Suspend this task until woken, at most so many seconds; None: without end. To be awaited."""
+        self.seconds = NEVER if seconds is None else seconds
+        self.has_begun = self.has_ended = False
+        return self
+
+    @cython.cfunc
+    def _go_on(self, sent: Any) -> Any:
+        if self.future is not None:
+            self.get_up()
+            return FINISHED
+        return self.future if self.lie_down(self.seconds, NEVER) else FINISHED
+
+    @cython.cfunc
+    def _give_up(self) -> cython.void:
+        self.get_up()
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def lie_down(self, seconds: cython.double, when: cython.double) -> cython.bint:
+        """Park: whoever runs this task is given the future. False: it was woken before. when: the end; NEVER: not told."""
+        # First of all: a finalizer or a signal handler in this very task may rouse it at any line, and must find it.
+        self.future = self.loop.create_future()
+        if self.is_woken:
+            self.future = None
+            self.is_woken = False
+            return False
+        if seconds > LONG and seconds != NEVER and self.clock.shares_timers:
+            self.alarm = alarm_of(self.clock, self.loop)
+            self.alarm.expect(self, self.now() + seconds if when == NEVER else when)
+        elif seconds != NEVER:
+            self.timer = self.clock.call_later(self.loop, seconds, self._rouse)
+        self.future._asyncio_future_blocking = True  # as its own __await__ says that it is not just yielded
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def get_up(self) -> cython.bint:
+        """Parked no more, however that came."""
+        self.future = None
+        self.is_woken = False
+        if self.alarm is not None:
+            self.alarm.parked.pop(self, None)
+            self.alarm = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        return True
+
+
+def task_of(loop: Any) -> Any:
+    """The task of this loop whose code runs here. None: a callback, or another's code while the loop runs in this thread."""
+    task: Any = task_running_in(loop)
+    if task is not None:
+        if "sniffio" in sys.modules and sys.modules["sniffio"].thread_local.name == "trio":
+            return None  # a run of trio inside this very task
+        if greenlets.are_loaded() and not greenlets.is_on_this_stack(task.get_coro()):
+            return None  # another greenlet, which gave way in the middle of a step of this task
+    return task
+
+
+@cython.final
+@cython.cclass
+class Obtaining(Routine):
+    """What a task awaits to be served: its ticket is filled then, and signed out. Returns nothing."""
+
+    pool: Any
+    ticket: Ticket
+    timeout: Any
+    place: TaskPlace  # this and the next are None where it need not wait
+    wait: Wait
+
+    @cython.cfunc
+    def _go_on(self, sent: Any) -> Any:
+        if self.inner is not None:
+            return go_on_inside(self.inner, sent)
+        if self.wait is not None:
+            self.place.get_up()
+        elif self.is_done_at_once():
+            return FINISHED
+        elif self.wait is None:
+            return self._begin_inside(self.pool._obtain_elsewhere(self.ticket, self.timeout))
+        while True:
+            seconds: cython.double = self.wait.step()
+            if seconds == SETTLED:
+                break
+            if self.place.lie_down(seconds, NEVER):
+                return self.place.future
+        self.wait.end()
+        self.wait = None  # type: ignore[assignment]  # as it was
+        self.sign_out()
+        return FINISHED
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def is_done_at_once(self) -> cython.bint:
+        """Whether there was no need to wait; else there is a wait from now on, unless this is no task of asyncio's."""
+        pool: Any = self.pool
+        loop: Any = running_loop() if not task_kinds and not pool._offload else None
+        task: Any = None if loop is None else task_of(loop)
+        if task is None:
+            return False
+        place: TaskPlace = TaskPlace(pool._clock, loop, task)
+        deadline: cython.double = pool._deadline(self.timeout, place.now)
+        core: Reserve = pool.core
+        if not core.must_line_up(self.ticket) and pool._try(self.ticket, ask=True, may_wait=True):
+            self.sign_out()
+            return True
+        self.place = place
+        self.wait = Wait(pool, self.ticket, place, place.now, deadline)
+        return False
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def sign_out(self) -> cython.bint:
+        pool: Any = self.pool
+        if pool._check is None and pool._book is None:
+            core: Reserve = pool.core
+            core.sign_out(self.ticket)
+        else:
+            pool._sign_out(self.ticket)
+        return True
+
+    @cython.cfunc
+    def _give_up(self) -> cython.void:
+        if self.place is not None:
+            self.place.get_up()
+        if self.wait is not None:
+            self.wait.end()
+
+
+def obtain(pool: Any, ticket: Ticket, timeout: Any) -> Obtaining:
+    """To be awaited: fill the ticket and sign it out."""
+    obtaining: Obtaining = Obtaining.__new__(Obtaining)
+    obtaining.pool = pool
+    obtaining.ticket = ticket
+    obtaining.timeout = timeout
+    if not cython.compiled:  # compiled, a new one comes with None
+        obtaining.place = obtaining.wait = None  # type: ignore[assignment]  # see there
+        Routine.__init__(obtaining)
+    return obtaining
+
+
+quicken(TaskPlace)
+quicken(Obtaining)
