@@ -73,7 +73,7 @@ def hashed(file: Path, take: Callable[[], Any], give: Callable[[Any], object]) -
     with file.open("rb", buffering=0) as opened:
         while True:
             buffer = take()
-            with memoryview(buffer) as view:
+            with buffer[:] as view:
                 count = opened.readinto(view)
                 digest.update(view[:count])
             give(buffer)

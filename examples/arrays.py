@@ -36,7 +36,7 @@ def export(buffer: object, length: int) -> bytes:
     except ModuleNotFoundError:
         shared = np.from_dlpack(buffer)[:length]  # torch.from_dlpack(buffer) is the same
         return shared.tobytes()
-    return pa.py_buffer(buffer).slice(0, length).to_pybytes()
+    return pa.py_buffer(buffer[:]).slice(0, length).to_pybytes()
 
 
 def halve(source: Path, target: Path, pool: Pool) -> Iterator[Loudness]:
@@ -44,7 +44,7 @@ def halve(source: Path, target: Path, pool: Pool) -> Iterator[Loudness]:
     with source.open("rb", buffering=0) as file, target.open("wb") as into:
         while True:
             with pool.lease() as buffer:
-                length = file.readinto(buffer) // 4 * 4  # whole frames; what remains of one is no sound
+                length = file.readinto(buffer[:]) // 4 * 4  # whole frames; what remains of one is no sound
                 if not length:
                     return
                 yield measure(buffer, length)

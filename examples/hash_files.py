@@ -15,7 +15,7 @@ from mempool import Buffers, Pool
 def digest(path: Path, pool: Pool) -> str:
     """The SHA-256 of a file, read through one buffer of the pool."""
     hasher = hashlib.sha256()
-    with pool.lease() as buffer, path.open("rb", buffering=0) as file, memoryview(buffer) as view:
+    with pool.lease() as buffer, path.open("rb", buffering=0) as file, buffer[:] as view:
         while length := file.readinto(view):
             hasher.update(view[:length])
     return hasher.hexdigest()

@@ -29,7 +29,7 @@ def resize(number: int, _frame: FrameType | None) -> None:
 def checksum(name: str) -> None:
     """Print a line for a file."""
     try:
-        with pool.lease() as buffer, Path(name).open("rb", buffering=0) as file, memoryview(buffer) as view:
+        with pool.lease() as buffer, Path(name).open("rb", buffering=0) as file, buffer[:] as view:
             crc = 0
             while length := file.readinto(view):
                 crc = zlib.crc32(view[:length], crc)

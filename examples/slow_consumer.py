@@ -26,7 +26,7 @@ class Camera:
     def fill(self, frame: object) -> None:
         """Put the next picture into a frame."""
         with self.lock:
-            if self.file.readinto(frame) < len(frame):
+            if self.file.readinto(frame[:]) < len(frame):
                 self.file.seek(0)
 
 
@@ -36,7 +36,7 @@ def view(pool: Pool, camera: Camera, stop: threading.Event) -> str:
         while not stop.wait(FRAME_SECONDS):
             with pool.lease(timeout=FRAME_SECONDS) as frame:
                 camera.fill(frame)
-                zlib.crc32(frame)  # stands for showing it
+                zlib.crc32(frame[:])  # stands for showing it
     except PoolTimeout:
         pass
     return pool.why_empty()

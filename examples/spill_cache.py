@@ -43,7 +43,7 @@ class SpillCache:
     def spill(self) -> None:
         """Write the oldest block out and forget it. The memory that this needs is reserved."""
         key, block = next(iter(self.warm.items()))
-        with self.pool.lease() as buffer, memoryview(buffer) as view:
+        with self.pool.lease() as buffer, buffer[:] as view:
             view[:HEADER] = len(block).to_bytes(4, "big") + zlib.crc32(block).to_bytes(4, "big")
             view[HEADER : HEADER + len(block)] = block
             self.cold[key] = self.file.seek(0, 2)
@@ -54,7 +54,7 @@ class SpillCache:
         """What `use` makes of a block, wherever it is."""
         if key in self.warm:
             return use(self.warm[key])
-        with self.pool.lease() as buffer, memoryview(buffer) as view:
+        with self.pool.lease() as buffer, buffer[:] as view:
             self.file.seek(self.cold[key])
             self.file.readinto(view)
             with view[HEADER : HEADER + int.from_bytes(view[:4], "big")] as block:

@@ -16,7 +16,7 @@ from mempool import Buffers, LineFull, Pool
 async def pump(source: socket.socket, target: socket.socket, buffer: object) -> None:
     """Move one direction to its end."""
     loop = asyncio.get_running_loop()
-    with memoryview(buffer) as view:
+    with buffer[:] as view:
         while length := await loop.sock_recv_into(source, view):
             await loop.sock_sendall(target, view[:length])
     target.shutdown(socket.SHUT_WR)

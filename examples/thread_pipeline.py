@@ -17,7 +17,7 @@ from mempool import Buffers, Lease, Pool
 def compress(buffer: object, length: int) -> bytes:
     """What a worker does to a block: a gzip member of its own, so that the members make one file."""
     packer = zlib.compressobj(wbits=31)
-    with memoryview(buffer) as view:  # which is gone before the writer frees the buffer
+    with buffer[:] as view:  # which is gone before the writer frees the buffer
         return packer.compress(view[:length]) + packer.flush()
 
 
@@ -44,7 +44,7 @@ def main(source: Path, output: Path, pool: Pool, workers: int = 2) -> None:
         try:
             while True:
                 lease = pool.lease()  # which is returned by itself if the file cannot be read
-                length = file.readinto(lease.element)
+                length = file.readinto(lease.element[:])
                 pool.hand_over(lease.element)  # the writer will free it
                 blocks.put((lease, threads.submit(compress, lease.element, length)))
                 if length < len(lease.element):

@@ -39,7 +39,7 @@ def _taken(scene: Scene) -> Any:
 def _viewed(scene: Scene) -> Any:
     """A buffer that somebody views, until the end."""
     buffer = _taken(scene)
-    views = [memoryview(buffer)]
+    views = [buffer[:]]
     scene.at_end.append(views.clear)
     return buffer
 
@@ -204,7 +204,7 @@ def buffer_read_and_written(scene: Scene) -> Call:
         buffer[:2] = b"12"
         assert buffer[0] == 49
         assert buffer[:2] == b"12"
-        with memoryview(buffer) as view:
+        with buffer[:] as view:
             assert len(view) == 4096
 
     return made
@@ -305,7 +305,7 @@ def buffer_used_after_it_was_freed(scene: Scene) -> Call:
     def made() -> None:
         for use in uses:
             raises(mempool.UseAfterFree, use)()
-        raises(ValueError, lambda: memoryview(buffer))()  # Python's own, uncompiled
+        raises(ValueError, lambda: buffer[:])()  # Python's own, uncompiled
         repr(buffer)
 
     return made
@@ -376,7 +376,7 @@ def buffers_linger_one_of_many(scene: Scene) -> Call:
 @call(buffers={})
 def buffer_lingers_after_a_lease(scene: Scene) -> Call:
     lease = scene.pool.lease(linger=True)
-    views = [memoryview(lease.element)]
+    views = [lease.element[:]]
     scene.at_end.append(views.clear)
 
     def end() -> None:
@@ -392,7 +392,7 @@ def buffer_lingers_after_a_lease(scene: Scene) -> Call:
 @call(buffers={})
 def buffer_comes_home_after_lingering(scene: Scene) -> Call:
     buffer = scene.pool.alloc()
-    views = [memoryview(buffer)]
+    views = [buffer[:]]
     scene.pool.free(buffer, linger=True)
     scene.at_end.append(views.clear)
     return views.clear
@@ -443,7 +443,7 @@ def buffer_dropped_and_awaited(scene: Scene) -> Call:
 def buffer_dropped_and_viewed(scene: Scene) -> Call:
     """It goes home with the last view."""
     buffers = [scene.pool.alloc()]
-    views = [memoryview(buffers[0])]
+    views = [buffers[0][:]]
 
     def made() -> None:
         buffers.clear()
@@ -463,7 +463,7 @@ def buffer_dropped_that_no_pool_has(scene: Scene) -> Call:
 @call(buffers={})
 def lease_of_a_viewed_buffer(scene: Scene) -> Call:
     lease = scene.pool.lease()
-    views = [memoryview(lease.element)]
+    views = [lease.element[:]]
     leases = [lease]
     scene.at_end += [views.clear, leases.clear]
     return raises(BufferError, lease.release)
@@ -472,7 +472,7 @@ def lease_of_a_viewed_buffer(scene: Scene) -> Call:
 @call(buffers={})
 def lease_of_a_viewed_buffer_dropped(scene: Scene) -> Call:
     leases = [scene.pool.lease()]
-    views = [memoryview(leases[0].element)]
+    views = [leases[0].element[:]]
 
     def made() -> None:
         leases.clear()

@@ -152,7 +152,7 @@ def lease_many_of_buffers(scene: Scene) -> Call:
 @call(buffers={})
 def lease_many_of_a_viewed_buffer(scene: Scene) -> Call:
     leases = [scene.pool.lease_many(2)]
-    views = [memoryview(leases[0].elements[1])]
+    views = [leases[0].elements[1][:]]
     scene.at_end += [views.clear, leases.clear]
     return raises(BufferError, leases[0].release)
 
@@ -163,7 +163,7 @@ def lease_many_that_linger(scene: Scene) -> Call:
 
     def made() -> None:
         with scene.pool.lease_many(2, linger=True) as elements:
-            views.append(memoryview(elements[0]))
+            views.append(elements[0][:])
         elements.clear()
         views.clear()
 

@@ -7,6 +7,7 @@ have it again. Without, the inputs are the same each time: who runs `make test` 
 import gc
 import itertools
 import os
+import warnings
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +20,16 @@ LENIENT = settings(
 settings.register_profile("same", LENIENT, derandomize=True, database=None)
 settings.register_profile("drawn", LENIENT, derandomize=False, print_blob=True)
 settings.load_profile("drawn" if os.environ.get("MEMPOOL_DRAW") == "1" else "same")
+
+
+try:
+    from mempool import Buffers
+except ImportError:
+    pass
+else:
+    with warnings.catch_warnings():  # what is said once is said here, and not in whichever test is the first
+        warnings.simplefilter("ignore")
+        Buffers(64)
 
 
 def pytest_report_header() -> str:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from exports import exported
 
 from mempool import Buffer, Buffers, DoubleFree, ForeignElement, Pool, UseAfterFree
 from mempool.testing import wait_until
@@ -53,7 +54,7 @@ def dropped() -> Any:
 def test_a_buffer_is_a_writable_contiguous_buffer_of_bytes(pool: Pool[Buffer]) -> None:
     buffer = pool.alloc()
     assert len(buffer) == 4096
-    with memoryview(buffer) as view:
+    with memoryview(exported(buffer)) as view:
         assert (view.format, view.itemsize, view.ndim, view.nbytes) == ("B", 1, 1, 4096)
         assert view.c_contiguous
         assert not view.readonly
@@ -70,21 +71,21 @@ def test_a_buffer_is_a_writable_contiguous_buffer_of_bytes(pool: Pool[Buffer]) -
 
 def test_everything_that_takes_a_buffer_takes_this_one(pool: Pool[Buffer]) -> None:
     buffer = pool.alloc()
-    assert io.BytesIO(b"file").readinto(buffer) == 4
+    assert io.BytesIO(b"file").readinto(exported(buffer)) == 4
     left, right = socket.socketpair()
     with left, right:
         left.sendall(b"wire")
-        assert right.recv_into(buffer) == 4
+        assert right.recv_into(exported(buffer)) == 4
     assert bytes(buffer[:4]) == b"wire"
     data = bytes(buffer)
-    assert hashlib.sha256(buffer).digest() == hashlib.sha256(data).digest()
-    assert zlib.crc32(buffer) == zlib.crc32(data)
-    struct.pack_into("<I", buffer, 0, 77)
-    assert struct.unpack_from("<I", buffer, 0) == (77,)
-    assert np.frombuffer(buffer, np.uint8)[0] == 77
+    assert hashlib.sha256(exported(buffer)).digest() == hashlib.sha256(data).digest()
+    assert zlib.crc32(exported(buffer)) == zlib.crc32(data)
+    struct.pack_into("<I", exported(buffer), 0, 77)
+    assert struct.unpack_from("<I", exported(buffer), 0) == (77,)
+    assert np.frombuffer(exported(buffer), np.uint8)[0] == 77
     if pa is not None:
-        assert pa.py_buffer(buffer).size == 4096
-    assert array.array("B", buffer)[0] == 77
+        assert pa.py_buffer(exported(buffer)).size == 4096
+    assert array.array("B", exported(buffer))[0] == 77
     gc.collect()
     pool.free(buffer)
 
@@ -106,19 +107,19 @@ def test_memory_stays_when_handles_change(pool: Pool[Buffer]) -> None:
 ACCESSES: list[Callable[[Any], object]] = [
     len,
     bytes,
-    memoryview,
-    hashlib.sha256,
-    zlib.crc32,
-    *([] if pa is None else [pa.py_buffer]),
+    lambda buffer: memoryview(exported(buffer)),
+    lambda buffer: hashlib.sha256(exported(buffer)),
+    lambda buffer: zlib.crc32(exported(buffer)),
+    *([] if pa is None else [lambda buffer: pa.py_buffer(exported(buffer))]),
     lambda buffer: buffer[0],
     lambda buffer: buffer.__setitem__(0, 1),
     lambda buffer: buffer.address,
     lambda buffer: buffer.fill(0),
     lambda buffer: buffer.array(),
     lambda buffer: buffer.__dlpack__(),
-    lambda buffer: np.frombuffer(buffer, np.uint8),
-    lambda buffer: io.BytesIO(b"x").readinto(buffer),
-    lambda buffer: struct.pack_into("B", buffer, 0, 1),
+    lambda buffer: np.frombuffer(exported(buffer), np.uint8),
+    lambda buffer: io.BytesIO(b"x").readinto(exported(buffer)),
+    lambda buffer: struct.pack_into("B", exported(buffer), 0, 1),
 ]
 
 
@@ -165,13 +166,13 @@ def test_one_buffer_twice_in_one_call_is_an_error_and_changes_nothing(pool: Pool
 
 
 VIEWS: dict[str, Callable[[Buffer], Any]] = {
-    "memoryview": memoryview,
+    "memoryview": lambda buffer: memoryview(exported(buffer)),
     "a slice of a slice": lambda buffer: buffer[5:100][2:7],
-    "numpy": lambda buffer: np.frombuffer(buffer, np.uint8),
+    "numpy": lambda buffer: np.frombuffer(exported(buffer), np.uint8),
     "array": lambda buffer: buffer.array("float64", (4, 8))[1:],
     "dlpack": np.from_dlpack,
-    "arrow": lambda buffer: pa.py_buffer(buffer),
-    "ctypes": ctypes.c_char.from_buffer,
+    "arrow": lambda buffer: pa.py_buffer(exported(buffer)),
+    "ctypes": lambda buffer: ctypes.c_char.from_buffer(exported(buffer)),
 }
 every_view = pytest.mark.parametrize("kind", [pytest.param(kind, marks=[with_arrow] * (kind == "arrow")) for kind in VIEWS])
 
@@ -186,7 +187,7 @@ def test_a_view_keeps_a_buffer_from_being_freed(pool: Pool[Buffer], kind: str) -
             pool.free(buffer)
     assert pool.stats().out == 1
     assert len(buffer) == 4096
-    more = memoryview(buffer)
+    more = buffer[:]
     with pytest.raises(BufferError, match="2 views"):
         pool.free_many([buffer])
     del view, more
@@ -212,7 +213,7 @@ def test_a_view_that_outlives_its_handle_keeps_the_memory_out(pool: Pool[Buffer]
 def test_with_holders_the_error_says_what_the_views_are() -> None:
     with Pool(Buffers(4096), 1, name="frames", track="holders") as pool:
         buffer = pool.alloc()
-        kept = [buffer.array("uint16", (3, 5)), memoryview(buffer)[:9]]
+        kept = [buffer.array("uint16", (3, 5)), buffer[:9]]
         with pytest.raises(BufferError) as caught:
             pool.free(buffer)
         assert "numpy.ndarray of shape (3, 5)" in str(caught.value)
@@ -226,7 +227,7 @@ def test_with_holders_the_error_says_what_the_views_are() -> None:
 def test_with_holders_the_error_says_what_pyarrow_has() -> None:
     with Pool(Buffers(4096), 1, name="frames", track="holders") as pool:
         buffer = pool.alloc()
-        arrow = pa.py_buffer(buffer)
+        arrow = pa.py_buffer(exported(buffer))
         with pytest.raises(BufferError, match=r"pyarrow\.lib\.Buffer of 4096 bytes"):
             pool.free(buffer)
         del arrow
@@ -235,7 +236,7 @@ def test_with_holders_the_error_says_what_pyarrow_has() -> None:
 
 def test_all_or_nothing_when_one_of_many_is_viewed(pool: Pool[Buffer]) -> None:
     buffers = pool.alloc_many(3)
-    view = memoryview(buffers[1])
+    view = buffers[1][:]
     with pytest.raises(BufferError):
         pool.free_many(buffers)
     assert [len(buffer) for buffer in buffers] == [4096] * 3
@@ -294,7 +295,7 @@ def test_a_buffer_dropped_after_its_pool_gives_its_memory_back() -> None:
     source = Buffers(4096)
     pool = Pool(source, 2)
     buffer = pool.alloc()
-    view = memoryview(buffer)
+    view = buffer[:]
     del pool
     gc.collect()
     view[0] = 1
@@ -328,7 +329,7 @@ def test_an_array_shares_the_memory(pool: Pool[Buffer]) -> None:
         numbers = buffer.array("int32", (16, 16))
         numbers[:] = 3
         assert numbers.flags.writeable
-        assert struct.unpack_from("i", buffer, 4 * 255) == (3,)
+        assert struct.unpack_from("i", exported(buffer), 4 * 255) == (3,)
         assert buffer.array("uint8").shape == (4096,)
         assert buffer.array("float64").shape == (512,)
         assert buffer.array("float64", 5).shape == (5,)
@@ -355,7 +356,7 @@ def test_torch_shares_the_memory(pool: Pool[Buffer]) -> None:
         tensor = torch.from_dlpack(buffer)
         tensor[3] = 44
         assert buffer[3] == 44
-        assert torch.frombuffer(buffer, dtype=torch.uint8)[3] == 44
+        assert torch.frombuffer(exported(buffer), dtype=torch.uint8)[3] == 44
         del tensor
         gc.collect()
 

@@ -52,7 +52,7 @@ def test_what_garbage_still_looks_at_does_not_go_home(pool: Pool[Buffer]) -> Non
             kept.append(self.view)
 
     buffer = pool.alloc()
-    last = Last(memoryview(buffer))
+    last = Last(buffer[:])
     del buffer
     del last
     gc.collect()
@@ -77,7 +77,7 @@ def test_nothing_of_a_pool_can_be_copied(pool: Pool[Buffer]) -> None:
 def test_a_lease_of_a_buffer_that_is_still_viewed_raises_and_may_be_released_later(pool: Pool[Buffer]) -> None:
     lease = pool.lease()
     with pytest.raises(BufferError, match="1 view"), lease as buffer:
-        view = memoryview(buffer)
+        view = buffer[:]
     assert pool.stats().out == 1
     del view, buffer
     lease.release()
@@ -90,7 +90,7 @@ def test_an_error_in_a_lease_is_not_hidden_behind_its_views(pool: Pool[Buffer]) 
     """The traceback keeps the view alive; the buffer lingers, and comes home with it. Nobody did wrong: no warning."""
     try:
         with pool.lease() as buffer:
-            view = memoryview(buffer)
+            view = buffer[:]
             raise LookupError(view)
     except LookupError:
         assert pool.stats().out == pool.stats().lingering == 1
@@ -104,7 +104,7 @@ def test_a_lease_of_a_task_that_is_still_viewed_raises_and_may_be_released_later
         lease = pool.lease()
         with pytest.raises(BufferError, match="1 view"):
             async with lease as buffer:
-                view = memoryview(buffer)
+                view = buffer[:]
         assert pool.stats().out == 1
         del view, buffer
         lease.release()
@@ -117,7 +117,7 @@ def test_an_error_in_a_lease_of_a_task_is_not_hidden_behind_its_views(pool: Pool
     async def main() -> None:
         try:
             async with pool.lease() as buffer:
-                view = memoryview(buffer)
+                view = buffer[:]
                 raise LookupError(view)
         except LookupError:
             assert pool.stats().out == pool.stats().lingering == 1
@@ -130,7 +130,7 @@ def test_an_error_in_a_lease_of_a_task_is_not_hidden_behind_its_views(pool: Pool
 
 def test_a_dropped_lease_whose_buffer_is_viewed_leaves_it_to_the_view(pool: Pool[Buffer]) -> None:
     lease = pool.lease()
-    view = memoryview(lease.element)
+    view = lease.element[:]
     del lease
     assert pool.stats().out == 1
     with dropped():

@@ -27,6 +27,8 @@ from mempool import Buffers, Pool
 from mempool.testing import ScriptedSource, Step, wait_until_async
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+#: What is said once, uncompiled on Python 3.11, is none of an example's lines.
+QUIET = ("-W", "ignore:mempool:RuntimeWarning")
 SOON = 20  # seconds
 
 
@@ -64,7 +66,7 @@ def test_an_example_without_arguments_says_what_it_takes(name: str) -> None:
 def test_an_example_that_reads_its_input_says_so_at_a_terminal() -> None:
     """It would seem to hang."""
     terminal, other_end = pty.openpty()
-    command = [sys.executable, str(EXAMPLES / "resize_on_signal.py")]
+    command = [sys.executable, *QUIET, str(EXAMPLES / "resize_on_signal.py")]
     try:
         done = subprocess.run(command, stdin=other_end, capture_output=True, text=True, timeout=SOON, check=False)
     finally:
@@ -380,7 +382,7 @@ def test_a_block_that_changed_on_the_disk_is_not_handed_out(tree: Path, tmp_path
 def test_a_signal_resizes_the_worker_while_it_works(tree: Path) -> None:
     """Twice up, once down, between the lines that it is fed; every checksum is right, and nothing is left behind."""
     paths = files_of(tree) * 20
-    command = [sys.executable, "-u", str(EXAMPLES / "resize_on_signal.py")]
+    command = [sys.executable, *QUIET, "-u", str(EXAMPLES / "resize_on_signal.py")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as worker:  # type: ignore[call-overload]
         try:

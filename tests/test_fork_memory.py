@@ -218,7 +218,7 @@ def test_a_buffer_that_stayed_with_the_parent_raises_in_the_child(size: int) -> 
 
     def check() -> None:
         looks = (
-            lambda: memoryview(held)[0],
+            lambda: held[:][0],
             lambda: held[0],
             lambda: held[:2],
             lambda: held.__setitem__(0, 1),
@@ -279,7 +279,7 @@ def test_a_lease_of_before_the_fork_ends_in_both_processes() -> None:
     pool = frames()
     with pool.lease() as buffer:
         buffer.fill(1)
-        view = memoryview(buffer)
+        view = buffer[:]
         lease = pool.lease()
         assert lease.element is not buffer
         dropped = [pool.alloc()]

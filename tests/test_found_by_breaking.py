@@ -184,7 +184,7 @@ def test_a_buffer_that_is_viewed_when_an_interrupt_strikes_stays_its_users(monke
     forget = HolderBook.forget
 
     def view_and_interrupt(_book: HolderBook, _elements: Any) -> Any:
-        views.append(memoryview(buffer))
+        views.append(buffer[:])
         monkeypatch.setattr(HolderBook, "forget", forget)
         raise KeyboardInterrupt
 

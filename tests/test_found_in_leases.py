@@ -35,7 +35,7 @@ def test_who_holds_a_buffer_stays_known_when_somebody_begins_to_view_it(monkeypa
     forget = HolderBook.forget
 
     def forget_and_view(book: HolderBook, elements: list[Any]) -> Any:
-        views.append(memoryview(elements[0]))
+        views.append(elements[0][:])
         return forget(book, elements)
 
     pool = Pool(Buffers(64), 1, track="holders")
@@ -59,7 +59,7 @@ def test_of_several_buffers_the_book_follows_those_that_have_a_new_handle_by_the
 
     def forget_and_view(book: HolderBook, elements: list[Any]) -> Any:
         if len(elements) > 1:
-            views.append(memoryview(elements[1]))
+            views.append(elements[1][:])
         return forget(book, elements)
 
     pool = Pool(Buffers(64), 2, track="holders")
@@ -159,7 +159,7 @@ def test_of_two_who_release_one_lease_the_second_is_told() -> None:
 def test_a_lease_that_could_not_be_released_can_be_released_again() -> None:
     pool = Pool(Buffers(64), 1)
     lease = pool.lease()
-    view = memoryview(lease.element)
+    view = lease.element[:]
     with pytest.raises(BufferError):
         lease.release()
     assert len(lease.element) == 64
@@ -171,7 +171,7 @@ def test_a_lease_that_could_not_be_released_can_be_released_again() -> None:
 def test_the_search_for_views_leaves_what_locals_gave_alone() -> None:
     pool = Pool(Buffers(64), 1, track="holders")
     buffer = pool.alloc()
-    view = memoryview(buffer)
+    view = buffer[:]
     mine = locals()
     with pytest.raises(BufferError, match="memoryview"):
         pool.free(buffer)
@@ -327,7 +327,7 @@ def test_a_lease_that_left_its_buffer_to_the_views_was_released() -> None:
     lease = pool.lease()
     views = []
     with contextlib.suppress(KeyError), lease as buffer:
-        views.append(memoryview(buffer))
+        views.append(buffer[:])
         raise KeyError
     with pytest.raises(DoubleFree, match="was released already"):
         lease.release()

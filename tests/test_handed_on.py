@@ -103,7 +103,7 @@ def test_a_buffer_that_is_viewed_is_not_handed_on() -> None:
     pool = Pool(Buffers(64), 1, limit=1)
     buffer = pool.alloc()
     other = in_line(pool)
-    with memoryview(buffer), pytest.raises(BufferError, match="viewed"):
+    with buffer[:], pytest.raises(BufferError, match="viewed"):
         pool.free(buffer)
     assert not other.done()
     pool.free(buffer)

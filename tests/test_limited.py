@@ -69,7 +69,7 @@ def test_an_element_that_is_still_viewed_keeps_its_place() -> None:
     """Its free has changed nothing, and is done again later."""
     source = Limited(Buffers(100, level="virtual"), elements_max=1)
     element = source.alloc()
-    with memoryview(element), pytest.raises(BufferError):
+    with element[:], pytest.raises(BufferError):
         source.free(element)
     assert source.existing == 1
     source.free(element)

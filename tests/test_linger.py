@@ -37,7 +37,7 @@ def counted(pool: Pool[Any]) -> tuple[int, int, int]:
 
 def test_the_handle_is_dead_at_once_and_the_memory_comes_home_with_the_last_view(pool: Pool[Buffer]) -> None:
     buffer = pool.alloc()
-    view = memoryview(buffer)
+    view = buffer[:]
     pool.free(buffer, linger=True)
     assert counted(pool) == (1, 1, 1)
     with pytest.raises(UseAfterFree):
@@ -64,7 +64,7 @@ def test_what_nobody_looks_at_is_freed_as_ever(pool: Pool[Buffer]) -> None:
 def test_of_many_those_that_are_viewed_linger_and_the_others_are_kept(pool: Pool[Buffer]) -> None:
     """All or nothing, as ever: with one that is not out nothing happens."""
     first, second = pool.alloc_many(2)
-    view = memoryview(second)
+    view = second[:]
     with pytest.raises(mempool.PoolError):
         pool.free_many([first, second, second], linger=True)
     assert counted(pool) == (0, 2, 0)
@@ -78,7 +78,7 @@ def test_of_many_those_that_are_viewed_linger_and_the_others_are_kept(pool: Pool
 def test_a_lease_lingers_by_with_by_async_with_and_by_release(pool: Pool[Buffer]) -> None:
     async def in_a_task() -> memoryview:
         async with pool.lease(linger=True) as buffer:
-            return memoryview(buffer)
+            return buffer[:]
 
     with pool.lease(linger=True) as buffer:
         view = buffer[:9]
@@ -95,7 +95,7 @@ def test_a_lease_lingers_by_with_by_async_with_and_by_release(pool: Pool[Buffer]
 
 def test_who_waits_is_served_by_the_end_of_the_last_view(pool: Pool[Buffer]) -> None:
     first, second = pool.alloc_many(2)
-    views = [memoryview(second)]
+    views = [second[:]]
     pool.free(second, linger=True)
     got: list[Buffer] = []
     waiter = threading.Thread(target=lambda: got.append(pool.alloc(timeout=10)))
@@ -109,7 +109,7 @@ def test_who_waits_is_served_by_the_end_of_the_last_view(pool: Pool[Buffer]) -> 
 
 def test_the_guarantee_counts_what_lingers_as_owed(pool: Pool[Buffer]) -> None:
     buffer = pool.alloc()
-    view = memoryview(buffer)
+    view = buffer[:]
     pool.free(buffer, linger=True)
     guarantee = pool.guarantee()
     assert (guarantee.spare, guarantee.owed, guarantee.unfunded) == (1, 1, 0)
@@ -240,7 +240,7 @@ def test_what_lingers_outlives_its_pool(end: str) -> None:
 
 def test_what_lingers_in_a_pool_that_shrinks_is_disposed_of(pool: Pool[Buffer]) -> None:
     first, second = pool.alloc_many(2)
-    views = [memoryview(first), memoryview(second)]
+    views = [first[:], second[:]]
     pool.free_many([first, second], linger=True)
     pool.resize(0, keep=0)
     views.clear()
@@ -273,7 +273,7 @@ def test_a_buffer_that_lingered_is_like_any_other_when_it_is_out_again() -> None
 def test_an_error_names_the_cause_and_the_cures(pool: Pool[Buffer]) -> None:
     buffer = pool.alloc()
     part = buffer[:9]
-    with pytest.raises(BufferError, match=r"a slice such as buf\[:n\].*with memoryview\(buf\) as view.*linger=True"):
+    with pytest.raises(BufferError, match=r"a slice such as buf\[:n\].*with buf\[:\] as view.*linger=True"):
         pool.free(buffer)
     del part
     pool.free(buffer)

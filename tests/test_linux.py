@@ -9,6 +9,7 @@ import mmap
 from typing import Any
 
 import pytest
+from exports import exported
 from kernel_model import Element, Memory
 from linux_pools import DIRECT_RECLAIM, IO, create, take
 
@@ -320,7 +321,7 @@ def test_a_page_pool_gives_two_to_the_order_pages_aligned(order: int) -> None:
     element = mempool_alloc(pool, GFP_KERNEL)
     assert element is not None
     assert len(element) == mmap.PAGESIZE << order
-    byte = ctypes.c_char.from_buffer(element)
+    byte = ctypes.c_char.from_buffer(exported(element))
     assert ctypes.addressof(byte) % mmap.PAGESIZE == 0
     del byte
     mempool_free(element, pool)

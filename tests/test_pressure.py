@@ -61,7 +61,7 @@ def test_elements_of_every_level_work_when_the_address_space_is_full() -> None:
             out = []
             for number in range({ELEMENTS}):
                 buffer = pool.alloc(timeout=0)
-                with memoryview(buffer) as view:
+                with buffer[:] as view:
                     numpy.frombuffer(view, "uint8")[:] = number + 1
                 out.append(buffer)
             try:
@@ -69,7 +69,7 @@ def test_elements_of_every_level_work_when_the_address_space_is_full() -> None:
                 more = "another"
             except mempool.PoolTimeout:
                 more = "none"
-            whole = [set(bytes(memoryview(buffer)[:: 4096])) == {{number + 1}} for number, buffer in enumerate(out)]
+            whole = [set(bytes(buffer[:: 4096])) == {{number + 1}} for number, buffer in enumerate(out)]
             for buffer in out:
                 pool.free(buffer)
             tellings[level] = [whole, more, pool.guarantee().level, pool.guarantee().held]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from exports import exported
 
 from mempool import Buffer, Buffers, Pool
 from mempool.testing import wait_until
@@ -40,7 +41,7 @@ def test_arrow_reads_a_parquet_file_out_of_a_lease(pool: Pool[Buffer]) -> None:
     for _ in range(RUNS):
         with pool.lease(linger=True) as buffer:
             buffer[: len(file)] = file
-            table = pq.read_table(pa.BufferReader(pa.py_buffer(buffer)[: len(file)]))
+            table = pq.read_table(pa.BufferReader(pa.py_buffer(exported(buffer))[: len(file)]))
         assert table.num_rows == 1000
         del table
 
@@ -49,11 +50,11 @@ def test_an_arrow_array_that_looks_is_named(pool: Pool[Buffer]) -> None:
     """One level down: a table's columns, their chunks, and the buffers of these."""
     pa: Any = pytest.importorskip("pyarrow")
     buffer = pool.alloc()
-    array = pa.Array.from_buffers(pa.uint8(), 16, [None, pa.py_buffer(buffer)])
+    array = pa.Array.from_buffers(pa.uint8(), 16, [None, pa.py_buffer(exported(buffer))])
     table = pa.table({"numbers": array})
     with Pool(Buffers("64 KiB"), 1, name="watched", track="holders") as watched:
         element = watched.alloc()
-        column = pa.table({"numbers": pa.Array.from_buffers(pa.uint8(), 16, [None, pa.py_buffer(element)])})
+        column = pa.table({"numbers": pa.Array.from_buffers(pa.uint8(), 16, [None, pa.py_buffer(exported(element))])})
         with pytest.raises(BufferError, match=r"pyarrow\.lib\.Table"):
             watched.free(element)
         del column
@@ -72,7 +73,7 @@ class Received(asyncio.BufferedProtocol):
 
     def get_buffer(self, _sizehint: int) -> Any:
         self.buffer = self.pool.alloc(timeout=0)
-        return memoryview(self.buffer)[:PART]
+        return self.buffer[:PART]
 
     def buffer_updated(self, nbytes: int) -> None:
         buffer, self.buffer = self.buffer, None
@@ -143,7 +144,7 @@ def test_a_transport_that_still_sends_after_drain(pool: Pool[Buffer], kind: str)
             _reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             for _ in range(RUNS):
                 async with pool.lease(linger=True) as buffer:
-                    writer.write(memoryview(buffer))
+                    writer.write(buffer[:])
                     await writer.drain()
             writer.close()
             await writer.wait_closed()

@@ -9,7 +9,7 @@ cdef class Block:
     cdef readonly Py_ssize_t size
     cdef char *pointer
     cdef readonly bint is_lost
-    cdef readonly tuple handles
+    cdef readonly list mark
 
 cdef enum:
     BLANK = 0

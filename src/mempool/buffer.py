@@ -15,14 +15,18 @@ Py_buffers that are held tell nothing: torch lets go of its own at once, and kee
 from __future__ import annotations
 
 import ctypes
+import gc
+import itertools
 import numbers
 import operator
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, overload
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, SupportsIndex, overload
 
 from mempool import dropped
 from mempool.errors import UseAfterFree
+from mempool.native import get_ident
 
 if TYPE_CHECKING:
     from mempool._core import _cython as cython
@@ -32,6 +36,9 @@ else:
         import cython
     except ModuleNotFoundError:
         from mempool._core import _cython as cython
+
+#: Whether a handle exports its memory to code in C. In CPython 3.11 no class of Python's can.
+EXPORTS: bool = cython.compiled or sys.version_info >= (3, 12)
 
 if cython.compiled:
     from cython.cimports.cpython import Py_buffer
@@ -55,14 +62,16 @@ class Block:
     size: cython.Py_ssize_t
     pointer: cython.p_char
     is_lost: cython.bint  # it stayed with the parent of a fork
-    handles: tuple[Any, ...]  # uncompiled: weak references to the last two handles; the one in force is among them
+    # Uncompiled: by thread, a list that was made when this was last viewed. Nobody else refers to either of these lists but
+    # who asks the collector for all that there is.
+    mark: list[dict[int, list[int]]]
 
     def __init__(self, region: Any, source: Any) -> None:
         self.region = region
         self.source = source
         self.home = None
         self.is_lost = False
-        self.handles = ()
+        self.mark = [{}]
         self.size = region.size
         if cython.compiled:
             address: cython.size_t = region.address
@@ -71,8 +80,6 @@ class Block:
     def lose(self) -> None:
         """In a child of a fork: nothing is there. No handle can be looked through from now on."""
         self.is_lost = True
-        if not cython.compiled:
-            _close(self)
 
 
 @cython.final
@@ -144,20 +151,30 @@ class Buffer:
     def __buffer__(self, flags: int, /) -> memoryview:
         if cython.compiled:
             return memoryview(self)
-        view: memoryview = self.view  # before the look at the state: there is none in a handle that has died
-        if self.state != LIVE or self.block.is_lost:
+        window: Any = self.view  # before the look at the state: there is none in a handle that has died
+        if self.state != LIVE or self.block.is_lost or window is None:
             raise self._dead()
-        return view
+        if not EXPORTS:
+            return memoryview(window)
+        self.block.mark[0][get_ident()] = _wrappers.mark()
+        return window
 
     def __release_buffer__(self, view: memoryview, /) -> None:
         """There, because NumPy only keeps a view of what has it."""
+        if not cython.compiled and EXPORTS:
+            _look_for_keepers(view, self.block)
+            if id(view) in _orphans:
+                _end_views(view)
 
     def views(self) -> int:
         """How many look at the memory through this handle now. (Slices of one memoryview are one.)"""
         if cython.compiled:
             return references(self.exporter) + self.fills
+        kept = _count_keepers(self.view, self.block) + _count_keepers(self.lent, self.block) if _kept else 0
         seen = 0 if self.view is None else sys.getrefcount(self.view) - _REFERENCES_UNSEEN
-        return seen if self.lent is None else seen + sys.getrefcount(self.lent) - _REFERENCES_UNLENT
+        if self.lent is not None:
+            seen += sys.getrefcount(self.lent) - _REFERENCES_UNLENT
+        return kept + (seen if seen <= 0 else seen - _listed(self.view, self.block) - _listed(self.lent, self.block))
 
     # -- what a user does with it
 
@@ -240,7 +257,7 @@ class Buffer:
                 f"{self._called()}: an array of {kind} and shape {tuple(lengths)} takes {items * kind.itemsize} bytes, "
                 f"this buffer has {len(self)}; one length may be -1: as many as fit"
             )
-        return np.frombuffer(self, kind, items).reshape(lengths)
+        return np.frombuffer(self if cython.compiled else self._view(), kind, items).reshape(lengths)
 
     def __dlpack__(self, **options: Any) -> Any:
         """For `from_dlpack` of NumPy, PyTorch, ...: the bytes, shared. Needs NumPy."""
@@ -335,7 +352,7 @@ class Buffer:
     def _view(self) -> memoryview:
         if self.state != LIVE or self.block.is_lost:
             raise self._dead()
-        return memoryview(self)
+        return memoryview(self) if cython.compiled or EXPORTS else self.__buffer__(0)
 
     def _called(self) -> str:
         if self.block is None:
@@ -357,6 +374,11 @@ def first_handle(region: Any, source: Any) -> Buffer:
     """The handle of memory that a source has just made. It owns the memory from its `begin` on."""
     buffer: Buffer = blank(Block(region, source))
     return buffer
+
+
+def exported(element: Any) -> Any:
+    """What code in C looks at this element through: itself; where handles cannot export their memory, a view."""
+    return element if EXPORTS or type(element) is not Buffer else element[:]
 
 
 def identity_of(element: object) -> int:
@@ -464,65 +486,170 @@ def _numpy() -> Any:
 
 
 if not cython.compiled:
-    # Uncompiled, views look through an object that belongs to one handle, and so its references tell how many there are.
-    # From CPython 3.13 on it is a memoryview. Before, the collector crashes on a memoryview that is garbage together with
-    # those who look through it, and it is a ctypes array; see _core/_export.py.
-    BY_MEMORYVIEW = sys.version_info >= (3, 13)
+    # Uncompiled, views look through an object that belongs to one handle, its window, whose references tell how many there
+    # are. From CPython 3.12 on, `__buffer__` exports it, and it is a memoryview. In 3.11 no class of Python's can export a
+    # buffer, so the handle makes its views itself, and the window is a ctypes array.
     _orphans: dict[int, Any] = {}
+    # By the identity of a window, and by their own, wrappers that extensions keep. See _core/_wrappers.py.
+    _kept: dict[int, dict[int, Any]] = {}
 
-    if BY_MEMORYVIEW:
+    if EXPORTS:
+        from mempool._core import _wrappers
 
         def _window(block: Block) -> Any:
             return memoryview(block.region.view)
-
-        def _close(block: Block) -> None:
-            """`__buffer__` looks."""
 
         def _shut(buffer: Buffer) -> None:
             """End all access through this handle. Raises BufferError while there are views. May be done again."""
             if buffer.view is None:
                 return
             if buffer.views() > 0:
-                raise BufferError  # of somebody who has released his, and kept what it named, its `release` knows nothing
+                raise BufferError  # of who keeps a wrapper, its `release` knows nothing
             buffer.view.release()
+            _kept.pop(id(buffer.view), None)
+            buffer.block.mark[0].clear()
+
+        def _outlive(buffer: Buffer) -> None:
+            """A handle that only views keep goes home with the last of them, of which `__release_buffer__` is told.
+
+            Not by a weak reference: the collector does not call those that finalizers of its garbage have made. And on 3.12
+            it crashes where it takes a window apart that is viewed by the same garbage: here it is none any more.
+            """
+            if buffer.state == LIVE:  # else interrupted below, where it had gone home
+                window = buffer.view if buffer.lent is None else buffer.lent
+                _orphans[id(window)] = buffer
+                _end_views(window)  # which may have ended before it was written down
+
+        def _end_views(window: memoryview) -> None:
+            """If nobody looks through this window any more, its handle goes home. May be done again."""
+            claimed: list[Any] = []
+            try:
+                _claim(window, claimed)
+                _go_home(claimed)
+            except (KeyboardInterrupt, MemoryError):
+                _claim(window, claimed)
+                _go_home(claimed)
+                raise
+
+        def _claim(window: memoryview, claimed: list[Any]) -> None:
+            orphan = _orphans.get(id(window))
+            if orphan is None or _count_keepers(window, orphan.block):
+                return
+            try:
+                window.release()
+            except BufferError:
+                return
+            # One call into C, which may be cut short before it or after it; of two threads one gets something.
+            _kept.pop(id(window), None)
+            claimed.extend(map(_orphans.pop, (id(window),) * (not claimed), (None,)))
+
+        def _go_home(claimed: list[Any]) -> None:
+            for buffer in claimed:
+                if buffer is not None and buffer.state == LIVE:
+                    if buffer.lent is None:
+                        buffer.view = _window(buffer.block)
+                    buffer.lent = None
+                    buffer._go_home()
+
+        def _after_collection(phase: str, _info: object, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+            """Of the end of a wrapper nobody tells, nor of a release for which there was no memory: a collection looks."""
+            if phase == "stop" and not is_finalizing():
+                for orphan in list(_orphans.values()):
+                    _end_views(orphan.view if orphan.lent is None else orphan.lent)
+
+        gc.callbacks.append(_after_collection)
+
+        def _look_for_keepers(window: memoryview, block: Block) -> None:
+            """A view of this window is being released."""
+            since = block.mark[0].pop(get_ident(), None)
+            if since is not None:
+                for wrapper in _wrappers.kept(window, since):
+                    _kept.setdefault(id(window), {})[id(wrapper)] = wrapper
+
+        def _count_keepers(window: Any, block: Block) -> int:
+            keepers = _kept.get(id(window), {})
+            for key in list(keepers):
+                if not _wrappers.is_kept(keepers, key, _listed(keepers.get(key), block)):
+                    keepers.pop(key, None)
+            return len(keepers)
 
     else:
-        from mempool._core._export import end_of, exporting, window_on
 
-        Buffer = exporting(Buffer)  # type: ignore[misc]
+        class _Byte(ctypes.Union):
+            """An array of c_ubyte says that its format is "<B", which a memoryview cannot read; one of these says "B"."""
+
+            _fields_: ClassVar = [("byte", ctypes.c_ubyte)]
 
         def _window(block: Block) -> Any:
-            return window_on(block.region.view)
+            """It dies together with its `end`, a code object, because the collector does not know those.
 
-        def _close(block: Block) -> None:
-            """What is inherited does not ask whether it may be looked through."""
-            for reference in block.handles:
-                buffer = reference()
-                if buffer is not None:
-                    buffer.release()
+            What the collector knows it may call garbage, and tell whoever holds a weak reference, while finalizers of the
+            same garbage still look through the window, or keep it for good.
+            """
+            window: Any = (_Byte * block.size).from_buffer(block.region.view)
+            window.end = _window.__code__.replace()
+            return window
 
         def _shut(buffer: Buffer) -> None:
             """As above."""
-            if buffer.view is None:
+            window = buffer.view
+            if window is None:
                 return
-            if buffer.views() > 0:
-                raise BufferError
-            buffer.release()  # type: ignore[attr-defined]  # PickleBuffer's: nobody new can look
-            if sys.getrefcount(buffer.view) > _REFERENCES_AT_THE_END:
-                raise BufferError  # somebody began to between those two lines
-            buffer.view = None
+            try:
+                buffer.view = None  # nobody new can look
+                if sys.getrefcount(window) - _listed(window, buffer.block) > _REFERENCES_AT_THE_END:
+                    raise BufferError
+            except BaseException:
+                buffer.view = window
+                raise
+
+        def _outlive(buffer: Buffer) -> None:
+            """A handle that only views keep goes home when the last of them dies. May be done again."""
+
+            def go_home(_reference: object) -> None:
+                try:
+                    try:
+                        buffer.view = buffer.view or _window(buffer.block)
+                    except (KeyboardInterrupt, MemoryError):
+                        buffer.view = buffer.view or _window(buffer.block)
+                    buffer._go_home()
+                finally:
+                    _orphans.pop(id(buffer), None)
+
+            window = buffer.view if buffer.lent is None else buffer.lent
+            if id(buffer) not in _orphans:  # else interrupted below, and another end would be the end of the first
+                _orphans[id(buffer)] = (buffer, weakref.ref(window.end, go_home))
+            if buffer.lent is None:
+                buffer.view = None
+            buffer.lent = None
+
+        def _bytes_of(buffer: Buffer) -> bytes:
+            return buffer._view().tobytes()
+
+        def _array_of(buffer: Buffer, dtype: Any = None, copy: bool | None = None) -> Any:
+            """For `numpy.asarray`, which would take it for a sequence of numbers."""
+            np = _numpy()
+            return np.array(buffer.array(), dtype) if copy else np.asarray(buffer.array(), dtype)
+
+        Buffer.__bytes__ = _bytes_of  # type: ignore[attr-defined]
+        Buffer.__array__ = _array_of  # type: ignore[attr-defined]
+
+    def _listed(window: Any, block: Block) -> int:
+        """How often this window is in lists of all that the collector knows, which a debugger keeps: those are no views."""
+        if window is None or sys.getrefcount(block.mark) <= _REFERENCES_TO_A_MARK:
+            return 0
+        lists = [referrer for referrer in gc.get_referrers(block.mark) if type(referrer) is list]
+        return sum(sum(map(operator.is_, known, itertools.repeat(window))) for known in lists)
 
     def blank(block: Block) -> Buffer:
         """A handle that is not in force yet: nobody can look through it."""
-        view = _window(block)
-        buffer = Buffer.__new__(Buffer, *([] if BY_MEMORYVIEW else [view]))
-        buffer.view = view
+        buffer = Buffer.__new__(Buffer)
+        buffer.view = _window(block)
         buffer.lent = None
         buffer.lingers = False
         buffer.block = block
         buffer.heir = None
         buffer.state = BLANK
-        block.handles = (*block.handles[-1:], weakref.ref(buffer))
         return buffer
 
     def _pass_on(old: Buffer, heir: Buffer) -> None:
@@ -530,37 +657,8 @@ if not cython.compiled:
         heir.lingers = True
         if old.view is not None:
             heir.lent = old.view
-        if not BY_MEMORYVIEW:
-            old.release()  # type: ignore[attr-defined]  # as above
         old.state = DEAD
         old.view = None
-
-    def _outlive(buffer: Buffer) -> None:
-        """A dropped handle that is still viewed goes home when the last view dies.
-
-        Before CPython 3.13 views do not hold the handle; later, handle and views may be garbage together.
-        """
-
-        def go_home(_reference: object) -> None:
-            try:
-                try:
-                    buffer.view = buffer.view or _window(buffer.block)
-                except (KeyboardInterrupt, MemoryError):
-                    buffer.view = buffer.view or _window(buffer.block)
-                buffer._go_home()
-            finally:
-                _orphans.pop(id(buffer), None)
-
-        window = buffer.view if buffer.lent is None else buffer.lent
-        if id(buffer) not in _orphans:  # else interrupted below, and another end would be the end of the first
-            end = window if BY_MEMORYVIEW else end_of(window)
-            _orphans[id(buffer)] = (buffer, weakref.ref(end, go_home))
-        if buffer.lent is not None:
-            buffer.lent = None
-            return
-        if not BY_MEMORYVIEW:
-            buffer.release()  # type: ignore[attr-defined]
-        buffer.view = None
 
     def _count_references() -> tuple[int, int, int]:
         class Region:
@@ -573,11 +671,18 @@ if not cython.compiled:
         sample.lent = Region()
         unlent = sample.views() - unseen
         sample.lent = None
-        if not BY_MEMORYVIEW:
-            sample.release()  # type: ignore[attr-defined]
-        return unseen, unlent, sys.getrefcount(sample.view)
+        window = sample.view
+        sample.view = None
+        return unseen, unlent, sys.getrefcount(window)
+
+    def _count_references_to_a_mark() -> int:
+        block = Block.__new__(Block)
+        block.mark = []
+        return sys.getrefcount(block.mark)
 
     # References to what the views look through that are not views of a user: as long as the handle lives, while it
-    # lingers, and at its end.
+    # lingers, and at its end; and to a mark that is in no list.
+    _REFERENCES_TO_A_MARK = sys.maxsize
     _REFERENCES_UNSEEN = _REFERENCES_UNLENT = 0
     _REFERENCES_UNSEEN, _REFERENCES_UNLENT, _REFERENCES_AT_THE_END = _count_references()
+    _REFERENCES_TO_A_MARK = _count_references_to_a_mark()

@@ -8,6 +8,8 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
+from mempool.buffer import exported
+
 if TYPE_CHECKING:
     from mempool.pool import Pool
 
@@ -35,7 +37,7 @@ class Chunk:
     def view(self) -> memoryview:
         """The bytes that were read, shared. It ends with the chunk."""
         if self._view is None:
-            self._view = memoryview(self._lease.element)[: self.size]
+            self._view = memoryview(exported(self._lease.element))[: self.size]
         return self._view
 
     def release(self) -> None:
@@ -88,7 +90,7 @@ class Reading:
             lease = self._pool.lease(timeout=self._timeout)
             element = lease.element
             try:
-                chunk = Chunk(lease, self._counted(fill(element)))
+                chunk = Chunk(lease, self._counted(_fill(fill, element)))
             except BaseException as error:
                 lease.__exit__(type(error), error, None)
                 raise
@@ -118,7 +120,7 @@ class Reading:
         """What reads into a buffer and is awaited."""
         readinto = getattr(self._file, "readinto", None)
         if inspect.iscoroutinefunction(readinto):
-            return readinto
+            return lambda element: _fill_async(readinto, element)
         if inspect.iscoroutinefunction(getattr(self._file, "read", None)):
             return self._copy
         if readinto is None:
@@ -143,8 +145,25 @@ class Reading:
         return size
 
 
+def _fill(function: Callable[[Any], Any], element: Any) -> Any:
+    """Where handles cannot export their memory it is handed a view, which ends here, and not later with a thread."""
+    whole = exported(element)
+    if whole is element:
+        return function(element)
+    with whole:
+        return function(whole)
+
+
+async def _fill_async(function: Callable[[Any], Any], element: Any) -> Any:
+    whole = exported(element)
+    if whole is element:
+        return await function(element)
+    with whole:
+        return await function(whole)
+
+
 async def _in_worker(function: Callable[[Any], Any], element: Any) -> Any:
     """Call it in a worker thread: a file on a disk would stop the loop."""
     if asyncio._get_running_loop() is not None or "trio" not in sys.modules:
-        return await asyncio.to_thread(function, element)
-    return await sys.modules["trio"].to_thread.run_sync(function, element)
+        return await asyncio.to_thread(_fill, function, element)
+    return await sys.modules["trio"].to_thread.run_sync(_fill, function, element)

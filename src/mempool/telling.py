@@ -70,7 +70,7 @@ class Telling(Quick):
         what = f" ({viewers(buffer)})" if self._book is not None else ""
         return BufferError(
             f"{self._called()}: this buffer is still viewed through {views} view{_s(views)}{what}: a slice "
-            "such as buf[:n] or an array still looks at it; use `with memoryview(buf) as view:` inside the lease, `del` it "
+            "such as buf[:n] or an array still looks at it; use `with buf[:] as view:` inside the lease, `del` it "
             "before the block ends, or lease(linger=True) or free(buf, linger=True), which return it when the last view ends"
         )
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import warnings
 from collections.abc import Callable
+from typing import ClassVar
 
-from mempool.buffer import Block, Buffer, first_handle
+from mempool.buffer import EXPORTS, Block, Buffer, first_handle
 from mempool.errors import PoisonError
 from mempool.sources import forks, provider
 from mempool.sources.entering import was_entered
@@ -18,6 +20,11 @@ from mempool.sources.provider import Provider
 POISON_FREE, POISON_END = 0x6B, 0xA5
 #: Bytes of the memory that a PoisonError shows.
 DUMPED = 16
+#: Said once, by the first `Buffers`.
+NO_EXPORTS = (
+    "mempool: this is Python 3.11 and the core is not compiled, so code in C does not take a Buffer itself: hand it the "
+    "view buf[:], as in file.readinto(buf[:]); or install mempool with a C compiler, or use Python 3.12 or later"
+)
 _ZERO = ("never", "free", "alloc")
 
 _memcmp = (ctypes.cdll.msvcrt if os.name == "nt" else ctypes.CDLL(None)).memcmp
@@ -79,6 +86,8 @@ class Buffers:
                 dontfork=dontfork,
                 name=f"Buffers({size!r})",
             )
+        if not EXPORTS:
+            self._warn_once()
         self._mortal: dict[int, Block] | None = None
         if dontfork:
             self._mortal = {}
@@ -91,6 +100,14 @@ class Buffers:
             self.reset: Callable[[Buffer], None] = self._wipe
         if zero == "alloc" or self._poison:
             self.check: Callable[[Buffer], None] = self._inspect
+
+    _warned: ClassVar[bool] = False
+
+    @classmethod
+    def _warn_once(cls) -> None:
+        if not Buffers._warned:
+            Buffers._warned = True
+            warnings.warn(NO_EXPORTS, RuntimeWarning, stacklevel=3)
 
     @property
     def level(self) -> str | None:
@@ -187,7 +204,7 @@ def _is_poisoned(element: Buffer) -> bool:
 
 
 def _tell_damage(element: Buffer) -> str:
-    with memoryview(element) as view:
+    with element[:] as view:
         good = bytes([POISON_FREE]) * 65536
         offset = 0
         while offset + len(good) < len(view) and view[offset : offset + len(good)] == good:

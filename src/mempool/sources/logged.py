@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from mempool.buffer import exported
 from mempool.sources import protocol
 from mempool.sources.adaptors import Adaptor, hand_on, key_of, only
 from mempool.sources.entering import was_entered
@@ -116,7 +117,7 @@ class Logged(Adaptor[T]):
         size = protocol.found(self.source, "size")
         if size is None:
             try:
-                size = memoryview(element).nbytes  # type: ignore[arg-type]
+                size = memoryview(exported(element)).nbytes  # type: ignore[arg-type]
             except TypeError:
                 return ""
         return str(size)

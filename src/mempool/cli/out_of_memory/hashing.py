@@ -21,6 +21,7 @@ from io import FileIO
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mempool.buffer import exported
 from mempool.cli.out_of_memory.words import Job, Run, Status
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ class Hashing:
 
     def _read(self, path: bytes, buffer: Any, worker: int) -> bytes:
         digest = hashlib.sha256()
-        with memoryview(buffer) as whole, open_regular(path) as file:
+        with memoryview(exported(buffer)) as whole, open_regular(path) as file:
             length = len(whole)
             while length:
                 if length == len(whole):  # a shorter read was the last one, as far as anybody can tell
