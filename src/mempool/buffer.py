@@ -151,7 +151,7 @@ class Buffer:
     def __buffer__(self, flags: int, /) -> memoryview:
         if cython.compiled:
             return memoryview(self)
-        window: Any = self.view  # before the look at the state: there is none in a handle that has died
+        window: memoryview = self.view  # before the look at the state: there is none in a handle that has died
         if self.state != LIVE or self.block.is_lost or window is None:
             raise self._dead()
         if not EXPORTS:

@@ -64,7 +64,7 @@ def _since(since: list[int], generations: tuple[int | None, ...], references: in
 def _selected(now: list[int], since: list[int], generations: tuple[int | None, ...], references: int) -> Iterator[Any]:
     # The collector knows these iterators, too, and what one of them keeps of itself would never die. So they pass over what
     # is younger than `now` before they keep anything, and at last let go of the list that has them all.
-    known = itertools.chain.from_iterable(map(reversed, map(gc.get_objects, generations)))  # type: ignore[arg-type]
+    known = itertools.chain.from_iterable(map(reversed, map(gc.get_objects, generations)))
     older = itertools.dropwhile(functools.partial(operator.is_not, now), known)
     between, their_types = itertools.tee(itertools.takewhile(functools.partial(operator.is_not, since), older))
     are_wrappers = map(operator.is_, map(type, their_types), itertools.repeat(WRAPPER))
@@ -87,7 +87,7 @@ class _Sample:
 
 
 _sample = _Sample()
-_view = memoryview(_sample)  # type: ignore[arg-type]
+_view = memoryview(_sample)
 WRAPPER = type(_view.obj)
 _view.release()
 IN_RELEASE = _sample.references

@@ -77,7 +77,9 @@ class collate:  # noqa: N801 - used as a function is
                     f"pool {pool.name!r}: a batch of {len(batch)} tensors takes {needs}, and a buffer has {has}; make "
                     "larger buffers or smaller batches"
                 )
-            out = torch.frombuffer(buf, dtype=first.dtype, count=len(batch) * first.numel()).view(len(batch), *first.shape)
+            out = torch.frombuffer(buf[:], dtype=first.dtype, count=len(batch) * first.numel()).view(
+                len(batch), *first.shape
+            )
             torch.stack(batch, 0, out=out)
         except BaseException:
             del out

@@ -117,7 +117,7 @@ class Logged(Adaptor[T]):
         size = protocol.found(self.source, "size")
         if size is None:
             try:
-                size = memoryview(exported(element)).nbytes  # type: ignore[arg-type]
+                size = memoryview(exported(element)).nbytes
             except TypeError:
                 return ""
         return str(size)
