@@ -38,7 +38,7 @@ from mempool._core import Ticket
 _testcapi = pytest.importorskip("_testcapi", reason="this Python has no _testcapi, which lets allocations fail")
 
 OURS = (str(Path(mempool.__file__).parent), str(Path(__file__).parent))
-#: More allocations than any call makes, by far: a sweep that comes so far would not end. (The longest have some 5000.)
+#: More allocations than any call makes, by far: a sweep that comes so far would not end. (The longest have a few thousand.)
 SWEPT_MAX = 1_000_000
 #: References to each code object, in place of those that CPython drops: more than a sweep meets of its functions.
 BALLAST = 4000
