@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import mempool
-from mempool import Buffer, Buffers, DoubleFree, Objects, Pool, PoolTimeout, UseAfterFree
+from mempool import Buffer, Buffers, DoubleFree, Limited, Objects, Pool, PoolTimeout, UseAfterFree
 from mempool.testing import wait_until
 
 np: Any = pytest.importorskip("numpy")
@@ -142,6 +142,19 @@ def test_an_array_that_does_not_fit_says_the_sizes_and_takes_nothing(pool: Pool[
     with pytest.raises(ValueError, match=r"takes 8192 bytes, this buffer has 4096"):
         pool.array(2048, "float32")
     assert counted(pool) == (2, 0, 0)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((-1, -1), "uint8"), ((4097,), "uint8"), (("x",), "uint8"), ((1,), "no such")])
+@pytest.mark.parametrize("adapt", [lambda source: source, lambda source: Limited(source, elements_max=2)])
+def test_a_wrong_shape_or_dtype_changes_nothing_and_waits_for_nothing(adapt: Any, shape: Any, dtype: str) -> None:
+    """It is told of before an element is taken: also where none is to be had, and the figures are as before."""
+    with Pool(adapt(Buffers(4096)), 1, limit=1) as pool:
+        held = pool.alloc()
+        before = pool.stats()
+        with pytest.raises((ValueError, TypeError)):
+            pool.array(shape, dtype, timeout=0)
+        assert pool.stats() == before
+        pool.free(held)
 
 
 def test_an_array_of_a_pool_without_buffers_is_a_type_error() -> None:

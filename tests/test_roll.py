@@ -118,7 +118,31 @@ def test_an_element_that_was_lost_does_not_count_for_another_at_its_address() ->
         pool.free(element)
         with pytest.raises(PoolError):
             pool.free(element)
-    assert pool.stats().out == 100
+    stats = pool.stats()
+    assert (stats.out + stats.written_off, stats.spare) == (100, 0)
+
+
+@pytest.mark.parametrize("track", ["identity", "holders"])
+def test_an_element_whose_address_another_has_is_written_off(track: str) -> None:
+    """It is no more, so it is owed no longer, and makes room under the limit; with holders tracked, none is forgotten."""
+    pool = Pool(Objects(Dropped), 0, limit=1000, track=track)
+    seen = set()
+    reused = 0
+    for _ in range(100):
+        element = pool.alloc()
+        reused += id(element) in seen
+        seen.add(id(element))
+        del element
+    assert reused > 0
+    assert pool.stats().written_off >= reused
+    pool.guarantee()
+    stats = pool.stats()
+    assert (stats.out, stats.written_off) == ((0, 100) if track == "holders" else (100 - reused, reused))
+    assert pool.holders() == ()
+
+
+class Dropped:
+    """An object that allows weak references."""
 
 
 def free_at_once(pool: Pool[Element], elements: list[Element], start: threading.Barrier, passed: list[int]) -> None:

@@ -234,30 +234,8 @@ class Buffer:
 
         Raises ValueError where the shape does not fit.
         """
-        np = _numpy()
-        kind = np.dtype(dtype)
-        if kind.itemsize == 0:
-            raise ValueError(f"{self._called()}: an item of {dtype!r} takes no bytes; say how many, as in 'S8'")
-        if shape is None:
-            shape = len(self) // kind.itemsize
-        lengths: list[Any] = [shape] if isinstance(shape, numbers.Integral) else list(shape)
-        items: Any = 1
-        place: Any
-        for place in range(len(lengths)):
-            lengths[place] = operator.index(lengths[place])  # Python's own numbers: those of NumPy overflow
-            items *= lengths[place]
-        if items <= 0 and lengths.count(-1) == 1:
-            items = -items  # of the others
-            lengths[lengths.index(-1)] = 0 if items <= 0 else len(self) // kind.itemsize // items
-            items = 1
-            for length in lengths:
-                items *= length
-        if min(lengths, default=0) < 0 or items * kind.itemsize > len(self):
-            raise ValueError(
-                f"{self._called()}: an array of {kind} and shape {tuple(lengths)} takes {items * kind.itemsize} bytes, "
-                f"this buffer has {len(self)}; one length may be -1: as many as fit"
-            )
-        return np.frombuffer(self if cython.compiled else self._view(), kind, items).reshape(lengths)
+        kind, items, lengths = fit(self._called(), len(self), dtype, shape)
+        return _numpy().frombuffer(self if cython.compiled else self._view(), kind, items).reshape(lengths)
 
     def __dlpack__(self, **options: Any) -> Any:
         """For `from_dlpack` of NumPy, PyTorch, ...: the bytes, shared. Needs NumPy."""
@@ -475,6 +453,33 @@ def entrust(hands: Hands) -> None:
         for element in hands.elements[: hands.first]:
             if type(element) is Buffer and element.lent is not None:
                 _outlive(element)
+
+
+def fit(called: str, size: int, dtype: Any, shape: Any) -> tuple[Any, int, list[int]]:
+    """The dtype, how many items, and the shape of an array in so many bytes. Raises ValueError where it does not fit."""
+    kind = _numpy().dtype(dtype)
+    if kind.itemsize == 0:
+        raise ValueError(f"{called}: an item of {dtype!r} takes no bytes; say how many, as in 'S8'")
+    if shape is None:
+        shape = size // kind.itemsize
+    lengths: list[Any] = [shape] if isinstance(shape, numbers.Integral) else list(shape)
+    items: Any = 1
+    place: Any
+    for place in range(len(lengths)):
+        lengths[place] = operator.index(lengths[place])  # Python's own numbers: those of NumPy overflow
+        items *= lengths[place]
+    if items <= 0 and lengths.count(-1) == 1:
+        items = -items  # of the others
+        lengths[lengths.index(-1)] = 0 if items <= 0 else size // kind.itemsize // items
+        items = 1
+        for length in lengths:
+            items *= length
+    if min(lengths, default=0) < 0 or items * kind.itemsize > size:
+        raise ValueError(
+            f"{called}: an array of {kind} and shape {tuple(lengths)} takes {items * kind.itemsize} bytes, "
+            f"this buffer has {size}; one length may be -1: as many as fit"
+        )
+    return kind, items, lengths
 
 
 def _numpy() -> Any:

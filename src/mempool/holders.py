@@ -127,12 +127,15 @@ class HolderBook:
         entries = list(self._entries.items())
         return [entry.holder(address, now) for address, entry in entries if entry.element and entry.element() is None]
 
-    def drop(self, holder: Holder) -> bool:
-        """This element is lost. False: it is not held like that any more."""
+    def holds(self, holder: Holder) -> bool:
+        """Whether this element is still held like that."""
         entry = self._entries.get(holder.address)
-        if entry is None or (entry.since, entry.who, entry.site) != (holder.since, holder.who, holder.site):
-            return False
-        return self._entries.pop(holder.address, None) is not None
+        return entry is not None and (entry.since, entry.who, entry.site) == (holder.since, holder.who, holder.site)
+
+    def drop(self, holder: Holder) -> None:
+        """This element is lost. May be done again."""
+        if self.holds(holder):
+            self._entries.pop(holder.address, None)
 
     def clear(self) -> None:
         """All of them are lost."""

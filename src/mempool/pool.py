@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, TypeVar, cast
 
-from mempool import clock, parking, registry
+from mempool import clock, losses, parking, registry
 from mempool._core import Hands, Reserve, Ticket
 from mempool._core import line as states
 from mempool._core import reserve as answers
 from mempool._core.quick import WARM, adopt
-from mempool.buffer import Buffer
+from mempool.buffer import Buffer, fit
 from mempool.errors import PoolTimeout, UseAfterFree
 from mempool.guarantee import Guarantee, PoolStats
 from mempool.holders import Holder, HolderBook, name_of
@@ -25,7 +25,8 @@ from mempool.leases import Leases
 from mempool.mapping import in_workers
 from mempool.native import get_ident
 from mempool.reading import Reading
-from mempool.sources import protocol
+from mempool.sources import Buffers, protocol
+from mempool.sources.adaptors import Adaptor
 from mempool.traffic import Traffic
 from mempool.waiting import NEVER, obtain
 
@@ -252,6 +253,11 @@ class Pool(Traffic, Generic[T]):
         Raises ValueError where it does not fit into an element, TypeError where elements are no buffers, and what `alloc`
         raises.
         """
+        source = self._source
+        while isinstance(source, Adaptor):
+            source = source.source
+        if isinstance(source, Buffers):
+            fit(self._called(), source.size, dtype, shape)  # before anything is taken, or waited for
         element: Any = self.alloc(timeout=timeout)
         array = None
         try:
@@ -291,7 +297,7 @@ class Pool(Traffic, Generic[T]):
         fill = self._new_fill()
         try:
             self.core.begin_fill(fill)
-            self._write_off(lost)
+            losses.write_off(self, lost)
             self._fill(beyond_out=True, fill=fill)
         finally:
             self._end_fill(fill)
@@ -306,14 +312,11 @@ class Pool(Traffic, Generic[T]):
         fill = self._new_fill()
         try:
             self.core.begin_fill(fill)
-            if self._book is not None:
-                self._written_off.extend(holder.address for holder in self.holders())
-                self._book.clear()
-            lost = self.core.lose_all()
+            lost = losses.write_off_all(self)
             self._fill(beyond_out=True, fill=fill)
         finally:
             self._end_fill(fill)
-        return int(lost)
+        return lost
 
     # -- resizing
 

@@ -16,14 +16,14 @@ from itertools import count, repeat, starmap
 from operator import call, setitem
 from typing import Any, ClassVar, Literal
 
-from mempool import parking, registry
+from mempool import losses, parking, registry
 from mempool._core import Hands, Ticket
 from mempool._core.reserve import IS_CLOSED, IS_FULL, IS_TOO_MANY
 from mempool.buffer import Buffer, entrust, has_lost, prepare, renew
 from mempool.clock import SYSTEM_CLOCK
 from mempool.errands import Errand, outside_this_package
 from mempool.errors import DeadlockError, DeadlockTimeout, DoubleFree, ForeignElement, LineFull
-from mempool.holders import Holder, Standstill, find_deadlock, name_of
+from mempool.holders import Standstill, find_deadlock, name_of
 from mempool.native import get_ident
 from mempool.sources import protocol
 from mempool.sources.entering import room_for_a_frame, was_entered
@@ -223,9 +223,10 @@ class Traffic(Telling):
                 if not isinstance(error, MemoryError):  # which says nothing about an element
                     self.core.condemn(hands)  # all of them: who has spoilt one is not to be trusted with the rest
                 raise
-        self.core.sign_out(hands)
+        # The book first: where an element is lost whose address this one has, nobody shall find that one's entry for it.
         if self._book is not None:
             self._book.record(hands.held(), self._clock.now())
+        self.core.sign_out(hands)
 
     def _send_home(self, hands: Hands, *, again: bool = False) -> None:
         self.core.leave(hands)
@@ -552,64 +553,17 @@ class Traffic(Telling):
         finally:
             self._end_fill(fill)
 
-    def _write_off(self, lost: Any) -> None:
-        """An element, or what its Holder says, is lost. The books know it at once; making it anew is for the caller."""
-        if type(lost) is Holder:
-            self._write_off_held(lost)
-            return
-        hands = Hands(1)
-        hands.hold(lost)
-        try:
-            if type(lost) is Buffer and (not lost.is_alive() or lost.block.home is not self.core.home):
-                raise self._unfit(lost, hands)
-            if not self.core.sign_in(hands):
-                raise self._not_out(hands.held())
-            if type(lost) is Buffer and not self.core.tracks_elements():
-                lost.block.home = None  # or it would come home in the place of another, as there is no roll
-            if self._book is not None:
-                self._book.forget(hands.held())
-            self._written_off.append(id(lost))
-            self.core.lose(hands)
-        except BaseException:
-            self.core.undo_sign_in(hands)
-            if hands.are_owners():
-                self.core.lose(hands)  # again: an interrupt must not leave it to nobody
-            raise
-
-    def _write_off_held(self, holder: Holder) -> None:
-        """The same where only the holder is known."""
-        if self._book is None or not self._book.drop(holder):
-            raise ForeignElement(
-                f"{self._called()}: {holder.element} is not held by {holder.who} any more; look at holders() again"
-            )
-        if not self.core.strike(holder.address):
-            return  # it comes home in this very moment
-        try:
-            self._written_off.append(holder.address)
-        finally:
-            try:
-                self.core.lose_one()
-            except MemoryError:
-                self.core.lose_one()
-
     def _notice_lost(self) -> None:
-        """Write off what no longer exists: with track="holders", objects that their users have dropped."""
+        """With track="holders": see losses.notice."""
         if self._book is not None:
-            for holder in self._book.gone(self._clock.now()):
-                if self._book.drop(holder) and self.core.strike(holder.address):
-                    self.core.lose_one()
-                    log.warning(
-                        "%s: %s has dropped %s, taken at %s: it is written off; free it, or use `with pool.lease()`",
-                        self._called(),
-                        holder.who,
-                        holder.element,
-                        holder.site,
-                    )
+            losses.notice(self, self._book)
 
     def _end_bringing(self, hands: Hands, known: list[Any], is_reset: bool, renewing: bool, lingering: bool) -> None:
         """Something flew: either these elements are the user's as before, or they go home."""
         self.core.undo_sign_in(hands)
         if hands.are_owners():
+            if self._book is not None:  # while the handles are those it knows
+                known = known or self._book.forget(hands.held())
             if renewing and renew(hands, lingering) is not None:
                 self._put_out(hands, known)
                 return

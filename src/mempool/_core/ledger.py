@@ -224,10 +224,13 @@ class Ledger:
         """Whether there is a roll."""
         return self.tracks
 
-    def strike(self, address: int) -> bool:
-        """Take the address of an element that is out off the roll. False: it was not there."""
+    def strike(self, hands: Hands, address: int) -> bool:
+        """Take the address of an element that is out off the roll. False: it was not there.
+
+        Nobody has it at hand: these hands hold something in its place. They are owners in the very step that strikes it.
+        """
         with cython.critical_section(self):
-            return self.tracks and self.roll.strike_address(address)
+            return self.tracks and self.roll.strike_address(hands, address)
 
     def is_out(self, element: Any) -> bool:
         with cython.critical_section(self):

@@ -27,7 +27,8 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.line import Hands, Ticket
     from mempool.buffer import Buffer
 
-    _REFERENCES_OF_A_LIST = sys.getrefcount([object()][0])
+    _A_LIST = [object()]  # which lives on: a temporary one is gone before its element is counted
+    _REFERENCES_OF_A_LIST = sys.getrefcount(_A_LIST[0])
 
     def is_nobodys(arrivals: list[Any], arrival: int) -> bool:
         """Whether nobody but this list refers to what lies in it at that place."""
@@ -194,6 +195,7 @@ class Reserve(Ledger):
                 books: Books = self.open()
                 own: Hands = books.lend(hands)
                 made: cython.Py_ssize_t = 0
+                replaced: cython.Py_ssize_t = 0
                 was_full: cython.bint = books.made - books.disposed + books.claimed >= books.limit
                 if own.claims == 0 and not own.arrivals:
                     return
@@ -201,9 +203,15 @@ class Reserve(Ledger):
                 for i in range(len(own.arrivals)):
                     if own.arrivals[i] is None:  # not made
                         continue
-                    if self.tracks and self.is_here(books, own, i):
-                        own.twice = own.arrivals[i]
-                        continue
+                    if self.tracks:
+                        if is_nobodys(own.arrivals, i):
+                            # It is new. What the roll says to be out at this address is no more: its user has lost it.
+                            replaced += self.roll.lists(own.arrivals[i])
+                            if cython.compiled:
+                                self.roll.forget(own.arrivals[i])
+                        elif self.is_here(books, own, i):
+                            own.twice = own.arrivals[i]
+                            continue
                     own.add(own.arrivals[i])
                     made += 1
                     if type(own.arrivals[i]) is Buffer:
@@ -233,7 +241,11 @@ class Reserve(Ledger):
                     books.prod_head()
                 own.claims = 0
                 own.filling = False
+                if replaced > 0:
+                    self.write_off(books, min(replaced, books.out()))
                 done: cython.bint = self.shut(books)
+                if done and replaced > 0 and not cython.compiled:
+                    self.roll.discard(hands)  # not before: a decision that is overtaken must find the marks again
             if done:
                 break
         self.spread_news()
@@ -242,13 +254,8 @@ class Reserve(Ledger):
     def is_here(self, books: Books, own: Hands, arrival: cython.Py_ssize_t) -> cython.bint:
         """Whether what the source has returned is in this pool already, as far as that can be known: it made nothing new.
 
-        What nobody else refers to is new, and is not searched for. If the roll says that it is out, then that was another,
-        which its user lost and whose address this one has. What somebody refers to may be its source's own notes; that it
-        is out, the roll does not say for sure then.
+        Somebody else refers to it, which may be its source's own notes; that it is out, the roll does not say for sure then.
         """
-        if is_nobodys(own.arrivals, arrival):
-            self.roll.forget(own.arrivals[arrival])
-            return False
         i: cython.Py_ssize_t
         for i in range(own.first, own.count):
             if own.elements[i] is own.arrivals[arrival]:
@@ -418,21 +425,11 @@ class Reserve(Ledger):
                 break
         self.spread_news()
 
-    def lose_one(self) -> None:
-        """The same for an element that nobody has at hand: its address was struck off the roll."""
-        while True:
-            with cython.critical_section(self):
-                books: Books = self.open()
-                self.write_off(books, 1)
-                done: cython.bint = self.shut(books)
-            if done:
-                break
-        self.spread_news()
-
     def lose_all(self) -> int:
         """The same for all that is out: all on the roll, and, after a fork, what threads of the parent were moving.
 
-        Without a roll, what other calls are moving is among it.
+        Without a roll, what other calls are moving is among it. Done again, it ends what an interrupt cut short: uncompiled,
+        the roll is cleared after the books are in force.
         """
         while True:
             with cython.critical_section(self):

@@ -16,7 +16,7 @@ cdef class Roll:
     cpdef undo_sign_in(self, Hands hands)
     cpdef discard(self, Hands hands)
     cpdef void forget(self, element) noexcept
-    cpdef bint strike_address(self, size_t address) except -1
+    cpdef bint strike_address(self, Hands hands, size_t address) except -1
     cpdef Py_ssize_t count(self) except -1
     cpdef clear(self)
     cpdef bint lists(self, element) except -1

@@ -1,0 +1,203 @@
+"""KeyboardInterrupt while an element is written off, discarded or left to its views: it is in one state or the other."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sweeps import audit, interrupted_everywhere
+
+from mempool import IMPLEMENTATION, Buffers, DoubleFree, ForeignElement, Objects, Pool
+
+TRACKS = ["identity", "nothing", "holders"]
+
+
+class Weak:
+    """An object that allows weak references."""
+
+
+class Disposing:
+    """Elements of a source, and how many of them were disposed of."""
+
+    def __init__(self, source: Any) -> None:
+        self.source, self.made, self.disposed = source, 0, 0
+
+    def alloc(self) -> Any:
+        element = self.source.alloc()
+        self.made += 1
+        return element
+
+    def free(self, element: Any) -> None:
+        self.disposed += 1
+        self.source.free(element)
+
+
+class Scene:
+    """A pool of two at its limit, one of which is out."""
+
+    def __init__(self, source: Any, track: str) -> None:
+        self.source = Disposing(source)
+        self.pool: Pool[Any] = Pool(self.source, 2, limit=2, track=track, name="scene")
+        self.mine: list[Any] = [self.pool.alloc()]
+        self.views: list[Any] = []
+
+    def end(self) -> None:
+        """What is out is somebody's, who can free it; what is lost was counted; and the next alloc works."""
+        self.views.clear()
+        self.pool.guarantee()  # which notices, again, what was dropped
+        stats = self.pool.stats()
+        if stats.out:
+            assert stats.written_off == 0
+            assert self.mine, "one is out, and nobody has it"
+            self.pool.free(self.mine[0])
+        elif self.mine and self.pool.core.tracks_elements():
+            with pytest.raises((DoubleFree, ForeignElement)):
+                self.pool.free(self.mine[0])
+        self.mine.clear()
+        assert self.pool.holders() == ()
+        self.pool.refill()
+        audit(self.pool)
+        stats = self.pool.stats()
+        assert (stats.spare, stats.out, stats.lingering) == (2, 0, 0)
+        assert stats.made - stats.disposed == 2
+        assert stats.disposed - stats.written_off <= self.source.disposed <= stats.disposed
+
+
+def write_off(scene: Scene) -> Callable[[], object]:
+    return lambda: scene.pool.write_off(scene.mine[0])
+
+
+def write_off_all(scene: Scene) -> Callable[[], object]:
+    return scene.pool.write_off_all
+
+
+def write_off_by_its_holder(scene: Scene) -> Callable[[], object]:
+    holder = scene.pool.holders()[0]
+
+    def call() -> None:
+        try:
+            scene.pool.write_off(holder)
+        except ForeignElement:
+            assert scene.pool.stats().written_off == 1
+
+    return call
+
+
+def discard(scene: Scene) -> Callable[[], object]:
+    return lambda: scene.pool.discard(scene.mine[0])
+
+
+def discard_by_a_lease(scene: Scene) -> Callable[[], object]:
+    scene.pool.free(scene.mine.pop())
+    leases = [scene.pool.lease()]
+    assert leases[0].element is not None
+
+    def call() -> None:
+        leases.pop().discard()
+
+    return call
+
+
+def notice(scene: Scene) -> Callable[[], object]:
+    scene.mine.clear()
+    return scene.pool.guarantee
+
+
+def free_viewed(scene: Scene) -> Callable[[], object]:
+    scene.views.append(scene.mine[0][:])
+    return lambda: scene.pool.free(scene.mine[0], linger=True)
+
+
+def free_many_viewed(scene: Scene) -> Callable[[], object]:
+    scene.views.append(scene.mine[0][:])
+    return lambda: scene.pool.free_many([scene.mine[0]], linger=True)
+
+
+def free_not_viewed(scene: Scene) -> Callable[[], object]:
+    return lambda: scene.pool.free(scene.mine[0], linger=True)
+
+
+def lease_viewed(scene: Scene) -> Callable[[], object]:
+    scene.pool.free(scene.mine.pop())
+
+    def call() -> None:
+        with scene.pool.lease(linger=True) as buffer:
+            scene.views.append(buffer[:])
+
+    return call
+
+
+def lease_left_by_an_exception(scene: Scene) -> Callable[[], object]:
+    scene.pool.free(scene.mine.pop())
+
+    def call() -> None:
+        try:
+            with scene.pool.lease() as buffer:
+                scene.views.append(buffer[:])
+                raise KeyError
+        except KeyError:
+            pass
+
+    return call
+
+
+def array(scene: Scene) -> Callable[[], object]:
+    pytest.importorskip("numpy")
+    scene.pool.free(scene.mine.pop())
+    return lambda: scene.views.append(scene.pool.array(16))
+
+
+def array_that_does_not_fit(scene: Scene) -> Callable[[], object]:
+    pytest.importorskip("numpy")
+    scene.pool.free(scene.mine.pop())
+
+    def call() -> None:
+        with pytest.raises(ValueError, match="takes 1048576 bytes"):
+            scene.pool.array(1 << 20)
+
+    return call
+
+
+OBJECTS = [write_off, write_off_all, write_off_by_its_holder, discard, discard_by_a_lease, notice]
+BUFFERS = [
+    *OBJECTS[:-1],
+    *(free_viewed, free_many_viewed, free_not_viewed, lease_viewed, lease_left_by_an_exception),
+    *(array, array_that_does_not_fit),
+]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # a buffer or a lease that an interrupt cuts short is dropped
+@pytest.mark.parametrize("track", TRACKS)
+@pytest.mark.parametrize(
+    ("make", "prepare"),
+    [pytest.param(lambda: Objects(Weak), call, id=f"{call.__name__}-object") for call in OBJECTS]
+    + [pytest.param(lambda: Buffers(64), call, id=f"{call.__name__}-buffer") for call in BUFFERS],
+)
+def test_an_interrupt_leaves_an_element_to_its_user_or_to_the_pool(
+    make: Callable[[], Any], prepare: Callable[[Scene], Callable[[], object]], track: str
+) -> None:
+    """At any bytecode of ours: never counted as out and nobody's, and never lost and in the pool."""
+    if prepare in (write_off_by_its_holder, notice) and track != "holders":
+        pytest.skip("needs holders")
+    strikes = 0
+    for interrupter in interrupted_everywhere():
+        scene = Scene(make(), track)
+        call = prepare(scene)
+        try:
+            with interrupter:
+                call()
+        except KeyboardInterrupt:
+            strikes += 1
+        except BaseException as error:
+            raise AssertionError(f"interrupted at {interrupter.struck_at}: {error!r}") from error
+        del call
+        gc.collect()
+        if track == "nothing" and scene.pool.stats().out == 0:
+            scene.mine.clear()
+        try:
+            scene.end()
+        except Exception as error:
+            raise AssertionError(f"interrupted at {interrupter.struck_at}: {error!r}") from error
+    assert strikes > 1 or IMPLEMENTATION == "compiled"  # where a call may be all C
