@@ -147,3 +147,14 @@ def test_spares_that_are_garbage_before_their_pool_trouble_nobody(recwarn: pytes
     pool.__del__()
     assert pool.stats().spare == 0
     assert not recwarn.list
+
+
+def test_a_view_in_the_same_garbage_as_its_freed_handle_ends_the_lingering(pool: Pool[Buffer]) -> None:
+    """The collector may empty the handle before the view looks away."""
+    buffer = pool.alloc()
+    circle: list[Any] = [buffer, buffer[:]]
+    circle.append(circle)
+    pool.free(buffer, linger=True)
+    del buffer, circle
+    gc.collect()
+    assert pool.stats().out == pool.stats().lingering == 0

@@ -162,7 +162,8 @@ class Buffer:
     def __release_buffer__(self, view: memoryview, /) -> None:
         """There, because NumPy only keeps a view of what has it."""
         if not cython.compiled and EXPORTS:
-            _look_for_keepers(view, self.block)
+            if hasattr(self, "block"):  # else the collector has emptied this handle, as garbage, before the view that it had
+                _look_for_keepers(view, self.block)
             if id(view) in _orphans:
                 _end_views(view)
 
