@@ -138,7 +138,7 @@ class Lease:
 
     def _line_up(self) -> Ticket:
         """The ticket that will hold its element."""
-        ticket: Ticket = self.pool._new_ticket(1)
+        ticket: Ticket = Ticket(1)
         self.hands = ticket
         return ticket
 

@@ -48,6 +48,7 @@ cdef class Wait:
     cdef double ask_after
     cdef double ask_at
     cdef double asked_at
+    cdef double until
     cdef double rest_until
     cdef Py_ssize_t outcome
     cdef bint stands

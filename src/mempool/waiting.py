@@ -82,6 +82,7 @@ class Wait:
     ask_after: cython.double
     ask_at: cython.double
     asked_at: cython.double
+    until: cython.double  # when the parking that the last step asked for ends at the latest
     rest_until: cython.double
     outcome: cython.Py_ssize_t
     stands: cython.bint  # it joined the line, and its wait is to be counted
@@ -114,7 +115,7 @@ class Wait:
         patience: Any = pool._patience
         self.warn_at = NEVER if patience is None else self.began + patience
         self.ask_after = ASK_FIRST
-        self.ask_at = NEVER
+        self.ask_at = self.until = NEVER
         self.rest_until = self.asked_at = self.began
         # Dropped in a reference cycle, an element is out until the collector finds it: looked for once in a wait.
         self.may_collect = pool._collects and deadline - self.began >= garbage.WAIT_MIN
@@ -158,6 +159,7 @@ class Wait:
                     time = self.now()
                     continue
                 until = min(self.deadline, soonest) if self.ticket.prodded else min(until, soonest)
+            self.until = until
             return until if until == NEVER else max(0.0, until - time)
         if self.ticket.state == IMPOSSIBLE:
             raise self.pool._too_many(self.ticket.wanted, "the limit was lowered while this caller waited")
@@ -553,9 +555,11 @@ def task_of(loop: Any) -> Any:
     """The task of this loop whose code runs here. None: a callback, or another's code while the loop runs in this thread."""
     task: Any = task_running_in(loop)
     if task is not None:
-        if "sniffio" in sys.modules and sys.modules["sniffio"].thread_local.name == "trio":
+        modules: dict[str, Any] = sys.modules
+        if "sniffio" in modules and modules["sniffio"].thread_local.name == "trio":
             return None  # a run of trio inside this very task
-        if greenlets.are_loaded() and not greenlets.is_on_this_stack(task.get_coro()):
+        # As greenlets.are_loaded, without a call.
+        if ("gevent" in modules or "eventlet" in modules) and not greenlets.is_on_this_stack(task.get_coro()):
             return None  # another greenlet, which gave way in the middle of a step of this task
     return task
 
@@ -585,7 +589,7 @@ class Obtaining(Routine):
             seconds: cython.double = self.wait.step()
             if seconds == SETTLED:
                 break
-            if self.place.lie_down(seconds, NEVER):
+            if self.place.lie_down(seconds, self.wait.until):
                 return self.place.future
         self.wait.end()
         self.wait = None  # type: ignore[assignment]  # as it was
@@ -602,7 +606,9 @@ class Obtaining(Routine):
         if task is None:
             return False
         place: TaskPlace = TaskPlace(pool._clock, loop, task)
-        deadline: cython.double = pool._deadline(self.timeout, place.now)
+        deadline: cython.double = NEVER
+        if self.timeout != "default" or pool._timeout is not None:
+            deadline = pool._deadline(self.timeout, place.now)
         core: Reserve = pool.core
         if not core.must_line_up(self.ticket) and pool._try(self.ticket, ask=True, may_wait=True):
             self.sign_out()
