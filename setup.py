@@ -5,6 +5,7 @@ MEMPOOL_REQUIRE_COMPILED=1  a failed compile is an error; without it, it only wa
 """
 
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -24,6 +25,9 @@ COMPILED = (
     "src/mempool/lease.py",
     "src/mempool/_core/quick.py",
 )
+# The engine of pools that several processes share. Its transactions are an instruction of x86-64.
+SHARED = "src/mempool/shared/_engine.pyx"
+SHARED_FITS = sys.platform == "linux" and platform.machine() in {"x86_64", "AMD64"}
 PURE = os.environ.get("MEMPOOL_PURE", "0") not in {"", "0"}
 REQUIRE_COMPILED = os.environ.get("MEMPOOL_REQUIRE_COMPILED", "0") not in {"", "0"}
 DIRECTIVES = {
@@ -67,14 +71,30 @@ class BuildAllOrNone(build_ext):
 
 
 def module_name(path: str) -> str:
-    return path.removeprefix("src/").removesuffix(".py").replace("/", ".")
+    return Path(path).with_suffix("").as_posix().removeprefix("src/").replace("/", ".")
+
+
+def extensions() -> list[Extension]:
+    compiled = [Extension(module_name(p), [p], extra_compile_args=FLAGS) for p in COMPILED]
+    if SHARED_FITS:
+        folder = Path(SHARED).parent
+        compiled.append(
+            Extension(
+                module_name(SHARED),
+                [SHARED],
+                include_dirs=[str(folder)],
+                depends=[str(header) for header in sorted(folder.glob("*.h"))],
+                extra_compile_args=[*FLAGS, "-mcx16"],
+            )
+        )
+    return compiled
 
 
 setup(
     # The benchmarks stand beside src, to be read; installed, they are what `mempool bench` runs.
     packages=[*find_packages("src"), "mempool.benchmarks"],
     package_dir={"": "src", "mempool.benchmarks": "benchmarks"},
-    ext_modules=[] if PURE else [Extension(module_name(p), [p], extra_compile_args=FLAGS) for p in COMPILED],
+    ext_modules=[] if PURE else extensions(),
     cmdclass={"build_ext": BuildAllOrNone},
     options={"build_ext": {"parallel": True}},
 )

@@ -41,6 +41,7 @@ LAYER_OF = {
     "mempool.reading": "face",
     "mempool.registry": "lifecycle",
     "mempool.rescue": "sources",
+    "mempool.shared": "shared",
     "mempool.sources": "sources",
     "mempool.telling": "engine",
     "mempool.testing": "tools",
@@ -57,6 +58,7 @@ ALLOWED = {
     "tracking": {"base", "core", "waiting"},
     "lifecycle": {"base", "waiting", "sources"},
     "engine": {"base", "core", "waiting", "sources", "tracking", "lifecycle"},
+    "shared": {"base", "core"},  # of the core, the names that stand in for Cython
     "face": {"base", "core", "waiting", "sources", "tracking", "lifecycle", "engine"},
     "package": {"base", "core", "sources", "tracking", "face"},
     "adapters": {"base", "sources", "face", "package"},

@@ -14,6 +14,7 @@ compiled = False
 
 Py_ssize_t = int
 longlong = int
+ulonglong = int
 double = float
 bint = bool
 void = None

@@ -1,0 +1,18 @@
+"""The engine of pools that several processes share. It is not a pool yet: there is no face, and nothing here is public.
+
+transaction.py   the seam: read, write, and put it in force
+words.py         how the numbers lie in 64 bits
+decisions.py     what is decided, on a few words
+operations.py    what a process does: decisions, and memory in between
+protocol.h       how it is put in force in shared memory, without a lock
+system.h         memory and sleep
+_engine.pyx      all of the above, compiled; Linux on x86-64
+file.py          the file in /dev/shm
+clients.py       who is dead
+engine.py        SharedEngine: file, clients, tickets, forks
+audit.py         whether the words agree with each other
+errors.py        PoolCorrupt, ClientGone
+
+Importing this package needs nothing. `mempool.shared.engine` needs the compiled part, and raises ImportError where it is
+missing, with the way to get it.
+"""

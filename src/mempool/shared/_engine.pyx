@@ -1,0 +1,573 @@
+# cython: language_level=3, freethreading_compatible=False, binding=False, embedsignature=False
+"""The compiled engine: words.py, decisions.py and operations.py over protocol.h, and the memory of the slots.
+
+A transaction runs from `begin` to `finish` without letting go of the GIL and without calling Python code, so the threads
+of a process are one client. Without the GIL that would not hold; importing this module brings it back.
+"""
+
+import cython
+
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from mempool.errors import DoubleFree, ForeignElement, PoolClosed
+from mempool.shared.errors import ClientGone, PoolCorrupt
+
+cdef extern from "protocol.h":
+    ctypedef struct mp_word:
+        uint64_t value, sequence
+    ctypedef struct mp_client:
+        uint64_t pid, started, pid_namespace
+        uint32_t bell, listens
+    ctypedef struct mp_store:
+        mp_word *root
+        mp_word *words
+        mp_client *clients
+        uint32_t *bells
+        uint64_t word_count, client_count, bell_count, me, finished, lost, polite, retries, helped
+    ctypedef struct mp_transaction:
+        uint64_t root, gate_before, gate, count, broken
+    uint64_t mp_version(uint64_t root) noexcept nogil
+    int mp_begin(mp_store *store, mp_transaction *t) noexcept nogil
+    int mp_commit(mp_store *store, mp_transaction *t) noexcept nogil
+    int mp_is_current(mp_store *store, mp_transaction *t) noexcept nogil
+    void mp_was_overtaken(mp_store *store) noexcept nogil
+    uint64_t mp_read(mp_store *store, mp_transaction *t, uint64_t word) noexcept nogil
+    uint64_t mp_sequence(mp_store *store, mp_transaction *t, uint64_t word) noexcept nogil
+    void mp_write(mp_store *store, mp_transaction *t, uint64_t word, uint64_t value) noexcept nogil
+    uint32_t MP_LOAD(uint32_t *where) noexcept nogil
+
+cdef extern from "system.h":
+    int mp_populate(int fd, char *address, uint64_t offset, uint64_t size) noexcept nogil
+    int mp_punch(int fd, char *address, uint64_t offset, uint64_t size) noexcept nogil
+    void mp_sleep(uint32_t *bell, uint32_t said, int64_t nanoseconds) noexcept nogil
+    void mp_ring(uint32_t *bell) noexcept nogil
+    volatile char *mp_make_mark() noexcept
+    void mp_drop_mark(volatile char *page) noexcept
+
+cdef enum:  # words.py says the same
+    NO_SLOT = 0xFFFFFF
+    NO_PLACE = 0xFFFF
+    TARGETS = 0
+    BARE_LIST = 1
+    LINE = 2
+    FIRST_SLOT = 3
+    BARE = 0
+    POPULATING = 1
+    SPARE = 2
+    LEASED = 3
+    PUNCHING = 4
+    EMPTY = 0
+    WAITING = 1
+    SERVED = 2
+    SHUT = 3
+    ABSENT = 0
+    LIVE = 1
+    DEAD = 2
+
+cdef enum:  # decisions.py says the same
+    GOT = 1
+    NOTHING = 2
+    TO_POPULATE = 3
+    TO_PUNCH = 4
+    KEPT = 5
+    GRANTED = 6
+    NOT_YOURS = 7
+    FULL = 8
+    CLOSED = 9
+    TOO_MANY = 10
+    GONE = 11
+    GRANTS_MAX = 6
+
+#: For the test that compares them.
+CONSTANTS = {
+    "NO_SLOT": NO_SLOT, "NO_PLACE": NO_PLACE, "TARGETS": TARGETS, "BARE_LIST": BARE_LIST, "LINE": LINE,
+    "FIRST_SLOT": FIRST_SLOT, "BARE": BARE, "POPULATING": POPULATING, "SPARE": SPARE, "LEASED": LEASED,
+    "PUNCHING": PUNCHING, "EMPTY": EMPTY, "WAITING": WAITING, "SERVED": SERVED, "SHUT": SHUT, "ABSENT": ABSENT,
+    "LIVE": LIVE, "DEAD": DEAD, "GOT": GOT, "NOTHING": NOTHING, "TO_POPULATE": TO_POPULATE, "TO_PUNCH": TO_PUNCH,
+    "KEPT": KEPT, "GRANTED": GRANTED, "NOT_YOURS": NOT_YOURS, "FULL": FULL, "CLOSED": CLOSED, "TOO_MANY": TOO_MANY,
+    "GONE": GONE, "GRANTS_MAX": GRANTS_MAX,
+}
+
+cdef enum:
+    SERVES_MAX = 8
+    OVERTAKEN_MAX = 1 << 22  # as MP_ATTEMPTS
+
+
+@cython.final
+@cython.freelist(64)
+@cython.no_gc
+cdef class Handle:
+    """One lease of one slot. Made before the slot is taken, so that a lack of memory loses nothing."""
+
+    cdef Transaction tx
+    cdef readonly uint64_t slot
+    cdef readonly uint64_t lease  # the number of the transaction that leased it; 0: of none
+
+    def __init__(self):
+        raise TypeError("a handle is made by take")
+
+    @property
+    def address(self):
+        """Where its memory begins, in this process."""
+        return <size_t>self.tx.memory_of(self.slot)
+
+    @property
+    def size(self):
+        """Bytes."""
+        return self.tx.size
+
+    @property
+    def view(self):
+        """Its memory. Whoever looks at it after the slot was given back sees another's."""
+        cdef uint64_t begin = self.tx.data + self.slot * self.tx.stride
+        return memoryview(self.tx.mapping)[begin : begin + self.tx.size]
+
+    def __repr__(self):
+        return f"<Handle of slot {self.slot}, lease {self.lease}>"
+
+
+cdef inline Handle blank_handle(Transaction tx):
+    cdef Handle handle = Handle.__new__(Handle)
+    handle.tx = tx
+    return handle
+
+
+@cython.final
+cdef class Transaction:
+    """A client of one shared file, and its transactions. See transaction.py for what each part means."""
+
+    cdef mp_store store
+    cdef mp_transaction t
+    cdef Py_buffer buffer
+    cdef volatile char *mark
+    cdef object __weakref__
+    cdef readonly object mapping
+    cdef readonly str name
+    cdef public object revive  # called without arguments in a child of a fork, before anything else
+    cdef int fd
+    cdef uint64_t data, stride, size
+    cdef readonly uint64_t me, epoch, slots, places, clients
+    cdef uint64_t slot, place, count, value, version, gate, broken
+    cdef uint64_t served[SERVES_MAX]
+    cdef int serves
+
+    def __cinit__(self):
+        self.fd = -1
+
+    def __init__(self, mapping, str name, dict layout):
+        """mapping: of the whole file, writable. layout: offsets and counts, which the caller has compared with the file."""
+        PyObject_GetBuffer(mapping, &self.buffer, PyBUF_WRITABLE)
+        self.mapping = mapping
+        self.name = name
+        self.slots = layout["slots"]
+        self.places = layout["places"]
+        self.clients = layout["clients"]
+        self.data = layout["data"]
+        self.stride = layout["stride"]
+        self.size = layout["size"]
+        cdef char *base = <char *>self.buffer.buf
+        self.store.root = <mp_word *>(base + <uint64_t>layout["root"])
+        self.store.words = <mp_word *>(base + <uint64_t>layout["words"])
+        self.store.clients = <mp_client *>(base + <uint64_t>layout["client_records"])
+        self.store.bells = <uint32_t *>(base + <uint64_t>layout["bells"])
+        self.store.word_count = FIRST_SLOT + self.slots + 2 * self.places + self.clients
+        self.store.client_count = self.clients
+        self.store.bell_count = self.places
+        if <uint64_t>self.buffer.len < self.data + self.slots * self.stride:
+            raise PoolCorrupt(f"{name}: the file is shorter than it says; remove it")
+        self.forget()
+
+    def __dealloc__(self):
+        if self.mark != NULL:
+            mp_drop_mark(self.mark)
+        if self.buffer.buf != NULL:
+            PyBuffer_Release(&self.buffer)
+
+    def forget(self):
+        """Nothing is known of the shared state: at the beginning, and in a child."""
+        self.me = self.clients
+        self.store.me = self.clients
+        self.store.finished = <uint64_t>-1
+        self.store.lost = self.store.polite = self.store.retries = self.store.helped = 0
+        if self.mark == NULL:
+            self.mark = mp_make_mark()
+            if self.mark == NULL:
+                raise MemoryError(f"{self.name}: no page for the mark that tells a fork")
+        self.mark[0] = 1
+
+    # -- the seam
+
+    cdef char *memory_of(self, uint64_t slot) noexcept nogil:
+        return <char *>self.buffer.buf + self.data + slot * self.stride
+
+    cdef int begin(self) except -1:
+        if self.mark[0] == 0:
+            raise ClientGone(f"{self.name}: this process is a fork of the one that had attached; attach anew")
+        if mp_begin(&self.store, &self.t) < 0:
+            raise self.corrupt()
+        self.gate = self.t.gate
+        self.broken = self.serves = 0
+        return 0
+
+    cdef bint finish(self) except -1:
+        """See transaction.py. Nothing is allocated unless something is raised."""
+        cdef int state
+        self.t.gate = self.gate
+        self.t.broken |= self.broken
+        if self.t.broken or (self.t.count == 0 and self.gate == self.t.gate_before):
+            if mp_is_current(&self.store, &self.t):
+                if self.t.broken:
+                    raise self.corrupt()
+                return True
+            mp_was_overtaken(&self.store)
+            state = 0
+        else:
+            state = mp_commit(&self.store, &self.t)
+        if state == 0:
+            if self.store.lost > OVERTAKEN_MAX:
+                raise self.corrupt()
+            return False
+        if state < 0:
+            raise self.corrupt()
+        self.version = mp_version(self.t.root) + 1
+        if self.serves:
+            self.wake_served()
+        return True
+
+    cdef object corrupt(self):
+        return PoolCorrupt(
+            f"{self.name}: the shared bytes say what cannot be, so somebody else has written to the file; "
+            "end its users, remove it, and make the pool anew"
+        )
+
+    cdef uint64_t read(self, uint64_t word) noexcept:
+        return mp_read(&self.store, &self.t, word)
+
+    cdef uint64_t sequence(self, uint64_t word) noexcept:
+        return mp_sequence(&self.store, &self.t, word)
+
+    cdef void write(self, uint64_t word, uint64_t value) noexcept:
+        mp_write(&self.store, &self.t, word, value)
+
+    cdef void serve(self, uint64_t place) noexcept:
+        if place >= self.places or self.serves >= SERVES_MAX:
+            self.broken = 1
+            return
+        self.served[self.serves] = place
+        self.serves += 1
+
+    cdef void wake_served(self) noexcept:
+        """A hint: whoever sleeps looks by himself now and then, because this process may die right here."""
+        cdef int i
+        cdef uint64_t client
+        for i in range(self.serves):
+            mp_ring(&self.store.bells[self.served[i]])
+            client = client_of(self.store.words[FIRST_SLOT + self.slots + 2 * self.served[i]].value)
+            if client < self.clients and self.store.clients[client].listens:
+                mp_ring(&self.store.clients[client].bell)
+
+    cdef bint populate(self, uint64_t slot) except -1:
+        cdef bint is_there
+        with nogil:
+            is_there = mp_populate(self.fd, self.memory_of(slot), self.data + slot * self.stride, self.stride)
+        return is_there
+
+    cdef int punch(self, uint64_t slot) except -1:
+        with nogil:
+            mp_punch(self.fd, self.memory_of(slot), self.data + slot * self.stride, self.stride)
+        return 0
+
+    cdef inline int ready(self) except -1:
+        if self.mark[0] == 0 and self.revive is not None:
+            self.revive()
+        return 0
+
+    # -- what a client does
+
+    def attach(self, uint64_t client, int fd, uint64_t pid, uint64_t started, uint64_t pid_namespace):
+        """Become this client, whose lock the caller holds in `fd`. What a dead one left to it is returned first."""
+        if client >= self.clients:
+            raise ValueError(f"there are {self.clients} clients, from 0 on; this is {client}")
+        self.fd = fd
+        self.me = self.store.me = client
+        self.store.clients[client].pid = pid
+        self.store.clients[client].started = started
+        self.store.clients[client].pid_namespace = pid_namespace
+        self.store.clients[client].listens = 0
+        self.epoch = <uint64_t>1 << 40  # of nobody, until it is known
+        cdef uint64_t outcome = run_attach(self, client)
+        self.epoch = self.value
+        if outcome == FULL:
+            run_inherit(self)
+
+    def detach(self):
+        """What this process has is returned; then it is no client any more."""
+        if self.me < self.clients and run_detach(self) == GONE:
+            raise self.gone()
+
+    cdef object gone(self):
+        return ClientGone(
+            f"{self.name}: this process was taken for dead, or has detached; what it had was returned; attach again"
+        )
+
+    cdef object refused(self, uint64_t outcome):
+        if outcome == CLOSED:
+            return PoolClosed(f"{self.name}: the pool is closed")
+        return self.gone()
+
+    def take(self):
+        """A handle, or None: nothing is to be had without waiting. Raises PoolClosed, PoolCorrupt, ClientGone."""
+        self.ready()
+        cdef Handle handle = blank_handle(self)
+        cdef uint64_t outcome = run_take(self)
+        if outcome == GOT:
+            handle.slot = self.slot
+            handle.lease = self.version
+            return handle
+        if outcome == NOTHING:
+            return None
+        raise self.refused(outcome)
+
+    def take_spare(self):
+        """The same of what there is; nothing is populated."""
+        self.ready()
+        cdef Handle handle = blank_handle(self)
+        cdef uint64_t outcome = run_take_spare(self)
+        if outcome == GOT:
+            handle.slot = self.slot
+            handle.lease = self.version
+            return handle
+        if outcome == NOTHING:
+            return None
+        raise self.refused(outcome)
+
+    def give(self, Handle handle not None):
+        """Return what `take` gave. Raises DoubleFree, ForeignElement, PoolCorrupt, ClientGone."""
+        self.ready()
+        if handle.tx is not self:
+            raise ForeignElement(f"{self.name}: {handle!r} was leased elsewhere; give it back there")
+        if handle.lease == 0:
+            raise DoubleFree(f"{self.name}: {handle!r} was given back before")
+        cdef uint64_t outcome = run_give(self, handle.slot, handle.lease)
+        if outcome == GONE:
+            raise self.gone()
+        if outcome == NOT_YOURS:
+            raise self.foreign(handle)
+        handle.lease = 0
+        return outcome
+
+    def wait_for_bell(self, uint32_t said, double seconds):
+        """Sleep until something is granted to this client, whichever place it is for; then what the bell says now."""
+        cdef mp_client *record = &self.store.clients[self.me]
+        cdef int64_t nanoseconds = <int64_t>(min(max(seconds, 0.0), 3600.0) * 1e9)
+        record.listens = 1
+        with nogil:
+            mp_sleep(&record.bell, said, nanoseconds)
+        return MP_LOAD(&record.bell)
+
+    def ring(self):
+        """Wake whoever is in `wait_for_bell`."""
+        if self.me < self.clients:
+            mp_ring(&self.store.clients[self.me].bell)
+
+    @property
+    def base(self):
+        """Where the file begins, in this process."""
+        return <size_t>self.buffer.buf
+
+    def check(self, Handle handle not None):
+        """Raise what `give` would raise; nothing is given."""
+        self.ready()
+        if handle.tx is not self:
+            raise ForeignElement(f"{self.name}: {handle!r} was leased elsewhere; give it back there")
+        if handle.lease == 0:
+            raise DoubleFree(f"{self.name}: {handle!r} was given back before")
+        cdef uint64_t outcome = run_look_at_slot(self, handle.slot)
+        if outcome == GONE:
+            raise self.gone()
+        if outcome != GOT or self.value != handle.lease:
+            raise self.foreign(handle)
+
+    cdef object foreign(self, Handle handle):
+        return ForeignElement(
+            f"{self.name}: {handle!r} is not leased by this process (any more): it was leased by the parent of a fork, "
+            "or was reclaimed"
+        )
+
+    def handles(self, Py_ssize_t count):
+        """So many that own nothing, for `leave`."""
+        return [blank_handle(self) for _ in range(count)]
+
+    def join(self, uint64_t wanted):
+        """Stand in line for so many. The outcome and the place: (GOT, place), (FULL, 0), (CLOSED, 0), (TOO_MANY, 0)."""
+        self.ready()
+        if not 0 < wanted < 1 << 20:
+            raise ValueError(f"{self.name}: one to {(1 << 20) - 1} can be waited for, not {wanted}")
+        cdef uint64_t outcome = run_join(self, wanted)
+        cdef uint64_t place = self.place
+        if outcome == GONE:
+            raise self.gone()
+        if outcome != GOT:
+            return outcome, 0
+        run_pump(self)
+        return outcome, place
+
+    def look_at_place(self, uint64_t place):
+        """NOTHING: it is not served yet. GOT, CLOSED, TOO_MANY, NOT_YOURS."""
+        cdef uint64_t outcome = run_look_at_place(self, place)
+        if outcome == GONE:
+            raise self.gone()
+        return outcome
+
+    def wait(self, uint64_t place, double seconds):
+        """Sleep until this place is served, its bell rings or the time is over; then as `look_at_place`."""
+        if place >= self.places:
+            raise ValueError(f"there are {self.places} places, from 0 on; this is {place}")
+        cdef uint32_t *bell = &self.store.bells[place]
+        cdef uint32_t said = MP_LOAD(bell)
+        cdef uint64_t outcome = self.look_at_place(place)  # after the bell was read: what comes later, rings it again
+        cdef int64_t nanoseconds = <int64_t>(min(max(seconds, 0.0), 3600.0) * 1e9)
+        if outcome != NOTHING or nanoseconds == 0:
+            return outcome
+        with nogil:
+            mp_sleep(bell, said, nanoseconds)
+        return self.look_at_place(place)
+
+    def leave(self, uint64_t place, list handles not None):
+        """Leave the line with what was granted, which is in the first of these handles then. Returns how many.
+
+        Raises PoolCorrupt, ClientGone. 0 as well where this process has no such place.
+        """
+        cdef uint64_t outcome = run_leave(self, place)
+        cdef uint64_t slot = self.slot, count = self.count, i
+        cdef Handle handle
+        if outcome == GONE:
+            raise self.gone()
+        if outcome == NOT_YOURS:
+            return 0
+        if count > <uint64_t>len(handles):
+            raise self.corrupt()
+        for i in range(count):
+            handle = handles[i]
+            if run_look_at_slot(self, slot) != GOT:
+                raise self.corrupt()
+            handle.slot = slot
+            handle.lease = self.value
+            slot = self.slot
+        return count
+
+    # -- the promise
+
+    def retarget(self, uint64_t reserve, uint64_t keep, uint64_t limit):
+        """All three at one moment. Returns those before. Raises PoolClosed."""
+        self.ready()
+        cdef uint64_t outcome = run_retarget(self, make_targets(reserve, keep, limit))
+        if outcome != GOT:
+            raise self.refused(outcome)
+        return reserve_of(self.value), keep_of(self.value), limit_of(self.value)
+
+    def shrink(self):
+        """Give the memory of what is surplus back to the system."""
+        if run_shrink(self) == GONE:
+            raise self.gone()
+
+    def grow(self):
+        """Populate what the line and the reserve lack, as far as the limit and the memory allow. Whether memory sufficed."""
+        cdef uint64_t outcome = run_grow(self)
+        if outcome == GONE:
+            raise self.gone()
+        return outcome != TO_POPULATE
+
+    def pump(self):
+        """Spares go to the line, if a process that was to do that has died or sleeps."""
+        if run_pump(self) == GONE:
+            raise self.gone()
+
+    def close(self):
+        """Nobody takes any more; whoever waits is told."""
+        self.ready()
+        if run_close(self) == GONE:
+            raise self.gone()
+        self.shrink()
+
+    # -- what is so
+
+    def look(self):
+        """(reserve, keep, limit, made, spares, waiting, closed, version), all of one moment."""
+        self.ready()
+        run_look(self)
+        cdef uint64_t gate = self.gate
+        return (
+            reserve_of(self.value), keep_of(self.value), limit_of(self.value), self.count, spares(gate), waiting(gate),
+            is_closed(gate), mp_version(self.t.root),
+        )
+
+    def copy(self):
+        """(gate, version, the values of all words, 8 bytes each), all of one moment; None: there was no quiet one."""
+        cdef uint64_t i
+        cdef int turn
+        copied = bytearray(8 * self.store.word_count)
+        cdef char *values = copied
+        cdef uint64_t value
+        for turn in range(64):
+            self.begin()
+            for i in range(self.store.word_count):
+                value = mp_read(&self.store, &self.t, i)
+                memcpy(values + 8 * i, &value, 8)
+            if self.finish():
+                return self.gate, mp_version(self.t.root), bytes(copied)
+        return None
+
+    def queue(self):
+        """Who stands in line, in order: (client, wanted, granted) each, of one moment."""
+        cdef uint64_t head, length, word
+        while True:
+            found = []  # may run the collector, which does not touch a transaction of this client: it has no finalizers here
+            self.begin()
+            head = head_of(self.read(LINE))
+            length = waiting(self.gate)
+            while length > 0 and not self.broken:
+                word = place_word(self, head)
+                found.append((client_of(self.read(word)), wanted_of(self.read(word)), granted_of(self.read(word))))
+                head = behind_of(self.read(word + 1))
+                length -= 1
+            if self.finish():
+                return found
+
+    # -- other clients
+
+    def look_at_client(self, uint64_t client):
+        """(state, epoch, pid, start time, pid namespace) of a client. What it says of its process is no proof of anything."""
+        if client >= self.clients:
+            raise ValueError(f"there are {self.clients} clients, from 0 on; this is {client}")
+        cdef uint64_t state = run_look_at_client(self, client)
+        cdef mp_client *record = &self.store.clients[client]
+        return state, self.value, record.pid, record.started, record.pid_namespace
+
+    def reap(self, uint64_t client, uint64_t epoch):
+        """This client was proven dead: what it had is returned. Whether this call had to do anything."""
+        self.ready()
+        cdef uint64_t outcome = run_reap(self, client, epoch)
+        if outcome == GONE:
+            raise self.gone()
+        return outcome == GOT
+
+    def counts(self):
+        """(retries, helped): how often this client was overtaken, and how often it finished what another had begun."""
+        return self.store.retries, self.store.helped
+
+    def measure(self, uint64_t pairs):
+        """So many takes and gives in C alone, for benchmarks. Stops where nothing is to be had. How many it did."""
+        cdef uint64_t i
+        for i in range(pairs):
+            if run_take(self) != GOT:
+                return i
+            run_give(self, self.slot, self.version)
+        return pairs
+
+
+include "words.py"
+include "decisions.py"
+include "operations.py"

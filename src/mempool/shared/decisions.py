@@ -1,0 +1,642 @@
+"""The decisions of a shared pool. Each is plain code on a few words, in force as a whole or not at all.
+
+Compiled into _engine.pyx; simulations run it as it is. A decision never waits, never loops without a bound, and calls
+nothing but its transaction. It returns an outcome, and whatever else it has to say in `slot`, `place`, `count` or `value`.
+What it reads may be torn, or forged: an index is compared before it is used, and what cannot be makes the transaction
+`broken`, which is never in force. So a decision need not stop when it meets nonsense.
+
+Each begins by looking at its client's own word. A client that was taken for dead finds that out here, and changes nothing.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mempool._core import _cython as cython
+else:
+    try:
+        import cython
+    except ModuleNotFoundError:
+        from mempool._core import _cython as cython
+
+if not cython.compiled:  # compiled, all are in one file
+    from mempool.shared.transaction import Transaction
+    from mempool.shared.words import (
+        ABSENT,
+        BARE,
+        BARE_LIST,
+        DEAD,
+        EMPTY,
+        FIRST_SLOT,
+        LEASED,
+        LINE,
+        LIVE,
+        NO_PLACE,
+        NO_SLOT,
+        POPULATING,
+        PUNCHING,
+        SERVED,
+        SHUT,
+        SPARE,
+        TARGETS,
+        WAITING,
+        before_of,
+        behind_of,
+        client_of,
+        client_state,
+        epoch_of,
+        first_bare,
+        first_empty,
+        first_granted,
+        first_spare,
+        granted_of,
+        head_of,
+        is_closed,
+        keep_of,
+        limit_of,
+        made_of,
+        make_bare_list,
+        make_client,
+        make_gate,
+        make_line,
+        make_links,
+        make_place,
+        make_slot,
+        next_slot,
+        reserve_of,
+        spares,
+        state_of,
+        tail_of,
+        waiting,
+        wanted_of,
+    )
+
+    # Outcomes.
+    GOT = 1  # it is the caller's
+    NOTHING = 2  # there is nothing to be had, or to be done
+    TO_POPULATE = 3  # the slot is the caller's and needs memory
+    TO_PUNCH = 4  # the slot is the caller's and its memory must go
+    KEPT = 5  # it is a spare again
+    GRANTED = 6  # it went to the first in line
+    NOT_YOURS = 7  # no such lease, no such ticket
+    FULL = 8  # no place in the line
+    CLOSED = 9
+    TOO_MANY = 10  # more than the limit allows
+    GONE = 11  # this client was taken for dead
+    GRANTS_MAX = 6  # how many slots one decision hands to the line
+
+
+# -- words, found by number. A number that is too big is answered with a word that is there.
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def slot_word(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
+    if slot >= tx.slots:
+        tx.broken = True
+        return FIRST_SLOT
+    return FIRST_SLOT + slot
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def place_word(tx: Transaction, place: cython.ulonglong) -> cython.ulonglong:
+    """The word behind it has the links."""
+    if place >= tx.places:
+        tx.broken = True
+        place = 0
+    return FIRST_SLOT + tx.slots + 2 * place
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def client_word(tx: Transaction, client: cython.ulonglong) -> cython.ulonglong:
+    if client >= tx.clients:
+        tx.broken = True
+        client = 0
+    return FIRST_SLOT + tx.slots + 2 * tx.places + client
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def is_live(tx: Transaction) -> cython.bint:
+    return tx.read(client_word(tx, tx.me)) == make_client(LIVE, tx.epoch)
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def check_chain(tx: Transaction, following: cython.ulonglong, is_last: cython.bint) -> cython.void:
+    """The next slot of a chain is one, or the chain ends here, as its count says."""
+    if is_last != (following == NO_SLOT) or (not is_last and following >= tx.slots):
+        tx.broken = True
+
+
+# -- slots
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def pop(tx: Transaction, state: cython.ulonglong, client: cython.ulonglong, following: cython.ulonglong) -> cython.void:
+    """The first spare goes into this state, and is `tx.slot`."""
+    gate: cython.ulonglong = tx.gate
+    slot: cython.ulonglong = first_spare(gate)
+    word: cython.ulonglong = slot_word(tx, slot)
+    value: cython.ulonglong = tx.read(word)
+    if state_of(value) != SPARE or spares(gate) == 0:
+        tx.broken = True
+        return
+    check_chain(tx, next_slot(value), spares(gate) == 1)
+    tx.write(word, make_slot(state, client, following))
+    tx.gate = make_gate(next_slot(value), spares(gate) - 1, waiting(gate), is_closed(gate))
+    tx.slot = slot
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def push(tx: Transaction, slot: cython.ulonglong) -> cython.void:
+    gate: cython.ulonglong = tx.gate
+    tx.write(slot_word(tx, slot), make_slot(SPARE, 0, first_spare(gate)))
+    tx.gate = make_gate(slot, spares(gate) + 1, waiting(gate), is_closed(gate))
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def claim_bare(tx: Transaction, targets: cython.ulonglong) -> cython.bint:
+    """A bare slot becomes the caller's, to be populated, if the limit allows one more."""
+    bare_list: cython.ulonglong = tx.read(BARE_LIST)
+    slot: cython.ulonglong = first_bare(bare_list)
+    if slot == NO_SLOT or made_of(bare_list) >= limit_of(targets):
+        return False
+    word: cython.ulonglong = slot_word(tx, slot)
+    value: cython.ulonglong = tx.read(word)
+    if state_of(value) != BARE or made_of(bare_list) >= tx.slots:
+        tx.broken = True
+        return False
+    check_chain(tx, next_slot(value), made_of(bare_list) + 1 == tx.slots)
+    tx.write(word, make_slot(POPULATING, tx.me, NO_SLOT))
+    tx.write(BARE_LIST, make_bare_list(next_slot(value), made_of(bare_list) + 1))
+    tx.slot = slot
+    return True
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def settle(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
+    """This slot, populated, is nobody's now: to the first in line, or kept, or the caller's to be punched."""
+    gate: cython.ulonglong = tx.gate
+    targets: cython.ulonglong = tx.read(TARGETS)
+    tx.slot = slot
+    if made_of(tx.read(BARE_LIST)) <= limit_of(targets) and not is_closed(gate):
+        if waiting(gate) > 0:
+            grant(tx, slot)
+            return GRANTED
+        if spares(gate) < keep_of(targets):
+            push(tx, slot)
+            return KEPT
+    tx.write(slot_word(tx, slot), make_slot(PUNCHING, tx.me, NO_SLOT))
+    return TO_PUNCH
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def take(tx: Transaction, may_populate: cython.bint) -> cython.ulonglong:
+    """GOT: a spare beyond the reserve, or of it where there is nothing to populate. TO_POPULATE. NOTHING. CLOSED."""
+    if not is_live(tx):
+        return GONE
+    if is_closed(tx.gate):
+        return CLOSED
+    if waiting(tx.gate) > 0:
+        return NOTHING
+    targets: cython.ulonglong = tx.read(TARGETS)
+    if may_populate and spares(tx.gate) <= reserve_of(targets) and claim_bare(tx, targets):
+        return TO_POPULATE
+    if spares(tx.gate) == 0:
+        return NOTHING
+    pop(tx, LEASED, tx.me, NO_SLOT)
+    return GOT
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def is_mine(tx: Transaction, slot: cython.ulonglong, state: cython.ulonglong) -> cython.bint:
+    value: cython.ulonglong = tx.read(slot_word(tx, slot))
+    return state_of(value) == state and client_of(value) == tx.me
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def populated(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
+    """The caller has populated it for itself. GOT."""
+    if not is_live(tx):
+        return GONE
+    if not is_mine(tx, slot, POPULATING):
+        return NOT_YOURS
+    tx.write(slot_word(tx, slot), make_slot(LEASED, tx.me, NO_SLOT))
+    tx.slot = slot
+    return GOT
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def give(tx: Transaction, slot: cython.ulonglong, lease: cython.ulonglong) -> cython.ulonglong:
+    """Return what was leased under this number. KEPT, GRANTED, TO_PUNCH, NOT_YOURS."""
+    if not is_live(tx):
+        return GONE
+    if not is_mine(tx, slot, LEASED) or tx.sequence(slot_word(tx, slot)) != lease:
+        return NOT_YOURS
+    return settle(tx, slot)
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def add(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
+    """The caller has populated it for all. KEPT, GRANTED, TO_PUNCH."""
+    if not is_live(tx):
+        return GONE
+    if not is_mine(tx, slot, POPULATING):
+        return NOT_YOURS
+    return settle(tx, slot)
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def lay_bare(tx: Transaction, slot: cython.ulonglong, state: cython.ulonglong) -> cython.ulonglong:
+    """The memory of the caller's slot, which was in this state, is gone."""
+    if not is_live(tx):
+        return GONE
+    if not is_mine(tx, slot, state):
+        return NOT_YOURS
+    bare_list: cython.ulonglong = tx.read(BARE_LIST)
+    if made_of(bare_list) == 0:
+        tx.broken = True
+        return NOT_YOURS
+    tx.write(slot_word(tx, slot), make_slot(BARE, 0, first_bare(bare_list)))
+    tx.write(BARE_LIST, make_bare_list(slot, made_of(bare_list) - 1))
+    return KEPT
+
+
+# -- the promise
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def retarget(tx: Transaction, targets: cython.ulonglong) -> cython.ulonglong:
+    """All three at one moment. GOT; `value`: those before. CLOSED."""
+    if not is_live(tx):
+        return GONE
+    if is_closed(tx.gate):
+        return CLOSED
+    tx.value = tx.read(TARGETS)
+    tx.write(TARGETS, targets)
+    return GOT
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def shrink(tx: Transaction) -> cython.ulonglong:
+    """TO_PUNCH: a spare that is surplus. NOTHING: none is."""
+    if not is_live(tx):
+        return GONE
+    targets: cython.ulonglong = tx.read(TARGETS)
+    is_over: cython.bint = made_of(tx.read(BARE_LIST)) > limit_of(targets)
+    if spares(tx.gate) == 0 or (spares(tx.gate) <= keep_of(targets) and not is_over and not is_closed(tx.gate)):
+        return NOTHING
+    pop(tx, PUNCHING, tx.me, NO_SLOT)
+    return TO_PUNCH
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def grow(tx: Transaction) -> cython.ulonglong:
+    """TO_POPULATE: one for the line or for the reserve. NOTHING: none is lacking, or none is allowed."""
+    if not is_live(tx):
+        return GONE
+    targets: cython.ulonglong = tx.read(TARGETS)
+    if is_closed(tx.gate) or (waiting(tx.gate) == 0 and spares(tx.gate) >= reserve_of(targets)):
+        return NOTHING
+    return TO_POPULATE if claim_bare(tx, targets) else NOTHING
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def look(tx: Transaction) -> cython.ulonglong:
+    """`value`: the targets, `count`: how many are made, `tx.gate`: the rest; all of one moment."""
+    tx.value = tx.read(TARGETS)
+    tx.count = made_of(tx.read(BARE_LIST))
+    return GOT
+
+
+# -- the line: places, doubly linked, first come, first served. Only the head gathers.
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def relink(tx: Transaction, place: cython.ulonglong, before: cython.ulonglong, behind: cython.ulonglong) -> cython.void:
+    """The places on both sides of a gap become neighbours. (`place` says where the gap is, or that there is none.)"""
+    line: cython.ulonglong = tx.read(LINE)
+    head: cython.ulonglong = head_of(line)
+    tail: cython.ulonglong = tail_of(line)
+    word: cython.ulonglong
+    links: cython.ulonglong
+    if before == NO_PLACE:
+        if head != place:
+            tx.broken = True
+        head = behind
+    else:
+        word = place_word(tx, before) + 1
+        links = tx.read(word)
+        if behind_of(links) != place:
+            tx.broken = True
+        tx.write(word, make_links(before_of(links), behind, first_granted(links)))
+    if behind == NO_PLACE:
+        if tail != place:
+            tx.broken = True
+        tail = before
+    else:
+        word = place_word(tx, behind) + 1
+        links = tx.read(word)
+        if before_of(links) != place:
+            tx.broken = True
+        tx.write(word, make_links(before, behind_of(links), first_granted(links)))
+    tx.write(LINE, make_line(head, tail, first_empty(line)))
+    if waiting(tx.gate) == 0:
+        tx.broken = True
+    tx.gate = make_gate(first_spare(tx.gate), spares(tx.gate), waiting(tx.gate) - 1, is_closed(tx.gate))
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def grant(tx: Transaction, slot: cython.ulonglong) -> cython.void:
+    """The head of the line has one more. It leaves the line in the step that completes what it wants."""
+    head: cython.ulonglong = head_of(tx.read(LINE))
+    word: cython.ulonglong = place_word(tx, head)
+    place: cython.ulonglong = tx.read(word)
+    links: cython.ulonglong = tx.read(word + 1)
+    granted: cython.ulonglong = granted_of(place) + 1
+    if state_of(place) != WAITING or granted > wanted_of(place) or client_of(place) >= tx.clients:
+        tx.broken = True
+        return
+    check_chain(tx, first_granted(links), granted == 1)
+    tx.write(slot_word(tx, slot), make_slot(LEASED, client_of(place), first_granted(links)))
+    if granted == wanted_of(place):
+        relink(tx, head, before_of(links), behind_of(links))
+        tx.write(word, make_place(SERVED, client_of(place), granted, granted))
+        tx.write(word + 1, make_links(NO_PLACE, NO_PLACE, slot))
+        tx.serve(head)
+    else:
+        tx.write(word, make_place(WAITING, client_of(place), wanted_of(place), granted))
+        tx.write(word + 1, make_links(before_of(links), behind_of(links), slot))
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def grant_spares(tx: Transaction) -> cython.ulonglong:
+    """Spares go to the line, a few at once. How many did."""
+    moved: cython.ulonglong = 0
+    while waiting(tx.gate) > 0 and spares(tx.gate) > 0 and moved < GRANTS_MAX and not tx.broken:
+        pop(tx, LEASED, tx.me, NO_SLOT)  # grant writes whose it is
+        if not tx.broken:
+            grant(tx, tx.slot)
+        moved += 1
+    return moved
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def pump(tx: Transaction) -> cython.ulonglong:
+    """GRANTED: some spares went to the line, and there may be more. NOTHING."""
+    if not is_live(tx):
+        return GONE
+    return GRANTED if grant_spares(tx) > 0 else NOTHING
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def join(tx: Transaction, wanted: cython.ulonglong) -> cython.ulonglong:
+    """GOT: `place` in the line, maybe served already. FULL, CLOSED, TOO_MANY. Then `pump`: it may want more than a step can.
+
+    23 words at most: these four and the new place's two neighbours' links, and a slot, a place and its links for each grant.
+    """
+    if not is_live(tx):
+        return GONE
+    if is_closed(tx.gate):
+        return CLOSED
+    if wanted > limit_of(tx.read(TARGETS)):
+        return TOO_MANY
+    line: cython.ulonglong = tx.read(LINE)
+    place: cython.ulonglong = first_empty(line)
+    tail: cython.ulonglong = tail_of(line)
+    head: cython.ulonglong = head_of(line)
+    if place == NO_PLACE:
+        return FULL
+    word: cython.ulonglong = place_word(tx, place)
+    links: cython.ulonglong
+    following: cython.ulonglong = behind_of(tx.read(word + 1))
+    if state_of(tx.read(word)) != EMPTY or (following != NO_PLACE and following >= tx.places):
+        tx.broken = True
+    if (tail == NO_PLACE) != (waiting(tx.gate) == 0) or waiting(tx.gate) >= tx.places:
+        tx.broken = True
+    tx.write(word, make_place(WAITING, tx.me, wanted, 0))
+    tx.write(word + 1, make_links(tail, NO_PLACE, NO_SLOT))
+    if tail == NO_PLACE:
+        head = place
+    else:
+        word = place_word(tx, tail) + 1
+        links = tx.read(word)
+        if behind_of(links) != NO_PLACE:
+            tx.broken = True
+        tx.write(word, make_links(before_of(links), place, first_granted(links)))
+    tx.write(LINE, make_line(head, place, following))
+    tx.gate = make_gate(first_spare(tx.gate), spares(tx.gate), waiting(tx.gate) + 1, is_closed(tx.gate))
+    tx.place = place
+    grant_spares(tx)
+    return GOT
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def vacate(tx: Transaction, place: cython.ulonglong, client: cython.ulonglong) -> cython.ulonglong:
+    """A client's place becomes empty. GOT: it was served; NOTHING: it was not. From `slot` on, `count` slots are its."""
+    word: cython.ulonglong = place_word(tx, place)
+    value: cython.ulonglong = tx.read(word)
+    links: cython.ulonglong = tx.read(word + 1)
+    if state_of(value) == EMPTY or client_of(value) != client:
+        return NOT_YOURS
+    if state_of(value) == WAITING:
+        relink(tx, place, before_of(links), behind_of(links))
+    line: cython.ulonglong = tx.read(LINE)
+    tx.write(word, make_place(EMPTY, 0, 0, 0))
+    tx.write(word + 1, make_links(NO_PLACE, first_empty(line), NO_SLOT))
+    tx.write(LINE, make_line(head_of(line), tail_of(line), place))
+    tx.slot = first_granted(links)
+    tx.count = granted_of(value)
+    check_chain(tx, tx.slot, tx.count == 0)
+    return GOT if state_of(value) == SERVED else NOTHING
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def leave(tx: Transaction, place: cython.ulonglong) -> cython.ulonglong:
+    """The caller leaves the line, or takes what it was served with: what it has is leased by it."""
+    if not is_live(tx):
+        return GONE
+    return vacate(tx, place, tx.me)
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def look_at_slot(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
+    """GOT: the caller has leased it. `value`: under which number; `slot`: the next one that it gathered."""
+    if not is_live(tx):
+        return GONE
+    if not is_mine(tx, slot, LEASED):
+        return NOT_YOURS
+    tx.slot = next_slot(tx.read(slot_word(tx, slot)))
+    tx.value = tx.sequence(slot_word(tx, slot))
+    return GOT
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def look_at_place(tx: Transaction, place: cython.ulonglong) -> cython.ulonglong:
+    """NOTHING: the caller still waits there. GOT: served. CLOSED. TOO_MANY: the limit was lowered below what it wants."""
+    if not is_live(tx):
+        return GONE
+    value: cython.ulonglong = tx.read(place_word(tx, place))
+    if client_of(value) != tx.me or state_of(value) == EMPTY:
+        return NOT_YOURS
+    if state_of(value) == SERVED:
+        return GOT
+    if state_of(value) == SHUT:
+        return CLOSED
+    return TOO_MANY if wanted_of(value) > limit_of(tx.read(TARGETS)) else NOTHING
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def close(tx: Transaction) -> cython.ulonglong:
+    """Nobody takes and nobody waits any more. GOT: the first in line was told, go on. NOTHING: all is closed."""
+    if not is_live(tx):
+        return GONE
+    gate: cython.ulonglong = tx.gate
+    tx.gate = make_gate(first_spare(gate), spares(gate), waiting(gate), 1)
+    if waiting(gate) == 0:
+        return NOTHING
+    head: cython.ulonglong = head_of(tx.read(LINE))
+    word: cython.ulonglong = place_word(tx, head)
+    value: cython.ulonglong = tx.read(word)
+    links: cython.ulonglong = tx.read(word + 1)
+    if state_of(value) != WAITING:
+        tx.broken = True
+    relink(tx, head, before_of(links), behind_of(links))
+    tx.write(word, make_place(SHUT, client_of(value), wanted_of(value), granted_of(value)))
+    tx.write(word + 1, make_links(NO_PLACE, NO_PLACE, first_granted(links)))
+    tx.serve(head)
+    return GOT
+
+
+# -- clients
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def attach(tx: Transaction, client: cython.ulonglong) -> cython.ulonglong:
+    """The caller, who holds this client's lock, is this client from now on. `value`: its epoch.
+
+    GOT. FULL: a dead one left it behind, and what that one had is the caller's now: see operations.run_inherit.
+    """
+    word: cython.ulonglong = client_word(tx, client)
+    value: cython.ulonglong = tx.read(word)
+    tx.value = (epoch_of(value) + 1) & 0xFFFFFFFF
+    tx.write(word, make_client(LIVE, tx.value))
+    return GOT if client_state(value) == ABSENT else FULL
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def detach(tx: Transaction) -> cython.ulonglong:
+    """The caller, who has nothing any more, is no client. GOT, GONE."""
+    if not is_live(tx):
+        return GONE
+    tx.write(client_word(tx, tx.me), make_client(ABSENT, tx.epoch))
+    return GOT
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def look_at_client(tx: Transaction, client: cython.ulonglong) -> cython.ulonglong:
+    """Its state, `value`: its epoch."""
+    value: cython.ulonglong = tx.read(client_word(tx, client))
+    tx.value = epoch_of(value)
+    return client_state(value)
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def may_reap(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong) -> cython.bint:
+    """Whether this very client is being reaped, or is the caller. Else a slow reaper could take what its successor has."""
+    if client == tx.me:
+        return epoch == tx.epoch  # which `is_live` has looked at
+    return tx.read(client_word(tx, client)) == make_client(DEAD, epoch)
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def condemn(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong) -> cython.ulonglong:
+    """This client was proven dead. GOT: reap it. NOTHING: it is reaped already."""
+    word: cython.ulonglong = client_word(tx, client)
+    if not is_live(tx):
+        return GONE
+    if client == tx.me:
+        return NOTHING
+    if tx.read(word) == make_client(LIVE, epoch):
+        tx.write(word, make_client(DEAD, epoch))
+        return GOT
+    return GOT if may_reap(tx, client, epoch) else NOTHING
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def reap_place(
+    tx: Transaction, place: cython.ulonglong, client: cython.ulonglong, epoch: cython.ulonglong
+) -> cython.ulonglong:
+    """Its place in the line becomes empty."""
+    if not is_live(tx):
+        return GONE
+    if not may_reap(tx, client, epoch):
+        return NOTHING
+    return vacate(tx, place, client)
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def reap_slot(
+    tx: Transaction, slot: cython.ulonglong, client: cython.ulonglong, epoch: cython.ulonglong
+) -> cython.ulonglong:
+    """What it had is returned. TO_PUNCH: it is the caller's now; else a slow reaper would punch another's."""
+    if not is_live(tx):
+        return GONE
+    if not may_reap(tx, client, epoch):
+        return NOTHING
+    word: cython.ulonglong = slot_word(tx, slot)
+    value: cython.ulonglong = tx.read(word)
+    if client_of(value) != client or state_of(value) == BARE or state_of(value) == SPARE:
+        return NOT_YOURS
+    if state_of(value) == LEASED:
+        return settle(tx, slot)
+    tx.write(word, make_slot(PUNCHING, tx.me, NO_SLOT))
+    return TO_PUNCH
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def bury(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong) -> cython.ulonglong:
+    """It has nothing any more, and its number can be used again."""
+    if client == tx.me or not may_reap(tx, client, epoch):
+        return NOTHING
+    tx.write(client_word(tx, client), make_client(ABSENT, epoch))
+    return GOT

@@ -1,0 +1,494 @@
+"""SharedEngine: a pool of memory that several processes share, without its face.
+
+It is the compiled _engine.Transaction with what Python is good for: the file, the locks that tell who lives, tickets, forks.
+Whoever waits does so through `park`, or has a `waker` called; and calls `poll` now and then, because a hint may get lost
+with the process that was to give it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import struct
+import threading
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, Self
+
+from mempool.errors import ForeignElement, LineFull, PoolClosed
+from mempool.shared import clients as locks
+from mempool.shared import decisions, words
+from mempool.shared.audit import Words, audit
+from mempool.shared.errors import ClientGone, PoolCorrupt
+from mempool.shared.file import Layout, check_folder, make, map_file, open_file
+
+try:
+    from mempool.shared._engine import Handle, Transaction
+except ImportError as _missing:
+    raise ImportError(
+        "mempool.shared needs its compiled part, for Linux on x86-64: its transactions are 16-byte compare-and-swaps, which "
+        "Python cannot do. Install a wheel for this machine, or build with a C compiler: "
+        "MEMPOOL_REQUIRE_COMPILED=1 pip install --no-binary mempool mempool"
+    ) from _missing
+
+#: How long a waiter sleeps at most before it looks by itself, in seconds. A killed process is noticed within this time.
+SLICE = 0.2
+
+
+class TicketState(enum.IntEnum):
+    """How far a call has come."""
+
+    NEW = 0
+    WAITING = 1
+    SERVED = 2
+    CANCELLED = 3
+    CLOSED = 4
+    TOO_MANY = 5
+
+
+class Waker(Protocol):
+    """Whom to wake: a thread, a task, a greenlet."""
+
+    def wake(self) -> None:
+        """Never blocks, from any thread, any number of times."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One call's record. What it owns, `cancel` returns."""
+
+    wanted: int
+    elements: list[Handle]
+    state: TicketState = TicketState.NEW
+    place: int = -1
+    waker: Waker | None = None
+    blank: list[Handle] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Every number of one moment. Numbers are elements."""
+
+    reserve: int
+    keep: int
+    limit: int
+    made: int
+    """Slots that have memory, or are getting or losing it."""
+    spare: int
+    waiting: int
+    """Tickets in the line."""
+    closed: bool
+    version: int
+    """How many transactions there have been."""
+
+    @property
+    def out(self) -> int:
+        """In users' hands, or on the way there or back."""
+        return self.made - self.spare
+
+    @property
+    def unfunded(self) -> int:
+        """The part of the reserve that not even every return would fill."""
+        return max(0, self.reserve - self.made)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """One place in the line."""
+
+    client: int
+    pid: int
+    wanted: int
+    granted: int
+
+
+@dataclass(frozen=True)
+class ClientInfo:
+    """A client: which one, and what it says of its process."""
+
+    number: int
+    epoch: int
+    pid: int
+    is_dead: bool
+    """It was proven dead, and is being reaped."""
+
+
+_engines: weakref.WeakSet[SharedEngine] = weakref.WeakSet()
+
+
+class SharedEngine:
+    """One process' share in a pool of several. Its threads may use it together; a child of a fork attaches anew."""
+
+    def __init__(self, path: Path, file: int, layout: Layout, nonce: bytes) -> None:
+        self.path = path
+        self.name: str = path.name
+        self.layout = layout
+        self.nonce = nonce
+        # Never locked: what a child opens anew, whatever has become of the name.
+        self._file = file
+        # An open file of its own, because locks belong to open files. -1: none.
+        self._lock = -1
+        self._mapping = map_file(file, path, layout)
+        self._tx = Transaction(self._mapping, f"shared pool {self.name!r}", layout.offsets())
+        self._mapped_as = locks.mapped_as(self._tx.base)
+        self._waiters: dict[int, Ticket] = {}  # by place: those with a waker
+        self._listener: threading.Thread | None = None
+        self._pid = os.getpid()
+        self._here = locks.this_process()
+        self._finalizer = weakref.finalize(self, _detach, self._tx, [file], self._pid)
+
+    # -- begin and end
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        size: int,
+        slots: int,
+        reserve: int,
+        keep: int | None = None,
+        limit: int | None = None,
+        places: int = 256,
+        clients: int = 64,
+    ) -> Self:
+        """Make the file, attach to it and fill the reserve as far as there is memory (`snapshot().unfunded` tells).
+
+        size: bytes of an element. slots: how many there may ever be. places: how many may wait. clients: how many processes.
+
+        Raises FileExistsError, PermissionError, MemoryError.
+        """
+        layout = Layout(slots, places, clients, size)
+        targets = cls._targets(layout, reserve, keep, limit)
+        path = Path(path)
+        check_folder(path.parent)
+        make(path, layout, *targets)
+        engine = cls.attach(path)
+        engine.refill()
+        return engine
+
+    @classmethod
+    def attach(cls, path: str | os.PathLike[str]) -> Self:
+        """Join the processes that use this file. Raises FileNotFoundError, PermissionError, PoolCorrupt, MemoryError."""
+        path = Path(path)
+        check_folder(path.parent)
+        file, header = open_file(path)
+        try:
+            engine = cls(path, file, header.layout, header.nonce)
+        except BaseException:
+            os.close(file)
+            raise
+        _engines.add(engine)
+        try:
+            engine._become_client()
+        except BaseException:
+            engine.detach()
+            raise
+        return engine
+
+    @staticmethod
+    def _targets(layout: Layout, reserve: int, keep: int | None, limit: int | None) -> tuple[int, int, int]:
+        keep = reserve if keep is None else keep
+        limit = layout.slots if limit is None else limit
+        if not 0 <= reserve <= keep <= limit <= layout.slots or limit < 1:
+            raise ValueError(
+                f"0 <= reserve <= keep <= limit <= slots, and a limit of 1 at least; "
+                f"not reserve={reserve}, keep={keep}, limit={limit}, slots={layout.slots}"
+            )
+        return reserve, keep, limit
+
+    def _become_client(self) -> None:
+        self._lock = os.open(f"/proc/self/fd/{self._file}", os.O_RDWR | os.O_CLOEXEC)
+        self._finalizer.detach()
+        self._finalizer = weakref.finalize(self, _detach, self._tx, [self._file, self._lock], self._pid)
+        self._find_number()
+        self._tx.revive = _Revive(self)
+        self.reap_dead()
+
+    def _find_number(self) -> None:
+        for number in range(self.layout.clients):
+            if not locks.lock(self._lock, number):
+                continue
+            state, _, *record = self._tx.look_at_client(number)
+            if state == words.LIVE and locks.still_maps(locks.Process(*record), self._mapped_as, self._here):
+                locks.unlock(self._lock, number)  # it lives, and has lost its descriptors
+                continue
+            self._tx.attach(number, self._lock, self._here.pid, self._here.started, self._here.pid_namespace)
+            return
+        raise LineFull(
+            f"{self.path}: {self.layout.clients} processes use this pool already, as many as it was made for; "
+            "end one, or make it anew with more clients"
+        )
+
+    def detach(self) -> None:
+        """This process uses the pool no more; whatever it had is returned, and its handles are dead. The pool goes on."""
+        self._finalizer()
+
+    def after_fork(self) -> None:
+        """In a child: attach anew. What the parent had stays the parent's. Called by itself at the first use."""
+        if os.getpid() != self._pid:
+            self._drop_inherited()
+            self._pid = os.getpid()
+            self._here = locks.this_process()
+            self._waiters, self._listener = {}, None
+            self._tx.forget()
+            self._become_client()
+
+    def _drop_inherited(self) -> None:
+        """Close what the parent locked. Never unlock it: the lock is one, and the parent's."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    # -- take and give
+
+    def ticket(self, wanted: int = 1) -> Ticket:
+        """A record that owns nothing."""
+        if not 1 <= wanted <= self.layout.slots:
+            raise ValueError(f"{self.path}: 1 to {self.layout.slots} elements can be asked for, not {wanted}")
+        return Ticket(wanted, [], blank=self._tx.handles(wanted))
+
+    def try_take(self, ticket: Ticket, *, ask_source: bool = True) -> None:
+        """All that can be had without waiting, in front of nobody. ask_source: new memory, too. Raises PoolClosed."""
+        while len(ticket.elements) < ticket.wanted:
+            handle = self._tx.take() if ask_source else self._tx.take_spare()
+            if handle is None:
+                return
+            ticket.elements.append(handle)
+        ticket.state = TicketState.SERVED
+
+    def enqueue(self, ticket: Ticket, waker: Waker | None = None) -> None:
+        """Stand in line for what the ticket lacks; maybe it is served at once. waker: who is told when it is served.
+
+        Raises PoolClosed, LineFull; ValueError where the limit allows less than it wants.
+        """
+        if ticket.state is not TicketState.NEW:
+            raise ValueError(f"{self.path}: this ticket was used before; a call needs one of its own")
+        lacking = ticket.wanted - len(ticket.elements)
+        outcome, place = self._tx.join(lacking)
+        if outcome == decisions.CLOSED:
+            raise PoolClosed(f"{self.path}: the pool is closed")
+        if outcome == decisions.FULL:
+            raise LineFull(f"{self.path}: {self.layout.places} callers wait already, as many as the pool was made for")
+        if outcome == decisions.TOO_MANY:
+            raise ValueError(f"{self.path}: {lacking} elements are more than the limit allows; raise it, or ask for fewer")
+        ticket.place, ticket.state = place, TicketState.WAITING
+        if waker is not None:
+            ticket.waker = waker
+            self._waiters[place] = ticket
+            self._listen()
+        self.poll(ticket)
+
+    def poll(self, ticket: Ticket) -> float:
+        """While it waits: get memory for the line, look for the dead, see whether it was served. When to be called again."""
+        if ticket.state is not TicketState.WAITING:
+            return 0.0
+        self._tx.pump()
+        self._tx.grow()
+        if self._settle(ticket, self._tx.look_at_place(ticket.place)):
+            return 0.0
+        if self.reap_dead() and self._settle(ticket, self._tx.look_at_place(ticket.place)):
+            return 0.0
+        return SLICE
+
+    def park(self, ticket: Ticket, seconds: float) -> TicketState:
+        """Sleep until the ticket is served, or so long. Other threads run. May return early, as WAITING."""
+        if ticket.state is TicketState.WAITING:
+            self._settle(ticket, self._tx.wait(ticket.place, seconds))
+        return ticket.state
+
+    def _settle(self, ticket: Ticket, outcome: int) -> bool:
+        """Whether the wait is over; then the ticket owns what it was granted."""
+        if outcome == decisions.NOTHING:
+            return False
+        if outcome == decisions.NOT_YOURS:
+            ticket.state = TicketState.CANCELLED
+            return True
+        self._leave(ticket)
+        if outcome == decisions.GOT:
+            ticket.state = TicketState.SERVED
+        elif outcome == decisions.CLOSED:
+            ticket.state = TicketState.CLOSED
+        else:
+            ticket.state = TicketState.TOO_MANY
+        return True
+
+    def _leave(self, ticket: Ticket) -> None:
+        place, ticket.place = ticket.place, -1
+        self._waiters.pop(place, None)
+        had = len(ticket.elements)
+        count = self._tx.leave(place, ticket.blank)
+        ticket.elements[had:] = ticket.blank[:count]
+        del ticket.blank[:count]
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Leave the line, and return what the ticket owns. May be repeated."""
+        if ticket.place >= 0:
+            self._leave(ticket)
+        if ticket.state in (TicketState.NEW, TicketState.WAITING):
+            ticket.state = TicketState.CANCELLED
+        while ticket.elements:
+            self._tx.give(ticket.elements[-1])
+            ticket.elements.pop()
+
+    def check_out(self, ticket: Ticket) -> list[Handle]:
+        """From now on the user's: the ticket owns them no more."""
+        elements, ticket.elements = ticket.elements, []
+        return elements
+
+    def take(self) -> Handle | None:
+        """One, or None: `try_take` for one, without a ticket. Raises PoolClosed, PoolCorrupt, ClientGone."""
+        return self._tx.take()
+
+    def give(self, elements: Iterable[Handle]) -> int:
+        """Return them, all or none. How many were kept as spares.
+
+        Raises DoubleFree, ForeignElement, PoolCorrupt, ClientGone.
+        """
+        handles: Sequence[Handle] = list(elements)
+        if len(handles) > 1:
+            if len({id(handle) for handle in handles}) < len(handles):
+                raise ForeignElement(f"{self.path}: one element is named twice")
+            for handle in handles:
+                self._tx.check(handle)
+        return sum(self._tx.give(handle) == decisions.KEPT for handle in handles)
+
+    # -- the promise
+
+    def resize(self, reserve: int, keep: int | None = None, limit: int | None = None) -> Snapshot:
+        """New targets, all at one moment; then surplus memory goes back to the system and what lacks is fetched.
+
+        limit: None: as it is. `unfunded` of the result tells what there was no memory for. Raises ValueError, PoolClosed.
+        """
+        limit = self.snapshot().limit if limit is None else limit
+        self._tx.retarget(*self._targets(self.layout, reserve, keep, limit))
+        self._tx.shrink()
+        self._tx.grow()
+        return self.snapshot()
+
+    def refill(self) -> Snapshot:
+        """Fetch what the reserve and the line lack, as far as there is memory."""
+        self._tx.grow()
+        return self.snapshot()
+
+    def close(self) -> None:
+        """For all processes: nobody takes any more, who waits is told, what is spare or comes back goes to the system."""
+        self._tx.close()
+
+    def end_waiting(self) -> None:
+        """This process ends: its tickets in the line are given up."""
+        for ticket in list(self._waiters.values()):
+            self.cancel(ticket)
+
+    # -- what is so
+
+    def snapshot(self) -> Snapshot:
+        """Every number of one moment."""
+        return Snapshot(*self._tx.look())
+
+    def queue(self) -> list[Waiting]:
+        """Who waits, in order, over all processes."""
+        return [
+            Waiting(client, self._tx.look_at_client(client)[2], wanted, granted)
+            for client, wanted, granted in self._tx.queue()
+        ]
+
+    def clients(self) -> list[ClientInfo]:
+        """The processes that use the pool, those that were killed and not reaped yet among them."""
+        found = []
+        for number in range(self.layout.clients):
+            state, epoch, pid, *_ = self._tx.look_at_client(number)
+            if state != words.ABSENT:
+                found.append(ClientInfo(number, epoch, pid, state == words.DEAD))
+        return found
+
+    def verify(self) -> list[str]:
+        """Whether the shared words agree with each other: what does not, in words. [] is as it should be.
+
+        Raises PoolCorrupt where they cannot even be read; TimeoutError where others left no quiet moment to read them all.
+        """
+        copied = self._tx.copy()
+        if copied is None:
+            raise TimeoutError(f"{self.path}: others change the pool faster than all of it can be read; try again")
+        gate, _, values = copied
+        numbers = struct.unpack(f"<{len(values) // 8}Q", values)
+        return audit(Words(self.layout.slots, self.layout.places, self.layout.clients, gate, numbers))
+
+    # -- the dead
+
+    def reap_dead(self) -> int:
+        """Return what killed processes had. How many there were. Any process may do so at any time, and several at once."""
+        reaped = 0
+        for number in range(self.layout.clients):
+            state, epoch, *record = self._tx.look_at_client(number)
+            if number == self._tx.me or state == words.ABSENT:
+                continue
+            if state == words.LIVE and not self._is_gone(number, locks.Process(*record)):
+                continue
+            reaped += self._tx.reap(number, epoch)
+        return reaped
+
+    def _is_gone(self, number: int, process: locks.Process) -> bool:
+        return not locks.is_locked(self._lock, number) and not locks.still_maps(process, self._mapped_as, self._here)
+
+    # -- wakers
+
+    def _listen(self) -> None:
+        """One thread for all tickets with a waker. It ends when there are none."""
+        if self._listener is None or not self._listener.is_alive():
+            self._listener = threading.Thread(
+                target=_wake_waiters, args=(weakref.ref(self), self._tx), name=f"mempool-{self.name}", daemon=True
+            )
+            self._listener.start()
+
+
+def _wake_waiters(reference: weakref.ref[SharedEngine], tx: Transaction) -> None:
+    said = 0
+    while True:
+        engine = reference()
+        if engine is None or not engine._waiters or engine._pid != os.getpid():
+            return
+        try:
+            for ticket in list(engine._waiters.values()):
+                if ticket.waker is not None and tx.look_at_place(ticket.place) != decisions.NOTHING:
+                    ticket.waker.wake()
+            engine.reap_dead()
+        except (PoolCorrupt, ClientGone):
+            for ticket in list(engine._waiters.values()):
+                if ticket.waker is not None:
+                    ticket.waker.wake()  # it will meet the same by itself
+            return
+        del engine
+        said = tx.wait_for_bell(said, SLICE)
+
+
+class _Revive:
+    """What a client calls first in a child: holds its engine weakly, because the engine holds the client."""
+
+    def __init__(self, engine: SharedEngine) -> None:
+        self.engine = weakref.ref(engine)
+
+    def __call__(self) -> None:
+        engine = self.engine()
+        if engine is not None:
+            engine.after_fork()
+
+
+def _detach(tx: Transaction, descriptors: list[int], pid: int) -> None:
+    """The end of an engine: by `detach`, when it is dropped, or when the interpreter ends."""
+    if os.getpid() == pid:
+        with contextlib.suppress(PoolCorrupt, ClientGone):
+            tx.detach()
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _close_inherited() -> None:
+    for engine in list(_engines):
+        engine._drop_inherited()
+
+
+os.register_at_fork(after_in_child=_close_inherited)

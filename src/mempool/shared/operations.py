@@ -1,0 +1,358 @@
+"""What a process does with a shared pool: decisions, and what they ask for in between. Killed anywhere, it is reaped.
+
+Compiled into _engine.pyx; simulations run it as it is. Between two decisions anything may have happened; each of them looks
+again. Nothing here keeps an answer of the transaction (`slot`, `count`, ...) beyond the next step, because another thread
+of the process may use the same one while memory is being populated or punched.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mempool._core import _cython as cython
+else:
+    try:
+        import cython
+    except ModuleNotFoundError:
+        from mempool._core import _cython as cython
+
+if not cython.compiled:  # compiled, all are in one file
+    from mempool.shared.decisions import (
+        GONE,
+        GOT,
+        GRANTED,
+        TO_POPULATE,
+        TO_PUNCH,
+        add,
+        attach,
+        bury,
+        close,
+        condemn,
+        detach,
+        give,
+        grow,
+        join,
+        lay_bare,
+        leave,
+        look,
+        look_at_client,
+        look_at_place,
+        look_at_slot,
+        populated,
+        pump,
+        reap_place,
+        reap_slot,
+        retarget,
+        shrink,
+        take,
+    )
+    from mempool.shared.transaction import Transaction
+    from mempool.shared.words import POPULATING, PUNCHING
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def punch_mine(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
+    """A slot that is mine to be punched."""
+    outcome: cython.ulonglong
+    tx.punch(slot)
+    while True:
+        tx.begin()
+        outcome = lay_bare(tx, slot, PUNCHING)
+        if tx.finish():
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_take(tx: Transaction) -> cython.ulonglong:
+    """GOT: `slot`, leased under the number `version`. NOTHING, CLOSED, GONE."""
+    outcome: cython.ulonglong
+    slot: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = take(tx, True)
+        if tx.finish():
+            break
+    if outcome != TO_POPULATE:
+        return outcome
+    slot = tx.slot
+    if tx.populate(slot):
+        while True:
+            tx.begin()
+            outcome = populated(tx, slot)
+            if tx.finish():
+                return outcome
+    put_back_unpopulated(tx, slot)
+    return run_take_spare(tx)
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_take_spare(tx: Transaction) -> cython.ulonglong:
+    """The same of what there is; nothing is populated."""
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = take(tx, False)
+        if tx.finish():
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def put_back_unpopulated(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = lay_bare(tx, slot, POPULATING)
+        if tx.finish():
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_give(tx: Transaction, slot: cython.ulonglong, lease: cython.ulonglong) -> cython.ulonglong:
+    """KEPT, GRANTED, TO_PUNCH (it was punched), NOT_YOURS, GONE."""
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = give(tx, slot, lease)
+        if tx.finish():
+            break
+    if outcome == TO_PUNCH:
+        punch_mine(tx, slot)
+    return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_shrink(tx: Transaction) -> cython.ulonglong:
+    """Punch what is surplus, until nothing is. NOTHING, GONE."""
+    outcome: cython.ulonglong
+    while True:
+        while True:
+            tx.begin()
+            outcome = shrink(tx)
+            if tx.finish():
+                break
+        if outcome != TO_PUNCH:
+            return outcome
+        punch_mine(tx, tx.slot)
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_grow(tx: Transaction) -> cython.ulonglong:
+    """Populate what the line and the reserve lack. NOTHING: no more is lacking or allowed. TO_POPULATE: no memory. GONE."""
+    outcome: cython.ulonglong
+    slot: cython.ulonglong
+    while True:
+        while True:
+            tx.begin()
+            outcome = grow(tx)
+            if tx.finish():
+                break
+        if outcome != TO_POPULATE:
+            return outcome
+        slot = tx.slot
+        if not tx.populate(slot):
+            put_back_unpopulated(tx, slot)
+            return TO_POPULATE
+        while True:
+            tx.begin()
+            outcome = add(tx, slot)
+            if tx.finish():
+                break
+        if outcome == TO_PUNCH:
+            punch_mine(tx, slot)
+        if outcome == GONE:
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_retarget(tx: Transaction, targets: cython.ulonglong) -> cython.ulonglong:
+    """GOT; CLOSED, GONE. Then run_shrink and run_grow."""
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = retarget(tx, targets)
+        if tx.finish():
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_pump(tx: Transaction) -> cython.ulonglong:
+    """Spares go to the line until one of them has no more. NOTHING, GONE."""
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = pump(tx)
+        if tx.finish() and outcome != GRANTED:
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_join(tx: Transaction, wanted: cython.ulonglong) -> cython.ulonglong:
+    """GOT: a `place`. FULL, CLOSED, TOO_MANY, GONE. The caller then pumps: until then a spare may lie beside the line."""
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = join(tx, wanted)
+        if tx.finish():
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_leave(tx: Transaction, place: cython.ulonglong) -> cython.ulonglong:
+    """GOT: was served; NOTHING: was not; the caller has `count` slots from `slot` on. NOT_YOURS, GONE."""
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = leave(tx, place)
+        if tx.finish():
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_look_at_slot(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = look_at_slot(tx, slot)
+        if tx.finish():
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_look_at_place(tx: Transaction, place: cython.ulonglong) -> cython.ulonglong:
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = look_at_place(tx, place)
+        if tx.finish():
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_look(tx: Transaction) -> cython.ulonglong:
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = look(tx)
+        if tx.finish():
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_close(tx: Transaction) -> cython.ulonglong:
+    """Then run_shrink: what is spare goes back to the system."""
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = close(tx)
+        if tx.finish() and outcome != GOT:
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_attach(tx: Transaction, client: cython.ulonglong) -> cython.ulonglong:
+    """`value`: the epoch. FULL: then run_inherit."""
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = attach(tx, client)
+        if tx.finish():
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_look_at_client(tx: Transaction, client: cython.ulonglong) -> cython.ulonglong:
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = look_at_client(tx, client)
+        if tx.finish():
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def clear(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong) -> cython.ulonglong:
+    """First its places in the line, so that nothing more is granted to it; then its slots. GOT, GONE."""
+    outcome: cython.ulonglong
+    number: cython.ulonglong
+    for number in range(tx.places):
+        while True:
+            tx.begin()
+            outcome = reap_place(tx, number, client, epoch)
+            if tx.finish():
+                break
+        if outcome == GONE:
+            return outcome
+    for number in range(tx.slots):
+        while True:
+            tx.begin()
+            outcome = reap_slot(tx, number, client, epoch)
+            if tx.finish():
+                break
+        if outcome == TO_PUNCH:
+            punch_mine(tx, number)
+        if outcome == GONE:
+            return outcome
+    outcome = run_pump(tx)  # a joiner that died may have left spares beside the line
+    return GONE if outcome == GONE else GOT
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_reap(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong) -> cython.ulonglong:
+    """This client, in this epoch, was proven dead: all that it had is returned. GOT; NOTHING: somebody did it. GONE.
+
+    Any number of processes may do so at once, and each may be killed.
+    """
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = condemn(tx, client, epoch)
+        if tx.finish():
+            break
+    if outcome == GOT:
+        outcome = clear(tx, client, epoch)
+    if outcome != GOT:
+        return outcome
+    while True:
+        tx.begin()
+        outcome = bury(tx, client, epoch)
+        if tx.finish():
+            return GOT
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_inherit(tx: Transaction) -> cython.ulonglong:
+    """All that is the caller's is returned: what a dead one left to it, or before it detaches. GOT, GONE."""
+    return clear(tx, tx.me, tx.epoch)
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_detach(tx: Transaction) -> cython.ulonglong:
+    """GOT, GONE."""
+    outcome: cython.ulonglong = clear(tx, tx.me, tx.epoch)
+    if outcome != GOT:
+        return outcome
+    while True:
+        tx.begin()
+        outcome = detach(tx)
+        if tx.finish():
+            return outcome

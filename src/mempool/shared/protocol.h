@@ -1,0 +1,249 @@
+/* How several processes change shared memory together, without a lock, so that each may be killed at any instruction.
+
+   The truth is a root and an array of words. A word is {value, sequence}, 16 bytes, where `sequence` is the number of the
+   transaction that wrote it. The root is {version | client | buffer, gate}, 16 bytes as well: it names the last transaction
+   and where its intent lies. Numbers only grow, so no word and no root is ever the same twice (no ABA).
+
+   A transaction:
+     1. mp_begin   reads the root, and first finishes the transaction that the root names, if that is not done yet.
+     2. mp_read, mp_write   collect what shall change, in private.
+     3. mp_commit  writes that as an intent into the caller's own entry, into the one of its two buffers that the root does
+                   not name; then one compare-and-swap of the root. That swap is the moment at which everything has happened.
+     4.            ... then the words are written, one compare-and-swap each, and the intent is marked as applied.
+   Who is killed or stopped before the swap has changed nothing. Who is killed or stopped after it has changed everything:
+   the next one who begins reads the same intent and writes the words in its place. Doing so twice, late or together
+   is harmless, because a word with a sequence of `version` or more is left alone.
+
+   A reader must check three claims:
+     A. Whoever applies an intent read it whole while the root named it. mp_finish copies it, then reads the root again; the
+        owner never writes into the buffer that the root names (mp_commit, `spare`). With one buffer, the owner's next and
+        uncommitted intent could be applied under this one's number.
+     B. No word is written from a stale copy: its sequence is `version` or more by then.
+     C. A decision saw one moment: each word that it read has a sequence of at most the version that it began with, and the
+        root is still the same at the end (the swap, or mp_is_current where nothing changes).
+
+   Nothing here trusts the shared bytes: every index and count is compared with the sizes that the process was given when it
+   attached, every loop is bounded, and what is out of range makes the transaction `broken`, which is never committed.
+   verification/spin/shared.pml is the model of this file. */
+
+#ifndef MEMPOOL_PROTOCOL_H
+#define MEMPOOL_PROTOCOL_H
+
+#if !defined(__x86_64__) || !defined(__linux__)
+#error "mempool.shared needs Linux on x86-64: its transactions are 16-byte compare-and-swaps (cmpxchg16b)"
+#endif
+
+#include <stdint.h>
+
+#define MP_ENTRIES 24            /* words that one transaction may change */
+#define MP_ATTEMPTS (1u << 22)   /* a root that moves so often under one call is not moved by this library */
+#define MP_PATIENCE 4            /* commits lost in a row, after which the others are asked to hold back */
+#define MP_COURTESY 64           /* for how many transactions they do */
+#define MP_VERSION_MAX ((UINT64_C(1) << 52) - 1) /* at a million transactions a second: 142 years */
+
+typedef struct { _Alignas(16) uint64_t value; uint64_t sequence; } mp_word;
+typedef struct { uint64_t applied, count; struct { uint64_t word, value; } entry[MP_ENTRIES]; } mp_intent;
+typedef struct {                 /* one per client; written by it alone */
+    uint64_t pid, started, pid_namespace;
+    uint32_t bell, listens;      /* bell: a futex that is rung for all of its tickets together, if it listens */
+    uint64_t unused[4];
+    _Alignas(64) mp_intent intent[2];
+    uint64_t padding[20];
+} mp_client;
+_Static_assert(sizeof(mp_word) == 16 && sizeof(mp_intent) == 400 && sizeof(mp_client) == 1024, "the layout of the file");
+
+typedef struct {                 /* private to a process: where the shared parts are, and how big */
+    mp_word *root;               /* behind it, in the same cache line: please */
+    mp_word *words;
+    mp_client *clients;
+    uint32_t *bells;             /* a futex for each place in the line */
+    uint64_t word_count, client_count, bell_count;
+    uint64_t me;                 /* which client this is */
+    uint64_t finished;           /* a root whose transaction is known to be applied */
+    uint64_t lost, polite;       /* commits lost in a row; whether it has just held back */
+    uint64_t retries, helped;    /* since it was attached: what collisions cost, for the figures */
+} mp_store;
+
+typedef struct {
+    uint64_t root, gate_before, gate, count, broken;
+    struct { uint64_t word, value; } entry[MP_ENTRIES];
+} mp_transaction;
+
+#define MP_LOAD(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
+#define MP_GLANCE(p) __atomic_load_n(p, __ATOMIC_RELAXED)
+#define MP_STORE(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
+#define MP_NOTE(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
+
+static inline uint64_t mp_version(uint64_t root) { return root >> 12; }
+static inline uint64_t mp_owner(uint64_t root) { return root >> 1 & 0x7FF; }
+static inline uint64_t mp_buffer(uint64_t root) { return root & 1; }
+static inline uint64_t mp_root(uint64_t version, uint64_t owner, uint64_t buffer) { return version << 12 | owner << 1 | buffer; }
+static inline uint64_t *mp_please(mp_store *store) { return (uint64_t *)(store->root + 1); }
+
+static inline int mp_swap(mp_word *word, uint64_t value, uint64_t sequence, uint64_t new_value, uint64_t new_sequence) {
+    typedef unsigned __int128 __attribute__((may_alias)) pair; /* one `lock cmpxchg16b`, a full barrier */
+    return __sync_bool_compare_and_swap((pair *)word, (pair)sequence << 64 | value, (pair)new_sequence << 64 | new_value);
+}
+
+/* Write one word of transaction `version`, unless that was done. 0: done by whomever. -1: the word is not what it can be. */
+static inline int mp_apply(mp_store *store, uint64_t word, uint64_t value, uint64_t version) {
+    mp_word *target = &store->words[word];
+    for (int turn = 0; turn < 64; turn++) { /* it fails when another one applies the same: twice at most */
+        uint64_t sequence = MP_LOAD(&target->sequence);
+        if (sequence >= version)
+            return 0;
+        if (mp_swap(target, MP_GLANCE(&target->value), sequence, value, version))
+            return 0;
+    }
+    return -1;
+}
+
+/* See to it that the transaction which this root names is applied. 1: it is. 0: the root has moved on. -1: broken bytes. */
+static inline int mp_finish(mp_store *store, uint64_t root) {
+    uint64_t version = mp_version(root), owner = mp_owner(root);
+    if (owner >= store->client_count)
+        return -1;
+    mp_intent *intent = &store->clients[owner].intent[mp_buffer(root)], copy;
+    if (MP_LOAD(&intent->applied) == version)
+        return 1;
+    copy.count = MP_GLANCE(&intent->count);
+    uint64_t readable = copy.count <= MP_ENTRIES ? copy.count : 0;
+    for (uint64_t i = 0; i < readable; i++) {
+        copy.entry[i].word = MP_GLANCE(&intent->entry[i].word);
+        copy.entry[i].value = MP_GLANCE(&intent->entry[i].value);
+    }
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    if (MP_GLANCE(&store->root->value) != root)
+        return 0; /* claim A: copied too late, so it may be another one's */
+    if (copy.count > MP_ENTRIES)
+        return -1;
+    for (uint64_t i = 0; i < copy.count; i++)
+        if (copy.entry[i].word >= store->word_count)
+            return -1;
+    for (uint64_t i = 0; i < copy.count; i++)
+        if (mp_apply(store, copy.entry[i].word, copy.entry[i].value, version) < 0)
+            return -1;
+    store->helped++;
+    return 1;
+}
+
+static inline void mp_pause(int turns) {
+    while (turns-- > 0)
+        __builtin_ia32_pause();
+}
+
+/* Hold back once if another client has asked for it: a hint, on which neither safety nor progress depends. */
+static inline int mp_holds_back(mp_store *store, uint64_t root) {
+    uint64_t please = MP_GLANCE(mp_please(store));
+    if (__builtin_expect(please == 0, 1) || (please & 0xFFF) == store->me + 1 || store->polite)
+        return 0;
+    if (mp_version(root) - (please >> 12) >= MP_COURTESY)
+        return 0;
+    store->polite = 1;
+    mp_pause(40);
+    return 1;
+}
+
+/* Begin. 0, or -1: broken bytes. */
+static inline int mp_begin(mp_store *store, mp_transaction *t) {
+    for (uint32_t turn = 0; turn < MP_ATTEMPTS; turn++) {
+        /* For writing: otherwise the cache line comes twice, first shared and then owned. */
+        __asm__ volatile("prefetchw %0" : : "m"(*store->root));
+        uint64_t root = MP_LOAD(&store->root->value), gate = MP_LOAD(&store->root->sequence);
+        if (MP_LOAD(&store->root->value) != root || mp_holds_back(store, root))
+            continue;
+        if (root != store->finished) {
+            int state = mp_finish(store, root);
+            if (state < 0)
+                return -1;
+            if (state == 0)
+                continue;
+            store->finished = root;
+        }
+        store->polite = 0;
+        t->root = root;
+        t->gate_before = t->gate = gate;
+        t->count = t->broken = 0;
+        return 0;
+    }
+    return -1;
+}
+
+static inline int mp_is_current(mp_store *store, mp_transaction *t) {
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    return MP_LOAD(&store->root->value) == t->root;
+}
+
+/* The sequence of a word: the number of the transaction that wrote it. */
+static inline uint64_t mp_sequence(mp_store *store, mp_transaction *t, uint64_t word) {
+    if (word >= store->word_count) {
+        t->broken = 1;
+        return 0;
+    }
+    return MP_LOAD(&store->words[word].sequence);
+}
+
+static inline uint64_t mp_read(mp_store *store, mp_transaction *t, uint64_t word) {
+    for (uint64_t i = 0; i < t->count; i++)
+        if (t->entry[i].word == word)
+            return t->entry[i].value;
+    if (mp_sequence(store, t, word) > mp_version(t->root)) /* claim C: later than this transaction's moment */
+        t->broken = 1;
+    return word < store->word_count ? MP_LOAD(&store->words[word].value) : 0;
+}
+
+static inline void mp_write(mp_store *store, mp_transaction *t, uint64_t word, uint64_t value) {
+    uint64_t i = 0;
+    while (i < t->count && t->entry[i].word != word)
+        i++;
+    if (i >= MP_ENTRIES || word >= store->word_count) {
+        t->broken = 1;
+        return;
+    }
+    t->entry[i].word = word;
+    t->entry[i].value = value;
+    if (i == t->count)
+        t->count++;
+}
+
+static inline void mp_was_overtaken(mp_store *store) {
+    store->retries++;
+    if (++store->lost < MP_PATIENCE)
+        mp_pause(30);
+    else
+        MP_NOTE(mp_please(store), mp_version(MP_GLANCE(&store->root->value)) << 12 | (store->me + 1));
+}
+
+/* Put it in force. 1: it has happened. 0: overtaken, nothing has happened; begin again. -1: broken bytes. */
+static inline int mp_commit(mp_store *store, mp_transaction *t) {
+    uint64_t version = mp_version(t->root) + 1;
+    if (t->broken || version > MP_VERSION_MAX)
+        return -1;
+    uint64_t spare = mp_owner(t->root) == store->me ? !mp_buffer(t->root) : 0; /* claim A */
+    mp_intent *intent = &store->clients[store->me].intent[spare];
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    MP_NOTE(&intent->count, t->count);
+    for (uint64_t i = 0; i < t->count; i++) {
+        MP_NOTE(&intent->entry[i].word, t->entry[i].word);
+        MP_NOTE(&intent->entry[i].value, t->entry[i].value);
+    }
+    uint64_t root = mp_root(version, store->me, spare);
+    if (!mp_swap(store->root, t->root, t->gate_before, root, t->gate)) {
+        mp_was_overtaken(store);
+        return 0;
+    }
+    /* Here it has happened. Whoever begins next would do the rest. */
+    for (uint64_t i = 0; i < t->count; i++)
+        if (mp_apply(store, t->entry[i].word, t->entry[i].value, version) < 0)
+            return -1;
+    MP_STORE(&intent->applied, version);
+    store->finished = root;
+    if (__builtin_expect(store->lost != 0, 0)) {
+        if (store->lost >= MP_PATIENCE)
+            MP_NOTE(mp_please(store), 0);
+        store->lost = 0;
+    }
+    return 1;
+}
+
+#endif

@@ -1,0 +1,210 @@
+"""A simulated pool with three clients, and what one of them can be in the middle of when it is killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from simulated_pool import Faults, Killed, Memory, Process
+
+from mempool.shared import operations, words
+from mempool.shared.audit import audit, idle_spares
+from mempool.shared.decisions import GOT, NOTHING
+from mempool.shared.words import make_targets
+
+Lease = tuple[int, int]
+SURVIVOR, CHILD, THIRD = range(3)
+#: What there is when the child begins: spares / nothing, because the survivor has it / and a line / with the third in it.
+SETUPS = range(4)
+
+
+def take(process: Process) -> Lease | None:
+    if operations.run_take(process) != GOT:
+        return None
+    slot, lease = process.slot, process.version
+    return process.use(slot), lease
+
+
+def give(process: Process, held: Lease) -> None:
+    process.stop_using(held[0])
+    operations.run_give(process, *held)
+
+
+def join(process: Process, wanted: int) -> int:
+    assert operations.run_join(process, wanted) == GOT
+    place = process.place
+    operations.run_pump(process)
+    return place
+
+
+def leave(process: Process, place: int) -> list[Lease]:
+    outcome = operations.run_leave(process, place)
+    assert outcome in {GOT, NOTHING}
+    slot, count = process.slot, process.count
+    leases = []
+    for _ in range(count):
+        assert operations.run_look_at_slot(process, slot) == GOT
+        leases.append((process.use(slot), process.value))
+        slot = process.slot
+    return leases
+
+
+def resize(process: Process, reserve: int, keep: int, limit: int) -> None:
+    operations.run_retarget(process, make_targets(reserve, keep, limit))
+    operations.run_shrink(process)
+    operations.run_grow(process)
+
+
+def close(process: Process) -> None:
+    operations.run_close(process)
+    operations.run_shrink(process)
+
+
+@dataclass
+class Scene:
+    memory: Memory
+    survivor: Process
+    child: Process
+    third: Process
+    held: list[Lease] = field(default_factory=list)  # the child's
+    third_held: list[Lease] = field(default_factory=list)
+    mine: list[Lease] = field(default_factory=list)  # the survivor's
+    places: list[int] = field(default_factory=list)  # the survivor's
+
+    @classmethod
+    def make(cls, setup: int, faults: Faults | None = None, room: int | None = None) -> Scene:
+        memory = Memory(slots=10, places=6, clients=4, room=room)
+        processes = [Process(memory, me, faults) for me in (SURVIVOR, CHILD, THIRD)]
+        for process in processes:
+            process.become(process.me)
+        scene = cls(memory, *processes)
+        resize(scene.survivor, 2, 5, 8)
+        scene.held = [lease for lease in (take(scene.child) for _ in range(3)) if lease]
+        scene.third_held = [lease for lease in (take(scene.third),) if lease]
+        if setup >= 1:
+            while lease := take(scene.survivor):
+                scene.mine.append(lease)
+        if setup >= 2:
+            scene.places = [join(scene.survivor, 1), join(scene.survivor, 2)]
+        if setup == 3:
+            join(scene.third, 1)
+        for process in processes:
+            process.steps = 0
+        return scene
+
+    def work(self) -> None:
+        """The survivor uses the pool, whatever has become of the others."""
+        for _ in range(3):
+            lease = take(self.survivor)
+            if lease is not None:
+                give(self.survivor, lease)
+        if self.mine:
+            give(self.survivor, self.mine.pop())
+            lease = take(self.survivor)
+            if lease is not None:
+                self.mine.append(lease)
+
+    def check(self, when: str) -> None:
+        assert audit(self.memory.settled(self.survivor)) == [], when
+
+    def reap(self, *dead: int) -> None:
+        for client in dead:
+            operations.run_look_at_client(self.survivor, client)
+            operations.run_reap(self.survivor, client, self.survivor.value)
+
+    def check_that_all_came_back(self) -> None:
+        """After the others were reaped: what is out is the survivor's, and it can return everything."""
+        self.check("after the dead were reaped")
+        found = self.memory.settled(self.survivor)
+        assert not idle_spares(found)
+        assert found.slots_in(words.POPULATING) == found.slots_in(words.PUNCHING) == []
+        for place in self.places:
+            self.mine += leave(self.survivor, place)
+        found = self.memory.settled(self.survivor)
+        assert sorted(slot for slot, _ in self.mine) == found.slots_in(words.LEASED)
+        for lease in self.mine:
+            give(self.survivor, lease)
+        resize(self.survivor, 0, 0, 8)
+        found = self.memory.settled(self.survivor)
+        assert audit(found) == []
+        assert len(found.slots_in(words.BARE)) == self.memory.slots
+        assert self.memory.populated == set()
+
+
+Script = Callable[[Scene, Process, list[Lease]], None]
+
+
+def free_and_take(_scene: Scene, process: Process, held: list[Lease]) -> None:
+    give(process, held[0])
+    lease = take(process)
+    if lease:
+        give(process, lease)
+
+
+def free_all(_scene: Scene, process: Process, held: list[Lease]) -> None:
+    for lease in held:
+        give(process, lease)
+
+
+def take_all(_scene: Scene, process: Process, _held: list[Lease]) -> None:
+    for _ in range(6):
+        take(process)
+
+
+def gather_and_leave(_scene: Scene, process: Process, _held: list[Lease]) -> None:
+    for lease in leave(process, join(process, 3)):
+        give(process, lease)
+
+
+def leave_the_middle(_scene: Scene, process: Process, _held: list[Lease]) -> None:
+    join(process, 1)
+    middle = join(process, 2)
+    join(process, 1)
+    leave(process, middle)
+
+
+def reap_the_third(scene: Scene, process: Process, _held: list[Lease]) -> None:
+    scene.third.die()
+    operations.run_reap(process, THIRD, scene.third.epoch)
+
+
+def detach(_scene: Scene, process: Process, held: list[Lease]) -> None:
+    for slot, _ in held:
+        process.stop_using(slot)
+    operations.run_detach(process)
+
+
+def attach_where_the_third_died(scene: Scene, _process: Process, _held: list[Lease]) -> None:
+    scene.third.die()
+    successor = Process(scene.memory, THIRD, scene.child.faults)
+    successor.hook = scene.child.hook
+    successor.become(THIRD)
+
+
+SCRIPTS: dict[str, Script] = {
+    "take": lambda _scene, process, _held: take(process) and None,
+    "free": lambda _scene, process, held: give(process, held[0]),
+    "free and take": free_and_take,
+    "free all": free_all,
+    "take all": take_all,
+    "join": lambda _scene, process, _held: join(process, 3) and None,
+    "gather and leave": gather_and_leave,
+    "leave the middle": leave_the_middle,
+    "grow": lambda _scene, process, _held: resize(process, 5, 8, 10),
+    "shrink": lambda _scene, process, _held: resize(process, 0, 0, 8),
+    "lower the limit": lambda _scene, process, _held: resize(process, 0, 1, 2),
+    "close": lambda _scene, process, _held: close(process),
+    "reap the third": reap_the_third,
+    "detach": detach,
+}
+
+
+class KillAt:
+    """Before its n-th step, a process ends."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __call__(self, process: Process) -> None:
+        if process.steps == self.step:
+            raise Killed

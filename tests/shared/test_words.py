@@ -1,0 +1,65 @@
+"""Fields in words, and that the compiled engine and the simulated one mean the same by every number."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mempool.shared import decisions, words
+
+bits = [st.integers(0, (1 << width) - 1) for width in range(65)]
+
+
+def test_the_compiled_engine_has_the_same_constants() -> None:
+    """They are written down twice, because C cannot read them."""
+    engine = pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine")
+    assert {name: getattr(words, name, None) or getattr(decisions, name) for name in engine.CONSTANTS} == engine.CONSTANTS
+
+
+@given(bits[24], bits[24], bits[15], bits[1])
+def test_the_gate_gives_back_what_was_put_in(first: int, spares: int, waiting: int, closed: int) -> None:
+    gate = words.make_gate(first, spares, waiting, closed)
+    assert (words.first_spare(gate), words.spares(gate), words.waiting(gate)) == (first, spares, waiting)
+    assert words.is_closed(gate) == bool(closed)
+    assert gate < 1 << 64
+
+
+@given(bits[21], bits[21], bits[21])
+def test_targets_give_back_what_was_put_in(reserve: int, keep: int, limit: int) -> None:
+    targets = words.make_targets(reserve, keep, limit)
+    assert (words.reserve_of(targets), words.keep_of(targets), words.limit_of(targets)) == (reserve, keep, limit)
+    assert targets < 1 << 64
+
+
+@given(bits[4], bits[16], bits[20], bits[20], bits[24])
+def test_slots_and_places_give_back_what_was_put_in(
+    state: int, client: int, wanted: int, granted: int, following: int
+) -> None:
+    slot = words.make_slot(state, client, following)
+    assert (words.state_of(slot), words.client_of(slot), words.next_slot(slot)) == (state, client, following)
+    place = words.make_place(state, client, wanted, granted)
+    assert (words.state_of(place), words.client_of(place)) == (state, client)
+    assert (words.wanted_of(place), words.granted_of(place)) == (wanted, granted)
+
+
+@given(bits[16], bits[16], bits[24], bits[24], bits[24])
+def test_lists_give_back_what_was_put_in(one: int, two: int, three: int, first: int, made: int) -> None:
+    links = words.make_links(one, two, three)
+    assert (words.before_of(links), words.behind_of(links), words.first_granted(links)) == (one, two, three)
+    line = words.make_line(one, two, one)
+    assert (words.head_of(line), words.tail_of(line), words.first_empty(line)) == (one, two, one)
+    bare_list = words.make_bare_list(first, made)
+    assert (words.first_bare(bare_list), words.made_of(bare_list)) == (first, made)
+
+
+@given(bits[2], bits[32])
+def test_a_client_gives_back_what_was_put_in(state: int, epoch: int) -> None:
+    client = words.make_client(state, epoch)
+    assert (words.client_state(client), words.epoch_of(client)) == (state, epoch)
+
+
+@given(st.sampled_from([n for n in dir(words) if n.endswith("_of") or n.startswith(("first_", "next_"))]), bits[64])
+def test_no_number_is_wider_than_its_field(name: str, value: int) -> None:
+    """So whatever bytes there are, an index has 24 bits at most, and is compared before it is used."""
+    assert 0 <= getattr(words, name)(value) < 1 << 32
