@@ -21,6 +21,8 @@ COMPILED = (
     "src/mempool/_core/books.py",
     "src/mempool/_core/ledger.py",
     "src/mempool/_core/reserve.py",
+    "src/mempool/_core/ends.py",
+    "src/mempool/_core/queueing.py",
     "src/mempool/waiting.py",
     "src/mempool/lease.py",
     "src/mempool/_core/quick.py",

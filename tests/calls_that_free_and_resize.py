@@ -405,7 +405,7 @@ def _found(scene: Scene, element: object) -> None:
     def found() -> None:
         if not scene.pool.core.is_out(element):
             scene.source.free(element)
-        scene.pool._written_off.clear()  # the last thousands are remembered, for a message
+        scene.pool._engine.giving.written_off.clear()  # the last thousands are remembered, for a message
 
     scene.at_end.append(found)
 

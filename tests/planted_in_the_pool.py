@@ -9,14 +9,16 @@ from mempool._core import Hands
 from mempool._core.books import Books
 from mempool._core.ledger import Ledger
 from mempool._core.reserve import Reserve
-from mempool.traffic import Traffic
+from mempool.base_pool import BasePool
+from mempool.local.engine import LocalEngine
+from mempool.local.supply import Supply
 
-fill, attempt = Traffic._fill, Traffic._try
+fill, attempt = LocalEngine._fill, LocalEngine.try_take
 
 
-def fill_nothing(pool: Traffic, *, beyond_out: bool, all_or_raise: bool = False, **_under_way: Any) -> None:
+def fill_nothing(engine: LocalEngine, *, beyond_out: bool, all_or_raise: bool = False, **_under_way: Any) -> None:
     if all_or_raise:  # the constructor, which would not end else
-        fill(pool, beyond_out=beyond_out, all_or_raise=True)
+        fill(engine, beyond_out=beyond_out, all_or_raise=True)
 
 
 def fill_all_that_is_kept(core: Any, hands: Any, _beyond_out: bool, _fill: Any) -> int:
@@ -34,8 +36,8 @@ def fill_all_that_is_kept(core: Any, hands: Any, _beyond_out: bool, _fill: Any) 
             return elements
 
 
-def take_the_reserve_first(pool: Traffic, hands: Any, *, ask: bool, may_wait: bool = False) -> bool:
-    return pool.core.take(hands, True) or attempt(pool, hands, ask=ask, may_wait=may_wait)
+def take_the_reserve_first(engine: LocalEngine, hands: Any, *, ask_source: bool, may_wait: bool = False) -> bool:
+    return engine.core.take(hands, True) or attempt(engine, hands, ask_source=ask_source, may_wait=may_wait)
 
 
 def shut_whoever_was_faster(core: Any, books: Any) -> bool:
@@ -76,15 +78,15 @@ IN_THE_CORE: dict[str, Planted] = {
     "the last in line is served first": (Books, "line_up", line_up_in_front),
     "newcomers do not see the line": (Ledger, "waiting", lambda _core: 0),
     "no compare-and-swap": (Ledger, "shut", shut_whoever_was_faster),
-    "what is freed vanishes": (Traffic, "_free_slowly", free_into_nowhere),  # compiled, most frees do not come by there
+    "what is freed vanishes": (BasePool, "_free_slowly", free_into_nowhere),  # compiled, most frees do not come by there
     "a grow fills all that is kept": (Reserve, "claim_to_fill", fill_all_that_is_kept),
     "the oldest spare is handed out": (Books, "unshelve", unshelve_the_oldest),
 }
 PLANTED: dict[str, Planted] = IN_THE_CORE | {
     "try_alloc never asks the source": (Pool, "try_alloc", Pool.alloc_reserved),
-    "the reserve is taken before the source is asked": (Traffic, "_try", take_the_reserve_first),
-    "a resize fills nothing": (Traffic, "_fill", fill_nothing),
-    "a shrink disposes of nothing": (Traffic, "_dispose_surplus", lambda _pool, *_fill: None),
-    "a free disposes of nothing": (Traffic, "_dispose", lambda _pool, _hands, *_fill: None),
+    "the reserve is taken before the source is asked": (LocalEngine, "try_take", take_the_reserve_first),
+    "a resize fills nothing": (LocalEngine, "_fill", fill_nothing),
+    "a shrink disposes of nothing": (Supply, "dispose_surplus", lambda _supply, *_fill: None),
+    "a free disposes of nothing": (Supply, "dispose", lambda _supply, _hands, *_fill: None),
 }
 NOBODY_IS_WOKEN: Planted = (Books, "tell", lambda _books, _ticket: None)

@@ -17,7 +17,7 @@ import pytest
 from sweeps import ENDS, Interrupter, interrupted_everywhere
 
 from mempool import Buffers, Fallback, Faulty, Limited, Logged, Objects, OnFailure, Pool, PoolTimeout, Translated
-from mempool.pool import Source
+from mempool.sources.source import Source
 from mempool.testing import Element, ScriptedSource, SourceBroken, Step
 from mempool.testing.contract import PoolContract
 

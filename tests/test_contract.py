@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from mempool import Buffers
-from mempool.pool import Source
+from mempool.sources.source import Source
 from mempool.testing.contract import PoolContract
 
 

@@ -15,7 +15,7 @@ import trio
 from named import SOON, Caller, make
 from sweeps import audit
 
-from mempool import DeadlockError, Pool, PoolError, PoolTimeout, traffic
+from mempool import DeadlockError, Pool, PoolError, PoolTimeout, deadlock
 from mempool.testing import ScriptedSource, Step, wait_until, wait_until_async
 
 works, fails, raises, slow = Step
@@ -90,7 +90,7 @@ def test_two_that_begin_to_wait_at_the_same_moment(monkeypatch: pytest.MonkeyPat
     """Whoever looks while the other is about to join the line: one of the two is told."""
     frames, sockets = make("frames"), make("sockets")
     both, came = threading.Barrier(2), set[int]()
-    find = traffic.find_deadlock
+    find = deadlock.find_deadlock
 
     def find_and_dawdle(*arguments: Any) -> Any:
         answer = find(*arguments)
@@ -99,7 +99,7 @@ def test_two_that_begin_to_wait_at_the_same_moment(monkeypatch: pytest.MonkeyPat
             both.wait(SOON)
         return answer
 
-    monkeypatch.setattr(traffic, "find_deadlock", find_and_dawdle)
+    monkeypatch.setattr(deadlock, "find_deadlock", find_and_dawdle)
     anna, bert = Caller("anna"), Caller("bert")
     frame, socket = anna.take(frames), bert.take(sockets)
     told = []

@@ -13,6 +13,7 @@ import pytest
 
 from mempool import Buffers, DoubleFree, Objects, Pool
 from mempool._core import Hands
+from mempool.local.returning import Returning
 from mempool.sources import Fallback, Limited, Logged
 from mempool.testing import ScriptedSource
 
@@ -64,8 +65,8 @@ class Short:
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_dropped_buffer_comes_home_although_memory_lacked_for_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(Buffers(64), 1)
-    short = Short(Pool._recover)
-    monkeypatch.setattr(Pool, "_recover", lambda pool, dropped: short(pool, dropped))
+    short = Short(Returning.recover)
+    monkeypatch.setattr(Returning, "recover", lambda returning, dropped: short(returning, dropped))
     buffer = pool.alloc()
     del buffer
     gc.collect()

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from named import SOON, Caller, make
 
-from mempool import IMPLEMENTATION, Buffers, Objects, Pool, PoolClosed, holders, home, parking, traffic
-from mempool.holders import HolderBook
+from mempool import IMPLEMENTATION, Buffers, Objects, Pool, PoolClosed, deadlock, parking
+from mempool.local import owner, returning
+from mempool.local.returning import Returning
 from mempool.testing import wait_until, wait_until_async
-from mempool.traffic import Traffic
+from mempool.tracking import Holders
 
 PROGRAM = """
 import os, signal, threading
@@ -142,7 +143,7 @@ def test_news_outlives_what_a_dying_ticket_lets_go(monkeypatch: pytest.MonkeyPat
         else:
             kept.append(element)
 
-    wake, recover = parking.ThreadPlace.wake, home.Home.recover
+    wake, recover = parking.ThreadPlace.wake, owner.Owner.recover
 
     def wake_and_hold(place: Any) -> None:
         wake(place)
@@ -160,7 +161,7 @@ def test_news_outlives_what_a_dying_ticket_lets_go(monkeypatch: pytest.MonkeyPat
         return why
 
     monkeypatch.setattr(parking.ThreadPlace, "wake", wake_and_hold)
-    monkeypatch.setattr(home.Home, "recover", recover_and_hold)
+    monkeypatch.setattr(owner.Owner, "recover", recover_and_hold)
     waiters = []
     for number in range(1, 6):
         waiters.append(threading.Thread(target=wait, args=[str(number)], daemon=True))
@@ -181,16 +182,16 @@ def test_news_outlives_what_a_dying_ticket_lets_go(monkeypatch: pytest.MonkeyPat
 def test_a_buffer_that_is_viewed_when_an_interrupt_strikes_stays_its_users(monkeypatch: pytest.MonkeyPatch) -> None:
     """It went to the shelf with a handle that somebody knew, and to the next user."""
     views: list[memoryview] = []
-    forget = HolderBook.forget
+    forget = Holders.forget
 
-    def view_and_interrupt(_book: HolderBook, _elements: Any) -> Any:
+    def view_and_interrupt(_book: Holders, _elements: Any) -> Any:
         views.append(buffer[:])
-        monkeypatch.setattr(HolderBook, "forget", forget)
+        monkeypatch.setattr(Holders, "forget", forget)
         raise KeyboardInterrupt
 
     pool = Pool(Buffers(64), 1, limit=1, track="holders")
     buffer = pool.alloc()
-    monkeypatch.setattr(HolderBook, "forget", view_and_interrupt)
+    monkeypatch.setattr(Holders, "forget", view_and_interrupt)
     with pytest.raises(KeyboardInterrupt):
         pool.free(buffer)
     assert (pool.stats().out, pool.stats().spare) == (1, 0)
@@ -205,7 +206,7 @@ def test_who_is_served_while_the_holders_are_looked_at_is_not_stuck(monkeypatch:
     anna, berta = Caller("Anna"), Caller("Berta")
     hers = anna.take(pool)
     waiting = berta.waits(pool)
-    is_dry, looked = holders._is_dry, []
+    is_dry, looked = deadlock._is_dry, []
 
     def switch_first(*arguments: Any) -> bool:
         if not looked:
@@ -216,7 +217,7 @@ def test_who_is_served_while_the_holders_are_looked_at_is_not_stuck(monkeypatch:
             threading.Timer(0.1, lambda: berta.does(lambda: pool.free(waiting.result()))).start()
         return is_dry(*arguments)
 
-    monkeypatch.setattr(holders, "_is_dry", switch_first)
+    monkeypatch.setattr(deadlock, "_is_dry", switch_first)
     pool.free_many([mine, pool.alloc(timeout=SOON)])
     assert looked
     anna.ends()
@@ -274,14 +275,14 @@ def test_lost_tasks_are_seen_to_although_one_interrupt_struck(
     pool: Pool[Any] = Pool(Objects(bytearray), 1, limit=1, patience=None)
     element = pool.alloc()
     lost_task(pool)
-    move = traffic.move
+    move = returning.move
 
     def move_and_interrupt(*what: Any) -> None:
         move(*what)
-        monkeypatch.setattr(traffic, "move", move)
+        monkeypatch.setattr(returning, "move", move)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(traffic, "move", move_and_interrupt)
+    monkeypatch.setattr(returning, "move", move_and_interrupt)
     with pytest.raises(KeyboardInterrupt):
         pool.free(element)
     assert pool.try_alloc() is not None
@@ -333,12 +334,14 @@ def test_who_is_served_behind_two_lost_tasks_is_woken_though_the_source_breaks(l
     anna.ends()
 
 
-def interrupted_once(method: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    def interrupt(*arguments: Any, **options: Any) -> Any:
-        monkeypatch.setattr(Traffic, method.__name__, method)
+def interrupt_once(owner: type, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = getattr(owner, name)
+
+    def interrupt(*_arguments: Any, **_options: Any) -> Any:
+        monkeypatch.setattr(owner, name, method)
         raise KeyboardInterrupt
 
-    return interrupt
+    monkeypatch.setattr(owner, name, interrupt)
 
 
 @pytest.mark.parametrize("way", ["alloc_many", "lease"])
@@ -358,7 +361,7 @@ def test_what_a_failed_call_had_goes_home_although_an_interrupt_strikes(way: str
             raise OSError("spoilt")
 
     pool: Pool[Any] = Pool(Sour(bytearray), 0, keep=4, limit=2)
-    monkeypatch.setattr(Traffic, "_send_home", interrupted_once(Traffic._send_home, monkeypatch))
+    interrupt_once(Returning, "take_back", monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         pool.alloc_many(2) if way == "alloc_many" else pool.lease().__enter__()
     assert (pool.stats().out, pool.stats().disposing) == (0, 0)
@@ -373,7 +376,7 @@ def test_a_lease_that_was_interrupted_twice_sends_home_what_it_had(monkeypatch: 
 
     pool: Pool[Any] = Pool(Spoilt(bytearray), 1)
     lease = pool.lease()
-    monkeypatch.setattr(Traffic, "_hand_back", interrupted_once(Traffic._hand_back, monkeypatch))
+    interrupt_once(Returning, "take_back", monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         lease.__enter__()
     del lease
@@ -383,10 +386,10 @@ def test_a_lease_that_was_interrupted_twice_sends_home_what_it_had(monkeypatch: 
 def test_who_hands_over_what_comes_home_leaves_no_holder_behind() -> None:
     pool = make("p")
     element = pool.alloc()
-    entry = pool._book._entries[id(element)]  # type: ignore[union-attr]
+    entry = pool._engine.tracker._entries[id(element)]  # type: ignore[union-attr]
     pool.hand_over(element)
     assert "handed it over" in pool.holders()[0].who
-    assert pool._book._entries[id(element)] is entry  # type: ignore[union-attr]  # so a free at any moment takes it out
+    assert pool._engine.tracker._entries[id(element)] is entry  # type: ignore[union-attr]  # so a free at any moment takes it out
     pool.hand_over(element)
     assert pool.holders()[0].who.count("handed it over") == 1
     pool.free(element)

@@ -12,8 +12,8 @@ from named import SOON, Caller
 
 import mempool
 from mempool import Buffers, DoubleFree, ForeignElement, Objects, Pool
-from mempool.holders import HolderBook
 from mempool.testing import wait_until
+from mempool.tracking import Holders
 
 
 @pytest.mark.parametrize("track", ["nothing", "identity", "holders"])
@@ -32,9 +32,9 @@ def test_nothing_cannot_be_freed(track: str) -> None:
 def test_who_holds_a_buffer_stays_known_when_somebody_begins_to_view_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the look at its views and its end."""
     views: list[memoryview] = []
-    forget = HolderBook.forget
+    forget = Holders.forget
 
-    def forget_and_view(book: HolderBook, elements: list[Any]) -> Any:
+    def forget_and_view(book: Holders, elements: list[Any]) -> Any:
         views.append(elements[0][:])
         return forget(book, elements)
 
@@ -42,7 +42,7 @@ def test_who_holds_a_buffer_stays_known_when_somebody_begins_to_view_it(monkeypa
     buffer = pool.alloc()
     holders = [holder.since for holder in pool.holders()]
     with monkeypatch.context() as patched:
-        patched.setattr(HolderBook, "forget", forget_and_view)
+        patched.setattr(Holders, "forget", forget_and_view)
         with pytest.raises(BufferError):
             pool.free(buffer)
     assert [holder.since for holder in pool.holders()] == holders
@@ -55,9 +55,9 @@ def test_who_holds_a_buffer_stays_known_when_somebody_begins_to_view_it(monkeypa
 def test_of_several_buffers_the_book_follows_those_that_have_a_new_handle_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first handle is dead already when the second is found to be viewed: nobody can free it, it goes home dropped."""
     views: list[memoryview] = []
-    forget = HolderBook.forget
+    forget = Holders.forget
 
-    def forget_and_view(book: HolderBook, elements: list[Any]) -> Any:
+    def forget_and_view(book: Holders, elements: list[Any]) -> Any:
         if len(elements) > 1:
             views.append(elements[1][:])
         return forget(book, elements)
@@ -65,7 +65,7 @@ def test_of_several_buffers_the_book_follows_those_that_have_a_new_handle_by_the
     pool = Pool(Buffers(64), 2, track="holders")
     buffers = pool.alloc_many(2)
     with monkeypatch.context() as patched:
-        patched.setattr(HolderBook, "forget", forget_and_view)
+        patched.setattr(Holders, "forget", forget_and_view)
         with pytest.raises(BufferError):
             pool.free_many(buffers)
     assert len(pool.holders()) == pool.stats().out

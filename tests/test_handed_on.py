@@ -132,7 +132,7 @@ def test_a_wake_that_raises_does_not_take_the_element_back(make: Any, by_lease: 
         with pytest.raises(DoubleFree):
             lease.release()
     assert (pool.stats().spare, pool.stats().out) == (0, 1)
-    pool._hand_back(ticket)
+    pool._engine.cancel(ticket)
     assert (pool.stats().spare, pool.stats().out) == (1, 0)
 
 

@@ -258,7 +258,7 @@ def test_what_threads_of_the_parent_were_moving_is_written_off_too(track: str) -
     wait_until(lambda: not pool.core.is_out(element) if track != "nothing" else True)
 
     def check() -> None:
-        pool._reset = None
+        pool._engine.supply.reset = None
         assert pool.write_off_all() == 1
         pool.free(pool.alloc(timeout=0))
         audit(pool)

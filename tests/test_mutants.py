@@ -12,12 +12,13 @@ from typing import Any, NoReturn
 
 import pytest
 
-from mempool import Buffers, DoubleFree, ForeignElement, Objects, Pool, PoolTimeout, UseAfterFree, traffic
+from mempool import Buffers, DoubleFree, ForeignElement, Objects, Pool, PoolTimeout, UseAfterFree
 from mempool._core import IMPLEMENTATION, Hands, Reserve
 from mempool._core.books import UNLIMITED
 from mempool._core.line import CLOSED, SERVED, WITHDRAWN
 from mempool._core.reserve import TIMED_OUT, UNCHANGED
 from mempool.clock import Clock
+from mempool.local import returning
 from mempool.testing import ManualClock, ScriptedSource, Step
 
 
@@ -137,7 +138,7 @@ def test_many_that_come_from_here_and_there_do_not_line_up() -> None:
 @pytest.mark.parametrize("places", [2, 8192, 8193, 20_000])
 def test_a_list_of_places_is_as_long_as_it_was_asked_for(places: int) -> None:
     """Whether it is made in one piece or in several."""
-    assert len(Pool(Objects(object), 0)._places(places)) == places
+    assert len(Pool(Objects(object), 0)._engine._places(places)) == places
 
 
 def test_places_are_made_for_twice_the_reserve_and_no_more() -> None:
@@ -147,10 +148,10 @@ def test_places_are_made_for_twice_the_reserve_and_no_more() -> None:
 def test_a_list_of_many_places_begins_as_one_that_malloc_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only that can grow without being copied: it is announced as 64 MiB long. A short one as what it is."""
     announced: list[int] = []
-    monkeypatch.setattr("mempool.pool._Announced", lambda places: announced.append(places) or ())
+    monkeypatch.setattr("mempool.local.engine._Announced", lambda places: announced.append(places) or ())
     pool = Pool(Objects(object), 0)
     several = [65_535, 65_536, 100_000, 9_000_000]
-    assert [len(pool._places(places)) for places in several] == several
+    assert [len(pool._engine._places(places)) for places in several] == several
     assert announced == [65_535, (64 << 20) // 8, (64 << 20) // 8, 9_000_000]
 
 
@@ -217,7 +218,7 @@ def test_nobody_owes_an_element_when_more_came_home_than_went_out() -> None:
         assert pool.core.sign_in(hands)
     for hands in several:
         pool.core.give(hands)
-    pool._retarget(5, UNCHANGED, UNCHANGED)
+    pool._engine._retarget(5, UNCHANGED, UNCHANGED)
     assert (pool.guarantee().owed, pool.guarantee().unfunded, pool.stats().out) == (0, 3, -1)
 
 
@@ -259,7 +260,7 @@ def test_an_interrupt_before_a_handle_dies_does_not_spare_it(monkeypatch: pytest
     """The element is home by then, and the next user's."""
     pool = Pool(Buffers(64), 1)
     buffer = pool.alloc()
-    monkeypatch.setattr("mempool.traffic.renew", CutShort(traffic.renew))
+    monkeypatch.setattr("mempool.local.returning.renew", CutShort(returning.renew))
     with pytest.raises(KeyboardInterrupt):
         pool.free(buffer)
     assert pool.stats().out == 0

@@ -32,7 +32,7 @@ from sweeps import LONG
 
 import mempool
 import mempool.testing
-from mempool import registry
+from mempool import lifecycle
 from mempool._core import Ticket
 
 _testcapi = pytest.importorskip("_testcapi", reason="this Python has no _testcapi, which lets allocations fail")
@@ -120,7 +120,7 @@ def sweep(prepared: Prepared, first: int = 0, every: int = 1, renews_code: bool 
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told
             found.note(f"afterwards: {type(error).__name__}: {error}", n)
             forget(error)
-        registry._pools.clear()  # CPython leaks what a generator was about to run over; who looks for a deadlock sees it
+        lifecycle._engines.clear()  # CPython leaks what a generator was about to run over; who looks for a deadlock sees it
         # Free lists make the number of allocations differ from call to call.
         undisturbed = 0 if was_met else undisturbed + 1
         if undisturbed == 3:

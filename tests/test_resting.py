@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from mempool import Buffers, Pool, PoolClosed, PoolTimeout, traffic
+from mempool import Buffers, Pool, PoolClosed, PoolTimeout
 from mempool.linux import GFP_KERNEL, mempool_alloc, mempool_create, mempool_free
+from mempool.local import supply
 from mempool.testing import Element, ManualClock, ScriptedSource, Step, wait_until
 from mempool.testing.contract.callers import ThreadCallers
 
@@ -24,8 +25,8 @@ def source(request: pytest.FixtureRequest) -> ScriptedSource[Any]:
 
 @pytest.fixture
 def rests_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traffic, "REST_FIRST", HOURS)
-    monkeypatch.setattr(traffic, "REST_LAST", HOURS)
+    monkeypatch.setattr(supply, "REST_FIRST", HOURS)
+    monkeypatch.setattr(supply, "REST_LAST", HOURS)
 
 
 def by_lease(pool: Pool[Any]) -> Any:
@@ -98,8 +99,8 @@ def test_a_source_that_rested_is_asked_again_by_the_systems_clock(
     source: ScriptedSource[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each rest comes to its end without anybody's doing."""
-    monkeypatch.setattr(traffic, "REST_FIRST", 1e-9)
-    monkeypatch.setattr(traffic, "REST_LAST", 1e-9)
+    monkeypatch.setattr(supply, "REST_FIRST", 1e-9)
+    monkeypatch.setattr(supply, "REST_LAST", 1e-9)
     pool = Pool(source, 1)
     source.otherwise = Step.FAILS
     for _ in range(3):

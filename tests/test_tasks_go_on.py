@@ -242,7 +242,7 @@ def test_a_task_drains_a_pool_and_holds_a_lease(run: Callable[[Any], None]) -> N
         pool = Pool(ScriptedSource(), 1)
         await pool.drain_async(0)
         lease = await pool.lease()
-        assert lease.element in pool._source.existing
+        assert lease.element in pool._engine.supply.source.existing
         with pytest.raises(PoolTimeout, match="1 element is still out; free it"):
             await pool.drain_async(0.01)
         if run is asyncio.run:

@@ -343,7 +343,7 @@ def test_marked(pool):
 
 def test_unmarked(pool):
     pool.free(pool.try_alloc())
-    assert pool._source is source
+    assert pool._engine.supply.source is source
 """,
     )
     result.assert_outcomes(passed=1, failed=1)

@@ -72,7 +72,11 @@ def modules() -> list[Path]:
     """As paths in a tree: every worker has a tree of its own."""
     package = Path("src/mempool")
     core = [path for path in sorted((package / "_core").glob("*.py")) if path.name not in {"__init__.py", "_cython.py"}]
-    return [*core, *(package / name for name in ("lease.py", "pool.py", "traffic.py", "waiting.py"))]
+    return [
+        *core,
+        *(package / name for name in ("lease.py", "base_pool.py", "waiting.py")),
+        *sorted((package / "local").glob("*.py")),
+    ]
 
 
 Spans = list[tuple[tuple[int, int], tuple[int, int]]]

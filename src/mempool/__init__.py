@@ -26,14 +26,15 @@ from mempool.errors import (
     PoolTimeout,
     UseAfterFree,
 )
-from mempool.guarantee import Guarantee, PoolStats
-from mempool.holders import Holder
 from mempool.lease import Lease
 from mempool.leases import Leases
-from mempool.pool import Pool, Source
+from mempool.pool import Pool
 from mempool.reading import Chunk
 from mempool.rescue import rescue
 from mempool.sources import Buffers, Fallback, Faulty, Limited, Logged, Objects, OnFailure, Translated
+from mempool.sources.source import Source
+from mempool.stats import Guarantee, PoolStats
+from mempool.tracking import Holder
 
 __version__ = "0.1.0"
 

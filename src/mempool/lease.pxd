@@ -1,4 +1,4 @@
-from mempool._core.line cimport Hands, Ticket
+from mempool._core.line cimport Hands
 from mempool._core.quick cimport Quick, hand_on, put_warm, take_warm
 from mempool.waiting cimport FINISHED, Routine, go_on_inside, obtain, quicken
 
@@ -14,20 +14,20 @@ cdef class Lease:
     cdef Quick pool
     cdef object timeout
     cdef object thing
-    cdef Hands hands
+    cdef object hands
     cdef int state
     cdef bint linger
     cdef object _enter(self)
     cdef object _warm(self)
     cpdef bint _use_warm(self) except -1
-    cpdef Ticket _line_up(self)
+    cpdef _line_up(self)
     cpdef _begin(self)
     cpdef _give_up(self)
     cdef bint _exit(self, exc) except? -1
     cdef bint _use(self) except? -1
     cdef bint _release(self, bint lingering) except? -1
     cdef bint _hand_on(self) except? -1
-    cdef Hands _returning_hands(self)
+    cdef object _returning_hands(self)
 
 cdef class Entering(Routine):
     cdef Lease lease

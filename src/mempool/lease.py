@@ -20,7 +20,7 @@ else:
         from mempool._core import _cython as cython
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
-    from mempool._core.line import Hands, Ticket
+    from mempool._core.line import Hands
     from mempool.waiting import FINISHED, Routine, go_on_inside, obtain, quicken
 
     NEW = 0
@@ -49,7 +49,7 @@ class Lease:
     pool: Any  # a Pool
     timeout: Any
     thing: Any
-    hands: Hands | None
+    hands: Any  # a ticket of the pool's engine
     state: cython.int
     linger: cython.bint
 
@@ -63,8 +63,10 @@ class Lease:
         """The element; the first access takes it, and waits for it if it must."""
         if self.state == NEW:
             return self._enter()
+        if self.state != HELD:
+            raise self._without()
         element: object = self.thing if self.hands is None else self.hands.elements[0]
-        if self.state != HELD or element is None:
+        if element is None:
             raise self._without()
         return element
 
@@ -97,7 +99,7 @@ class Lease:
         if element is not None:
             return element
         try:
-            self.hands = self.pool._new_ticket(1)
+            self.hands = self.pool._engine.ticket(1)
             self.pool._obtain(self.hands, self.timeout)
             self.state = HELD
         except BaseException as error:
@@ -136,9 +138,9 @@ class Lease:
                 self.state = HELD
         return self.thing
 
-    def _line_up(self) -> Ticket:
+    def _line_up(self) -> Any:
         """The ticket that will hold its element."""
-        ticket: Ticket = Ticket(1)
+        ticket: Any = self.pool._engine.ticket(1)
         self.hands = ticket
         return ticket
 
@@ -152,7 +154,7 @@ class Lease:
         self.state = WAITING  # so that dropping it does the rest, should anything fly here
         self._returning_hands()
         if self.hands is not None:
-            self.pool._hand_back(self.hands)
+            self.pool._engine.cancel(self.hands)
         self.state = RELEASED
 
     @cython.cfunc
@@ -185,12 +187,12 @@ class Lease:
 
     def discard(self) -> None:
         """The element is broken: `Pool.discard` it. A `with` block in which this is called ends without another word."""
-        hands: Hands | None = None if self.state != HELD else self._returning_hands()
+        hands: Any = None if self.state != HELD else self._returning_hands()
         if hands is None or self.state != HELD or not (cython.compiled or self._claim("releaser", get_ident())):
             raise self._without()
         try:
             self.state = RELEASING
-            self.pool._discard(hands)
+            self.pool._engine.discard(hands)
         except PoolError:
             self.state = RELEASED
             raise
@@ -212,17 +214,14 @@ class Lease:
             return True
         if cython.compiled and self._hand_on():
             return True
-        hands: Hands | None = self._returning_hands()
+        hands: Any = self._returning_hands()
         # Of two that release at once, one may; to make the hands may have run anything. Uncompiled, the dict decides.
         if hands is None or self.state != HELD or not (cython.compiled or self._claim("releaser", get_ident())):
             raise self._without()
         # The hands tell how far it came: after an exception, dropping the lease does the rest.
         try:
             self.state = RELEASING
-            if lingering:
-                self.pool._bring_home(hands, lingering=True)
-            else:
-                self.pool._bring_home(hands)
+            self.pool._engine.give(hands, linger=lingering)
         except PoolError:  # freed by hand behind the lease's back
             self.state = RELEASED
             raise
@@ -238,12 +237,14 @@ class Lease:
     @cython.exceptval(-1, check=True)
     def _hand_on(self) -> cython.bint:
         """Compiled: send the element home by a quick way, whether it came by one or not. False: go the slow way."""
-        hands: Hands | None = self.hands
-        if hands is None:
+        if self.hands is None:
             if not hand_on(self.pool, self.thing):  # type: ignore[name-defined]
                 return False
             self.thing = None
+        elif not self.pool.core.quick_free:
+            return False  # also: an engine of another kind, with tickets of its own
         else:
+            hands: Hands = self.hands
             if hands.count - hands.first != 1:
                 return False
             element: object = hands.elements[hands.first]
@@ -285,7 +286,7 @@ class Lease:
                 raise
 
     def _go_home(self) -> None:
-        hands: Hands | None = self._returning_hands()
+        hands: Any = self._returning_hands()
         if hands is None:
             return  # the pool gave nothing, or has it back
         if self.state == WAITING:  # nobody has had it: whoever waited was interrupted twice
@@ -293,7 +294,7 @@ class Lease:
             return
         where = self.pool._taken_at(hands.elements[hands.first])
         try:
-            self.pool._bring_home(hands, lingering=bool(self.linger))
+            self.pool._engine.give(hands, linger=bool(self.linger))
         except BufferError:
             self._let_go()
         else:
@@ -326,10 +327,9 @@ class Lease:
         return bool(self.__dict__.setdefault(role, who) == who)
 
     @cython.cfunc
-    def _returning_hands(self) -> Hands | None:
+    def _returning_hands(self) -> Any:
         if self.hands is None and self.thing is not None:
-            hands: Hands = Hands(1)
-            hands.hold(self.thing)
+            hands: Any = self.pool._engine.returning((self.thing,))
             if self.hands is None:  # still
                 self.hands = hands
         if self.hands is None or self.hands.count == self.hands.first:

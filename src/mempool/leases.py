@@ -5,17 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar
+from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 from mempool import dropped
-from mempool._core import Hands
 from mempool.errors import DoubleFree, PoolError
 from mempool.native import get_ident
 from mempool.waiting import obtain
-
-if TYPE_CHECKING:
-    from mempool._core import Ticket
-    from mempool.pool import Pool
 
 T = TypeVar("T")
 #: As of a Lease, whose compiled module does not tell them.
@@ -37,13 +32,13 @@ class Leases(Generic[T]):
 
     _is_finalizing = staticmethod(sys.is_finalizing)  # here, because at the end this module's `sys` is None already
 
-    def __init__(self, pool: Pool[T], n: int, timeout: float | None | Literal["default"], linger: bool) -> None:
+    def __init__(self, pool: Any, n: int, timeout: float | None | Literal["default"], linger: bool) -> None:
         self._pool = pool
         self._wanted = n
         self._timeout = timeout
         self._linger = linger
-        self._ticket: Ticket | None = None
-        self._each: list[Hands] | None = None  # the same elements one by one, where they cannot be returned together
+        self._ticket: Any = None
+        self._each: list[Any] | None = None  # the same elements one by one, where they cannot be returned together
         self._claims: dict[str, object] = {}
         self._state: int = NEW
 
@@ -54,14 +49,14 @@ class Leases(Generic[T]):
             return self.__enter__()
         if self._state != HELD or self._ticket is None:
             raise self._without()
-        return self._ticket.held()
+        return self._held()
 
     def __enter__(self) -> list[T]:
         ticket = self._use()
         try:
             self._pool._obtain(ticket, self._timeout)
             self._state = HELD
-            return ticket.held()
+            return self._held()
         except BaseException:
             self._give_up()
             raise
@@ -71,7 +66,7 @@ class Leases(Generic[T]):
         try:
             await obtain(self._pool, ticket, self._timeout)
             self._state = HELD
-            return ticket.held()
+            return self._held()
         except BaseException:
             self._give_up()
             raise
@@ -115,11 +110,11 @@ class Leases(Generic[T]):
                 self._return_dropped()
                 raise
 
-    def _use(self) -> Ticket:
+    def _use(self) -> Any:
         """The ticket that will hold the elements; the one caller that gets it is the one that uses them."""
         if self._state != NEW or not self._claim("user", object()):
             raise RuntimeError(f"{self._pool._called()}: leases are used once; take others with pool.lease_many(n)")
-        self._ticket = ticket = self._pool._new_ticket(self._wanted)
+        self._ticket = ticket = self._pool._engine.ticket(self._wanted)
         self._state = WAITING
         return ticket
 
@@ -130,8 +125,12 @@ class Leases(Generic[T]):
     def _give_up(self) -> None:
         """It waited in vain, or for too long."""
         if self._ticket is not None:
-            self._pool._hand_back(self._ticket)
+            self._pool._engine.cancel(self._ticket)
         self._state = RELEASED
+
+    def _held(self) -> list[T]:
+        ticket = self._ticket
+        return [] if ticket is None else ticket.elements[ticket.first : ticket.count]
 
     def _holds(self) -> bool:
         return self._ticket is not None and self._ticket.count > self._ticket.first
@@ -144,7 +143,7 @@ class Leases(Generic[T]):
         # The ticket tells how far it came: after an exception, dropping this object does the rest.
         try:
             self._state = RELEASING
-            self._pool._bring_home(ticket, lingering=lingering)
+            self._pool._engine.give(ticket, linger=lingering)
         except PoolError:  # one was freed by hand behind its back
             self._return_each(lingering)
             self._state = RELEASED
@@ -158,15 +157,10 @@ class Leases(Generic[T]):
     def _return_each(self, lingering: bool) -> None:
         """Return what can be returned. May be done again: the hands know what was."""
         if self._each is None:
-            each: list[Hands] = []
-            for element in [] if self._ticket is None else self._ticket.held():
-                hands = Hands(1)
-                hands.hold(element)
-                each.append(hands)
-            self._each = each
+            self._each = [self._pool._engine.returning((element,)) for element in self._held()]
         for hands in self._each:
             try:
-                self._pool._bring_home(hands, lingering=lingering)
+                self._pool._engine.give(hands, linger=lingering)
             except (PoolError, BufferError):
                 pass  # freed before; or viewed, and is returned when the last view ends
 
@@ -179,7 +173,7 @@ class Leases(Generic[T]):
         where = self._pool._taken_at(self._ticket.elements[self._ticket.first])
         try:
             if self._each is None:
-                self._pool._bring_home(self._ticket, lingering=self._linger)
+                self._pool._engine.give(self._ticket, linger=self._linger)
         except (PoolError, BufferError):
             self._return_each(self._linger)
         else:

@@ -27,7 +27,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 from mempool import Buffer, Buffers, Pool, Source
 from mempool.sources.entering import was_entered
@@ -171,10 +171,10 @@ class Mempool(Pool[T]):
     @property
     def min_nr(self) -> int:
         """How many elements are promised. Kernel: the field of that name."""
-        figures = self.core.figures()
-        if self._was_made_for_none and figures["resizes"] == 0:
+        now = self._engine.snapshot()
+        if self._was_made_for_none and now.resizes == 0:
             return 0
-        return int(figures["reserve"])
+        return int(now.reserve)
 
 
 def mempool_create(
@@ -318,21 +318,22 @@ def _take(pool: Mempool[T], wanted: int, gfp_mask: int) -> list[T] | None:
     gfp_mask |= __GFP_NOMEMALLOC | __GFP_NORETRY | __GFP_NOWARN
     gentle_mask = gfp_mask & ~(__GFP_DIRECT_RECLAIM | __GFP_IO)
     may_sleep = gfp_mask & __GFP_DIRECT_RECLAIM != 0
-    ticket = pool._new_ticket(wanted)
+    engine = pool._engine
+    ticket = engine.ticket(wanted)
     try:
         with _asking_with(gentle_mask):
-            served = pool._try(ticket, ask=True, may_wait=may_sleep)
+            served = engine.try_take(ticket, ask_source=True, may_wait=may_sleep)
         with _asking_with(gfp_mask):
             if not served and may_sleep:
                 pool._obtain(ticket, None)
-                return ticket.elements
+                return cast("list[T]", ticket.elements)
             if not served and gfp_mask != gentle_mask:
-                served = pool._try(ticket, ask=True)
+                served = engine.try_take(ticket, ask_source=True)
         if served:
-            pool._sign_out(ticket)
-            return ticket.elements
+            engine.check_out(ticket)
+            return cast("list[T]", ticket.elements)
     except BaseException:
-        pool._hand_back(ticket)
+        engine.cancel(ticket)
         raise
     return None
 

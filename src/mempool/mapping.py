@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Literal, TypeVar
-
-if TYPE_CHECKING:
-    from mempool.pool import Pool
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -16,7 +13,7 @@ Result = TypeVar("Result")
 
 
 def in_workers(
-    pool: Pool[T],
+    pool: Any,
     function: Callable[[T, Item], Result],
     items: Iterable[Item],
     *,

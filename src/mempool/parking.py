@@ -15,28 +15,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from mempool import greenlets, native, waiting
 from mempool.clock import SYSTEM_CLOCK, Clock, Wakes
+from mempool.engine import Waker
 from mempool.waiting import TaskPlace, task_of
 
 __all__ = ["Parker", "TaskParker", "Waker", "register", "register_tasks"]
-
-
-class Waker(Protocol):
-    """One caller that waits, as the line knows it."""
-
-    owner: object
-    """Who waits: anything hashable that is equal to itself only, and the same in all calls of this caller."""
-    may_be_gone: bool
-    """Whether `wake` may find that the caller can run no more, like a task whose loop is closed."""
-    on_gone: Callable[[], object] | None
-    """Set by the pool where `may_be_gone`, and None while nobody waits. `wake` calls it, if it is not None, when the caller
-    can run no more: its place in the line, and what it was given, go to the next."""
-
-    def wake(self) -> None:
-        """End the parking, now or the next time: a `park` that begins later returns at once, then.
-
-        Never blocks. May be called from any thread, signal handler or finalizer, any number of times: it is a hint, and the
-        caller looks at its ticket.
-        """
 
 
 class Parker(Waker, Protocol):

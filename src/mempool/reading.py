@@ -6,12 +6,9 @@ import asyncio
 import inspect
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from mempool.buffer import exported
-
-if TYPE_CHECKING:
-    from mempool.pool import Pool
 
 
 class Chunk:
@@ -69,7 +66,7 @@ class Reading:
 
     __slots__ = ("_file", "_pool", "_timeout")
 
-    def __init__(self, pool: Pool[Any], file: Any, timeout: float | None | Literal["default"]) -> None:
+    def __init__(self, pool: Any, file: Any, timeout: float | None | Literal["default"]) -> None:
         if not any(callable(getattr(file, name, None)) for name in ("readinto", "recv_into", "read")):
             raise TypeError(
                 f"pool {pool.name!r}: read() takes what has readinto (a file opened with 'rb'), recv_into (a socket) or, "

@@ -1,8 +1,5 @@
 # cython: language_level=3
 
-from mempool._core.line cimport Ticket
-from mempool._core.reserve cimport Reserve
-
 cdef extern from "Python.h":
     ctypedef struct PyObject
     void Py_INCREF(object)
@@ -37,19 +34,15 @@ cdef object FINISHED
 
 cdef class Wait:
     cdef object pool
-    cdef Reserve core
-    cdef Ticket ticket
+    cdef object engine
+    cdef object ticket
     cdef object place
     cdef object now
     cdef object errand
     cdef double deadline
     cdef double began
     cdef double warn_at
-    cdef double ask_after
-    cdef double ask_at
-    cdef double asked_at
     cdef double until
-    cdef double rest_until
     cdef Py_ssize_t outcome
     cdef bint stands
     cdef bint may_collect
@@ -57,9 +50,7 @@ cdef class Wait:
     cpdef double step(self) except? -2
     cpdef end(self)
     cdef bint join(self) except? -1
-    cdef double soonest_question(self, double time) except? -1
-    cdef bint ask(self, double time) except? -1
-    cdef bint end_errand(self, double time) except? -1
+    cdef bint end_errand(self) except? -1
 
 cdef class Routine:
     cdef object inner
@@ -101,12 +92,11 @@ cdef class TaskPlace(Routine):
 
 cdef class Obtaining(Routine):
     cdef object pool
-    cdef Ticket ticket
+    cdef object ticket
     cdef object timeout
     cdef TaskPlace place
     cdef Wait wait
     cdef bint is_done_at_once(self) except? -1
-    cdef bint sign_out(self) except? -1
 
 cdef Alarm alarm_of(clock, loop)
 
@@ -116,7 +106,7 @@ cpdef quicken(kind)
 
 cpdef task_of(loop)
 
-cpdef Obtaining obtain(pool, Ticket ticket, timeout)
+cpdef Obtaining obtain(pool, ticket, timeout)
 
 
 cdef inline object send_inside(inner, sent):

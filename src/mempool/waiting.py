@@ -17,9 +17,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mempool import garbage, greenlets, native
-from mempool._core.line import IMPOSSIBLE, SERVED, WAITING, WITHDRAWN
-from mempool._core.reserve import HAS_ALL, IN_LINE, TIMED_OUT
 from mempool.clock import Clock, in_words
+from mempool.engine import NEVER, SERVED, TIMED_OUT, WAITING, WITHDRAWN
 from mempool.errands import Errand
 from mempool.errors import PoolTimeout
 
@@ -31,17 +30,8 @@ else:
     except ModuleNotFoundError:
         from mempool._core import _cython as cython
 
-if not cython.compiled:  # compiled, the .pxd beside this file says the same
-    from mempool._core.line import Ticket
-    from mempool._core.reserve import Reserve
-
-#: A moment that does not come.
-NEVER = float("inf")
 #: What Wait.step returns when there is nothing to wait for any more.
 SETTLED = -1.0
-#: Seconds. The head of the line asks the source by itself after the first, then in doubling steps up to the last
-#: (kernel: every 5 s); and, whatever the news, never sooner than the third after a failure.
-ASK_FIRST, ASK_LAST, ASK_SOONEST = 0.05, 5.0, 0.001
 #: Seconds. Who parks for longer is given no timer of its own.
 LONG = 1.0
 #: Seconds by which the shared timer may be late, so that it need not look through all who are parked for each of them.
@@ -70,20 +60,16 @@ class Wait:
     exception may be thrown into the caller: `end` then withdraws it.
     """
 
-    pool: Any
-    core: Reserve
-    ticket: Ticket
+    pool: Any  # a BasePool
+    engine: Any
+    ticket: Any
     place: Any
     now: Any
     errand: Any
     deadline: cython.double
     began: cython.double
     warn_at: cython.double
-    ask_after: cython.double
-    ask_at: cython.double
-    asked_at: cython.double
     until: cython.double  # when the parking that the last step asked for ends at the latest
-    rest_until: cython.double
     outcome: cython.Py_ssize_t
     stands: cython.bint  # it joined the line, and its wait is to be counted
     may_collect: cython.bint
@@ -92,7 +78,7 @@ class Wait:
     def __init__(
         self,
         pool: Any,
-        ticket: Ticket,
+        ticket: Any,
         place: Any,
         now: Any,
         deadline: cython.double,
@@ -102,7 +88,7 @@ class Wait:
     ) -> None:
         """began: when the call began; NEVER: now. offload: a thread asks the source, which wakes the caller when it has."""
         self.pool = pool
-        self.core = pool.core
+        self.engine = pool._engine
         self.ticket = ticket
         self.place = place
         self.now = now
@@ -114,15 +100,13 @@ class Wait:
         self.stands = False
         patience: Any = pool._patience
         self.warn_at = NEVER if patience is None else self.began + patience
-        self.ask_after = ASK_FIRST
-        self.ask_at = self.until = NEVER
-        self.rest_until = self.asked_at = self.began
+        self.until = NEVER
         # Dropped in a reference cycle, an element is out until the collector finds it: looked for once in a wait.
         self.may_collect = pool._collects and deadline - self.began >= garbage.WAIT_MIN
 
     def __call__(self) -> None:
         """The caller can run no more: what it got, and its place, go to the next."""
-        self.pool._lose(self.ticket)
+        self.engine.abandon(self.ticket)
 
     def step(self) -> cython.double:
         """Seconds to park, at most; NEVER: until woken; SETTLED: the ticket is served. Raises what ends the wait."""
@@ -136,35 +120,33 @@ class Wait:
                 if self.ticket.state != WAITING and not self.errand.is_over():
                     break  # what it brings is for others
                 if self.errand.is_over():
-                    self.end_errand(time)
+                    self.end_errand()
                     continue
             if self.may_collect and (time >= self.deadline or time - self.began >= garbage.LOOK_AFTER):
                 self.may_collect = False
-                if self.core.figures()["out"] > 0 and garbage.look():
+                if self.engine.snapshot().out > 0 and garbage.look():
                     time = self.now()
                     continue
             if time >= self.deadline:
                 self.outcome = TIMED_OUT
                 raise PoolTimeout(
-                    f"{self.pool._called()}: waited {in_words(time - self.began)} in vain. {self.pool._why_empty()}"
+                    f"{self.engine.called}: waited {in_words(time - self.began)} in vain. {self.pool.why_empty()}"
                 )
             if time >= self.warn_at:
                 self.warn_at = NEVER
-                log.warning("a caller has waited for %s. %s", in_words(time - self.began), self.pool._why_empty())
+                log.warning("a caller has waited for %s. %s", in_words(time - self.began), self.pool.why_empty())
             until: cython.double = min(self.deadline, self.warn_at)
-            if self.errand is None and self.core.is_first(self.ticket):
-                soonest: cython.double = self.soonest_question(time)
-                if time >= soonest:
-                    self.ask(time)
+            if self.errand is None:
+                begin: Any = self.begin_errand if self.offload else None
+                due: cython.double = self.engine.poll(self.ticket, time, begin)
+                if due <= time:  # it was done, and things may have changed
                     time = self.now()
                     continue
-                until = min(self.deadline, soonest) if self.ticket.prodded else min(until, soonest)
+                until = min(until, due)
             self.until = until
             return until if until == NEVER else max(0.0, until - time)
-        if self.ticket.state == IMPOSSIBLE:
-            raise self.pool._too_many(self.ticket.wanted, "the limit was lowered while this caller waited")
         if self.ticket.state != SERVED:
-            raise self.pool._closed()
+            raise self.pool._unserved(self.ticket)
         self.outcome = SERVED
         return SETTLED
 
@@ -172,79 +154,34 @@ class Wait:
     @cython.exceptval(-1, check=True)
     def join(self) -> cython.bint:
         """Line up."""
-        place: Any = self.place
-        ticket: Ticket = self.ticket
-        may_be_gone: cython.bint = place.may_be_gone
-        ticket.set_waiter(place.wake, place.owner, native.get_ident(), may_be_gone)
-        if may_be_gone:
-            place.on_gone = self
-        pool: Any = self.pool
-        book: Any = pool._book
-        if book is not None:
-            pool._notice_lost()
-        places: list[None] = [None] * ticket.wanted if ticket.wanted > self.core.capacity() else _NO_PLACES
-        answer: cython.Py_ssize_t = self.core.join(ticket, places)
-        if book is not None or answer not in (IN_LINE, HAS_ALL):
-            pool._check_joined(ticket, answer, self.deadline != NEVER)
+        if self.place.may_be_gone:
+            self.place.on_gone = self
+        self.engine.enqueue(self.ticket, self.place)
+        if self.engine.tracker.knows_holders and self.ticket.state == WAITING:
+            self.pool._find_deadlock(self.ticket, self.deadline != NEVER)
         self.stands = True
         return True
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
-    def soonest_question(self, time: cython.double) -> cython.double:
-        """When the head of the line may ask the source next: it asks by itself, and in between when there is news."""
-        if self.ask_at == NEVER:
-            self.ask_at = time + self.ask_after
-        if not self.ticket.prodded:
-            return self.ask_at
-        # News: a question between the others, which does not change when those are due.
-        after_failure: cython.double = time + max(0.0, self.pool._asked_at + ASK_SOONEST - self.pool._clock.now())
-        return min(self.ask_at, max(self.rest_until, after_failure))
+    def begin_errand(self, ask: Any) -> None:
+        """Have a thread ask the source."""
+        self.errand = Errand(ask, self.place.wake)
+        self.errand.begin()
 
     @cython.cfunc
     @cython.exceptval(-1, check=True)
-    def ask(self, time: cython.double) -> cython.bint:
-        """The head of the line asks the source."""
-        if time >= self.ask_at:
-            self.ask_after = min(2 * self.ask_after, ASK_LAST)
-            self.ask_at = time + self.ask_after
-        else:
-            self.ticket.take_prod()
-        if self.offload:
-            self.asked_at = time
-            self.errand = Errand(functools.partial(self.pool._ask_for_line, self.ticket), self.place.wake)
-            self.errand.begin()
-            return True
-        self.pool._ask_for_line(self.ticket)
-        # What comes home while it is inside the source goes to those behind it. So that it has its turn, too, a slow source
-        # is left alone for as long as it took.
-        ended: cython.double = self.now()
-        self.rest_until = ended + (ended - time)
-        self.ask_at = max(self.ask_at, self.rest_until)
-        return True
-
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
-    def end_errand(self, time: cython.double) -> cython.bint:
+    def end_errand(self) -> cython.bint:
         errand: Any = self.errand
         self.errand = None
         errand.result()
-        self.rest_until = time + (time - self.asked_at)
-        self.ask_at = max(self.ask_at, self.rest_until)
         return True
 
     def end(self) -> None:
         """It waits no longer. May be done again."""
-        self.core.leave(self.ticket)
-        self.place.on_gone = None
+        outcome: Any = self.outcome if self.stands else None
+        self.engine.dequeue(self.ticket, self.place, outcome, self.now() - self.began)
+        self.stands = False
         if self.errand is not None:
             self.errand.leave()
-        if self.stands:
-            self.stands = False
-            self.core.count_wait(self.outcome, self.now() - self.began)
-
-
-_NO_PLACES: list[None] = []
 
 
 @cython.cclass
@@ -567,10 +504,10 @@ def task_of(loop: Any) -> Any:
 @cython.final
 @cython.cclass
 class Obtaining(Routine):
-    """What a task awaits to be served: its ticket is filled then, and signed out. Returns nothing."""
+    """What a task awaits to be served: its ticket is filled then, and checked out. Returns nothing."""
 
     pool: Any
-    ticket: Ticket
+    ticket: Any
     timeout: Any
     place: TaskPlace  # this and the next are None where it need not wait
     wait: Wait
@@ -593,7 +530,7 @@ class Obtaining(Routine):
                 return self.place.future
         self.wait.end()
         self.wait = None  # type: ignore[assignment]  # as it was
-        self.sign_out()
+        self.pool._engine.check_out(self.ticket)
         return FINISHED
 
     @cython.cfunc
@@ -609,24 +546,12 @@ class Obtaining(Routine):
         deadline: cython.double = NEVER
         if self.timeout != "default" or pool._timeout is not None:
             deadline = pool._deadline(self.timeout, place.now)
-        core: Reserve = pool.core
-        if not core.must_line_up(self.ticket) and pool._try(self.ticket, ask=True, may_wait=True):
-            self.sign_out()
+        if pool._engine.try_take(self.ticket, ask_source=True, may_wait=True):
+            pool._engine.check_out(self.ticket)
             return True
         self.place = place
         self.wait = Wait(pool, self.ticket, place, place.now, deadline)
         return False
-
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
-    def sign_out(self) -> cython.bint:
-        pool: Any = self.pool
-        if pool._check is None and pool._book is None:
-            core: Reserve = pool.core
-            core.sign_out(self.ticket)
-        else:
-            pool._sign_out(self.ticket)
-        return True
 
     @cython.cfunc
     def _give_up(self) -> cython.void:
@@ -636,8 +561,8 @@ class Obtaining(Routine):
             self.wait.end()
 
 
-def obtain(pool: Any, ticket: Ticket, timeout: Any) -> Obtaining:
-    """To be awaited: fill the ticket and sign it out."""
+def obtain(pool: Any, ticket: Any, timeout: Any) -> Obtaining:
+    """To be awaited: fill the ticket and check it out."""
     obtaining: Obtaining = Obtaining.__new__(Obtaining)
     obtaining.pool = pool
     obtaining.ticket = ticket

@@ -105,7 +105,7 @@ inline give()       /* Reserve.give: n elements in hands come home; what is left
     wake()
 }
 
-inline dispose()    /* Traffic._dispose: one by one, outside of all decisions */
+inline dispose()    /* Supply.dispose: one by one, outside of all decisions */
 {
     do
     :: n > 0 -> d_step { disposing--; existing--; hands--; n--; check() }
@@ -113,7 +113,7 @@ inline dispose()    /* Traffic._dispose: one by one, outside of all decisions */
     od
 }
 
-inline fill()       /* Traffic._fill */
+inline fill()       /* LocalEngine._fill */
 {
     do
     :: true ->

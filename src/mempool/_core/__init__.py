@@ -5,6 +5,8 @@ line.py     Hands, what a call owns; Ticket, its place in the line
 roll.py     which elements are out, by identity
 ledger.py   how the books are opened, shut and read
 reserve.py  the decisions
+ends.py     the ends that every call comes to
+queueing.py what a call that must wait goes through
 quick.py    where alloc and free come in
 (../lease.py, ../buffer.py and ../waiting.py are compiled too.)
 """
@@ -24,6 +26,8 @@ COMPILED_MODULES = (
     "mempool._core.books",
     "mempool._core.ledger",
     "mempool._core.reserve",
+    "mempool._core.ends",
+    "mempool._core.queueing",
     "mempool.waiting",
     "mempool.lease",
     "mempool._core.quick",
@@ -46,7 +50,9 @@ if os.environ.get("MEMPOOL_PURE", "") not in ("", "0"):
     for _name in COMPILED_MODULES:
         _load_source(_name)
 
-from mempool._core.line import Hands, Ticket  # noqa: E402 - after the choice above
+from mempool._core.ends import Ends  # noqa: E402 - after the choice above
+from mempool._core.line import Hands, Ticket  # noqa: E402
+from mempool._core.queueing import Queueing  # noqa: E402
 from mempool._core.quick import Quick  # noqa: E402
 from mempool._core.reserve import Reserve  # noqa: E402
 
@@ -57,4 +63,4 @@ if IMPLEMENTATION == "pure" and os.environ.get("MEMPOOL_REQUIRE_COMPILED", "") n
         "mempool: MEMPOOL_REQUIRE_COMPILED is set and the core is not compiled; install with a C compiler, or unset it"
     )
 
-__all__ = ["IMPLEMENTATION", "Hands", "Quick", "Reserve", "Ticket"]
+__all__ = ["IMPLEMENTATION", "Ends", "Hands", "Queueing", "Quick", "Reserve", "Ticket"]

@@ -1,6 +1,38 @@
 from mempool._core.line cimport Hands, Ticket
 from mempool.buffer cimport Buffer
 
+cdef extern from *:
+    """
+    #include <limits.h>
+    #include <time.h>
+    #ifdef CLOCK_MONOTONIC
+    static inline long long mempool_time(clockid_t clock) {
+        struct timespec now;
+        if (clock_gettime(clock, &now) != 0)
+            return LLONG_MAX;
+        return (long long)now.tv_sec * 1000000000LL + now.tv_nsec;
+    }
+    /* So many seconds from now, in nanoseconds. */
+    static inline long long mempool_moment(double seconds) {
+        return mempool_time(CLOCK_MONOTONIC) + (long long)(seconds * 1e9);
+    }
+    /* Whether this moment is still to come. */
+    static inline int mempool_is_before(long long moment) {
+    #ifdef CLOCK_MONOTONIC_COARSE
+        /* A fifth of the cost, and late by a tick of the kernel: 10 ms at most, or 4, or 1. */
+        if (mempool_time(CLOCK_MONOTONIC_COARSE) < moment - 10000000LL)
+            return 1;
+    #endif
+        return mempool_time(CLOCK_MONOTONIC) < moment;
+    }
+    #else /* every rest is over at once: go the slow way, where the pool's own clock is */
+    static inline long long mempool_moment(double seconds) { return 0; }
+    static inline int mempool_is_before(long long moment) { return 0; }
+    #endif
+    """
+    long long mempool_moment(double seconds) noexcept
+    bint mempool_is_before(long long moment) noexcept
+
 cdef class Books:
     cdef Py_ssize_t reserve
     cdef Py_ssize_t keep
@@ -35,6 +67,7 @@ cdef class Books:
     cdef Py_ssize_t floor
     cdef Py_ssize_t room
     cdef bint full
+    cdef long long rests_until
     cdef Py_ssize_t capacity
     cdef list places
     cdef Ticket head

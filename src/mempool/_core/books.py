@@ -93,6 +93,7 @@ class Books:
     floor: cython.Py_ssize_t
     room: cython.Py_ssize_t
     full: cython.bint
+    rests_until: cython.longlong  # compiled: in nanoseconds by a clock of its own; 0: the source does not rest
     # Compiled.
     capacity: cython.Py_ssize_t
     places: list[Any]
@@ -128,6 +129,7 @@ class Books:
         self.floor = UNLIMITED
         self.room = 0
         self.full = False
+        self.rests_until = 0
         self.capacity = 0
         self.places = []
         self.head = self.tail = self.news = None

@@ -1,4 +1,4 @@
-from mempool._core.books cimport Books
+from mempool._core.books cimport Books, mempool_moment
 from mempool._core.line cimport Hands, Ticket
 from mempool._core.roll cimport Roll
 

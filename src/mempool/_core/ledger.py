@@ -96,6 +96,11 @@ class Ledger:
             except MemoryError:
                 pass
 
+    def rest(self, seconds: cython.double) -> None:
+        """Let the quick path take of the reserve without asking the source for so long; 0: no longer."""
+        if cython.compiled:
+            self.books.rests_until = 0 if seconds == 0 else mempool_moment(seconds)  # type: ignore[name-defined]
+
     def spread_news(self) -> None:
         """Wake those whom a decision concerned. (Uncompiled, the swap has done it.)"""
         if cython.compiled:

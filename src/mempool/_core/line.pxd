@@ -33,5 +33,8 @@ cdef class Ticket(Hands):
     cdef readonly bint in_line
     cdef bint in_news
     cdef readonly bint can_be_lost
+    cdef public double ask_after
+    cdef public double ask_at
+    cdef public double rest_until
     cpdef set_waiter(self, wake, owner, thread, bint can_be_lost=*)
     cpdef bint take_prod(self) except -1

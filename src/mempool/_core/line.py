@@ -126,6 +126,9 @@ class Ticket(Hands):
     in_line: cython.bint
     in_news: cython.bint
     can_be_lost: cython.bint
+    ask_after: cython.double
+    ask_at: cython.double
+    rest_until: cython.double
 
     def __init__(self, wanted: int) -> None:
         Hands.__init__(self, wanted)
@@ -140,6 +143,8 @@ class Ticket(Hands):
         self.in_line = False
         self.in_news = False
         self.can_be_lost = False
+        # As head of the line, see Queueing.poll: seconds between two questions, the next one, and none before. 0: not yet.
+        self.ask_after = self.ask_at = self.rest_until = 0.0
 
     def set_waiter(self, wake: Any, owner: object, thread: object, can_be_lost: cython.bint = False) -> None:
         """Say how to wake the one who waits, who it is, and the ident of its thread.

@@ -8,7 +8,7 @@ lines whole; on a build without one, the gates `floor` and `room` are never open
 """
 
 from cpython.list cimport PyList_GET_ITEM
-from mempool._core.books cimport Books
+from mempool._core.books cimport Books, mempool_is_before
 from mempool._core.line cimport Hands
 from mempool._core.reserve cimport Reserve
 from mempool._core.roll cimport Roll
@@ -22,12 +22,9 @@ cdef class Quick:
     cdef Books books
     cdef Roll roll
     cdef bint tracks
-    cdef long long rests_until
 
 cdef extern from *:
     """
-    #include <limits.h>
-    #include <time.h>
     /* Take what lies in a place and leave None: the reference moves, and no count changes but None's. */
     static inline PyObject *mempool_pick(PyObject *places, Py_ssize_t i) {
         PyObject *element = PyList_GET_ITEM(places, i);
@@ -45,33 +42,7 @@ cdef extern from *:
     static inline PyObject *mempool_own_method(PyObject *type, PyObject *method) {
         return PyDescr_NewMethod((PyTypeObject *)type, ((PyMethodDescrObject *)method)->d_method);
     }
-    #ifdef CLOCK_MONOTONIC
-    static inline long long mempool_time(clockid_t clock) {
-        struct timespec now;
-        if (clock_gettime(clock, &now) != 0)
-            return LLONG_MAX;
-        return (long long)now.tv_sec * 1000000000LL + now.tv_nsec;
-    }
-    /* So many seconds from now, in nanoseconds. */
-    static inline long long mempool_moment(double seconds) {
-        return mempool_time(CLOCK_MONOTONIC) + (long long)(seconds * 1e9);
-    }
-    /* Whether this moment is still to come. */
-    static inline int mempool_is_before(long long moment) {
-    #ifdef CLOCK_MONOTONIC_COARSE
-        /* A fifth of the cost, and late by a tick of the kernel: 10 ms at most, or 4, or 1. */
-        if (mempool_time(CLOCK_MONOTONIC_COARSE) < moment - 10000000LL)
-            return 1;
-    #endif
-        return mempool_time(CLOCK_MONOTONIC) < moment;
-    }
-    #else /* every rest is over at once: go the slow way, where the pool's own clock is */
-    static inline long long mempool_moment(double seconds) { return 0; }
-    static inline int mempool_is_before(long long moment) { return 0; }
-    #endif
     """
-    long long mempool_moment(double seconds) noexcept
-    bint mempool_is_before(long long moment) noexcept
     object mempool_own_method(object type, object method)
     object mempool_pick(list places, Py_ssize_t i)
     void mempool_place(list places, Py_ssize_t i, object element)
@@ -101,8 +72,8 @@ cdef inline object take_at_last(Quick self):
 
 
 cdef inline object take_unasked(Quick self):
-    """One of the reserve, if there is no source to be asked before; see Traffic._rest."""
-    if not self.books.full and (self.rests_until == 0 or not mempool_is_before(self.rests_until)):
+    """One of the reserve, if there is no source to be asked before; see Supply._rest."""
+    if not self.books.full and (self.books.rests_until == 0 or not mempool_is_before(self.books.rests_until)):
         return None
     return take_at_last(self)
 

@@ -20,7 +20,6 @@ if cython.compiled:  # the rest is in quick.pxd
     from cython.cimports.mempool.lease import Lease, new_lease
 else:
     from mempool._core.books import Books
-    from mempool._core.line import Hands
     from mempool._core.reserve import Reserve
     from mempool._core.roll import Roll
     from mempool.lease import Lease, new_lease
@@ -37,19 +36,20 @@ class Quick:
     books: Books
     roll: Roll
     tracks: cython.bint
-    rests_until: cython.longlong  # nanoseconds by a clock of its own; 0: the source does not rest
 
     def __cinit__(self) -> None:
-        # So that the gates of the quick path are shut until __init__ has run, whoever calls before.
+        # So that the gates of the quick path are shut until `_decide_quickly`, whoever calls before; and for ever, where the
+        # engine is of another kind.
+        self.core = Reserve(False, False, False)
         self.books = Books()
 
-    def __init__(self, core: Reserve) -> None:
+    def _decide_quickly(self, core: Reserve) -> None:
+        """Let the quick path work on the state of this core."""
         self.core = core
         if cython.compiled:
             self.books = core.books  # the only one there is; uncompiled, an old value would hold all that came after it
         self.roll = core.roll
         self.tracks = core.tracks
-        self.rests_until = 0
 
     def alloc(self, *, timeout: Any = "default") -> Any:
         """Take an element. Never None: a spare beyond the reserve, else from the source, else the reserve, else waits.
@@ -61,14 +61,14 @@ class Quick:
         Kernel: mempool_alloc.
         """
         if timeout is not DEFAULT:
-            self._check_timeout(timeout)  # type: ignore[attr-defined]  # Telling's: a wrong one is told of also here
+            self._check_timeout(timeout)  # type: ignore[attr-defined]  # a wrong one is told of also here
         if cython.compiled:
             element: object = take_warm(self)
             if element is not None:
                 return element
         ticket: Any = None
         try:
-            ticket = self._new_ticket(1)  # type: ignore[attr-defined]  # this and the rest are Traffic's
+            ticket = self._engine.ticket(1)  # type: ignore[attr-defined]  # this and the rest are BasePool's
             self._obtain(ticket, timeout)  # type: ignore[attr-defined]
             return ticket.elements[0]
         except BaseException as error:
@@ -90,7 +90,7 @@ class Quick:
                 return element
         hands: Any = None
         try:
-            hands = Hands(1)
+            hands = self._engine.ticket(1)  # type: ignore[attr-defined]
             return self._alloc_now(hands, True)
         except BaseException as error:
             last: Any = self._salvage(hands, error)
@@ -106,7 +106,7 @@ class Quick:
                 return element
         hands: Any = None
         try:
-            hands = Hands(1)
+            hands = self._engine.ticket(1)  # type: ignore[attr-defined]
             return self._alloc_now(hands, False)
         except BaseException as error:
             last: Any = self._salvage(hands, error)
@@ -119,15 +119,11 @@ class Quick:
 
         The caller made the hands and empties them if this fails: an interrupt that strikes as this returns finds only him.
         """
-        if not self._try(hands, ask=ask):  # type: ignore[attr-defined]  # this and the next are Traffic's
+        engine: Any = self._engine  # type: ignore[attr-defined]  # BasePool's
+        if not engine.try_take(hands, ask_source=ask):
             return None
-        self._sign_out(hands)  # type: ignore[attr-defined]
+        engine.check_out(hands)
         return hands.elements[0]
-
-    def _rest_quickly(self, seconds: cython.double) -> None:
-        """Let the quick path take of the reserve without asking the source for so long; 0: no longer."""
-        if cython.compiled:
-            self.rests_until = 0 if seconds == 0 else mempool_moment(seconds)
 
     def _salvage(self, hands: Any, error: BaseException) -> Any:
         """A call that was to take one element has failed: what it got goes home. None: the error is to be raised again.
@@ -136,33 +132,10 @@ class Quick:
         small objects that an orderly call needs; a spare can be had without any. (A task could not even be resumed.)
         """
         if hands is not None:
-            self._hand_back(hands)
+            self._engine.cancel(hands)  # type: ignore[attr-defined]
         if cython.compiled and isinstance(error, MemoryError):
             return take_at_last(self)
         return None
-
-    # The ends that each call must come to. Here, because a compiled function needs no memory to be entered.
-
-    def _hand_back(self, hands: Hands) -> None:
-        """Send home what these hands hold. May be done again after an exception cut it short."""
-        try:
-            self._send_home(hands)  # type: ignore[attr-defined]  # Traffic's
-        except BaseException as error:  # an interrupt; or some small object of our own could not be had
-            self._send_home(hands, again=True)  # type: ignore[attr-defined]
-            if not isinstance(error, MemoryError):
-                raise
-
-    def _end_fill(self, fill: Hands, *, forget: bool = True) -> None:
-        """However it ends: an interrupt here, too, must not leave behind that it were under way."""
-        try:
-            self.core.end_fill(fill)
-        except BaseException as error:
-            self.core.end_fill(fill)
-            if not isinstance(error, MemoryError):
-                raise
-        finally:
-            if forget:
-                self._fills.pop(fill, None)  # type: ignore[attr-defined]  # Traffic's
 
     def free(self, element: Any, *, linger: bool = False) -> None:
         """Give an element back: to the first in line, else to the shelf while `spare < keep`, else to the source.
@@ -181,7 +154,7 @@ class Quick:
             if hand_on(self, element):
                 self.core.spread_news()
                 return
-        self._free_slowly(element, linger)  # type: ignore[attr-defined]  # Traffic's
+        self._free_slowly(element, linger)  # type: ignore[attr-defined]
 
     def lease(self, *, timeout: Any = "default", linger: bool = False) -> Lease:  # type: ignore[type-arg]  # compiled, it has none
         """An element that goes home by itself: for `with`, for `async with`, or held; see Lease.

@@ -28,7 +28,7 @@ from mempool.sources.protocol import Room
 from mempool.sources.sizes import parse_size
 
 if TYPE_CHECKING:
-    from mempool.pool import Source
+    from mempool.sources.source import Source
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from mempool.sources.adaptors import Adaptor, hand_on, key_of, only
 from mempool.sources.entering import was_entered
 
 if TYPE_CHECKING:
-    from mempool.pool import Source
+    from mempool.sources.source import Source
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
 """What a test leaves out, of every pool there is: how many before and after, and who took them.
 
-A watch keeps a pool's core and its book of holders, never the pool, which must be free to die when the test drops it.
+A watch keeps a pool's engine, never the pool, which must be free to die when the test drops it.
 """
 
 from __future__ import annotations
@@ -9,21 +9,20 @@ import collections
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-from mempool import registry
-from mempool.holders import Holder, HolderBook
-from mempool.pool import Pool
-from mempool.telling import HOLDERS_NAMED
+from mempool import lifecycle
+from mempool.engine import Engine
+from mempool.messages import HOLDERS_NAMED
+from mempool.tracking import Holder, Holders
 
 #: How many leaking pools are named.
 POOLS_NAMED = 8
 
 
-class TakerBook(HolderBook):
+class Takers(Holders):
     """Who took what, for a message and for nothing else: with it in place a pool behaves as one that does not track.
 
-    A pool whose book knew the owners would raise DeadlockError where the code under test, outside of its tests, waits.
+    A pool that knew the owners would raise DeadlockError where the code under test, outside of its tests, waits.
     """
 
     def __init__(self) -> None:
@@ -31,7 +30,7 @@ class TakerBook(HolderBook):
         self._dropped = itertools.count(1)
 
     def record(self, elements: Iterable[object], now: float) -> None:
-        """See HolderBook."""
+        """See Holders."""
         elements = list(elements)
         for entry in self.forget(elements):
             if entry is not None:
@@ -51,10 +50,8 @@ class TakerBook(HolderBook):
 class _Watched:
     """One pool."""
 
-    def __init__(self, pool: Pool[Any]) -> None:
-        self._name = pool.name
-        self._core = pool.core
-        self._book = pool._book
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self.others: int = 0
         """How many of its elements somebody else than the test has out."""
         self._takers_of_others: set[Holder] = set()
@@ -62,25 +59,25 @@ class _Watched:
     def out(self) -> int:
         """How many of its elements the test has out."""
         # What is left of somebody else's when a fixture for several tests has ended is no debt of his.
-        return max(0, int(self._core.figures()["out"]) - self.others)
+        return max(0, self._engine.snapshot().out - self.others)
 
     def holders(self) -> list[Holder]:
         """Who took those, oldest first. The clock may be a test's, and dead: how long they were held is not known."""
-        known = () if self._book is None else self._book.holders(0.0)
+        known = self._engine.tracker.holders(0.0)
         return [holder for holder in known if holder not in self._takers_of_others]
 
     def excuse(self, all_but: int, holders: list[Holder]) -> None:
         """The test has not taken what is out now, but for so many, taken by these."""
         self._takers_of_others.update(holder for holder in self.holders() if holder not in holders)
-        self.others = int(self._core.figures()["out"]) - all_but
+        self.others = self._engine.snapshot().out - all_but
 
     def leak(self) -> str:
         """What is out, and who took it; "": nothing is."""
         out = self.out()
         if not out:
             return ""
-        facts = [f"pool {self._name!r}: {out} still out"]
-        if self._book is None:
+        facts = [f"{self._engine.called}: {out} still out"]
+        if not self._engine.tracker.knows_holders:
             facts.append('who took them is not known, as the pool was made without track="holders"')
             return "; ".join(facts)
         holders = self.holders()
@@ -98,13 +95,13 @@ class LeakWatch:
 
     def __init__(self) -> None:
         self._watched: list[_Watched] = []
-        for pool in registry.pools():
-            self.see(pool)
+        for engine in lifecycle.engines():
+            self.see(engine)
             self._watched[-1].excuse(0, [])
 
-    def see(self, pool: Pool[Any]) -> None:
-        """Watch this pool, which is new."""
-        self._watched.append(_Watched(pool))
+    def see(self, engine: Engine) -> None:
+        """Watch this pool, which is new, by its engine."""
+        self._watched.append(_Watched(engine))
 
     @contextlib.contextmanager
     def for_others(self) -> Iterator[None]:

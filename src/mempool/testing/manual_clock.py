@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mempool.clock import Clock, Wakes
-from mempool.pool import Pool
 from mempool.testing.waiting import wait_until
 
 #: A `Pool`, or one of your own.
@@ -73,8 +72,6 @@ class ManualClock(Clock):
                 "the mempool.Pool behind it, or keep a mempool.clock.Clock there"
             )
         pool._clock = self  # type: ignore[attr-defined]
-        if isinstance(pool, Pool):
-            pool._end_rest()  # it was counted by the other clock
         return pool
 
     def now(self) -> float:

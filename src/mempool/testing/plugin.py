@@ -24,9 +24,11 @@ from typing import Any, Generic, TypeVar
 
 import pytest
 
-from mempool import registry
-from mempool.pool import Pool, Source
-from mempool.testing.leaks import LeakWatch, TakerBook
+from mempool import lifecycle
+from mempool.local.engine import LocalEngine
+from mempool.pool import Pool
+from mempool.sources.source import Source
+from mempool.testing.leaks import LeakWatch, Takers
 from mempool.testing.scripted import Element, ScriptedSource
 
 T = TypeVar("T")
@@ -60,8 +62,8 @@ def leak_check(request: pytest.FixtureRequest) -> Iterator[None]:
             options["track"] = "holders"
         make()
         if records:
-            pool._book = TakerBook()  # nothing is out yet
-        watch.see(pool)
+            pool._engine.track_by(Takers())  # nothing is out yet
+        watch.see(pool._engine)
 
     try:
         with _pools_made_by(make_watched):
@@ -136,26 +138,27 @@ def faults(*, every: int = 3) -> Iterator[None]:
     Each counts for itself; that of a new pool from when its reserve has been filled: what is tested is how the pool is
     used, and not whether it can be made (kernel: fail_mempool_alloc).
     """
-    failing: list[weakref.ref[Pool[Any]]] = []
+    failing: list[weakref.ref[LocalEngine]] = []
 
-    def begin(pool: Pool[Any]) -> None:
-        pool._source = _Failing(pool._source, every)
-        failing.append(weakref.ref(pool))
+    def begin(engine: object) -> None:
+        if isinstance(engine, LocalEngine):
+            engine.supply.source = _Failing(engine.supply.source, every)
+            failing.append(weakref.ref(engine))
 
     def make_failing(make: Callable[[], None], pool: Pool[Any], _options: dict[str, Any]) -> None:
         make()
-        begin(pool)
+        begin(pool._engine)
 
     try:
-        for pool in registry.pools():
-            begin(pool)
+        for engine in lifecycle.engines():
+            begin(engine)
         with _pools_made_by(make_failing):
             yield
     finally:
         for reference in failing:
             living = reference()
             if living is not None:
-                living._source = living._source.behind
+                living.supply.source = living.supply.source.behind
 
 
 class _Failing(Generic[T]):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from mempool.buffer import identity_of
-from mempool.pool import Source
+from mempool.sources.source import Source
 from mempool.testing.waiting import wait_until
 
 T = TypeVar("T")

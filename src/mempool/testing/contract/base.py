@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import pytest
 
 from mempool.buffer import identity_of
-from mempool.guarantee import PoolStats
 from mempool.lease import Lease
 from mempool.leases import Leases
-from mempool.pool import Pool, Source
+from mempool.pool import Pool
+from mempool.sources.source import Source
+from mempool.stats import PoolStats
 from mempool.testing.contract.callers import KINDS, Callers, ThreadCallers, in_line
 from mempool.testing.manual_clock import ManualClock
 from mempool.testing.scripted import Action, ScriptedSource, Step

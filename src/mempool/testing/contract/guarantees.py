@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from mempool.guarantee import Guarantee
+from mempool.stats import Guarantee
 from mempool.testing.contract.base import SOON, Contract, fails, raises, slow, works
 from mempool.testing.scripted import SourceBroken, Step
 

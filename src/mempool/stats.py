@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from mempool.engine import CLOSED, SERVED, TIMED_OUT, WAIT_BUCKETS, WITHDRAWN, Snapshot
+
 
 @dataclass(frozen=True, slots=True)
 class Guarantee:
@@ -96,3 +98,42 @@ class PoolStats:
             [None if bound == float("inf") else bound, waits] for bound, waits in self.wait_histogram
         ]
         return values
+
+
+def guarantee_of(snapshot: Snapshot) -> Guarantee:
+    """What is promised at that moment, and what covers it."""
+    s = snapshot
+    unfunded = max(0, s.reserve - s.spare) - s.owed - s.filling
+    return Guarantee(s.reserve, s.spare, s.owed, unfunded, filling=s.filling, level=s.level)
+
+
+def stats_of(name: str, snapshot: Snapshot) -> PoolStats:
+    """What the pool of that name is and has done at that moment."""
+    s = snapshot
+    return PoolStats(
+        name=name,
+        reserve=s.reserve,
+        keep=s.keep,
+        limit=s.limit,
+        spare=s.spare,
+        out=s.out,
+        lingering=s.lingering,
+        disposing=s.disposing,
+        made=s.made,
+        disposed=s.disposed,
+        written_off=s.written_off,
+        waiting=s.waiting,
+        closed=s.closed,
+        served_from_spare=s.from_spare,
+        served_from_source=s.from_source,
+        served_from_reserve=s.from_reserve,
+        served_from_line=s.from_line,
+        resizes=s.resizes,
+        source_failures=s.source_failures,
+        waits_served=s.waits[SERVED],
+        waits_timed_out=s.waits[TIMED_OUT],
+        waits_cancelled=s.waits[WITHDRAWN] + s.waits[CLOSED],
+        wait_seconds_total=s.wait_seconds_total,
+        wait_seconds_max=s.wait_seconds_max,
+        wait_histogram=tuple(zip((*WAIT_BUCKETS, float("inf")), s.wait_histogram, strict=True)),
+    )

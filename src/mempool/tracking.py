@@ -1,4 +1,4 @@
-"""Who holds what, since when, from where; and who waits for whom. Kept with `track="holders"` only."""
+"""What is recorded of each element that is out: nothing, its identity, or who holds it since when and from where."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mempool import greenlets
 from mempool.buffer import Buffer
 from mempool.clock import in_words
-from mempool.parking import ThreadOwner, current_owner, life_of_this_thread, runner_of
-
-if TYPE_CHECKING:
-    from mempool._core.line import Ticket
-    from mempool.traffic import Traffic
+from mempool.messages import describe
+from mempool.parking import ThreadOwner, current_owner, life_of_this_thread
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 #: What CPython executes while a block is entered; while something is awaited, so many instructions after GET_AWAITABLE at
@@ -69,8 +65,65 @@ class _Entry:
         return Holder(self.what, self.who, self.site, self.since, now - self.since, lives, address)
 
 
-class HolderBook:
-    """The holders of one pool, by the address of the element. Every change is one dict operation."""
+class Untracked:
+    """Nothing is recorded: a double free goes unnoticed."""
+
+    knows_identity: bool = False
+    knows_holders: bool = False
+
+    def record(self, elements: Iterable[object], now: float) -> None:
+        """These elements have just been handed to the caller."""
+
+    def forget(self, elements: Iterable[object]) -> list[_Entry | None]:
+        """These elements have been returned. Returns what was known of each, for `restore`."""
+        return []
+
+    def restore(self, elements: Iterable[object], known: list[_Entry | None]) -> None:
+        """They have not been returned after all, though the handles of some may be others now."""
+
+    def hand_over(self, element: object) -> None:
+        """Somebody else will free this element."""
+
+    def take_over(self, element: object, now: float) -> None:
+        """This element is the caller's from now on, and nobody else will free it."""
+
+    def site_of(self, element: object) -> str | None:
+        """Where this element was taken."""
+        return None
+
+    def holders(self, now: float) -> tuple[Holder, ...]:
+        """All of them, oldest first."""
+        return ()
+
+    def gone(self, now: float) -> list[Holder]:
+        """Those whose element does not exist any more."""
+        return []
+
+    def holds(self, holder: Holder) -> bool:
+        """Whether this element is still held like that."""
+        return False
+
+    def drop(self, holder: Holder) -> None:
+        """This element is lost. May be done again."""
+
+    def clear(self) -> None:
+        """All of them are lost."""
+
+    def owners(self) -> list[tuple[object, bool]]:
+        """Who holds an element (None: nobody knows), once per element; and whether nobody else can return it."""
+        return []
+
+
+class ByIdentity(Untracked):
+    """Which elements are out: a double or a foreign free raises. The core keeps them, see _core/roll.py."""
+
+    knows_identity = True
+
+
+class Holders(ByIdentity):
+    """Who holds each element, by its address. Every change is one dict operation."""
+
+    knows_holders = True
 
     def __init__(self) -> None:
         self._entries: dict[int, _Entry] = {}
@@ -103,7 +156,7 @@ class HolderBook:
             if self._entries.get(id(element)) is before:
                 self._entries[id(element)] = entry
 
-    def disown(self, element: object) -> None:
+    def hand_over(self, element: object) -> None:
         """Somebody else will free this element."""
         entry = self._entries.get(id(element))
         if entry is not None and entry.owner is not None:
@@ -167,11 +220,6 @@ def is_over(owner: object) -> bool:
     return callable(done) and bool(done())
 
 
-def describe(element: object) -> str:
-    """An element for messages: its type and address."""
-    return f"{type(element).__name__} at {id(element):#x}"
-
-
 def name_of(owner: object) -> str:
     """A thread, task or greenlet for messages."""
     if isinstance(owner, ThreadOwner):
@@ -221,101 +269,5 @@ def in_block() -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class Standstill:
-    """A call that stops an event loop until it returns."""
-
-    what: str
-    owner: object
-    """Who waits in it."""
-    stopped: tuple[object, ...]
-    """See parking.stopped_here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlock:
-    """Callers that wait for each other."""
-
-    is_certain: bool
-    """Nobody else can bring home what they hold, and there is no room under the limit."""
-    lines: tuple[str, ...]
-    """Who holds what, and who waits where."""
-
-
-def find_deadlock(pool: Traffic, owner: object, pools: Iterable[Traffic]) -> Deadlock | None:
-    """Whether nobody but those who wait themselves could serve `owner`, who waits in `pool`. None: somebody may.
-
-    Certain, where only they can bring home what they hold, or tasks of a loop that one of them stops: there is no way out,
-    but that somebody's time runs out. Else it may only look like one: what a thread took, another may bring home.
-    """
-    tracked = [candidate for candidate in pools if candidate._book is not None]
-    for is_certain in (True, False):
-        found = _find(pool, owner, tracked, is_certain)
-        if found is not None:
-            return Deadlock(is_certain, tuple(found))
-    return None
-
-
-def _find(pool: Traffic, owner: object, tracked: list[Traffic], is_certain: bool) -> list[str] | None:
-    """Everybody who waits is taken for stuck, until it turns out that something he waits for is held by somebody who is
-    not, or is on its way. Who is left, when nobody is let off any more, waits for ever.
-    """
-    while True:
-        tickets: list[Ticket] = []
-        waits: dict[object, list[Traffic]] = {owner: [pool]}
-        for candidate in tracked:
-            for ticket in candidate.core.queue():
-                if ticket.owner != owner and ticket.owner is not None:
-                    waits.setdefault(ticket.owner, []).append(candidate)
-                    tickets.append(ticket)
-        standstills = [standstill for candidate in tracked for standstill in list(candidate._standstill.values())]
-        stuck = set(waits)
-        changed = True
-        while changed:
-            changed = False
-            stopped = {runner for standstill in standstills if standstill.owner in stuck for runner in standstill.stopped}
-            for waiter in list(stuck):
-                if not all(_is_dry(place, stuck, stopped, is_certain) for place in waits[waiter]):
-                    stuck.discard(waiter)
-                    changed = True
-        if owner not in stuck:
-            return None
-        if not any(ticket.is_settled() for ticket in tickets if ticket.owner in stuck):
-            break
-        # Somebody was served between the look at the line and that at the holders: he waits no more, and holds something.
-    lines = []
-    for candidate in tracked:
-        now = candidate._clock.now()
-        owners = candidate._book.owners() if candidate._book else []
-        if any(_cannot_run(holder, stuck, stopped) for holder, _ in owners) and candidate._book is not None:
-            lines += [f"{candidate._called()}: {holder}" for holder in candidate._book.holders(now)]
-    for waiter in stuck:
-        stops = any(standstill.owner == waiter for standstill in standstills)
-        how = " and stops its event loop, which `await pool.alloc_async()` would not" if stops else ""
-        lines.append(f"{name_of(waiter)} waits in {', '.join(place._called() for place in waits[waiter])}{how}")
-    return lines
-
-
-def _cannot_run(holder: object, stuck: set[object], stopped: set[object]) -> bool:
-    """Whether this holder waits for ever, or is a task of a loop that stands still because somebody does."""
-    return holder in stuck or (bool(stopped) and runner_of(holder) in stopped and not is_over(holder))
-
-
-def _is_dry(pool: Traffic, stuck: set[object], stopped: set[object], is_certain: bool) -> bool:
-    """Whether all that is out of this pool is held by somebody who is stuck or stopped, and nothing is on its way.
-
-    is_certain: whether nobody else can bring it home, and the source cannot help because the limit is reached.
-    """
-    if pool._book is None:
-        return False
-    figures = pool.core.figures()
-    owners = pool._book.owners()
-    if is_certain and (figures["made"] - figures["disposed"] < figures["limit"] or not all(bound for _, bound in owners)):
-        return False
-    return (
-        bool(owners)
-        and len(owners) == figures["out"]
-        and not figures["claimed"]
-        and not figures["disposing"]
-        and all(_cannot_run(holder, stuck, stopped) for holder, _ in owners)
-    )
+#: What the pool's option `track` says.
+TRACKERS: dict[str, type[Untracked]] = {"nothing": Untracked, "identity": ByIdentity, "holders": Holders}

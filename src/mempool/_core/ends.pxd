@@ -1,0 +1,6 @@
+from mempool._core.line cimport Hands
+from mempool._core.reserve cimport Reserve
+
+cdef class Ends:
+    cdef readonly Reserve core
+    cdef readonly dict fills

@@ -1,0 +1,6 @@
+from mempool._core.line cimport Hands, Ticket
+from mempool._core.reserve cimport Reserve
+
+cdef class Queueing:
+    cdef readonly Reserve core
+    cdef public object tracker

@@ -1,0 +1,66 @@
+"""All engines of this process: for a fork, for the end of the interpreter, and for deadlocks across pools."""
+
+from __future__ import annotations
+
+import concurrent.futures.thread  # noqa: F401 - registers its hook before ours, so that ours runs first
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+from mempool import parking
+from mempool.sources import forks  # noqa: F401 - registers its hook before ours, so that ours knows what is lost
+
+if TYPE_CHECKING:
+    from mempool.engine import Engine
+
+# A dict of weak references, because each change of it is one step, whoever interrupts it.
+_engines: dict[int, weakref.ref[Engine]] = {}
+#: Not empty: the interpreter joins its threads.
+_ending: list[bool] = []
+
+
+def register(engine: Engine) -> None:
+    """Know this engine as long as it lives."""
+    if _ending:
+        engine.end_waiting()
+    key = id(engine)
+    _engines[key] = weakref.ref(engine, lambda reference: _forget(key, reference))
+
+
+def _forget(key: int, reference: weakref.ref[Engine]) -> None:
+    if _engines.get(key) is reference:
+        _engines.pop(key, None)
+
+
+def engines() -> list[Engine]:
+    """The engines that live now."""
+    living = [reference() for reference in list(_engines.values())]
+    return [engine for engine in living if engine is not None]
+
+
+def _after_fork_in_child() -> None:
+    """The child has working pools: nobody stands in the line but the forking thread."""
+    remaining = [rest for engine in engines() if (rest := engine.after_fork()) is not None]
+    parking.wake_this_thread()
+    errors: list[Exception] = []
+    for rest in remaining:
+        try:
+            rest()
+        except Exception as error:  # noqa: BLE001 - a source's; raised below, when all are told
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _at_exit() -> None:
+    """Threads that still wait would keep the interpreter from ending: each gets PoolClosed."""
+    _ending.append(True)
+    for engine in engines():
+        engine.end_waiting()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+# The hook that runs before the interpreter joins its threads. concurrent.futures uses it too; atexit comes too late.
+threading._register_atexit(_at_exit)  # type: ignore[attr-defined]

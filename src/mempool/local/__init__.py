@@ -1,0 +1,1 @@
+"""The engine of a pool in one process: what is decided in `_core`, done."""

@@ -1,0 +1,482 @@
+"""LocalEngine: the engine of a pool in one process. How an element travels between the state, the source and its user.
+
+What is decided, `_core` decides. Between the state and its user an element lies in the Hands of the call that moves it
+(see _core/line.py). Each call therefore ends in one of two ways: it has done what it says, or something is raised and
+`cancel` has taken back whatever the hands still held. The source's code and every wake-up run here and in supply.py,
+outside of all decisions.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from types import EllipsisType
+from typing import Any
+
+from mempool import lifecycle, messages, parking
+from mempool._core import Hands, Queueing, Reserve, Ticket
+from mempool._core import reserve as answers
+from mempool._core.reserve import IS_FULL, IS_TOO_MANY
+from mempool.clock import SYSTEM_CLOCK, Clock
+from mempool.engine import Snapshot, Tracker, UnderWay, Waker
+from mempool.errors import LineFull, PoolClosed
+from mempool.local import losses
+from mempool.local.owner import Owner
+from mempool.local.returning import Returning
+from mempool.local.supply import Supply
+from mempool.native import get_ident
+from mempool.sources import protocol
+from mempool.tracking import name_of
+
+#: Seconds. A batch that takes longer is large enough.
+BATCH_SECONDS = 0.001
+#: Places of a list that malloc maps: above 32 MiB, to which its threshold rises. What was mapped once grows by moving pages;
+#: what was not is copied, and from so many places on no other thread runs for milliseconds.
+MAPPED, MANY = 8_388_608, 65_536
+log: logging.Logger = logging.getLogger("mempool")
+
+
+class _Announced:
+    """An iterator that yields nothing and announces so many: a list extended by it has had room for them."""
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+
+    def __iter__(self) -> Iterator[None]:
+        return self
+
+    def __length_hint__(self) -> int:
+        return self.places
+
+    def __next__(self) -> None:
+        raise StopIteration
+
+
+class LocalEngine(Queueing):
+    """Decides for one pool, and does what was decided. See Engine in engine.py for what is promised of each call.
+
+    batch_max: elements made or disposed of in one go; between two, other threads' calls get their turn. rests: whether a
+    source that has failed is left alone for a while.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_batch_max",
+        "_clock",
+        "called",
+        "cancel",
+        "giving",
+        "name",
+        "supply",
+        "under_way",
+    )
+
+    _is_finalizing = staticmethod(sys.is_finalizing)  # here, because at the end this module's `sys` is None already
+
+    def __init__(
+        self,
+        name: str,
+        source: Any,
+        tracker: Tracker,
+        *,
+        waiting_max: int = sys.maxsize,
+        batch_max: int = 64,
+        rests: bool = True,
+    ) -> None:
+        self.name = name
+        self.called: str = messages.called(name)
+        self.under_way: dict[tuple[int, object], UnderWay] = {}
+        self._batch_max = batch_max
+        self._clock: Clock = SYSTEM_CLOCK
+        owner = Owner(name, source)
+        quick = not tracker.knows_holders
+        check, reset = protocol.found(source, "check"), protocol.found(source, "reset")
+        core = Reserve(tracker.knows_identity, quick and check is None, quick and reset is None, owner)
+        super().__init__(core, tracker)
+        self.core.set_waiting_max(min(waiting_max, sys.maxsize))
+        self.supply: Supply = Supply(self.core, self.called, source, self._clock, rests=rests, batch_max=batch_max)
+        self.giving = Returning(self.core, self.called, self.supply, tracker)
+        owner.belongs_to(self.giving)
+        #: See Engine. No method, because that would be a frame more, which needs memory.
+        self.cancel: Callable[[Hands], None] = self.giving.cancel
+
+    def begin(self, reserve: int, keep: int | None, limit: int | None) -> None:
+        """Set the first targets and make the reserve. Raises MemoryError if it cannot be made; it is closed then."""
+        try:
+            self._retarget(*self._targets(reserve, keep, limit))
+            self.supply.require_room()
+            self._fill(beyond_out=False, all_or_raise=True)
+            lifecycle.register(self)
+        except BaseException:
+            self.close()
+            raise
+
+    def track_by(self, tracker: Tracker) -> None:
+        """Record what is out in another way, while nothing is."""
+        self.tracker = self.giving.tracker = tracker
+
+    @property
+    def clock(self) -> Clock:
+        """By which the source rests, and since when elements are held."""
+        return self._clock
+
+    @clock.setter
+    def clock(self, clock: Clock) -> None:
+        self._clock = self.supply.clock = clock
+        self.supply.end_rest()  # it was counted by the other clock
+
+    # -- from the state to a user
+
+    def ticket(self, wanted: int) -> Ticket:
+        """See Engine."""
+        return Ticket(wanted)
+
+    def _take_or_ask(self, ticket: Hands, ask_source: bool, may_wait: bool) -> bool:
+        if not ask_source:
+            if self.core.is_closed():
+                raise self._closed()
+            return self.core.take(ticket, True)
+        ready = self.take_ready(ticket, may_wait=may_wait)
+        if ready is not None:
+            return ready
+        self.supply.ask(ticket, ticket.missing(), for_caller=True)
+        if self.core.is_closed():  # meanwhile: whoever has closed the pool was not told of this element
+            raise self._closed()
+        return ticket.missing() == 0 or self.core.take(ticket, True)
+
+    def take_ready(self, ticket: Hands, *, may_wait: bool) -> bool | None:
+        """See Engine."""
+        if self.core.is_closed():
+            raise self._closed()
+        if self.core.take(ticket, False):
+            return True
+        if may_wait and self.core.waiting():
+            ticket.defer()
+            return False  # those who wait come first
+        if self.supply.is_resting() and self.core.take(ticket, True):
+            return True
+        return None
+
+    def _closed(self) -> PoolClosed:
+        return messages.closed(self.called) if self.core.is_closed() else messages.ending(self.called)
+
+    def ask(self, ticket: Hands) -> None:
+        """See Engine."""
+        self.supply.ask(ticket, ticket.missing(), for_caller=True)
+
+    def pass_on(self, giver: Hands, receiver: Hands) -> None:
+        """See Engine."""
+        self.core.pass_on(giver, receiver)
+
+    def _check_out_slowly(self, hands: Hands) -> None:
+        if self.supply.check is not None:
+            hands.checked = True
+            try:
+                for element in hands.held():
+                    self.supply.check(element)
+            except Exception as error:
+                if not isinstance(error, MemoryError):  # which says nothing about an element
+                    self.core.condemn(hands)  # all of them: who has spoilt one is not to be trusted with the rest
+                raise
+        # The book first: where an element is lost whose address this one has, nobody shall find that one's entry for it.
+        if self.tracker.knows_holders:
+            self.tracker.record(hands.held(), self._clock.now())
+        self.core.sign_out(hands)
+
+    # -- the line
+
+    def _refused(self, ticket: Ticket, answer: int) -> Exception:
+        """Why this ticket does not stand in the line."""
+        if answer == IS_TOO_MANY:
+            return messages.too_many(self.called, ticket.wanted, "the limit has just been lowered")
+        if answer == IS_FULL:
+            in_line = messages.in_line(self.core.waiting())
+            return LineFull(f"{self.called}: {in_line} already, as max_waiting allows; try again later")
+        return self._closed()
+
+    def _seconds_after_failure(self, seconds: float) -> float:
+        """How many of so many seconds after the last failure of the source are left."""
+        return self.supply.failed_at + seconds - self._clock.now()
+
+    def _ask_for_head(self, ticket: Ticket, now: float) -> None:
+        began = self._clock.now()
+        self._ask_for_line(ticket)
+        # What is returned while the head is inside the source goes to those behind it. So that the head has its turn, too, a
+        # slow source is left alone for as long as it took.
+        ticket.rest_until = now + 2 * (self._clock.now() - began)
+        ticket.ask_at = max(ticket.ask_at, ticket.rest_until)
+
+    def _ask_for_line(self, ticket: Ticket) -> None:
+        """The head of the line asks the source; what comes goes to the line in its order."""
+        hands = Hands(max(1, ticket.wanted - self.core.figures()["spare"]))
+        hands.ask_for(ticket)
+        try:
+            self.supply.ask(hands, hands.wanted, for_caller=False)
+            self.cancel(hands)
+        except BaseException:
+            self.cancel(hands)
+            self.core.leave(ticket)
+            self.supply.dispose_surplus()  # what was laid by for it, see Books.kept_for_line
+            raise
+
+    # -- back
+
+    def abandon(self, ticket: Hands) -> None:
+        """See Engine."""
+        self.giving.abandon(ticket)
+
+    def returning(self, elements: Sequence[Any]) -> Hands:
+        """See Engine."""
+        hands = Hands(len(elements))
+        for element in elements:
+            hands.hold(element)
+        return hands
+
+    def give(self, ticket: Hands, *, linger: bool = False) -> int:
+        """See Engine."""
+        return self.giving.give(ticket, lingering=linger)
+
+    def discard(self, hands: Hands) -> None:
+        """What these hands hold is broken: dispose of it, and make it anew where the promise needs it."""
+        fill = self._new_fill()
+        try:
+            self.core.begin_fill(fill)  # before: what is about to be made anew is never unfunded
+            self.giving.give(hands, broken=True)
+            self._fill(beyond_out=True, fill=fill)
+        finally:
+            self.giving.end_fill(fill)
+
+    # -- what is lost
+
+    def write_off(self, lost: Any) -> None:
+        """See Engine."""
+        fill = self._new_fill()
+        try:
+            self.core.begin_fill(fill)
+            losses.write_off(self.giving, lost)
+            self._fill(beyond_out=True, fill=fill)
+        finally:
+            self.giving.end_fill(fill)
+
+    def write_off_all(self) -> int:
+        """See Engine."""
+        fill = self._new_fill()
+        try:
+            self.core.begin_fill(fill)
+            lost = losses.write_off_all(self.giving)
+            self._fill(beyond_out=True, fill=fill)
+        finally:
+            self.giving.end_fill(fill)
+        return lost
+
+    def notice_lost(self) -> None:
+        """See Engine. With track="holders": objects that their users have dropped."""
+        losses.notice(self.giving)
+
+    # -- more, and fewer
+
+    def resize(self, reserve: int | None, keep: int | None, limit: int | None | EllipsisType) -> None:
+        """See Engine."""
+        wanted = [f"{what} {number}" for what, number in (("reserve", reserve), ("keep", keep)) if number is not None]
+        if limit is not ...:
+            wanted.append(f"limit {limit}")
+        token = (get_ident(), object())
+        by = name_of(parking.current_owner())
+        what = f"a resize to {', '.join(wanted) or 'the same targets'} by {by} is under way"
+        self.under_way[token] = UnderWay(what)
+        fill = self._new_fill()
+        try:
+            grew = self._retarget(*self._targets(reserve, keep, limit), fill)
+            try:
+                if grew and self.supply.has_room():
+                    self.core.expect_reserve()
+                    self._fill(beyond_out=False, fill=fill)
+            finally:
+                self.giving.end_fill(fill, forget=False)
+                self.supply.dispose_surplus(fill)
+            if fill.filling:
+                # Another fill ended while what was disposed of here took its room under the limit: this goes on with it.
+                self._fill(beyond_out=True, fill=fill)
+        finally:
+            self.giving.end_fill(fill)
+            self.under_way.pop(token, None)
+
+    def refill(self) -> None:
+        """See Engine."""
+        self.supply.regain()
+        self._fill(beyond_out=True)
+
+    def _targets(self, reserve: int | None, keep: int | None, limit: int | None | EllipsisType) -> tuple[int, int, int]:
+        most = sys.maxsize if limit is None else answers.UNCHANGED if limit is ... else limit
+        return (
+            answers.UNCHANGED if reserve is None else reserve,
+            answers.UNCHANGED if keep is None else keep,
+            min(most, sys.maxsize),
+        )
+
+    def _retarget(self, reserve: int, keep: int, limit: int, fill: Hands | None = None) -> bool:
+        """Change the targets at one moment. Returns whether the reserve grew. Raises, and then nothing has changed."""
+        # Enough, whatever other resizes make of the target that is not given here: they bring places for it.
+        answer = self.core.retarget(reserve, keep, limit, self._places(max(keep, 2 * reserve)), fill)
+        now = self.core.figures()
+        reserve = now["reserve"] if reserve == answers.UNCHANGED else reserve
+        if answer == answers.IS_CLOSED:
+            raise self._closed()
+        if answer == answers.KEEP_TOO_LOW:
+            raise ValueError(f"{self.called}: keep {keep} is below the reserve of {reserve}; keep at least the reserve")
+        if answer == answers.LIMIT_TOO_LOW:
+            limit = now["limit"] if limit == answers.UNCHANGED else limit
+            raise ValueError(
+                f"{self.called}: a limit of {limit} cannot hold the reserve of {reserve}; raise the limit or lower "
+                "the reserve"
+            )
+        return answer == answers.GROWN
+
+    def _places(self, places: int) -> list[None]:
+        if places <= self.core.capacity():
+            return []
+        try:
+            room: list[None] = []
+            try:
+                room.extend(_Announced(places if places < MANY else max(places, MAPPED)))
+            except MemoryError:
+                room.extend(_Announced(places))  # fails at once, where the list would fail in the end
+            # In pieces: as one, a list of millions would keep every other thread from running for milliseconds.
+            while len(room) < places:
+                room.extend(itertools.repeat(None, min(8192, places - len(room))))
+            return room
+        except (OverflowError, MemoryError):
+            raise MemoryError(f"{self.called}: a list of {places} places cannot be had; keep fewer") from None
+
+    def _new_fill(self) -> Hands:
+        """What stands for a resize or refill in the books: under way from `begin_fill` to `_end_fill`."""
+        fill = Hands(0)
+        self.giving.fills[fill] = get_ident()
+        return fill
+
+    def _fill(self, *, beyond_out: bool, all_or_raise: bool = False, fill: Hands | None = None) -> None:
+        """Make elements until the reserve is full, or (beyond_out) would be if all that is out came home.
+
+        fill: has begun already, as a part of the decision that made it necessary.
+        """
+        own = self._new_fill() if fill is None else fill
+        try:
+            self.core.begin_fill(own)
+            batch = 1
+            while True:
+                hands = Hands(batch)
+                began = self._clock.now()
+                try:
+                    if not self.core.claim_to_fill(hands, beyond_out, own):
+                        return
+                    self.supply.call(hands, False)
+                    self.cancel(hands)
+                except BaseException as error:
+                    self.cancel(hands)
+                    if not isinstance(error, MemoryError):
+                        raise
+                    self.supply.note_failure(error)
+                    if all_or_raise:
+                        raise self._all_or_nothing(error) from error
+                    return
+                # Cheap elements come in larger batches; dear ones one by one, so that a waiter gets each at once.
+                if self._clock.now() - began < BATCH_SECONDS:
+                    batch = min(2 * batch, self._batch_max)
+        finally:
+            self.giving.end_fill(own, forget=fill is None)
+
+    def _all_or_nothing(self, error: MemoryError) -> MemoryError:
+        f = self.core.figures()
+        said = str(error) or "the source ran out of memory"
+        return MemoryError(f"{self.called}: {f['made']} of {f['reserve']} elements were made, and are disposed of: {said}")
+
+    # -- looking
+
+    def queue(self) -> list[Ticket]:
+        """See Engine."""
+        return self.core.queue()
+
+    def snapshot(self) -> Snapshot:
+        """See Engine."""
+        f = self.core.figures()
+        lacking = max(0, f["reserve"] - f["spare"])
+        owed = 0 if f["closed"] else min(lacking, max(0, f["out"]))
+        # A fill goes on until nothing is lacking, so the rest is what it will make; and one that ended for want of room
+        # under the limit is gone on with by whoever takes that room.
+        delayed = f["starved"] and (f["claimed"] or f["disposing"])
+        filling = lacking - owed if not f["closed"] and (f["fills"] or delayed) else 0
+        return Snapshot(
+            reserve=f["reserve"],
+            keep=f["keep"],
+            limit=None if f["limit"] == sys.maxsize else f["limit"],
+            closed=f["closed"],
+            spare=f["spare"],
+            out=f["out"],
+            lingering=f["lingering"],
+            made=f["made"],
+            disposed=f["disposed"],
+            disposing=f["disposing"],
+            written_off=f["written_off"],
+            being_made=f["claimed"],
+            owed=owed,
+            filling=filling,
+            waiting=f["waiting"],
+            from_spare=f["from_spare"],
+            from_source=f["from_source"],
+            from_reserve=f["from_reserve"],
+            from_line=f["from_line"],
+            resizes=f["resizes"],
+            waits=tuple(f["waits"]),
+            wait_histogram=tuple(f["wait_histogram"]),
+            wait_seconds_total=f["wait_seconds_total"],
+            wait_seconds_max=f["wait_seconds_max"],
+            source_failures=self.supply.failures,
+            source_said=self.supply.said,
+            source_rests=max(0.0, self.supply.rests_until - self._clock.now()),
+            level=self.supply.level,
+        )
+
+    def remarks(self) -> list[str]:
+        """See Engine."""
+        lingering = self.core.figures()["lingering"]
+        return [self.giving.tell_lingering(lingering)] if lingering else []
+
+    # -- the end
+
+    def close(self) -> None:
+        """See Engine."""
+        self.core.close()
+        self.supply.dispose_surplus()
+
+    def watch_drained(self, ticket: Ticket, waker: Waker | None) -> bool:
+        """See Engine."""
+        if waker is not None:
+            ticket.set_waiter(waker.wake, waker.owner, get_ident())
+        return bool(self.core.watch_drain(ticket, waker is not None))
+
+    def is_ending(self) -> bool:
+        """See Engine."""
+        return self.core.is_dismissed()
+
+    def end_waiting(self) -> None:
+        """See Engine."""
+        self.core.dismiss()
+
+    def after_fork(self) -> Callable[[], None] | None:
+        """See Engine. Its lock cannot be left locked: there is none."""
+        self.giving.after_fork()
+        survivor = get_ident()
+        for token in list(self.under_way):
+            if token[0] != survivor:
+                self.under_way.pop(token, None)
+        for fill, thread in list(self.giving.fills.items()):
+            if thread != survivor:
+                self.giving.fills.pop(fill, None)
+        # The spares whose memory stayed with the parent. (What is out goes when it is freed.)
+        lost = Hands(self.core.figures()["spare"])
+        self.core.take_lost(lost)
+        self.core.after_fork(survivor, sum(fill.filling for fill in self.giving.fills))
+        return functools.partial(self.supply.dispose, lost) if lost.count else None

@@ -1,0 +1,284 @@
+"""Returning: what comes back from users, and what a call that failed had taken.
+
+Each call here may be done again after an exception has cut it short, and then finishes what it began: the hands tell how far
+it came.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import weakref
+from collections import deque
+from typing import Any
+
+from mempool import messages
+from mempool._core import Ends, Hands, Reserve, Ticket
+from mempool.buffer import Buffer, entrust, has_lost, prepare, renew
+from mempool.engine import Tracker
+from mempool.errors import DoubleFree, ForeignElement
+from mempool.lease import Lease
+from mempool.local.supply import Supply
+from mempool.messages import describe
+from mempool.sources.moves import move
+from mempool.viewers import viewers
+
+#: Addresses of elements written off that are remembered, for the message to whoever frees one after all.
+WRITTEN_OFF_NAMED = 4096
+#: Lingering buffers whose viewers `why_empty` names.
+LINGERING_NAMED = 8
+
+
+class Returning(Ends):
+    """Takes elements back: into the state, to the line, or to the source."""
+
+    __slots__ = (
+        "__weakref__",
+        "_abandoned",
+        "_lingering",
+        "_recovering",
+        "called",
+        "supply",
+        "tracker",
+        "written_off",
+    )
+
+    def __init__(self, core: Reserve, called: str, supply: Supply, tracker: Tracker) -> None:
+        super().__init__(core)
+        self.called = called
+        self.supply = supply
+        self.tracker = tracker
+        self.written_off: deque[int] = deque(maxlen=WRITTEN_OFF_NAMED)  # addresses
+        self._lingering: dict[int, weakref.ref[Buffer]] = {}  # by the identity of the handle that is kept by views
+        self._abandoned: deque[Hands] = deque()
+        self._recovering: deque[int] = deque([0])
+
+    # -- what a call had taken
+
+    def take_back(self, hands: Hands, *, again: bool = False) -> None:
+        """What `cancel` does. again: it was cut short before."""
+        self.core.leave(hands)
+        self.core.arrive(hands, False)
+        self.core.retract(hands)
+        if self.tracker.knows_holders:
+            self.tracker.forget(hands.held())
+        if hands.checked and not hands.condemned and self.supply.reset is not None:
+            # What a check leaves behind (zeros, in place of a pattern) is not what it wants to find the next time.
+            try:
+                for element in hands.held():
+                    self.supply.reset(element)
+                hands.checked = False
+            except BaseException as error:
+                if again or not isinstance(error, MemoryError):
+                    self.core.condemn(hands)
+                    self.supply.dispose(hands)
+                raise
+        if has_lost(hands):
+            self.core.condemn(hands)
+        self.core.give(hands)
+        self.supply.dispose(hands)
+        if hands.wanted > 1 and isinstance(hands, Ticket):
+            self.supply.dispose_surplus()  # what it had gathered and nobody else waits for
+
+    def abandon(self, ticket: Hands) -> None:
+        """The loop of this ticket's caller is closed: what it got goes to the next. Many may be lost one after another."""
+        self._abandoned.append(ticket)
+        # An inbox, because handing back may find the next in line lost, too, and this call is at its bottom.
+        errors: list[Exception] = []
+        while self._abandoned:
+            token: deque[int] = deque()
+            try:
+                move(self._recovering, token)
+                if not token:
+                    break  # whoever has it sees to this one, too
+                while self._abandoned:
+                    try:
+                        self.cancel(self._abandoned[0])
+                    except Exception as error:  # noqa: BLE001 - raised below, when all are home
+                        errors.append(error)
+                    self._abandoned.popleft()
+            finally:
+                move(token, self._recovering)
+        if errors:
+            raise errors[0]
+
+    # -- what a user gives back
+
+    def give(self, hands: Hands, *, renewing: bool = True, broken: bool = False, lingering: bool = False) -> int:
+        """Take what these hands hold back from its user. Returns how many were kept. May be done again, to finish it.
+
+        renewing: the handles of buffers die; see buffer.py. broken: nobody else shall get them. lingering: what is viewed
+        goes out again, kept by its views.
+        """
+        total = hands.count - hands.first
+        if not total:
+            return 0
+        is_reset = self.supply.reset is None and not broken
+        known: list[Any] = []
+        hands.checked = False  # a user has had them since
+        try:
+            if not hands.are_owners():
+                unfit = prepare(hands, self.core.home, lingering) if renewing else None
+                if unfit is not None:
+                    raise self.unfit(unfit, hands)
+                if not self.core.sign_in(hands):
+                    raise self.not_out(hands.held())
+            if self.tracker.knows_holders:
+                known = self.tracker.forget(hands.held())
+            if renewing:
+                viewed = renew(hands, lingering)
+                if viewed is not None:
+                    self._put_out(hands, known)
+                    raise self.unfit(viewed, hands)
+            if lingering:
+                self._linger(hands)
+                total = hands.count - hands.first
+            if broken:
+                self.core.condemn(hands)
+            elif self.supply.reset is not None:
+                for element in hands.held():
+                    self.supply.reset(element)
+                is_reset = True
+            if has_lost(hands):
+                self.core.condemn(hands)  # in a child of a fork: there is no memory to keep
+            self.core.give(hands)
+            kept = total - (hands.count - hands.first)
+            self.supply.dispose(hands)
+        except BaseException:
+            try:
+                self._end_bringing(hands, known, is_reset, renewing, lingering)
+            except MemoryError:
+                self._end_bringing(hands, known, is_reset, renewing, lingering)
+            raise
+        return kept
+
+    def _end_bringing(self, hands: Hands, known: list[Any], is_reset: bool, renewing: bool, lingering: bool) -> None:
+        """Something flew: either these elements are the user's as before, or they go home."""
+        self.core.undo_sign_in(hands)
+        if hands.are_owners():
+            if self.tracker.knows_holders:  # while the handles are those it knows
+                known = known or self.tracker.forget(hands.held())
+            if renewing and renew(hands, lingering) is not None:
+                self._put_out(hands, known)
+                return
+            if lingering:
+                self._linger(hands)
+            if not is_reset:
+                self.core.condemn(hands)  # nobody knows what state it is in
+            self.take_back(hands)
+
+    def _linger(self, hands: Hands) -> None:
+        """What views keep goes out again, and comes home when they are gone: see `recover`. May be done again."""
+        self.core.linger(hands)
+        if hands.first:
+            self._remember_lingering(hands)
+            entrust(hands)
+            hands.let_go()
+
+    def _put_out(self, hands: Hands, known: list[Any]) -> None:
+        """Somebody views one of these elements: they are their user's again."""
+        if self.tracker.knows_holders:
+            self.tracker.restore(hands.held(), known)
+        self.core.put_out(hands)
+
+    def recover(self, dropped: list[Buffer]) -> str:
+        """A buffer that is out was dropped. Called by its finalizer, where what flies is swallowed. Returns a warning.
+
+        The list holds it until it is taken over here; from then on nobody else comes back to it.
+        """
+        hands = Hands(1)
+        hands.hold(dropped[0])
+        lingered = dropped[0].lingers
+        hands.lingering = int(lingered)
+        where = ""
+        try:
+            buffer = dropped.pop()
+            # The hands know it now. This handle may be one that goes to the shelf, below.
+            buffer.lingers = False
+            self._lingering.pop(id(buffer), None)
+            where = self._taken_at(buffer)
+            self.give(hands)
+        except KeyboardInterrupt:
+            dropped.clear()
+            self.give(hands)
+            raise
+        except MemoryError:
+            self.give(hands, renewing=False)  # nobody else has this handle, so it may go home itself
+        except (DoubleFree, ForeignElement):
+            self.supply.source.free(buffer)  # it never arrived here
+            return ""
+        if lingered:
+            return ""  # as it was asked for
+        return f"{self.called}: a buffer was dropped while it was out{where}; free it, or use `with pool.lease()`"
+
+    def after_fork(self) -> None:
+        """Whoever was at it in another thread does not live here."""
+        self._recovering = deque([0])
+
+    # -- why it cannot be given back
+
+    def unfit(self, buffer: Buffer, hands: Hands) -> Exception:
+        """Why this buffer cannot be freed."""
+        if not buffer.is_alive():
+            return DoubleFree(f"{self.called}: this buffer was freed already; free an element once, or use a lease")
+        if buffer.block.home is not self.core.home or sum(map(operator.is_, hands.held(), itertools.repeat(buffer))) > 1:
+            return self.not_out(hands.held())
+        views = buffer.views()
+        what = f" ({viewers(buffer)})" if self.tracker.knows_holders else ""
+        return BufferError(
+            f"{self.called}: this buffer is still viewed through {views} view{messages.s(views)}{what}: a slice "
+            "such as buf[:n] or an array still looks at it; use `with buf[:] as view:` inside the lease, `del` it "
+            "before the block ends, or lease(linger=True) or free(buf, linger=True), which return it when the last view ends"
+        )
+
+    def not_out(self, elements: list[Any]) -> Exception:
+        """Why these elements cannot be freed."""
+        if any(element is None for element in elements):
+            return ForeignElement(f"{self.called}: None is no element; free what `alloc` returned")
+        twice = next((e for e in elements if sum(other is e for other in elements) > 1), None)
+        element = twice if twice is not None else next((e for e in elements if not self.core.is_out(e)), elements[0])
+        what = describe(element)
+        if type(element) is Lease:
+            return ForeignElement(
+                f"{self.called}: this is a lease and no element; call lease.release(), or leave its `with` block"
+            )
+        if id(element) in self.written_off and twice is None and not self.core.is_spare(element):
+            return ForeignElement(
+                f"{self.called}: this {what} was written off: it was taken for lost, and the pool has gone on without "
+                "it; drop it, and write off only what nobody has any more"
+            )
+        # A buffer of this pool that a user has was out: another thread is freeing it now, or has just done so.
+        was_out = type(element) is Buffer and element.block.home is self.core.home
+        if twice is not None or was_out or self.core.is_spare(element):
+            return DoubleFree(
+                f"{self.called}: this {what} was freed already and is a spare; free an element once, or use a lease"
+            )
+        return ForeignElement(
+            f"{self.called}: this {what} is not out of this pool: it never was this pool's, or it was freed and "
+            "disposed of already; free an element once, to the pool that gave it"
+        )
+
+    def _taken_at(self, element: Any) -> str:
+        site = self.tracker.site_of(element) if self.tracker.knows_holders else None
+        return "" if site is None else f", taken at {site}"
+
+    # -- what lingers
+
+    def _remember_lingering(self, hands: Hands) -> None:
+        """For `_tell_lingering`: what has left these hands for its views."""
+        try:
+            for element in hands.elements[: hands.first]:
+                if element is not None:
+                    self._lingering[id(element)] = weakref.ref(element)
+        except MemoryError:
+            pass  # `why_empty` says less
+
+    def tell_lingering(self, lingering: int) -> str:
+        """How many linger, and who looks."""
+        seen = []
+        for reference in list(self._lingering.values())[:LINGERING_NAMED]:
+            buffer = reference()
+            if buffer is not None and buffer.views() > 0:
+                seen.append(viewers(buffer))
+        del reference, buffer
+        return messages.lingering(lingering, seen)

@@ -1,0 +1,212 @@
+"""Supply: the source as an engine calls it. Asks, leaves alone what has just failed, disposes.
+
+Called between decisions, never within one: the source's code may do anything, and take long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count, repeat, starmap
+from operator import call, setitem
+from typing import Any
+
+from mempool import messages
+from mempool._core import Hands, Reserve
+from mempool.clock import SYSTEM_CLOCK, Clock
+from mempool.engine import NEVER
+from mempool.sources import protocol
+from mempool.sources.entering import room_for_a_frame, was_entered
+from mempool.sources.protocol import Room
+
+#: Seconds. A source that has failed is left alone for the first, then in doubling steps up to the second while it goes on
+#: failing: whoever finds a spare of the reserve takes that, without asking before.
+REST_FIRST, REST_LAST = 0.001, 0.05
+#: A source's free that could not even be entered so many times in a row has lost its element.
+ENTERED_IN_VAIN = 3
+
+
+class Supply:
+    """The source of one pool. rests: whether it is left alone for a while after a failure."""
+
+    __slots__ = (
+        "_batch_max",
+        "_rest_seconds",
+        "_rests",
+        "called",
+        "check",
+        "clock",
+        "core",
+        "failed_at",
+        "failures",
+        "reset",
+        "rests_until",
+        "said",
+        "source",
+    )
+
+    def __init__(self, core: Reserve, called: str, source: Any, clock: Clock, *, rests: bool, batch_max: int) -> None:
+        self.core = core
+        self.called = called
+        self.source = source
+        self.clock = clock
+        self.reset: Callable[[Any], object] | None = protocol.found(source, "reset")
+        self.check: Callable[[Any], object] | None = protocol.found(source, "check")
+        self.failures: int = 0
+        self.said: str | None = None
+        self.failed_at = self.rests_until = -NEVER  # by the clock
+        self._rests = rests
+        self._batch_max = batch_max
+        self._rest_seconds = 0.0  # how long the last rest was, or is; 0: the source has not failed since it last worked
+
+    @property
+    def level(self) -> str | None:
+        """How the memory of each element is guaranteed, where the source says so."""
+        level: str | None = protocol.found(self.source, "level")
+        return level
+
+    # -- asking
+
+    def ask(self, hands: Hands, elements: int, *, for_caller: bool) -> None:
+        """Ask the source for so many elements. When memory runs out there are fewer in the hands, or none."""
+        try:
+            if self.core.claim(hands, elements) > 0:
+                self.call(hands, for_caller)
+        except MemoryError as error:
+            self.core.arrive(hands, for_caller)  # again, in case it was that which had too little
+            self.note_failure(error)
+
+    def call(self, hands: Hands, for_caller: bool) -> None:
+        """Call the source as often as these hands have permissions; what it makes is counted, and lies in the hands."""
+        try:
+            hands.arrivals.extend([None] * hands.claims)
+            # One call into C: what the source returns lies in the hands before any exception can fly. Into places that
+            # are there already, because a list that has to grow may find no memory for that.
+            asking = starmap(self.source.alloc, repeat((), hands.claims))
+            any(map(setitem, repeat(hands.arrivals), count(), asking))
+            self._check_arrivals(hands)
+        finally:
+            self.arrive(hands, for_caller)
+        if hands.twice is not None:
+            raise messages.returned_twice(self.called, self.source, hands.twice)
+
+    def arrive(self, hands: Hands, for_caller: bool) -> None:
+        """What the source has made for these hands is counted."""
+        works = self._rest_seconds and hands.arrivals and hands.arrivals[0] is not None
+        self.core.arrive(hands, for_caller)
+        if works:
+            self.end_rest()
+
+    def _check_arrivals(self, hands: Hands) -> None:
+        # Not above: CPython needs memory to enter a handler from far down in its function, and where there is none
+        # it tries for ever.
+        if any(element is None for element in hands.arrivals):
+            raise TypeError(
+                f"{self.called}: the source's alloc returned None or raised StopIteration; raise MemoryError where "
+                "nothing can be had"
+            )
+
+    # -- a source that has failed
+
+    def is_resting(self) -> bool:
+        """Whether the source has just failed, and is left alone."""
+        return bool(self._rest_seconds) and self.clock.now() < self.rests_until
+
+    def note_failure(self, error: MemoryError) -> None:
+        """The source has run out of memory."""
+        self.failures += 1
+        self.said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        self.failed_at = self.clock.now()
+        if self._rests:
+            self._rest(self.failed_at)
+
+    def _rest(self, now: float) -> None:
+        """Leave the source alone for a while. The reserve is there for this, and an exception costs 100 times as much."""
+        if now < self.rests_until:
+            return  # several failed at the same time, or somebody found no spare: that is one failure
+        self._rest_seconds = min(2 * self._rest_seconds, REST_LAST) or REST_FIRST
+        self.rests_until = now + self._rest_seconds
+        if self.clock is SYSTEM_CLOCK:  # another's time the quick path cannot tell
+            self.core.rest(self._rest_seconds)
+
+    def end_rest(self) -> None:
+        """The source has worked."""
+        self._rest_seconds = 0.0
+        self.rests_until = -NEVER
+        self.core.rest(0)
+
+    # -- what there is room for
+
+    def require_room(self) -> None:
+        """Raise MemoryError where the source says that what the reserve lacks cannot be had. Nothing has been made then.
+
+        Else the machine would be filled to the brim, for a promise that is not kept in the end.
+        """
+        f = self.core.figures()
+        lacking: int = min(f["reserve"] - f["spare"] - f["filling"], f["limit"] - (f["made"] - f["disposed"] + f["claimed"]))
+        room_for = protocol.found(self.source, "room_for")
+        if room_for is None or lacking <= 0:
+            return
+        room = room_for(lacking)
+        if isinstance(room, Room) and room.elements < lacking:
+            raise MemoryError(
+                f"{self.called}: a reserve of {f['reserve']} lacks {lacking}, and there is room for {room.elements}: "
+                f"{room.why}; none was made. Promise fewer or smaller elements"
+            )
+
+    def has_room(self) -> bool:
+        """The same for a resize, which then makes nothing; `refill` makes what can be had."""
+        try:
+            self.require_room()
+        except MemoryError as error:
+            self.note_failure(error)
+            return False
+        return True
+
+    def regain(self) -> None:
+        """Bring memory from before a fork to its level again, as far as the source can."""
+        regain = protocol.found(self.source, "regain")
+        if regain is not None:
+            try:
+                regain()
+            except MemoryError as error:
+                self.note_failure(error)
+
+    # -- disposing
+
+    def dispose(self, hands: Hands, fill: Hands | None = None) -> None:
+        """Call the source's free for what these hands hold. Goes on to the last whatever flies; then raises the first."""
+        errors: list[BaseException] = []
+        vain = 0
+        while hands.first < hands.count:
+            if not hands.entered:
+                vain += 1
+                try:
+                    free = self.source.free
+                    # One call into C: `entered` has an entry from the moment on at which the source's free is called.
+                    hands.entered.extend(map(call, (room_for_a_frame, free), (None, hands.elements[hands.first])))
+                except BaseException as error:  # noqa: BLE001 - raised below, when all is disposed of
+                    if hands.entered and not was_entered(free, error):
+                        hands.entered.clear()
+                    errors.append(error)
+            if hands.entered or vain == ENTERED_IN_VAIN:
+                vain = 0
+                self.core.dispose_of(hands, fill)
+        if errors:
+            raise errors[0]
+
+    def dispose_surplus(self, fill: Hands | None = None) -> None:
+        """Goes on to the last whatever the source raises; then raises the first. (An interrupt ends it.)"""
+        errors: list[Exception] = []
+        while True:
+            hands = Hands(self._batch_max)
+            try:
+                if not self.core.surplus(hands):
+                    break
+                self.dispose(hands, fill)
+            except BaseException as error:
+                self.dispose(hands, fill)  # the rest
+                if not isinstance(error, Exception) or not hands.count:
+                    raise
+                errors.append(error)
+        if errors:
+            raise errors[0]
