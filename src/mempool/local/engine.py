@@ -63,7 +63,6 @@ class LocalEngine(Queueing):
     """
 
     __slots__ = (
-        "__weakref__",
         "_batch_max",
         "_clock",
         "called",

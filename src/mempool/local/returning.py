@@ -33,7 +33,6 @@ class Returning(Ends):
     """Takes elements back: into the state, to the line, or to the source."""
 
     __slots__ = (
-        "__weakref__",
         "_abandoned",
         "_lingering",
         "_recovering",
