@@ -117,14 +117,14 @@ check: $(STAMPS)/mempool $(STAMPS)/extra-check
 	$(BIN)/mypy --python-executable $(PY)
 	PATH="$(abspath $(BIN)):$$PATH" pyright --ignoreexternal --verifytypes mempool
 	$(BIN)/mypy --python-executable $(PY) --follow-imports=silent src/mempool/lease.py  # its body: the stub beside it hides it
-	$(PYTEST) -q tests/tidy tests/test_typing.py
+	$(PYTEST) -q tests/tidy
 
 stress: export MEMPOOL_LONG = 1
 stress: export MEMPOOL_DRAW = 1
 stress: $(STAMPS)/mempool $(STAMPS)/extra-test
 	$(PYTEST) -m stress -o timeout=600 -o faulthandler_timeout=580 $(ARGS)
-	MEMPOOL_LEAK_ROUNDS=1000 $(PYTEST) -m "stress or not stress" tests/test_leaks.py $(ARGS)
-	MEMPOOL_SWEEP_PLACES=1000000 MEMPOOL_PURE=1 $(PYTEST) -o timeout=600 -o faulthandler_timeout=580 tests/test_interrupts.py $(ARGS)
+	MEMPOOL_LEAK_ROUNDS=1000 $(PYTEST) -m "stress or not stress" tests/danger/test_leaks.py $(ARGS)
+	MEMPOOL_SWEEP_PLACES=1000000 MEMPOOL_PURE=1 $(PYTEST) -o timeout=600 -o faulthandler_timeout=580 tests/danger/test_interrupts.py $(ARGS)
 
 bench: $(STAMPS)/mempool $(STAMPS)/extra-bench
 	$(BIN)/mempool bench --plot 'docs/img/bench-{group}.svg' $(ARGS)
@@ -150,7 +150,7 @@ dev:
 # code themselves, or count its memory.
 NOT_COUNTED := interrupts out_of_memory finalizers leaks garbage_before_giving_up benchmarks examples cli_demo docs typing
 coverage: $(STAMPS)/mempool $(STAMPS)/extra-coverage
-	env -u MEMPOOL_REQUIRE_COMPILED MEMPOOL_PURE=1 $(PYTEST) $(PARALLEL) -q $(NOT_COUNTED:%=--ignore=tests/test_%.py) \
+	env -u MEMPOOL_REQUIRE_COMPILED MEMPOOL_PURE=1 $(PYTEST) $(PARALLEL) -q $(NOT_COUNTED:%=--ignore-glob="*/test_%.py") \
 		--cov=mempool --cov-branch --cov-report=term-missing:skip-covered --cov-report=html:build/coverage $(ARGS)
 
 # The gate. It makes venvs of its own for the other Pythons.

@@ -1,7 +1,7 @@
 """`python -m verification.memcheck`: buffers and the roll under valgrind, and whether an error is one of our code's.
 
 CPython and NumPy make valgrind report things of their own; what counts is an error whose stack goes through a compiled
-module of mempool. (Not what an interpreter leaves allocated when it ends: leaks are the business of tests/test_leaks.py.)
+module of mempool. (Not what an interpreter leaves allocated when it ends: tests/danger/test_leaks.py looks for leaks.)
 So that a clean answer means something, a read beyond the end of a block comes first, and must be seen.
 """
 
@@ -16,7 +16,7 @@ from xml.etree import ElementTree as ET
 
 import mempool
 
-FUZZ = ("tests/test_buffers_fuzz.py", "tests/test_memory_fuzz.py", "tests/test_roll.py")
+FUZZ = ("tests/buffers/test_buffers_fuzz.py", "tests/memory/test_memory_fuzz.py", "tests/test_roll.py")
 #: Reads the byte behind a block.
 PLANTED = "import ctypes; block = ctypes.create_string_buffer(100); ctypes.string_at(ctypes.addressof(block) + 100, 1)"
 PACKAGE = str(Path(mempool.__file__).parent)

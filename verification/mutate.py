@@ -39,7 +39,7 @@ TESTS = (
     ("roll",),
     ("decisions",),
     (
-        "the_else",
+        "surplus_of_a_grow",
         "kernel_defects",
         "contract.py::TestObjects",
         "mutants",
@@ -160,8 +160,15 @@ def move_to(scratch: str, compiled: bool) -> None:
         COMMANDS.append(shlex.join([*build, "src/mempool/buffer.py", *map(str, sources)]))
     pytest = f"{sys.executable} -m pytest -qx -p no:cacheprovider --timeout={TEST_SECONDS_MAX} --timeout-method=thread"
     for names in TESTS:
-        tests = " ".join(f"tests/test_{name if '::' in name else name + '.py'}" for name in names)
+        tests = " ".join(map(path_of, names))
         COMMANDS.append(f"timeout -s KILL {GROUP_SECONDS_MAX.get(names[0], 120)} {pytest} {tests}")
+
+
+def path_of(name: str) -> str:
+    """Where the tests about a subject stand: "contract.py::TestObjects" is tests/pool/test_contract.py::TestObjects."""
+    subject, _, part = name.partition("::")
+    [path] = Path("tests").rglob(f"test_{subject.removesuffix('.py')}.py")
+    return f"{path}::{part}" if part else str(path)
 
 
 #: What decides about a mutant, in this process's tree: one after another, until one fails.

@@ -1,4 +1,4 @@
-# Types of lease.py, whose class is compiled: a compiled class cannot be generic. tests/test_typing.py compares the two.
+# Types of lease.py, whose class is compiled: a compiled class cannot be generic. tests/tidy/test_typing.py compares the two.
 from collections.abc import Generator
 from types import GenericAlias, TracebackType
 from typing import Any, Final, Generic, NoReturn, Self, TypeVar, final

@@ -37,7 +37,7 @@ from mempool._core import Ticket
 
 _testcapi = pytest.importorskip("_testcapi", reason="this Python has no _testcapi, which lets allocations fail")
 
-OURS = (str(Path(mempool.__file__).parent), str(Path(__file__).parent))
+OURS = (str(Path(mempool.__file__).parent), str(Path(__file__).parent.parent))
 #: More allocations than any call makes, by far: a sweep that comes so far would not end. (The longest have a few thousand.)
 SWEPT_MAX = 1_000_000
 #: References to each code object, in place of those that CPython drops: more than a sweep meets of its functions.
@@ -368,7 +368,7 @@ def test_the_sweep_finds_a_wrong_error() -> None:
 
 
 def main() -> None:
-    """`python tests/test_out_of_memory.py [call ...]`: what was swept, a line each, and all together."""
+    """`PYTHONPATH=tests python tests/danger/test_out_of_memory.py [call ...]`: what was swept, a line each; then the sum."""
     ballast()
     sys.unraisablehook = lambda _unraisable: None
     warnings.simplefilter("ignore")

@@ -14,7 +14,7 @@ from mempool.testing import contract
 
 pytest_plugins = ["pytester"]
 
-HOW_TO = Path(__file__).parent.parent / "docs" / "how-to" / "test-code-that-allocates.md"
+HOW_TO = Path(__file__).parent.parent.parent / "docs" / "how-to" / "test-code-that-allocates.md"
 PARTS = [part.__name__ for part in contract.PoolContract.__bases__]
 
 HEAD = """

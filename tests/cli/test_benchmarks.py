@@ -26,7 +26,7 @@ from mempool import benchmarks
 from mempool.cli import main
 from mempool.cli.bench import bench
 
-TREE = Path(__file__).resolve().parent.parent
+TREE = Path(__file__).resolve().parent.parent.parent
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

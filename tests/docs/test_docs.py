@@ -15,7 +15,7 @@ import pytest
 
 import mempool
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 REFERENCE = "\n".join(page.read_text("utf-8") for page in sorted((DOCS / "reference").glob("*.md")))
@@ -137,7 +137,7 @@ def test_the_reference_of_the_pool_begins_with_alloc_and_leaves_nothing_out() ->
 
 
 def test_the_page_of_examples_lists_each_of_them() -> None:
-    """With its file's name; `tests/test_examples.py` runs them."""
+    """With its file's name; `tests/docs/test_examples.py` runs them."""
     page = (DOCS / "examples.md").read_text("utf-8")
     assert sorted(re.findall(r"^\| `(examples/.*?)`", page, re.MULTILINE)) == sorted(
         str(file.relative_to(ROOT)) for file in (ROOT / "examples").glob("*.py")

@@ -26,7 +26,7 @@ from sweeps import audit
 from mempool import Buffers, Pool
 from mempool.testing import ScriptedSource, Step, wait_until_async
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 #: What is said once, uncompiled on Python 3.11, is none of an example's lines.
 QUIET = ("-W", "ignore:mempool:RuntimeWarning")
 SOON = 20  # seconds

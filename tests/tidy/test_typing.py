@@ -1,4 +1,4 @@
-"""Type checkers see what a user expects: `tests/typed/` under mypy --strict and pyright; and the stub says what is there.
+"""Type checkers see what a user expects: `typed/` under mypy --strict and pyright; and the stub says what is there.
 
 Part of `make check`, whose tools it needs.
 """
@@ -18,7 +18,7 @@ import pytest
 from mempool import Buffer, Lease
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent
+ROOT = HERE.parent.parent
 CODE = HERE / "typed" / "user_code.py"
 
 #: By line, what `# T:` demands.
