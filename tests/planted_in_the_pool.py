@@ -22,46 +22,39 @@ def fill_nothing(engine: LocalEngine, *, beyond_out: bool, all_or_raise: bool = 
 
 
 def fill_all_that_is_kept(core: Any, hands: Any, _beyond_out: bool, _fill: Any) -> int:
-    while True:
-        books = core.open()
-        own = books.lend(hands)
-        elements: int = min(books.keep - books.spare - books.filling, own.wanted)
-        if elements <= 0:
-            return 0
-        books.claimed += elements
-        books.filling += elements
-        own.claims += elements
-        own.filling = True
-        if core.shut(books):
-            return elements
+    books = core.books
+    elements: int = min(books.keep - books.spare - books.filling, hands.wanted)
+    if elements <= 0:
+        return 0
+    books.claimed += elements
+    books.filling += elements
+    hands.claims += elements
+    hands.filling = True
+    return elements
 
 
 def take_the_reserve_first(engine: LocalEngine, hands: Any, *, ask_source: bool, may_wait: bool = False) -> bool:
     return engine.core.take(hands, True) or attempt(engine, hands, ask_source=ask_source, may_wait=may_wait)
 
 
-def shut_whoever_was_faster(core: Any, books: Any) -> bool:
-    books.tune(core.quick_alloc, core.quick_free)
-    books.ancestor.heirs[0] = core.books = books
-    books.settle()
-    return True
-
-
 def line_up_in_front(books: Any, ticket: Any) -> None:
-    books.line = (ticket, *books.line)
+    ticket.behind = books.head
+    if books.head is None:
+        books.tail = ticket
+    else:
+        books.head.ahead = ticket
+    books.head = ticket
+    ticket.in_line = True
     books.waiting += 1
     books.joined += 1
 
 
 def unshelve_the_oldest(books: Any, hands: Any) -> None:
-    spares = []
-    while books.shelf is not None:
-        element, books.shelf = books.shelf
-        spares.append(element)
-    hands.add(spares.pop())
-    for element in reversed(spares):
-        books.shelf = (element, books.shelf)
+    hands.add(books.places[0])
     books.spare -= 1
+    for i in range(books.spare):
+        books.places[i] = books.places[i + 1]
+    books.places[books.spare] = None
 
 
 def free_into_nowhere(pool: Any, element: Any, *_lingering: Any) -> None:
@@ -77,7 +70,6 @@ IN_THE_CORE: dict[str, Planted] = {
     "nobody leaves the line": (Reserve, "withdraw", lambda _core, _ticket: False),
     "the last in line is served first": (Books, "line_up", line_up_in_front),
     "newcomers do not see the line": (Ledger, "waiting", lambda _core: 0),
-    "no compare-and-swap": (Ledger, "shut", shut_whoever_was_faster),
     "what is freed vanishes": (BasePool, "_free_slowly", free_into_nowhere),  # compiled, most frees do not come by there
     "a grow fills all that is kept": (Reserve, "claim_to_fill", fill_all_that_is_kept),
     "the oldest spare is handed out": (Books, "unshelve", unshelve_the_oldest),

@@ -174,24 +174,6 @@ def test_a_new_reserve_holds_nothing() -> None:
     assert reserve.capacity() == 0
 
 
-@pytest.mark.skipif(IMPLEMENTATION == "compiled", reason="compiled, nobody can overtake")
-def test_a_decision_that_was_overtaken_and_interrupted_is_not_in_force() -> None:
-    """An interrupt where the old books are about to be replaced, after somebody else replaced them."""
-
-    class Interrupting(dict[int, Any]):
-        def setdefault(self, *_arguments: object) -> NoReturn:
-            raise KeyboardInterrupt
-
-    reserve: Any = Reserve(False, False, False)
-    draft = reserve.open()
-    draft.waiting_max = 3
-    reserve.set_waiting_max(5)
-    draft.ancestor.heirs = Interrupting(draft.ancestor.heirs)
-    with pytest.raises(KeyboardInterrupt):
-        reserve.shut(draft)
-    assert reserve.figures()["waiting_max"] == 5
-
-
 def test_a_lease_that_was_never_served_has_nothing_to_say_when_it_is_dropped() -> None:
     pool = Pool(ScriptedSource(otherwise=Step.FAILS), 0)
     with warnings.catch_warnings(record=True) as said:
@@ -236,7 +218,7 @@ def test_who_gives_up_a_drain_watches_no_more() -> None:
     element = pool.alloc()
     with pytest.raises(PoolTimeout):
         pool.drain(timeout=0)
-    assert pool.core.open().drainers == ()
+    assert pool.core.books.drainers == ()
     pool.free(element)
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     get_ident: Callable[[], int] = threading.get_ident
     local = threading.local
+    RLock: Callable[[], Any] = threading.RLock
 else:
     get_ident = _unpatched("get_ident")
     local = _unpatched("_local")
+    RLock = _unpatched("RLock")

@@ -1,7 +1,7 @@
-"""The pure core stopped where a thread switch could stop it: after a decision has won, before anybody was told.
+"""The pure core stopped where a thread switch could stop it: after a decision is made, before anybody is woken.
 
-A decision of the pure core is in force at one moment (books.py: the swap) and fills the hands of those it concerns
-later. Each test holds one thread in between, and lets another go on.
+Whoever decides lets go of the pool's lock and then wakes those whom the decision concerns. Each test holds one thread in
+between, and lets another go on.
 """
 
 import gc
@@ -12,7 +12,7 @@ import pytest
 
 import mempool
 from mempool import Pool, PoolTimeout
-from mempool._core.books import Books
+from mempool._core import deciding
 from mempool.testing import Element, ManualClock, ScriptedSource, Step
 from mempool.testing.contract.callers import ThreadCallers, in_line
 
@@ -24,7 +24,7 @@ SOON = 10
 
 
 class Gap:
-    """Holds a chosen thread each time a decision of its own has won and its news are not told yet."""
+    """Holds a chosen thread when it has made the decision that it was chosen for, and has told nobody yet."""
 
     def __init__(self) -> None:
         self.thread: int | None = None
@@ -44,14 +44,19 @@ class Gap:
 @pytest.fixture
 def gap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gap]:
     gap = Gap()
-    settle = Books.settle
 
-    def settle_late(books: Books) -> None:
-        if books.ancestor is not None and books.is_in_force():
+    class Lock:
+        """The lock of a pool, which the chosen thread lets go and stops."""
+
+        def __init__(self) -> None:
+            self.lock = deciding.new_lock()
+            self.acquire, self._is_owned = self.lock.acquire, self.lock._is_owned
+
+        def release(self) -> None:
+            self.lock.release()
             gap.passes()
-        settle(books)
 
-    monkeypatch.setattr(Books, "settle", settle_late)
+    monkeypatch.setattr("mempool._core.ledger.new_lock", Lock)
     # Another test's pool, found as garbage by the thread that is to be held, would close there, and be held in its place.
     gc.collect()
     gc.disable()
@@ -60,21 +65,28 @@ def gap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gap]:
     gc.enable()
 
 
+def hold_after(gap: Gap, monkeypatch: pytest.MonkeyPatch, pool: Pool[Element], decision: str) -> None:
+    """Hold whoever makes such a decision next."""
+    decide = getattr(type(pool.core), decision)
+
+    def decide_late(core: object, *args: object) -> object:
+        if not gap.reached.is_set():
+            gap.hold_me()
+        return decide(core, *args)
+
+    monkeypatch.setattr(type(pool.core), decision, decide_late)
+
+
 def held(gap: Gap, function: object, *args: object) -> threading.Thread:
-    """A thread that is held in the gap of its first decision."""
-
-    def run() -> None:
-        gap.hold_me()
-        function(*args)  # type: ignore[operator]
-
-    thread = threading.Thread(target=run, daemon=True)
+    """A thread that makes this call, and is held in the gap."""
+    thread = threading.Thread(target=function, args=args, daemon=True)  # type: ignore[arg-type]
     thread.start()
     assert gap.reached.wait(SOON)
     return thread
 
 
 @pytest.fixture
-def scene() -> tuple[Pool[Element], ScriptedSource[Element], ManualClock, Element]:
+def scene(gap: Gap) -> tuple[Pool[Element], ScriptedSource[Element], ManualClock, Element]:
     source = ScriptedSource(works, otherwise=fails)
     clock = ManualClock()
     pool = clock.attach(Pool(source, 1))
@@ -94,13 +106,7 @@ def audit(pool: Pool[Element], source: ScriptedSource[Element], out: int) -> Non
 def test_one_who_is_served_before_it_knows_that_it_joined(gap: Gap, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller has joined the line and does not know it yet; a free serves it. It has the element, once."""
     pool, source, _clock, element = scene
-    join = type(pool.core).join
-
-    def join_late(core: object, *args: object) -> object:
-        gap.hold_me()
-        return join(core, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(type(pool.core), "join", join_late)
+    hold_after(gap, monkeypatch, pool, "join")
     waiter = ThreadCallers().call(pool, "alloc")
     assert gap.reached.wait(SOON)
     pool.free(element)
@@ -109,11 +115,14 @@ def test_one_who_is_served_before_it_knows_that_it_joined(gap: Gap, scene: Scene
     audit(pool, source, out=1)
 
 
-def test_one_who_gives_up_when_it_has_been_served_and_does_not_know_it(gap: Gap, scene: Scene) -> None:
+def test_one_who_gives_up_when_it_has_been_served_and_does_not_know_it(
+    gap: Gap, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A free has served a caller whose time is up before it hears of it: it has the element, or it came home."""
     pool, source, clock, element = scene
     waiter = in_line(pool, lambda: ThreadCallers().call(pool, "alloc", timeout=1))
     clock.wait_until_parked(1)
+    hold_after(gap, monkeypatch, pool, "give")
     freeing = held(gap, pool.free, element)
     clock.advance(1)
     error = waiter.exception(SOON)
@@ -123,12 +132,13 @@ def test_one_who_gives_up_when_it_has_been_served_and_does_not_know_it(gap: Gap,
     audit(pool, source, out=0 if error else 1)
 
 
-def test_two_frees_at_once_serve_two(gap: Gap, scene: Scene) -> None:
+def test_two_frees_at_once_serve_two(gap: Gap, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one free's news are held back, another free goes on, and serves the next in line."""
     pool, source, _clock, element = scene
     source.then(works)
     second = pool.try_alloc()
     waiters = [in_line(pool, lambda: ThreadCallers().call(pool, "alloc")) for _ in range(2)]
+    hold_after(gap, monkeypatch, pool, "give")
     freeing = held(gap, pool.free, element)
     pool.free(second)
     assert waiters[1].result(SOON) is second
@@ -138,10 +148,11 @@ def test_two_frees_at_once_serve_two(gap: Gap, scene: Scene) -> None:
     audit(pool, source, out=2)
 
 
-def test_a_close_overtakes_a_free(gap: Gap, scene: Scene) -> None:
+def test_a_close_overtakes_a_free(gap: Gap, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A free has served a caller; the pool closes before it hears of it: the element is its own, and comes home."""
     pool, source, _clock, element = scene
     waiter = in_line(pool, lambda: ThreadCallers().call(pool, "alloc"))
+    hold_after(gap, monkeypatch, pool, "give")
     freeing = held(gap, pool.free, element)
     pool.close()
     gap.go_on.set()
@@ -151,10 +162,11 @@ def test_a_close_overtakes_a_free(gap: Gap, scene: Scene) -> None:
     assert source.existing == []
 
 
-def test_a_resize_is_overtaken_by_another(gap: Gap) -> None:
-    """The resize that won first does not write again what the second has changed."""
+def test_a_resize_is_overtaken_by_another(gap: Gap, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resize that decided first does not write again what the second has changed."""
     source = ScriptedSource()
     pool = Pool(source, 4)
+    hold_after(gap, monkeypatch, pool, "retarget")
     first = held(gap, pool.resize, 9)
     pool.resize(2)
     gap.go_on.set()

@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from mempool._core import deciding
 from mempool._core.books import Books
 from mempool._core.line import Hands, Ticket
-from mempool._core.reserve import Reserve
+from mempool._core.reserve import UNCHANGED, Reserve
 from verification.schedules import scenarios
+from verification.schedules.lock import Lock
 from verification.schedules.searches import ONE, PCT, TWO, Search
 
+_retarget: Any = Reserve.retarget
+Targets = tuple[Any, ...]  # the arguments of `retarget`
 
-def _without_swap(self: Reserve, books: Books) -> bool:
-    """The last one to write wins, whoever wrote meanwhile."""
-    books.ancestor = None
-    self.books = books
-    books.settle()
+
+def _all_of(seen: dict[str, int], targets: Targets) -> Targets:
+    """The same targets, and where none was given, that which was seen."""
+    reserve, keep, limit, *others = targets
+    reserve = seen["reserve"] if reserve == UNCHANGED else reserve
+    keep = max(reserve, seen["keep"]) if keep == UNCHANGED else keep
+    return (reserve, keep, seen["limit"] if limit == UNCHANGED else limit, *others)
+
+
+def _two_steps(self: Reserve, *targets: Any) -> int:
+    """A resize looks in one step and writes in another: it writes again what was true when it looked."""
+    return int(_retarget(self, *_all_of(self.figures(), targets)))
+
+
+def _impatient(self: Reserve, *targets: Any) -> int:
+    """Who was beaten once since it looked writes the second time, whoever was faster again: 1 preemption cannot show it."""
+    answer: int | None = _unless_beaten(self, self.figures(), targets)
+    return _two_steps(self, *targets) if answer is None else answer
+
+
+def _write(self: Reserve, seen: dict[str, int], targets: Targets) -> int | None:
+    if self.books.resizes != seen["resizes"]:
+        return None
+    return int(_retarget.__wrapped__(self, *_all_of(seen, targets)))
+
+
+_unless_beaten = deciding.decision(_write)
+
+
+def _everybody_has_it(_lock: Lock, _blocking: bool = True) -> bool:
+    """Decisions of several threads at once, in place."""
     return True
-
-
-def _impatient_swap(self: Reserve, books: Books) -> bool:
-    """Who was beaten once writes the second time, whoever was faster again: 1 preemption, exhausted, cannot show it."""
-    assert books.ancestor is not None
-    if books.ancestor.heirs.setdefault(0, books) is not books and threading.get_ident() not in _beaten:
-        _beaten.add(threading.get_ident())
-        return False
-    _beaten.discard(threading.get_ident())
-    self.books = books
-    books.settle()
-    return True
-
-
-_beaten: set[int] = set()
 
 
 def _nobody_is_served(_self: Reserve, _books: Books) -> None:
@@ -74,7 +88,6 @@ def planted(plant: Plant) -> Iterator[None]:
     try:
         yield
     finally:
-        _beaten.clear()
         if sound is None:
             delattr(plant.owner, plant.method)
         else:
@@ -82,9 +95,11 @@ def planted(plant: Plant) -> Iterator[None]:
 
 
 WRONG_BOOKS = "are out; users have"
+LOST = "a resize was undone by another"
 PLANTED = {
-    "planted: no compare-and-swap": Plant(Reserve, "shut", _without_swap, scenarios.shrink_and_free, WRONG_BOOKS),
-    "planted: an impatient swap": Plant(Reserve, "shut", _impatient_swap, scenarios.shrink_and_free, WRONG_BOOKS, (TWO,)),
+    "planted: a resize in two steps": Plant(Reserve, "retarget", _two_steps, scenarios.resizes_of_different_targets, LOST),
+    "planted: an impatient resize": Plant(Reserve, "retarget", _impatient, scenarios.resizes_of_three_targets, LOST, (TWO,)),
+    "planted: no lock": Plant(Lock, "acquire", _everybody_has_it, scenarios.shrink_and_free, "", (PCT,)),
     "planted: nobody is served": Plant(Reserve, "serve_line", _nobody_is_served, scenarios.grow_serves_the_line, "deadlock"),
     "planted: nobody is woken": Plant(Books, "tell", _nobody_is_woken, scenarios.grow_serves_the_line, "deadlock"),
     "planted: served in the source": Plant(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mempool import DoubleFree, ForeignElement, Pool, PoolClosed, PoolTimeout
+from mempool._core.reserve import UNCHANGED
 from verification.schedules.world import Memory, StandingClock, at_rest, interrupted_by, it, together
 
 SCENARIOS: dict[str, Callable[[], None]] = {}
@@ -42,7 +43,23 @@ def resizes_of_different_targets() -> None:
         pool = Pool(memory, 1, limit=10)
     together(lambda: pool.resize(reserve=3), lambda: pool.resize(limit=20))
     figures = at_rest(pool, memory)
-    assert (figures["reserve"], figures["limit"]) == (3, 20)
+    assert (figures["reserve"], figures["limit"]) == (3, 20), "a resize was undone by another"
+
+
+@scenario
+def resizes_of_three_targets() -> None:
+    """The same for three at once: their decisions alone."""
+    with it.no_interleave():
+        memory = Memory(100)
+        pool = Pool(memory, 1, keep=5, limit=10)
+        decide = pool.core.retarget
+    together(
+        lambda: decide(2, UNCHANGED, UNCHANGED, [None] * 9),
+        lambda: decide(UNCHANGED, UNCHANGED, 20, [None] * 9),
+        lambda: decide(UNCHANGED, 9, UNCHANGED, [None] * 9),
+    )
+    figures = at_rest(pool, memory)
+    assert (figures["reserve"], figures["keep"], figures["limit"]) == (2, 9, 20), "a resize was undone by another"
 
 
 @scenario

@@ -2,9 +2,9 @@
 
     PCT             random priorities and two random demotions; a switch is possible before every bytecode of the library
     N preemptions   every schedule that stops a thread at most N times while it could go on; a switch is possible before
-                    every step that other threads can see. A decision of the pure core edits a private copy of the
-                    books, and a switch in the midst of that makes no difference to anybody: only the lines that SHARED
-                    matches do. (PCT does not rely on it.)
+                    every step that other threads can see. A decision holds the lock of its pool, and a switch in the
+                    midst of it makes no difference to anybody: only the lines that SHARED matches do. (PCT does not rely
+                    on it.)
     random          a random choice at every bytecode; only to compare
 
 This file is never traced itself.
@@ -26,12 +26,16 @@ from types import CodeType
 from typing import Any
 
 import mempool
+from verification.schedules import lock
 from verification.schedules.world import it
 
 FOLDER = Path(__file__).resolve().parent
 LIBRARY = Path(mempool.__file__).resolve().parent
-#: What other threads can see of the core: the swap of the books, what is handed over, the wake-ups, the roll.
-SHARED = re.compile(r"\.heirs\.|hands\.__dict__|hands\.elements\)|\.marks\b|\.wake\(|\.prodded|self\.state\b")
+#: What other threads can see of the core: the beginning of a decision, what is looked at without the lock, the news that
+#: wait to be spread, the wake-ups, the roll.
+SHARED = re.compile(
+    r"\.lock\.acquire\(False|return self\.books\.|while ledger\.books\.news|\.marks\b|\.wake\(|\.prodded|self\.state\b"
+)
 SHARING_FILES = [path for path in sorted((LIBRARY / "_core").glob("*.py")) if SHARED.search(path.read_text("utf-8"))]
 monotonic = time.monotonic  # the tool puts a clock of its own in its place
 
@@ -144,7 +148,7 @@ def search(scenario: Callable[[], None], how: Search, seconds: float, seed: int 
             strategy=strategy,
             granularity=how.granularity,
             include=how.traced,
-            exclude=[__file__],
+            exclude=[__file__, lock.__file__],
             raise_on_failure=False,
         )
     finally:

@@ -15,8 +15,9 @@ from typing import Any
 import interleave_test as it
 
 from mempool import Pool, clock, parking
-from mempool._core.books import Books
+from mempool._core import deciding, ledger
 from mempool._core.reserve import Reserve
+from verification.schedules.lock import Lock
 
 
 class Memory:
@@ -55,8 +56,7 @@ class Wakes:
 class StandingClock(clock.Clock):
     """It is always 0 o'clock: `timeout=0` is the only deadline that ever comes, and nobody is woken by time."""
 
-    def now(self) -> float:
-        return 0.0
+    now = staticmethod(float)  # type: ignore[assignment]  # 0.0, and no line at which a thread could be stopped
 
     def park(self, wakes: Any, seconds: float | None) -> None:
         wakes.get()
@@ -66,6 +66,7 @@ class StandingClock(clock.Clock):
 parking.current_owner = threading.get_ident
 parking.SimpleQueue = Wakes  # type: ignore[misc,assignment]
 clock.SYSTEM_CLOCK = StandingClock()
+ledger.new_lock = deciding.new_lock = Lock
 
 
 def together(*callers: Callable[[], object]) -> None:
@@ -95,7 +96,7 @@ def at_rest(pool: Pool[Any], memory: Memory, held: Iterable[object] = ()) -> dic
 
 @contextmanager
 def interrupted_by(handler: Callable[[], None]) -> Iterator[None]:
-    """Call the handler, as a finalizer or a signal would, around each look at the books, each swap and each hand-over."""
+    """Call the handler, as a finalizer or a signal would, before, in the middle of and after each decision."""
 
     def around(method: Callable[..., Any]) -> Callable[..., Any]:
         def interrupted(*arguments: Any) -> Any:
@@ -108,7 +109,7 @@ def interrupted_by(handler: Callable[[], None]) -> Iterator[None]:
         return interrupted
 
     with ExitStack() as stack:
-        for owner, name in ((Reserve, "open"), (Reserve, "shut"), (Books, "settle")):
-            stack.callback(setattr, owner, name, getattr(owner, name))
-            setattr(owner, name, around(getattr(owner, name)))
+        for name in ("shut", *deciding.DECISIONS):
+            stack.callback(setattr, Reserve, name, getattr(Reserve, name))
+            setattr(Reserve, name, around(getattr(Reserve, name)))
         yield

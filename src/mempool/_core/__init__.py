@@ -3,10 +3,11 @@
 books.py    what the pool knows, as one value, and how it is changed in one step
 line.py     Hands, what a call owns; Ticket, its place in the line
 roll.py     which elements are out, by identity
-ledger.py   how the books are opened, shut and read
+ledger.py   how the books are read
 reserve.py  the decisions
 ends.py     the ends that every call comes to
 queueing.py what a call that must wait goes through
+deciding.py what makes a decision one step, uncompiled
 quick.py    where alloc and free come in
 (../lease.py, ../buffer.py and ../waiting.py are compiled too.)
 """

@@ -1,30 +1,19 @@
 # cython: language_level=3
 """The pool's books: what is promised, what there is, and who waits, as one value. Decides nothing by itself.
 
-A decision (reserve.py) opens the books, edits them and closes them:
+A decision (reserve.py) edits them in place, and so it does the Hands and Tickets that it concerns.
 
-    while True:
-        with cython.critical_section(self):
-            books = self.open()
-            ...
-            if self.shut(books): return
+Compiled, it calls nothing that could run Python code, so under the GIL, or inside the critical section of a free-threaded
+build, nobody sees it half done.
 
-The two lives of this file differ in what "open" means, and in nothing that a decision can see.
-
-Compiled, `open` gives the one Books there is and it is edited in place: a decision calls nothing that could run Python
-code, so under the GIL, or inside the critical section of a free-threaded build, nobody sees it half done.
-
-Uncompiled, every bytecode may be followed by a thread switch, a signal handler, a finalizer or an exception. There,
-`open` gives a private copy, and closing replaces the old value by the new one in one compare-and-swap, or fails and the
-decision is taken again. Nothing is ever half done, no lock is held that a finalizer could run into or a fork could leave
-locked, and an exception before the swap leaves no trace. The containers are values too: the shelf is a chain of pairs,
-the line a tuple.
+Uncompiled, every bytecode may be followed by a thread switch, a signal handler, a finalizer or an exception. There, each
+decision holds the lock of its pool and keeps a record of what it changes, by which it is taken back if anything is raised
+in its middle: see deciding.py.
 """
 
 from __future__ import annotations
 
 import sys
-from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,6 +25,7 @@ else:
         from mempool._core import _cython as cython
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
+    from mempool._core.deciding import note, note_place
     from mempool._core.line import Hands, Ticket
     from mempool.buffer import Buffer
 
@@ -94,22 +84,16 @@ class Books:
     room: cython.Py_ssize_t
     full: cython.bint
     rests_until: cython.longlong  # compiled: in nanoseconds by a clock of its own; 0: the source does not rest
-    # Compiled.
+    # The shelf, the line, and who must be woken.
     capacity: cython.Py_ssize_t
     places: list[Any]
     head: Ticket | None
     tail: Ticket | None
     news: Ticket | None
-    # Both.
     drainers: tuple[Ticket, ...]  # who waits for the last element to come home
-    # Uncompiled.
-    shelf: Any  # None or (element, the shelf below)
-    line: tuple[Ticket, ...]
-    lenders: dict[int, tuple[Hands, Hands]]  # hands that change with these books
-    lent: dict[int, tuple[dict[str, Any]]]  # what they shall hold; whoever takes it out gives it to them
-    told: tuple[Ticket, ...]
-    heirs: dict[int, Books]
-    ancestor: Books | None
+    # Uncompiled: see deciding.py.
+    undo: list[Any] | None  # what takes back the decision that is being made; None: none is
+    ends: tuple[Any, ...]  # what others may see of it only when it is made
 
     def __init__(self) -> None:
         self.reserve = self.keep = 0
@@ -134,13 +118,8 @@ class Books:
         self.places = []
         self.head = self.tail = self.news = None
         self.drainers = ()
-        self.shelf = None
-        self.line = ()
-        self.lenders = {}
-        self.lent = {}
-        self.told = ()
-        self.heirs = {}
-        self.ancestor = None
+        self.undo = None
+        self.ends = ()
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -167,84 +146,52 @@ class Books:
 
     @cython.cfunc
     def shelve(self, element: Any) -> cython.void:
-        if cython.compiled:
-            self.places[self.spare] = element
-        else:
-            self.shelf = (element, self.shelf)
+        if not cython.compiled:
+            note_place(self, self.spare)
+        self.places[self.spare] = element
         self.spare += 1
 
     @cython.cfunc
     def unshelve(self, hands: Hands) -> cython.void:
         """Move the top spare into these hands."""
+        if not cython.compiled:
+            note_place(self, self.spare - 1)
         self.spare -= 1
-        if cython.compiled:
-            hands.add(self.places[self.spare])
-            self.places[self.spare] = None
-        else:
-            element, self.shelf = self.shelf
-            hands.add(element)
+        hands.add(self.places[self.spare])
+        self.places[self.spare] = None
 
     @cython.cfunc
     def take_lost(self, hands: Hands) -> cython.void:
         """Move the buffers whose memory stayed with the parent of a fork from the shelf into these hands."""
         buffer: Buffer
-        if cython.compiled:
-            i: cython.Py_ssize_t
-            kept: cython.Py_ssize_t = 0
-            for i in range(self.spare):
-                element: object = self.places[i]
-                self.places[i] = None
-                if type(element) is Buffer:
-                    buffer = element
-                    if buffer.block.is_lost:
-                        hands.add(element)
-                        continue
-                self.places[kept] = element
-                kept += 1
-            self.spare = kept
-            return
-        kept_ones = []
-        while self.shelf is not None:
-            element, self.shelf = self.shelf
-            if type(element) is Buffer and element.block.is_lost:
-                hands.add(element)
-                self.spare -= 1
-            else:
-                kept_ones.append(element)
-        while kept_ones:
-            self.shelf = (kept_ones.pop(), self.shelf)
+        i: cython.Py_ssize_t
+        kept: cython.Py_ssize_t = 0
+        if not cython.compiled:
+            self.places = list(self.places)  # rather than a note of each place
+        for i in range(self.spare):
+            element: object = self.places[i]
+            self.places[i] = None
+            if type(element) is Buffer:
+                buffer = element
+                if buffer.block.is_lost:
+                    hands.add(element)
+                    continue
+            self.places[kept] = element
+            kept += 1
+        self.spare = kept
 
     @cython.cfunc
     def has_on_shelf(self, element: Any) -> cython.bint:
         """A search through all spares: for error messages."""
-        if cython.compiled:
-            i: cython.Py_ssize_t
-            for i in range(self.spare):
-                if self.places[i] is element:
-                    return True
-            return False
-        shelf = self.shelf
-        while shelf is not None:
-            if shelf[0] is element:
-                return True
-            shelf = shelf[1]
-        return False
+        return self.has_near_top(element, self.spare)
 
     @cython.cfunc
     def has_near_top(self, element: Any, most: cython.Py_ssize_t) -> cython.bint:
         """Whether this element is among so many spares, the last to come home."""
-        if cython.compiled:
-            i: cython.Py_ssize_t
-            for i in range(max(0, self.spare - most), self.spare):
-                if self.places[i] is element:
-                    return True
-            return False
-        shelf = self.shelf
-        while shelf is not None and most > 0:
-            if shelf[0] is element:
+        i: cython.Py_ssize_t
+        for i in range(max(0, self.spare - most), self.spare):
+            if self.places[i] is element:
                 return True
-            shelf = shelf[1]
-            most -= 1
         return False
 
     @cython.cfunc
@@ -252,20 +199,17 @@ class Books:
         """Use this list of places from now on, if it is the longer one."""
         if len(places) <= self.capacity:
             return
-        if cython.compiled:
-            i: cython.Py_ssize_t
-            for i in range(self.spare):
-                places[i] = self.places[i]
-            self.places = places
+        i: cython.Py_ssize_t
+        for i in range(self.spare):
+            places[i] = self.places[i]
+        self.places = places
         self.capacity = len(places)
 
     # -- the line: tickets, first come, first served
 
     @cython.cfunc
     def first_in_line(self) -> Ticket | None:
-        if cython.compiled:
-            return self.head
-        return self.line[0] if self.line else None
+        return self.head
 
     # The head of the line may be inside the source, and cannot take what comes home until it is out again. It is passed
     # over, so that those behind it do not sleep beside what they could have. What it has not asked the source for is
@@ -276,9 +220,7 @@ class Books:
         """The first in line who is not inside the source."""
         if self.asked == 0:
             return self.first_in_line()
-        if cython.compiled:
-            return self.head.behind
-        return self.line[1] if len(self.line) > 1 else None
+        return self.head.behind  # type: ignore[union-attr]  # somebody, who asks
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -305,23 +247,16 @@ class Books:
         return self.next_to_serve() is not None or self.spare < self.kept_for_line()
 
     @cython.cfunc
-    def stands_in_line(self, ticket: Ticket) -> cython.bint:
-        if cython.compiled:
-            return ticket.in_line
-        return ticket in self.line
-
-    @cython.cfunc
     def line_up(self, ticket: Ticket) -> cython.void:
-        if cython.compiled:
-            ticket.ahead = self.tail
-            if self.tail is None:
-                self.head = ticket
-            else:
-                self.tail.behind = ticket
-            self.tail = ticket
-            ticket.in_line = True
+        note(self, ticket)
+        ticket.ahead = self.tail
+        if self.tail is None:
+            self.head = ticket
         else:
-            self.line = (*self.line, ticket)
+            note(self, self.tail)
+            self.tail.behind = ticket
+        self.tail = ticket
+        ticket.in_line = True
         self.waiting += 1
         self.joined += 1
 
@@ -330,34 +265,32 @@ class Books:
         """Take a ticket that stands in the line out of it."""
         if self.first_in_line() is ticket:
             self.asked = 0  # what its question brings is for whoever stands in the line then
-        if cython.compiled:
-            ahead: Ticket | None = ticket.ahead
-            behind: Ticket | None = ticket.behind
-            if ahead is None:
-                self.head = behind
-            else:
-                ahead.behind = behind
-            if behind is None:
-                self.tail = ahead
-            else:
-                behind.ahead = ahead
-            ticket.ahead = ticket.behind = None
-            ticket.in_line = False
+        note(self, ticket)
+        ahead: Ticket | None = ticket.ahead
+        behind: Ticket | None = ticket.behind
+        if ahead is None:
+            self.head = behind
         else:
-            self.line = tuple([other for other in self.line if other is not ticket])
+            note(self, ahead)
+            ahead.behind = behind
+        if behind is None:
+            self.tail = ahead
+        else:
+            note(self, behind)
+            behind.ahead = ahead
+        ticket.ahead = ticket.behind = None
+        ticket.in_line = False
         self.waiting -= 1
 
     # -- the news: who must be woken when the books are closed
 
     @cython.cfunc
     def tell(self, ticket: Ticket) -> cython.void:
-        if cython.compiled:
-            if not ticket.in_news:
-                ticket.in_news = True
-                ticket.told = self.news
-                self.news = ticket
-        else:
-            self.told = (*self.told, ticket)
+        if not ticket.in_news:
+            note(self, ticket)
+            ticket.in_news = True
+            ticket.told = self.news
+            self.news = ticket
 
     @cython.cfunc
     def prod_head(self) -> cython.void:
@@ -365,69 +298,5 @@ class Books:
         head: Ticket | None = self.first_in_line()
         if head is None or self.made - self.disposed + self.claimed >= self.limit:
             return
-        if cython.compiled:
-            head.prodded = True
-        self.tell(head)  # uncompiled, `settle` prods: before the swap, the head would look and find the old books
-
-    # -- uncompiled: copies, and the swap
-
-    def draft(self) -> Books:
-        """A private copy to be edited."""
-        draft = Books.__new__(Books)
-        draft.__dict__.update(self.__dict__)
-        draft.waits = list(self.waits)
-        draft.wait_histogram = list(self.wait_histogram)
-        draft.lenders = {}
-        draft.lent = {}
-        draft.told = ()
-        draft.heirs = {}
-        draft.ancestor = self
-        return draft
-
-    @cython.cfunc
-    def lend(self, hands: Hands) -> Hands:
-        """These hands, to be filled or emptied together with the books."""
-        if cython.compiled:
-            return hands
-        copy = type(hands).__new__(type(hands))
-        copy.__dict__.update(hands.__dict__)
-        copy.elements = list(hands.elements)
-        self.lenders[id(hands)] = (hands, copy)  # the copy, too: a dict whose object dies may be moved, or lost
-        self.lent[id(hands)] = (copy.__dict__,)
-        return copy
-
-    def is_in_force(self) -> bool:
-        """Whether this draft has won the swap."""
-        return self.ancestor is None or self.ancestor.heirs.get(0) is self
-
-    def settle(self) -> None:
-        """Fill the hands and wake whom it concerns: for the winner of the swap, again if it was cut short.
-
-        Goes on to the last whatever a wake raises (what a lost task had is disposed of there); then raises the first.
-        """
-        self.fill_hands()
-        errors: list[Exception] = []
-        while self.told:
-            ticket = self.told[0]
-            ticket.prodded = True  # a hint: one too many makes the head look once too often
-            try:
-                if ticket.wake is not None:
-                    ticket.wake()
-            except Exception as error:  # noqa: BLE001 - raised below, when all are woken
-                errors.append(error)
-                try:
-                    ticket.wake()  # type: ignore[misc]  # it may be done twice, and must not be lost
-                except Exception as again:  # noqa: BLE001 - as above
-                    errors.append(again)
-            self.told = self.told[1:]
-        self.ancestor = None
-        if errors:
-            raise errors[0]
-
-    def fill_hands(self) -> None:
-        """Whoever opens these books does it, too, in case the winner has not come to it: so only the newest can be open."""
-        for key, (hands, _copy) in list(self.lenders.items()):
-            # Out of `lent` and into the hands by one call into C, which makes no object on the way (hence the tuples):
-            # it happens once, and never half.
-            list(starmap(hands.__dict__.update, map(self.lent.pop, (key,), ((),))))
-        self.lenders = {}  # these books may be in force for long: hold nobody's hands
+        head.prodded = True
+        self.tell(head)

@@ -1,4 +1,4 @@
-from mempool._core.books cimport Books, mempool_moment
+from mempool._core.books cimport Books, mempool_moment, note, settle
 from mempool._core.line cimport Hands, Ticket
 from mempool._core.roll cimport Roll
 
@@ -9,8 +9,10 @@ cdef class Ledger:
     cdef bint quick_alloc
     cdef bint quick_free
     cdef readonly object home
-    cdef Books open(self)
-    cdef bint shut(self, Books books) except? -1
+    cdef object lock
+    cdef readonly object later
+    cdef object process
+    cdef void shut(self, Books books) noexcept
     cpdef bint must_line_up(self, Hands hands) except -1
     cpdef bint is_first(self, Ticket ticket) except -1
     cpdef bint is_closed(self) except -1

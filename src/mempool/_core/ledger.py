@@ -1,8 +1,9 @@
 # cython: language_level=3
-"""The ledger: how the books are opened, shut and read, and how news spreads. Read books.py first."""
+"""The ledger: how the books are read, and how news spreads. Read books.py first."""
 
 from __future__ import annotations
 
+import os
 import sysconfig
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ else:
         from mempool._core import _cython as cython
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
+    from mempool._core import _cython as cython
     from mempool._core.books import Books
+    from mempool._core.deciding import new_lock, new_queue, refusal, settle
     from mempool._core.line import Hands, Ticket
     from mempool._core.roll import Roll
 
@@ -34,6 +37,9 @@ class Ledger:
     quick_alloc: cython.bint
     quick_free: cython.bint
     home: Any
+    lock: Any  # uncompiled: see deciding.py
+    later: Any
+    process: Any
 
     def __init__(self, tracks: bool, quick_alloc: bool, quick_free: bool, home: object = None) -> None:
         """tracks: keep a roll of the elements that are out.
@@ -42,56 +48,38 @@ class Ledger:
         home: what a Buffer of this pool is told about where it belongs.
         """
         self.home = home
+        if not cython.compiled:
+            self.lock = new_lock()
+            self.later = new_queue()
+            self.process = os.getpid()
         self.books = Books()
         self.roll = Roll()
         self.tracks = tracks
         self.quick_alloc = quick_alloc and HAS_GIL
         self.quick_free = quick_free and HAS_GIL
 
-    # -- opening and closing the books
+    # -- the end of a decision
 
     @cython.cfunc
-    def open(self) -> Books:
+    @cython.exceptval(check=False)
+    def shut(self, books: Books) -> cython.void:
+        """The last step of every decision. (Uncompiled, this call is also what makes a method a decision: deciding.py.)"""
         if cython.compiled:
-            return self.books
-        # `self.books` may be an old value if its winner was interrupted: the heirs lead to the one in force.
-        books = self.books
-        heir = books.heirs.get(0)
-        while heir is not None:
-            books = heir
-            heir = books.heirs.get(0)
-        books.fill_hands()
-        return books.draft()
+            books.tune(self.quick_alloc, self.quick_free)
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
-    def shut(self, books: Books) -> cython.bint:
-        """Put the edited books in force. False, uncompiled only: somebody was faster, decide again."""
-        books.tune(self.quick_alloc, self.quick_free)
-        if cython.compiled:
-            return True
-        try:
-            # The compare-and-swap: a value of the books has one heir, and setdefault is one indivisible step.
-            if books.ancestor.heirs.setdefault(0, books) is not books:  # type: ignore[union-attr]
-                return False
-            self.books = books
-            books.settle()
-        except BaseException:
-            if books.is_in_force():
-                self.books = books
-                books.settle()
-            raise
-        return True
+    def is_deciding(self) -> bool:
+        """Uncompiled: whether a finalizer, a signal handler or a tracer calls this in the middle of a decision."""
+        return not cython.compiled and bool(self.lock._is_owned())
 
     def expect_reserve(self) -> None:
         """Let the roll grow now for all that the reserve will need, and not step by step, each time moving what is on it.
 
         What does not work now may do so later: whoever asks the source makes room for as much as it asks for.
         """
-        if self.tracks:
+        if cython.compiled and self.tracks:  # uncompiled, a dict grows when it must
             try:
-                with cython.critical_section(self):
-                    books: Books = self.open()
+                with cython.critical_section(self):  # type: ignore[type-var]  # compiled only
+                    books: Books = self.books
                     self.roll.make_room(books.made - books.disposed + books.reserve)
             except MemoryError:
                 pass
@@ -102,13 +90,13 @@ class Ledger:
             self.books.rests_until = 0 if seconds == 0 else mempool_moment(seconds)  # type: ignore[name-defined]
 
     def spread_news(self) -> None:
-        """Wake those whom a decision concerned. (Uncompiled, the swap has done it.)"""
+        """Wake those whom a decision concerned. (Uncompiled, what surrounds the decision does it.)"""
         if cython.compiled:
             ticket: Ticket | None
             while True:
                 # Here, and not within the decision: it may die, and what it got with it, whose finalizer may run anything.
                 ticket = None
-                with cython.critical_section(self):
+                with cython.critical_section(self):  # type: ignore[type-var]  # compiled only
                     ticket = self.books.news
                     if ticket is None:
                         return
@@ -140,11 +128,10 @@ class Ledger:
                     break
             served = served or ticket is books.first_in_line()
             books.step_out(ticket)
-            own: Ticket = books.lend(ticket)  # type: ignore[assignment]
-            while own.count < own.wanted:
-                books.unshelve(own)
+            while ticket.count < ticket.wanted:
+                books.unshelve(ticket)
                 books.from_line += 1
-            own.state = SERVED
+            settle(books, ticket, SERVED)
             books.tell(ticket)
             ticket = books.next_to_serve()
         if ticket is not None and ticket.can_be_lost and books.spare > books.held_back():
@@ -158,6 +145,7 @@ class Ledger:
             for ticket in books.drainers:
                 books.tell(ticket)
 
+    @cython.critical_section
     def count_wait(self, outcome: cython.Py_ssize_t, seconds: cython.double) -> None:
         """For the statistics: somebody has waited so long. outcome: SERVED, CLOSED or WITHDRAWN, or TIMED_OUT."""
         bucket: cython.Py_ssize_t = 0
@@ -165,121 +153,116 @@ class Ledger:
         while bucket < 7 and seconds > bound:
             bucket += 1
             bound *= 10
-        while True:
-            with cython.critical_section(self):
-                books: Books = self.open()
-                books.waits[outcome] += 1
-                books.wait_histogram[bucket] += 1
-                books.wait_seconds_total += seconds
-                books.wait_seconds_max = max(books.wait_seconds_max, seconds)
-                if self.shut(books):
-                    return
+        books: Books = self.books
+        if not cython.compiled:
+            books.waits = list(books.waits)  # the old ones stay as they are, should this be taken back
+            books.wait_histogram = list(books.wait_histogram)
+        books.waits[outcome] += 1
+        books.wait_histogram[bucket] += 1
+        books.wait_seconds_total += seconds
+        books.wait_seconds_max = max(books.wait_seconds_max, seconds)
+        self.shut(books)
 
     # -- looking
 
     def is_closed(self) -> bool:
-        with cython.critical_section(self):
-            return self.open().closed
+        return self.books.closed
 
     def is_dismissed(self) -> bool:
         """Whether nobody may wait any more."""
-        with cython.critical_section(self):
-            return self.open().dismissed
+        return self.books.dismissed
 
     def waiting(self) -> int:
         """How many stand in the line."""
-        with cython.critical_section(self):
-            return self.open().waiting
+        return self.books.waiting
 
+    @cython.critical_section
     def must_line_up(self, hands: Hands) -> bool:
         """Whether there is nothing to be had, and nobody to be asked: others wait, or all that the limit allows is out.
 
         These hands have not asked the source, then; see Reserve.join.
         """
-        with cython.critical_section(self):
-            books: Books = self.open()
-            if books.closed or hands.wanted == hands.count:
-                return False
-            is_full: cython.bint = books.made - books.disposed + books.claimed >= books.limit
-            if books.first_in_line() is None and (books.spare > 0 or not is_full):
-                return False
+        books: Books = self.books
+        if books.closed or hands.wanted == hands.count:
+            return False
+        is_full: cython.bint = books.made - books.disposed + books.claimed >= books.limit
+        if books.first_in_line() is None and (books.spare > 0 or not is_full):
+            return False
         hands.defer()
         return True
 
     def is_first(self, ticket: Ticket) -> bool:
-        with cython.critical_section(self):
-            return self.open().first_in_line() is ticket
+        return self.books.first_in_line() is ticket
 
     def tickets(self, books: Books) -> list[Ticket]:
-        if cython.compiled:
-            tickets: list[Ticket] = []
-            ticket: Ticket | None = books.head
-            while ticket is not None:
-                tickets.append(ticket)
-                ticket = ticket.behind
-            return tickets
-        return list(books.line)
+        tickets: list[Ticket] = []
+        ticket: Ticket | None = books.head
+        while ticket is not None:
+            tickets.append(ticket)
+            ticket = ticket.behind
+        return tickets
 
+    @cython.critical_section
     def queue(self) -> list[Ticket]:
         """The tickets in the line, first to last."""
-        with cython.critical_section(self):
-            return self.tickets(self.open())
+        return self.tickets(self.books)
 
     def tracks_elements(self) -> bool:
         """Whether there is a roll."""
         return self.tracks
 
+    @cython.critical_section
     def strike(self, hands: Hands, address: int) -> bool:
         """Take the address of an element that is out off the roll. False: it was not there.
 
         Nobody has it at hand: these hands hold something in its place. They are owners in the very step that strikes it.
         """
-        with cython.critical_section(self):
-            return self.tracks and self.roll.strike_address(hands, address)
+        if not cython.compiled and self.is_deciding():
+            raise refusal(self)
+        return self.tracks and self.roll.strike_address(hands, address)
 
+    @cython.critical_section
     def is_out(self, element: Any) -> bool:
-        with cython.critical_section(self):
-            return self.tracks and self.roll.lists(element)
+        return self.tracks and self.roll.lists(element)
 
+    @cython.critical_section
     def is_spare(self, element: Any) -> bool:
         """A search through all spares: for error messages."""
-        with cython.critical_section(self):
-            return self.open().has_on_shelf(element)
+        return self.books.has_on_shelf(element)
 
     def capacity(self) -> int:
-        with cython.critical_section(self):
-            return self.open().capacity
+        return self.books.capacity
 
+    @cython.critical_section
     def figures(self) -> dict[str, Any]:
         """All numbers of the books at one moment."""
-        with cython.critical_section(self):
-            books: Books = self.open()
-            return {
-                "reserve": books.reserve,
-                "keep": books.keep,
-                "limit": books.limit,
-                "waiting_max": books.waiting_max,
-                "closed": bool(books.closed),
-                "spare": books.spare,
-                "out": books.out(),
-                "made": books.made,
-                "disposed": books.disposed,
-                "disposing": books.disposing,
-                "written_off": books.written_off,
-                "claimed": books.claimed,
-                "filling": books.filling,
-                "fills": books.fills,
-                "starved": bool(books.starved),
-                "lingering": books.lingering,
-                "waiting": books.waiting,
-                "asked": books.asked,
-                "from_spare": books.from_spare,
-                "from_source": books.from_source,
-                "from_reserve": books.from_reserve,
-                "from_line": books.from_line,
-                "resizes": books.resizes,
-                "waits": list(books.waits),
-                "wait_histogram": list(books.wait_histogram),
-                "wait_seconds_total": books.wait_seconds_total,
-                "wait_seconds_max": books.wait_seconds_max,
-            }
+        books: Books = self.books
+        return {
+            "reserve": books.reserve,
+            "keep": books.keep,
+            "limit": books.limit,
+            "waiting_max": books.waiting_max,
+            "closed": bool(books.closed),
+            "spare": books.spare,
+            "out": books.out(),
+            "made": books.made,
+            "disposed": books.disposed,
+            "disposing": books.disposing,
+            "written_off": books.written_off,
+            "claimed": books.claimed,
+            "filling": books.filling,
+            "fills": books.fills,
+            "starved": bool(books.starved),
+            "lingering": books.lingering,
+            "waiting": books.waiting,
+            "asked": books.asked,
+            "from_spare": books.from_spare,
+            "from_source": books.from_source,
+            "from_reserve": books.from_reserve,
+            "from_line": books.from_line,
+            "resizes": books.resizes,
+            "waits": list(books.waits),
+            "wait_histogram": list(books.wait_histogram),
+            "wait_seconds_total": books.wait_seconds_total,
+            "wait_seconds_max": books.wait_seconds_max,
+        }

@@ -20,6 +20,7 @@ if cython.compiled:  # the rest is in quick.pxd
     from cython.cimports.mempool.lease import Lease, new_lease
 else:
     from mempool._core.books import Books
+    from mempool._core.deciding import put_in, take_out
     from mempool._core.reserve import Reserve
     from mempool._core.roll import Roll
     from mempool.lease import Lease, new_lease
@@ -46,8 +47,7 @@ class Quick:
     def _decide_quickly(self, core: Reserve) -> None:
         """Let the quick path work on the state of this core."""
         self.core = core
-        if cython.compiled:
-            self.books = core.books  # the only one there is; uncompiled, an old value would hold all that came after it
+        self.books = core.books
         self.roll = core.roll
         self.tracks = core.tracks
 
@@ -69,7 +69,8 @@ class Quick:
         ticket: Any = None
         try:
             ticket = self._engine.ticket(1)  # type: ignore[attr-defined]  # this and the rest are BasePool's
-            self._obtain(ticket, timeout)  # type: ignore[attr-defined]
+            if cython.compiled or not (self.core.quick_alloc and take_out(self.core, ticket)):
+                self._obtain(ticket, timeout)  # type: ignore[attr-defined]
             return ticket.elements[0]
         except BaseException as error:
             last: Any = self._salvage(ticket, error)
@@ -154,6 +155,8 @@ class Quick:
             if hand_on(self, element):
                 self.core.spread_news()
                 return
+        elif self.core.quick_free and put_in(self.core, element):
+            return
         self._free_slowly(element, linger)  # type: ignore[attr-defined]
 
     def lease(self, *, timeout: Any = "default", linger: bool = False) -> Lease:  # type: ignore[type-arg]  # compiled, it has none
@@ -164,6 +167,10 @@ class Quick:
         if timeout is not DEFAULT:
             self._check_timeout(timeout)  # type: ignore[attr-defined]
         return new_lease(self, timeout, linger)
+
+
+if not cython.compiled:
+    Quick.core = Reserve(False, False, False)  # as __cinit__ says
 
 
 @cython.final

@@ -1,4 +1,4 @@
-from mempool._core.books cimport Books
+from mempool._core.books cimport Books, note, settle
 from mempool._core.ledger cimport Ledger
 from mempool._core.line cimport Hands, Ticket
 from mempool.buffer cimport Buffer
@@ -18,6 +18,7 @@ cdef class Reserve(Ledger):
     cpdef bint withdraw(self, Ticket ticket) except -1
     cpdef leave(self, Hands ticket)
     cpdef sign_out(self, Hands hands)
+    cpdef bint sign_in_unknown(self, Hands hands) except -1
     cdef bint is_here(self, Books books, Hands own, Py_ssize_t arrival)
     cdef void empty_line(self, Books books)
     cdef void write_off(self, Books books, Py_ssize_t elements)

@@ -122,6 +122,8 @@ class Roll:
         if cython.compiled:
             for i in range(hands.first, hands.count):
                 self.enter(cython.cast(cython.p_void, hands.elements[i]))
+        elif hands.count - hands.first == 1:
+            self.marks[id(hands.elements[hands.first])] = True
         else:
             self.marks.update(zip(map(id, hands.held()), repeat(True)))
 
@@ -144,11 +146,14 @@ class Roll:
                     return False
             hands.proven = True
             return True
+        # One call into C, into places that are there: no exception can fly between the roll letting go and the hands having
+        # hold.
+        if hands.count - hands.first == 1:
+            any(map(setattr, (hands,), ("proven",), map(self.marks.pop, (id(hands.elements[hands.first]),), (False,))))
+            return hands.proven
         if len(set(map(id, hands.held()))) < len(hands.held()) or not all(map(self.lists, hands.held())):
             return False
         try:
-            # One call into C, into places that are there: no exception can fly between the roll letting go and the
-            # hands having hold.
             hands.struck.extend([False] * len(hands.held()))
             any(map(setitem, repeat(hands.struck), count(), map(self.marks.pop, map(id, hands.held()))))
         except KeyError:  # somebody freed one of them just now

@@ -6,10 +6,13 @@ it came.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import logging
 import operator
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from mempool import messages
@@ -27,6 +30,8 @@ from mempool.viewers import viewers
 WRITTEN_OFF_NAMED = 4096
 #: Lingering buffers whose viewers `why_empty` names.
 LINGERING_NAMED = 8
+
+log: logging.Logger = logging.getLogger("mempool")
 
 
 class Returning(Ends):
@@ -112,6 +117,10 @@ class Returning(Ends):
         total = hands.count - hands.first
         if not total:
             return 0
+        if self.core.is_deciding():
+            again = functools.partial(self.give, hands, renewing=renewing, broken=broken, lingering=lingering)
+            self.core.later.append(functools.partial(self._give_late, again))
+            return total
         is_reset = self.supply.reset is None and not broken
         known: list[Any] = []
         hands.checked = False  # a user has had them since
@@ -150,6 +159,13 @@ class Returning(Ends):
                 self._end_bringing(hands, known, is_reset, renewing, lingering)
             raise
         return kept
+
+    def _give_late(self, give: Callable[[], object]) -> None:
+        """What was freed in the middle of a decision of this pool is taken back after it. Who freed it has gone."""
+        try:
+            give()
+        except Exception:
+            log.exception("%s: what a finalizer, a signal handler or a tracer freed could not be taken back", self.called)
 
     def _end_bringing(self, hands: Hands, known: list[Any], is_reset: bool, renewing: bool, lingering: bool) -> None:
         """Something flew: either these elements are the user's as before, or they go home."""

@@ -1,0 +1,691 @@
+"""The uncompiled core in the middle of a decision: exceptions, calls by the same thread, forks, threads that never go on.
+
+(Compiled, a decision has no middle.) test_finalizers.py calls the pool in the middle of its calls, on both cores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from types import FrameType, SimpleNamespace
+from typing import Any, Self
+
+import pytest
+from sweeps import PACKAGE, PLACES, Interrupter, audit
+
+import mempool
+from mempool import Objects, Pool
+from mempool._core import Hands, Reserve, Ticket
+from mempool._core.line import SERVED, WITHDRAWN
+from mempool._core.reserve import UNCHANGED
+from mempool.testing import Element, ScriptedSource, wait_until
+
+if mempool.IMPLEMENTATION == "compiled":
+    pytest.skip("compiled, a decision has no middle", allow_module_level=True)
+
+from mempool._core import deciding
+
+SOON = 10  # seconds
+IN_THE_MIDDLE = "in the middle of one of its own steps"
+
+# -- exceptions: each decision happens or does not
+
+
+class Scene:
+    """A core, the hands and tickets that a decision may change, and who was woken."""
+
+    def __init__(self, tracks: bool = True) -> None:
+        self.core: Any = Reserve(tracks, True, True)
+        self.core.retarget(2, UNCHANGED, 8, [None] * 8)
+        self.woken: list[Any] = []
+        self.hands: dict[str, Any] = {}
+        self.fill("spares", 4)
+        self.core.give(self.hands["spares"])
+
+    def fill(self, name: str, elements: int) -> Any:
+        """Hands that hold so many new elements."""
+        hands: Any = Hands(elements)
+        self.core.claim(hands, elements)
+        hands.arrivals.extend([Element(i) for i in range(elements)])
+        self.core.arrive(hands, True)
+        self.hands[name] = hands
+        return hands
+
+    def out(self, name: str, elements: int) -> Any:
+        """The same, but their user has had them and gives them back."""
+        hands: Any = Hands(elements)
+        self.hands[name] = hands
+        self.core.take(hands, True)
+        self.core.sign_out(hands)
+        assert self.core.sign_in(hands)
+        return hands
+
+    def empty(self, name: str, wanted: int) -> Any:
+        self.hands[name] = Hands(wanted)
+        return self.hands[name]
+
+    def waiter(self, name: str, wanted: int, joins: bool = True) -> Any:
+        ticket: Any = Ticket(wanted)
+        ticket.set_waiter(lambda: self.woken.append(name), name, 1)
+        self.hands[name] = ticket
+        if joins:
+            self.core.join(ticket, [])
+        return ticket
+
+    def line(self) -> None:
+        """All spares in somebody's hands, and two who wait."""
+        self.out("user's", 4)
+        self.waiter("first", 1)
+        self.waiter("second", 2)
+
+    def state(self) -> Any:
+        """Everything but who was woken."""
+        names = {id(ticket): name for name, ticket in self.hands.items()}
+        seen = {"figures": self.core.figures(), "line": [names[id(t)] for t in self.core.queue()]}
+        seen["shelf"] = [e.number for e in self.core.books.places[: self.core.books.spare]]
+        seen["above"] = set(self.core.books.places[self.core.books.spare :])
+        seen["roll"] = len(self.core.roll.marks)
+        for name, hands in self.hands.items():
+            kept = {key: value for key, value in vars(hands).items() if type(value) in (int, bool)}
+            seen[name] = kept | {"elements": [e and e.number for e in hands.elements], "arrivals": len(hands.arrivals)}
+            seen[name].pop("in_news", None)  # until it is woken
+            seen[name].pop("prodded", None)  # a hint
+        return seen
+
+
+def take(scene: Scene) -> Callable[[], object]:
+    hands = scene.empty("mine", 3)
+    return lambda: scene.core.take(hands, False)
+
+
+def take_the_reserve(scene: Scene) -> Callable[[], object]:
+    hands = scene.empty("mine", 3)
+    return lambda: scene.core.take(hands, True)
+
+
+def take_quickly(scene: Scene) -> Callable[[], object]:
+    hands = scene.empty("mine", 1)
+    return lambda: deciding.take_out(scene.core, hands)
+
+
+def free_quickly(scene: Scene) -> Callable[[], object]:
+    hands = scene.empty("user's", 1)
+    deciding.take_out(scene.core, hands)
+    element = hands.elements[0]
+    hands.first = 1
+    return lambda: deciding.put_in(scene.core, element)
+
+
+def claim(scene: Scene) -> Callable[[], object]:
+    hands = scene.empty("mine", 3)
+    return lambda: scene.core.claim(hands, 3)
+
+
+def claim_to_fill(scene: Scene) -> Callable[[], object]:
+    scene.core.retarget(7, UNCHANGED, UNCHANGED, [None] * 14)
+    hands, fill = scene.empty("mine", 2), scene.empty("fill", 0)
+    scene.core.begin_fill(fill)
+    return lambda: scene.core.claim_to_fill(hands, False, fill)
+
+
+def fill_ends(scene: Scene) -> Callable[[], object]:
+    hands, fill = scene.empty("mine", 2), scene.empty("fill", 0)
+    scene.core.begin_fill(fill)
+    return lambda: scene.core.claim_to_fill(hands, False, fill)
+
+
+def arrive(scene: Scene) -> Callable[[], object]:
+    hands = scene.empty("mine", 2)
+    scene.core.claim(hands, 2)
+    hands.arrivals.extend([Element(7), None])
+    return lambda: scene.core.arrive(hands, True)
+
+
+def pass_on(scene: Scene) -> Callable[[], object]:
+    hands, receiver = scene.fill("mine", 2), scene.empty("receiver", 2)
+    return lambda: scene.core.pass_on(hands, receiver)
+
+
+def give_to_the_shelf(scene: Scene) -> Callable[[], object]:
+    hands = scene.out("mine", 4)
+    return lambda: scene.core.give(hands)
+
+
+def give_to_the_line(scene: Scene) -> Callable[[], object]:
+    scene.line()
+    return lambda: scene.core.give(scene.hands["user's"])
+
+
+def give_surplus(scene: Scene) -> Callable[[], object]:
+    hands = scene.fill("mine", 3)
+    return lambda: scene.core.give(hands)
+
+
+def condemn(scene: Scene) -> Callable[[], object]:
+    hands = scene.out("mine", 2)
+    return lambda: scene.core.condemn(hands)
+
+
+def surplus(scene: Scene) -> Callable[[], object]:
+    scene.core.retarget(0, 0, UNCHANGED, [])
+    hands = scene.empty("mine", 3)
+    return lambda: scene.core.surplus(hands)
+
+
+def dispose_of(scene: Scene) -> Callable[[], object]:
+    hands = scene.out("mine", 2)
+    scene.core.condemn(hands)
+    hands.entered.append(1)
+    return lambda: scene.core.dispose_of(hands)
+
+
+def lose(scene: Scene) -> Callable[[], object]:
+    hands = scene.out("mine", 2)
+    return lambda: scene.core.lose(hands)
+
+
+def lose_all(scene: Scene) -> Callable[[], object]:
+    hands = scene.empty("mine", 2)
+    scene.core.take(hands, True)
+    scene.core.sign_out(hands)
+    return lambda: scene.core.lose_all()
+
+
+def join_and_be_served(scene: Scene) -> Callable[[], object]:
+    ticket = scene.waiter("mine", 2, joins=False)
+    return lambda: scene.core.join(ticket, [])
+
+
+def join_the_line(scene: Scene) -> Callable[[], object]:
+    scene.line()
+    ticket = scene.waiter("mine", 2, joins=False)
+    return lambda: scene.core.join(ticket, [])
+
+
+def withdraw(scene: Scene) -> Callable[[], object]:
+    scene.line()
+    return lambda: scene.core.withdraw(scene.hands["first"])
+
+
+def shrink(scene: Scene) -> Callable[[], object]:
+    scene.line()
+    fill = scene.empty("fill", 0)
+    return lambda: scene.core.retarget(1, 1, 1, [], fill)
+
+
+def grow(scene: Scene) -> Callable[[], object]:
+    fill = scene.empty("fill", 0)
+    return lambda: scene.core.retarget(7, UNCHANGED, 20, [None] * 14, fill)
+
+
+def close(scene: Scene) -> Callable[[], object]:
+    scene.line()
+    return lambda: scene.core.close()
+
+
+def dismiss(scene: Scene) -> Callable[[], object]:
+    scene.line()
+    return lambda: scene.core.dismiss()
+
+
+def count_wait(scene: Scene) -> Callable[[], object]:
+    return lambda: scene.core.count_wait(SERVED, 0.5)
+
+
+def watch_a_drain(scene: Scene) -> Callable[[], object]:
+    ticket = scene.waiter("mine", 0, joins=False)
+    return lambda: scene.core.watch_drain(ticket, True)
+
+
+def after_fork(scene: Scene) -> Callable[[], object]:
+    scene.line()
+    return lambda: scene.core.after_fork(2)
+
+
+DECISIONS = [
+    take,
+    take_the_reserve,
+    take_quickly,
+    free_quickly,
+    claim,
+    claim_to_fill,
+    fill_ends,
+    arrive,
+    pass_on,
+    give_to_the_shelf,
+    give_to_the_line,
+    give_surplus,
+    condemn,
+    surplus,
+    dispose_of,
+    lose,
+    lose_all,
+    join_and_be_served,
+    join_the_line,
+    withdraw,
+    shrink,
+    grow,
+    close,
+    dismiss,
+    count_wait,
+    watch_a_drain,
+    after_fork,
+]
+
+
+@pytest.mark.parametrize("prepare", DECISIONS, ids=lambda prepare: prepare.__name__)
+def test_a_decision_that_is_cut_short_has_happened_or_has_not(prepare: Callable[[Scene], Callable[[], object]]) -> None:
+    """An interrupt before any bytecode: all is as before or as after it, nobody who was served sleeps, the lock is free."""
+    undisturbed = Scene()
+    call = prepare(undisturbed)
+    before = undisturbed.state()
+    undisturbed.woken.clear()
+    counter = Interrupter(sys.maxsize)
+    with counter:
+        call()
+    after, woken = undisturbed.state(), set(undisturbed.woken)
+    seen = []
+    bytecodes = sys.maxsize - counter.countdown
+    for n in range(1, bytecodes + 1, max(1, bytecodes // (8 * PLACES))):
+        scene = Scene()
+        call = prepare(scene)
+        assert scene.state() == before
+        scene.woken.clear()
+        interrupter = Interrupter(n)
+        with contextlib.suppress(KeyboardInterrupt), interrupter:
+            call()
+        assert not scene.core.lock._is_owned(), interrupter.struck_at
+        state = scene.state()
+        assert state in (before, after), (interrupter.struck_at, state)
+        assert set(scene.woken) == (woken if state == after else set()), interrupter.struck_at
+        seen.append(state == after)
+    assert before == after or {*seen} == {False, True}
+
+
+def test_a_second_interrupt_while_the_first_is_taken_back_loses_nothing() -> None:
+    """Whoever decides next finds the record, and takes back what was left half done."""
+    scene = Scene()
+    hands = scene.empty("mine", 3)
+    before = scene.state()
+    shut, take_back = Reserve.shut, deciding.take_back
+
+    def strike(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        Reserve.shut = deciding.take_back = strike  # type: ignore[method-assign,assignment]
+        with pytest.raises(KeyboardInterrupt):
+            scene.core.take(hands, False)
+    finally:
+        Reserve.shut, deciding.take_back = shut, take_back  # type: ignore[method-assign]
+    assert hands.count > 0, "cut short too late, or taken back"
+    assert scene.state() == before
+
+
+# -- calls by the same thread
+
+
+class Bystander:
+    """Calls something before the n-th bytecode that the package executes, as a finalizer or a signal handler may."""
+
+    def __init__(self, n: int, call: Callable[[], object]) -> None:
+        self.countdown = n
+        self.call = call
+
+    def __enter__(self) -> Self:
+        sys._getframe().f_trace_opcodes = True
+        sys.settrace(self._enter_frame)
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        sys.settrace(None)
+
+    def _enter_frame(self, frame: FrameType, _event: str, _arg: object) -> Any:
+        if not frame.f_code.co_filename.startswith(PACKAGE) or "testing" in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        return self._step
+
+    def _step(self, _frame: FrameType, event: str, _arg: object) -> Any:
+        if event == "opcode":
+            self.countdown -= 1
+            if self.countdown == 0:
+                self.call()
+        return self._step
+
+
+def use(pool: Pool[Any]) -> None:
+    """Every way in and out, once."""
+    pool.free(pool.alloc())
+    with pool.lease():
+        elements = pool.alloc_many(2)
+        pool.resize(reserve=4)
+        pool.free_many(elements)
+    pool.resize(reserve=2)
+    pool.stats()
+
+
+def free(pool: Pool[Any], element: Any) -> None:
+    pool.free(element)
+
+
+def free_many(pool: Pool[Any], element: Any) -> None:
+    pool.free_many([element])
+
+
+def drop_a_lease(pool: Pool[Any], element: Any) -> None:
+    element.release()
+
+
+@pytest.mark.parametrize("track", ["identity", "nothing", "holders"])
+@pytest.mark.parametrize("way", [free, free_many, drop_a_lease], ids=lambda way: way.__name__)
+def test_what_is_freed_at_any_bytecode_of_a_call_is_home_when_the_call_returns(way: Any, track: str) -> None:
+    """A finalizer or a signal handler may free anywhere: nothing is lost, no call of its thread waits for itself."""
+
+    def scene() -> tuple[Pool[Any], Callable[[], object]]:
+        pool = Pool(ScriptedSource(), 3, limit=9, track=track)
+        freed = pool.lease() if way is drop_a_lease else pool.alloc()
+        if way is drop_a_lease:
+            assert freed.element
+        return pool, lambda: way(pool, freed)
+
+    pool, call = scene()
+    counter = Bystander(sys.maxsize, call)
+    with counter:
+        use(pool)
+    call()
+    bytecodes = sys.maxsize - counter.countdown
+    for n in range(1, bytecodes, max(1, bytecodes // (10 * PLACES))):
+        pool, call = scene()
+        errors: list[BaseException] = []
+
+        def free_it(call: Callable[[], object] = call, errors: list[BaseException] = errors) -> None:
+            try:
+                call()
+            except BaseException as error:  # noqa: BLE001 - a tracer's would fly in the call
+                errors.append(error)
+
+        with Bystander(n, free_it):
+            use(pool)
+        assert errors == [], n
+        assert pool.stats().out == 0, n
+        audit(pool)
+
+
+def held_in_the_middle(
+    monkeypatch: pytest.MonkeyPatch, call: Callable[[], object], *, for_good: bool = False
+) -> threading.Event:
+    """Run this in a thread that stops in the middle of its first decision, until the event is set, and then goes on.
+
+    for_good: or ends there without another step of the decision.
+    """
+    reached, go_on = threading.Event(), threading.Event()
+    shut = Reserve.shut
+
+    def shut_late(core: Any, books: Any) -> None:
+        if threading.current_thread() is thread and not reached.is_set():
+            reached.set()
+            assert go_on.wait(SOON)
+            if for_good:
+                sys.exit()
+        shut(core, books)
+
+    monkeypatch.setattr(Reserve, "shut", shut_late)
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    assert reached.wait(SOON)
+    return go_on
+
+
+def in_the_middle(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> None:
+    """Call this once in the middle of the next decision of any pool."""
+    shut, due = Reserve.shut, [call]
+
+    def shut_late(core: Any, books: Any) -> None:
+        if due:
+            due.pop()()
+        shut(core, books)
+
+    monkeypatch.setattr(Reserve, "shut", shut_late)
+
+
+def test_the_figures_seen_in_the_middle_are_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(Objects(bytearray), 4)
+    seen: list[Any] = []
+    before = pool.stats()
+    in_the_middle(monkeypatch, lambda: seen.append(pool.stats()))
+    pool.alloc_reserved()
+    assert seen == [before]
+    assert pool.stats().out == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [Pool.alloc, lambda pool: pool.resize(reserve=1), lambda pool: pool.alloc_many(2), lambda pool: pool.lease().element],
+)
+def test_what_cannot_be_had_in_the_middle_says_why(monkeypatch: pytest.MonkeyPatch, call: Any) -> None:
+    pool = Pool(Objects(bytearray), 4, name="small")
+    said: list[str] = []
+
+    def intrude() -> None:
+        with pytest.raises(RuntimeError, match=IN_THE_MIDDLE) as error:
+            call(pool)
+        said.append(str(error.value))
+        assert pool.try_alloc() is None
+        assert pool.alloc_reserved() is None
+
+    in_the_middle(monkeypatch, intrude)
+    pool.alloc_reserved()
+    assert len(said) == 1
+    assert "'small'" in said[0]
+    assert (pool.stats().out, pool.stats().reserve) == (1, 4)
+
+
+def test_a_double_free_in_the_middle_is_told_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who freed has gone when it is found."""
+    pool = Pool(Objects(bytearray), 4, name="small")
+    element, above = pool.alloc_many(2)
+    pool.free_many([element, above])
+    in_the_middle(monkeypatch, lambda: pool.free(element))
+    other = pool.alloc_reserved()
+    assert "DoubleFree" in caplog.text
+    pool.free(other)
+    audit(pool)
+
+
+# -- tracers
+
+
+@contextlib.contextmanager
+def by_settrace(look: Callable[[str], object]) -> Iterator[None]:
+    def tracer(frame: FrameType, _event: str, _arg: object) -> Any:
+        look(frame.f_code.co_filename)
+        return tracer
+
+    sys.settrace(tracer)
+    try:
+        yield
+    finally:
+        sys.settrace(None)
+
+
+@contextlib.contextmanager
+def by_opcode(look: Callable[[str], object]) -> Iterator[None]:
+    def tracer(frame: FrameType, _event: str, _arg: object) -> Any:
+        frame.f_trace_opcodes = True
+        look(frame.f_code.co_filename)
+        return tracer
+
+    sys._getframe().f_trace_opcodes = True
+    sys.settrace(tracer)
+    try:
+        yield
+    finally:
+        sys.settrace(None)
+
+
+@contextlib.contextmanager
+def by_setprofile(look: Callable[[str], object]) -> Iterator[None]:
+    sys.setprofile(lambda frame, _event, _arg: look(frame.f_code.co_filename))
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+@contextlib.contextmanager
+def by_monitoring(look: Callable[[str], object]) -> Iterator[None]:
+    if sys.version_info < (3, 12):
+        pytest.skip("sys.monitoring came with Python 3.12")
+    monitoring, tool = sys.monitoring, sys.monitoring.PROFILER_ID
+    monitoring.use_tool_id(tool, "a tracer that uses the traced pool")
+    events = monitoring.events.LINE | monitoring.events.PY_START | monitoring.events.PY_RETURN
+    for event in (monitoring.events.LINE, monitoring.events.PY_START, monitoring.events.PY_RETURN):
+        monitoring.register_callback(tool, event, lambda code, *_: look(code.co_filename))
+    monitoring.set_events(tool, events)
+    try:
+        yield
+    finally:
+        monitoring.set_events(tool, 0)
+        for event in (monitoring.events.LINE, monitoring.events.PY_START, monitoring.events.PY_RETURN):
+            monitoring.register_callback(tool, event, None)
+        monitoring.free_tool_id(tool)
+
+
+def lease(pool: Pool[Any]) -> None:
+    with pool.lease():
+        pass
+
+
+@pytest.mark.parametrize("tracing", [by_settrace, by_opcode, by_setprofile, by_monitoring], ids=lambda way: way.__name__)
+def test_a_tracer_that_uses_the_traced_pool_comes_to_an_end(tracing: Any) -> None:
+    """At each line, each call, each bytecode it takes, frees, leases, resizes and looks; the traced calls all end."""
+    pool = Pool(ScriptedSource(), 3, limit=9)
+    looks = 0
+    refused: set[str] = set()
+
+    def look(filename: str) -> None:
+        nonlocal looks
+        if not filename.startswith(PACKAGE) or looks < 0:
+            return
+        looks += 1
+        assert looks < 50_000, "the traced call does not come to an end"
+        for call in (
+            lambda: pool.free(pool.alloc()),
+            lambda: pool.free_many(pool.alloc_many(2)),
+            lambda: lease(pool),
+            lambda: pool.resize(reserve=3),
+            pool.stats,
+        )[looks % 5 :][:1]:
+            try:
+                call()
+            except RuntimeError as error:
+                refused.add(str(error))
+
+    with tracing(look):
+        use(pool)
+    looks = -1
+    assert all(IN_THE_MIDDLE in said for said in refused)
+    pool.resize(reserve=3)
+    audit(pool)
+
+
+# -- threads that never go on
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_in_the_middle_of_another_threads_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child has neither that thread nor its half-done decision; its pool works."""
+    pool = Pool(Objects(bytearray), 4)
+    go_on = held_in_the_middle(monkeypatch, pool.alloc_reserved)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            stats = pool.stats()
+            assert (stats.spare, stats.out) == (4, 0)
+            pool.free_many(pool.alloc_many(4, timeout=0))
+            assert pool.stats().spare == pool.stats().made
+            status = 0
+        except AssertionError:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    go_on.set()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    wait_until(lambda: pool.stats().out == 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_in_the_middle_of_ones_own_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finalizer or a signal handler forks there: parent and child both make the decision."""
+    pool = Pool(Objects(bytearray), 4)
+    children: list[int] = []
+    in_the_middle(monkeypatch, lambda: children.append(os.fork()))
+    element = pool.alloc_reserved()
+    if children == [0]:
+        status = 1
+        try:
+            assert (pool.stats().spare, pool.stats().out) == (3, 1)
+            pool.free(element)
+            pool.free_many(pool.alloc_many(4, timeout=0))
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+    pool.free(element)
+    audit(pool)
+
+
+def test_the_end_of_the_interpreter_in_the_middle_of_a_threads_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon thread that has been stopped there for good is not waited for."""
+    pool = Pool(Objects(bytearray), 4)
+    element = pool.alloc()
+
+    def alloc() -> None:
+        with contextlib.suppress(SystemExit):
+            pool.alloc_reserved()
+
+    go_on = held_in_the_middle(monkeypatch, alloc, for_good=True)
+    monkeypatch.setattr(deciding, "sys", SimpleNamespace(is_finalizing=lambda: True))
+    pool.free(element)
+    assert pool.core.figures()["spare"] == pool.core.figures()["made"]
+    monkeypatch.undo()
+    go_on.set()
+
+
+def test_another_thread_waits_for_a_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who calls in the middle of another thread's decision decides after it."""
+    pool = Pool(Objects(bytearray), 1, limit=1)
+    took: list[Any] = []
+    go_on = held_in_the_middle(monkeypatch, lambda: took.append(pool.alloc_reserved()))
+    other = threading.Thread(target=lambda: took.append(pool.alloc_reserved()))
+    other.start()
+    other.join(0.05)
+    assert other.is_alive()
+    assert took == []
+    go_on.set()
+    other.join(SOON)
+    wait_until(lambda: len(took) == 2)
+    assert sum(element is not None for element in took) == 1
+
+
+def test_the_states_of_a_ticket_that_others_see_are_final(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits looks at its ticket without the lock: it says SERVED when nothing can be taken back any more."""
+    scene = Scene()
+    scene.line()
+    seen: list[int] = []
+    in_the_middle(monkeypatch, lambda: seen.append(scene.hands["first"].state))
+    scene.core.give(scene.hands["user's"])
+    assert seen != [SERVED]
+    assert scene.hands["first"].state == SERVED
+    assert scene.core.withdraw(scene.hands["first"]) is False
+    assert scene.hands["first"].state != WITHDRAWN
