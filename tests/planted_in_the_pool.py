@@ -7,13 +7,16 @@ from typing import Any
 from mempool import Pool
 from mempool._core import Hands
 from mempool._core.books import Books
-from mempool._core.ledger import Ledger
 from mempool._core.reserve import Reserve
 from mempool.base_pool import BasePool
 from mempool.local.engine import LocalEngine
 from mempool.local.supply import Supply
 
 fill, attempt = LocalEngine._fill, LocalEngine.try_take
+
+
+def overtake(engine: LocalEngine, hands: Any, *, ask_source: bool, **_may_wait: bool) -> bool:
+    return attempt(engine, hands, ask_source=ask_source)
 
 
 def fill_nothing(engine: LocalEngine, *, beyond_out: bool, all_or_raise: bool = False, **_under_way: Any) -> None:
@@ -69,7 +72,7 @@ IN_THE_CORE: dict[str, Planted] = {
     "nobody in the line is served": (Reserve, "serve_line", lambda _core, _books: None),
     "nobody leaves the line": (Reserve, "withdraw", lambda _core, _ticket: False),
     "the last in line is served first": (Books, "line_up", line_up_in_front),
-    "newcomers do not see the line": (Ledger, "waiting", lambda _core: 0),
+    "newcomers do not see the line": (LocalEngine, "try_take", overtake),
     "what is freed vanishes": (BasePool, "_free_slowly", free_into_nowhere),  # compiled, most frees do not come by there
     "a grow fills all that is kept": (Reserve, "claim_to_fill", fill_all_that_is_kept),
     "the oldest spare is handed out": (Books, "unshelve", unshelve_the_oldest),
