@@ -210,19 +210,24 @@ def catch_up(ledger: Ledger) -> None:
 def spread_news(ledger: Ledger) -> None:
     """Wake those whom decisions concerned. Goes on to the last whatever a wake raises; then raises the first."""
     told: list[Ticket] = []
-    errors: list[Exception] = []
+    # The list is here and the loop in another frame: CPython's handlers do not cover each bytecode of a loop.
     try:
-        while ledger.books.news is not None:
-            take_news(ledger, told)
-            while told:
-                # Again if it raises: it may be done twice, and must not be lost.
-                if not has_woken(told[-1], errors):
-                    has_woken(told[-1], errors)
-                told.pop()
+        wake_all(ledger, told)
     except BaseException:
-        for ticket in told:
-            ticket.wake()
+        wake_all(ledger, told)
         raise
+
+
+def wake_all(ledger: Ledger, told: list[Ticket]) -> None:
+    errors: list[Exception] = []
+    while told or ledger.books.news is not None:
+        if not told:
+            take_news(ledger, told)
+            continue
+        # Again if it raises: it may be done twice, and must not be lost.
+        if not has_woken(told[-1], errors):
+            has_woken(told[-1], errors)
+        told.pop()
     if errors:
         raise errors[0]
 
