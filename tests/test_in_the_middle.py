@@ -419,6 +419,7 @@ def test_what_is_freed_at_any_bytecode_of_a_call_is_home_when_the_call_returns(w
         with bystander:
             use(pool)
         if bystander.countdown > 0:
+            call()
             break  # the first scene, which filled caches, executed more
         assert errors == [], n
         assert pool.stats().out == 0, n
