@@ -43,6 +43,15 @@ RUNS = (
     Run("broken: who is served is not woken", "ours.pml", ("-DNO_WAKE",), "asleep"),
     Run("broken: who gives up keeps its place", "ours.pml", ("-DNO_ACCEPT",), "users==0"),
     Run("broken: what is being made is not counted", "ours.pml", ("-DTHREE", "-DNO_CLAIM"), "<=5"),
+    Run("shared: 2 clients, a reaper, 2 killed", "shared.pml", ("-DNO_RESIZER",)),
+    Run("shared: a client, a resizer, a reaper, 2 killed", "shared.pml", ("-DNO_CLIENT_1",)),
+    Run("shared: a number is used again", "shared_reuse.pml"),
+    Run("broken: nobody helps", "shared.pml", ("-DNO_RESIZER", "-DNO_HELP"), "=="),
+    Run("broken: one buffer", "shared.pml", ("-DNO_CLIENT_1", "-DONE_BUFFER"), "=="),
+    Run("broken: applied too early", "shared.pml", ("-DNO_RESIZER", "-DEARLY"), "=="),
+    Run("broken: a late helper overwrites", "shared.pml", ("-DNO_RESIZER", "-DOVERWRITE"), "=="),
+    Run("broken: the epoch is not looked at", "shared_reuse.pml", ("-DNO_EPOCH",), "user"),
+    Run("broken: punched before it is the reaper's", "shared_reuse.pml", ("-DLATE_PUNCH",), "memory"),
 )
 
 

@@ -1,0 +1,160 @@
+"""Processes that do everything at random are killed and stopped at random; nothing is lost and nothing has two owners."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import signal
+import struct
+from pathlib import Path
+
+import pytest
+from shared_children import die_with_the_parent
+
+from mempool.errors import LineFull
+
+pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
+
+from mempool.shared.engine import Handle, SharedEngine, TicketState
+
+WORKERS = 4
+STAMP = struct.Struct("QQ")
+
+
+class Worker:
+    """A process that takes, writes its name into what it took, finds it there again, and returns it."""
+
+    def __init__(self, path: Path, number: int, seed: int, counts: mmap.mmap) -> None:
+        self.random = random.Random(seed)
+        self.engine = SharedEngine.attach(path)
+        self.counts, self.number = counts, number
+        self.held: list[tuple[Handle, bytes]] = []
+        self.done = 0
+
+    def own(self, handle: Handle) -> None:
+        stamp = STAMP.pack(os.getpid(), self.random.getrandbits(64))
+        for begin in (0, handle.size - len(stamp)):
+            handle.view[begin : begin + len(stamp)] = stamp
+        self.held.append((handle, stamp))
+
+    def disown(self) -> None:
+        handle, stamp = self.held.pop(self.random.randrange(len(self.held)))
+        found = [bytes(handle.view[begin : begin + len(stamp)]) for begin in (0, handle.size - len(stamp))]
+        assert found == [stamp, stamp], f"{handle} has two owners: {found}"
+        self.engine.give([handle])
+
+    def wait_in_line(self) -> None:
+        ticket = self.engine.ticket(self.random.randint(1, 4))
+        try:
+            self.engine.enqueue(ticket)
+        except LineFull:
+            return
+        for _ in range(self.random.randrange(3)):
+            self.engine.park(ticket, 0.0005)
+        if ticket.state is TicketState.SERVED:
+            for handle in self.engine.check_out(ticket):
+                self.own(handle)
+        else:
+            self.engine.cancel(ticket)
+
+    def resize(self) -> None:
+        reserve, more, most = (self.random.randrange(12) for _ in range(3))
+        self.engine.resize(reserve, reserve + more, reserve + more + most + 4)
+
+    def turn(self) -> None:
+        what = self.random.random()
+        if what < 0.47:
+            handle = self.engine.take() if len(self.held) < 12 else None
+            if handle is not None:
+                self.own(handle)
+        elif what < 0.94:
+            if self.held:
+                self.disown()
+        elif what < 0.99 and len(self.held) < 12:
+            self.wait_in_line()
+        elif what > 0.998:
+            self.resize()
+        self.done += 1
+        struct.pack_into("Q", self.counts, 8 * self.number, self.done)
+
+
+def run_worker(path: Path, number: int, seed: int, counts: mmap.mmap) -> None:
+    status = 70
+    try:
+        die_with_the_parent()
+        worker = Worker(path, number, seed, counts)
+        while True:
+            worker.turn()
+    except BaseException:  # noqa: BLE001 - the parent hears of it by the status
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def storm(path: Path, kills: int, seed: int) -> tuple[int, int, int, int]:
+    """(operations, kills, stops, finished in the place of others)."""
+    chance = random.Random(seed)
+    engine = SharedEngine.create(path, size=4096, slots=48, reserve=8, keep=16, limit=40, places=16, clients=16)
+    counts = mmap.mmap(-1, 4096)
+    workers: list[int] = [0] * WORKERS
+    killed = stopped = operations = 0
+
+    def end(number: int) -> None:
+        nonlocal operations
+        os.kill(workers[number], signal.SIGKILL)
+        _, status = os.waitpid(workers[number], 0)
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, "a worker ended by itself"
+        workers[number] = 0
+        operations += struct.unpack_from("Q", counts, 8 * number)[0]
+        struct.pack_into("Q", counts, 8 * number, 0)
+
+    try:
+        while killed < kills:
+            for number in range(WORKERS):
+                if workers[number] == 0:
+                    child_seed = chance.getrandbits(32)
+                    workers[number] = os.fork() or run_worker(path, number, child_seed, counts) or 0
+            for _ in range(chance.randrange(60)):  # time passes, and the survivor is one of those who work
+                handle = engine.take()
+                if handle is not None:
+                    engine.give([handle])
+                os.sched_yield()
+            number = chance.randrange(WORKERS)
+            if chance.random() < 0.4:
+                os.kill(workers[number], signal.SIGSTOP)
+                for _ in range(chance.randrange(200)):
+                    handle = engine.take()
+                    if handle is not None:
+                        engine.give([handle])
+                os.kill(workers[number], signal.SIGCONT)
+                stopped += 1
+            else:
+                end(number)
+                engine.reap_dead()
+                killed += 1
+    finally:
+        for number in range(WORKERS):
+            if workers[number]:
+                end(number)
+    engine.reap_dead()
+    assert engine.verify() == []
+    engine.resize(8, 16, 40)
+    now = engine.snapshot()
+    assert (now.out, now.waiting, len(engine.clients())) == (0, 0, 1)
+    return operations, killed, stopped, engine._tx.counts()[1]
+
+
+def test_nothing_is_lost_in_a_storm(pool_path: Path) -> None:
+    """Some kills; `make stress` has thousands."""
+    operations, killed, _, _ = storm(pool_path, 40, seed=1)
+    assert killed == 40
+    assert operations > 40
+
+
+@pytest.mark.stress
+def test_nothing_is_lost_in_a_long_storm(pool_path: Path) -> None:
+    """Its figures are printed."""
+    print("operations, kills, stops, helped:", storm(pool_path, 3_000, seed=int.from_bytes(os.urandom(4), "little")))
