@@ -1,0 +1,115 @@
+"""A tmpfs that is full: MemoryError or fewer elements, never SIGBUS. Each test mounts its own, where that is allowed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
+
+from mempool.shared.engine import Handle, SharedEngine
+
+MEBIBYTE = 1 << 20
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 32 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=32m,mode=0700", "mempool-test", folder], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"may not mount a tmpfs here: {mounted.stderr.decode().strip()}")
+    yield folder / "pool"
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(folder: Path, leave: int) -> None:
+    """Leave so many bytes of the file system."""
+    found = os.statvfs(folder)
+    with (folder / "others").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, found.f_bavail * found.f_frsize - leave)
+
+
+def write_all(handles: list[Handle]) -> None:
+    for handle in handles:
+        handle.view[:] = b"x" * handle.size
+
+
+def test_a_reserve_that_does_not_fit_is_unfunded(small: Path) -> None:
+    """What fits is there, every byte of it can be written, and the rest comes with a refill when there is room."""
+    engine = SharedEngine.create(small, size=MEBIBYTE, slots=64, reserve=40, places=16, clients=4)
+    now = engine.snapshot()
+    assert 25 <= now.spare < 32
+    assert now.unfunded == 40 - now.made
+    handles = [handle for handle in iter(engine.take, None) if handle]
+    assert len(handles) == now.made
+    write_all(handles)
+    engine.give(handles[:10])
+    assert engine.resize(5, 5, 64).unfunded == 0
+    assert engine.verify() == []
+
+
+def test_nothing_more_is_had_where_others_have_filled_it(small: Path) -> None:
+    """Then the reserve is handed out, then there is None; a part of an element's memory is not left behind."""
+    engine = SharedEngine.create(small, size=4 * MEBIBYTE, slots=16, reserve=2, places=16, clients=4)
+    fill(small.parent, leave=MEBIBYTE)
+    used = small.stat().st_blocks
+    handles = [engine.take(), engine.take()]
+    assert None not in handles
+    assert engine.take() is None
+    assert small.stat().st_blocks == used
+    assert engine.resize(4).unfunded == 2
+    write_all([handle for handle in handles if handle])
+    (small.parent / "others").unlink()
+    assert engine.refill().unfunded == 0
+    assert engine.verify() == []
+
+
+def test_a_pool_that_does_not_fit_is_not_made(small: Path) -> None:
+    """MemoryError, and there is no file and no memory used up."""
+    fill(small.parent, leave=64 * 1024)
+    with pytest.raises(MemoryError, match="no room"):
+        SharedEngine.create(small, size=4096, slots=8, reserve=1)
+    assert not small.exists()
+    found = os.statvfs(small.parent)
+    assert found.f_bavail * found.f_frsize >= 64 * 1024
+
+
+def test_attaching_needs_no_memory_of_the_file_system(small: Path) -> None:
+    """All that clients write has had its memory since the file was made."""
+    first = SharedEngine.create(small, size=4096, slots=8, reserve=2, places=16, clients=8)
+    fill(small.parent, leave=0)
+    others = [SharedEngine.attach(small) for _ in range(7)]
+    for engine in others:
+        engine.take()
+        ticket = engine.ticket(2)
+        engine.enqueue(ticket)
+    assert first.snapshot().waiting > 0
+    for engine in others:
+        engine.detach()
+    assert first.snapshot().waiting == 0
+    assert first.verify() == []
+
+
+def test_addresses_that_are_not_allowed_are_said_to_be_that(pool_path: Path) -> None:
+    """RLIMIT_AS below the size of the file: MemoryError that names the limit."""
+    script = f"""
+import resource
+from mempool.shared.engine import SharedEngine
+SharedEngine.create({str(pool_path)!r}, size=1 << 20, slots=4096, reserve=1).detach()
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+try:
+    SharedEngine.attach({str(pool_path)!r})
+except MemoryError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert "ulimit -v" in done.stdout
