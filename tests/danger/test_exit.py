@@ -154,3 +154,21 @@ def test_a_pool_in_a_cycle_is_disposed_of_at_the_end() -> None:
         say("bye")
     """)
     assert said == ["bye"]
+
+
+AT_THE_END = """
+import sys, mempool
+sys.excepthook = sys.unraisablehook = lambda *what: print("hook:", *what, file=sys.__stderr__)
+pool = mempool.Pool(mempool.Buffers(4096), 2)
+buffer, lease = pool.alloc(), pool.lease()
+held = pool.lease()
+{use}
+"""
+
+
+@pytest.mark.parametrize("use", ["", "held.__enter__()", "pool.close"])
+def test_nothing_is_said_when_the_interpreter_ends(use: str) -> None:
+    """A hook of the main program outlives the modules: their names are None when its globals die."""
+    code = AT_THE_END.format(use=use)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

@@ -17,6 +17,7 @@ from sweeps import audit
 
 from mempool import Buffers, Limited, Objects, Pool, PoolTimeout
 from mempool.testing import Element, ManualClock, ScriptedSource, Step, wait_until
+from mempool.tracking import Holders
 
 works, fails, raises, slow = Step
 
@@ -181,3 +182,50 @@ def test_what_is_said_of_one_and_of_many_is_english() -> None:
     limited.alloc()
     with pytest.raises(MemoryError, match="Limited: 1 element exists already"):
         limited.alloc()
+
+
+def test_who_holds_a_buffer_stays_known_when_somebody_begins_to_view_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at its views and its end."""
+    views: list[memoryview] = []
+    forget = Holders.forget
+
+    def forget_and_view(book: Holders, elements: list[Any]) -> Any:
+        views.append(elements[0][:])
+        return forget(book, elements)
+
+    pool = Pool(Buffers(64), 1, track="holders")
+    buffer = pool.alloc()
+    holders = [holder.since for holder in pool.holders()]
+    with monkeypatch.context() as patched:
+        patched.setattr(Holders, "forget", forget_and_view)
+        with pytest.raises(BufferError):
+            pool.free(buffer)
+    assert [holder.since for holder in pool.holders()] == holders
+    views.pop().release()
+    pool.free(buffer)
+    assert pool.holders() == ()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_of_several_buffers_the_book_follows_those_that_have_a_new_handle_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first handle is dead already when the second is found to be viewed: nobody can free it, it goes home dropped."""
+    views: list[memoryview] = []
+    forget = Holders.forget
+
+    def forget_and_view(book: Holders, elements: list[Any]) -> Any:
+        if len(elements) > 1:
+            views.append(elements[1][:])
+        return forget(book, elements)
+
+    pool = Pool(Buffers(64), 2, track="holders")
+    buffers = pool.alloc_many(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(Holders, "forget", forget_and_view)
+        with pytest.raises(BufferError):
+            pool.free_many(buffers)
+    assert len(pool.holders()) == pool.stats().out
+    views.pop().release()
+    pool.free(buffers.pop())
+    buffers.clear()
+    gc.collect()
+    assert (pool.holders(), pool.stats().out) == ((), 0)

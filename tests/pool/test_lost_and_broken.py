@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import queue
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -420,3 +422,16 @@ def test_why_empty_of_a_pool_that_is_not_empty_says_so() -> None:
         assert pool.why_empty().endswith("Free what is out, raise the reserve or the limit, or wait longer")
     pool.close()
     assert pool.why_empty().endswith("Make another")
+
+
+@pytest.mark.parametrize("kind", ["buffer", "lease"])
+def test_the_warning_names_the_line_that_dropped_it(kind: str) -> None:
+    pool = Pool(Buffers(64), 1)
+    held: list[Any] = [pool.alloc() if kind == "buffer" else pool.lease()]
+    if kind == "lease":
+        held[0].__enter__()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        held.clear()  # here
+    [warning] = [warning for warning in told if warning.category is ResourceWarning]
+    assert linecache.getline(warning.filename, warning.lineno).strip() == "held.clear()  # here"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mempool import Buffers, Limited, Logged, Objects, Pool
-from mempool.sources import Replay, replay
+from mempool import Buffers, Objects, Pool
+from mempool.sources import Limited, Logged, Replay, replay
 from mempool.testing import Element, ScriptedSource, SourceBroken, Step
 
 works, fails, raises, _ = Step
@@ -181,3 +181,17 @@ def test_what_is_no_log_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"no log of Logged|none of Logged's"):
         replay(text.splitlines(), source)
     assert source.existing == []
+
+
+def test_what_the_wrapped_source_says_is_said_once() -> None:
+    class Sour(ScriptedSource):
+        def free(self, element: Any, /) -> None:
+            super().free(element)
+            raise MemoryError("sour")
+
+    inner = Sour()
+    limited = Limited(inner, elements_max=1)
+    element = limited.alloc()
+    with pytest.raises(MemoryError, match="sour"):
+        limited.free(element)
+    assert (inner.free_calls, limited.existing) == (1, 0)

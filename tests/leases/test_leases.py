@@ -1,9 +1,8 @@
-"""What readers of the source found about leases, handles and what a check has had: one promise each, on both cores."""
+"""Leases that are released twice, interrupted, lost, or looked at while they wait."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import threading
 from typing import Any
 
@@ -11,91 +10,8 @@ import pytest
 from named import SOON, Caller
 
 import mempool
-from mempool import Buffers, DoubleFree, ForeignElement, Objects, Pool
+from mempool import Buffers, DoubleFree, Objects, Pool
 from mempool.testing import wait_until
-from mempool.tracking import Holders
-
-
-@pytest.mark.parametrize("track", ["nothing", "identity", "holders"])
-def test_nothing_cannot_be_freed(track: str) -> None:
-    """Else somebody would get it: an element is never None."""
-    pool: Pool[Any] = Pool(Objects(object), 2, track=track)
-    element = pool.alloc_reserved()
-    with pytest.raises(ForeignElement):
-        pool.free(None)
-    with pytest.raises(ForeignElement, match="None is no element"):
-        pool.free_many([element, None])
-    pool.free(element)
-    assert pool.stats().spare == 2
-
-
-def test_who_holds_a_buffer_stays_known_when_somebody_begins_to_view_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the look at its views and its end."""
-    views: list[memoryview] = []
-    forget = Holders.forget
-
-    def forget_and_view(book: Holders, elements: list[Any]) -> Any:
-        views.append(elements[0][:])
-        return forget(book, elements)
-
-    pool = Pool(Buffers(64), 1, track="holders")
-    buffer = pool.alloc()
-    holders = [holder.since for holder in pool.holders()]
-    with monkeypatch.context() as patched:
-        patched.setattr(Holders, "forget", forget_and_view)
-        with pytest.raises(BufferError):
-            pool.free(buffer)
-    assert [holder.since for holder in pool.holders()] == holders
-    views.pop().release()
-    pool.free(buffer)
-    assert pool.holders() == ()
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_of_several_buffers_the_book_follows_those_that_have_a_new_handle_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first handle is dead already when the second is found to be viewed: nobody can free it, it goes home dropped."""
-    views: list[memoryview] = []
-    forget = Holders.forget
-
-    def forget_and_view(book: Holders, elements: list[Any]) -> Any:
-        if len(elements) > 1:
-            views.append(elements[1][:])
-        return forget(book, elements)
-
-    pool = Pool(Buffers(64), 2, track="holders")
-    buffers = pool.alloc_many(2)
-    with monkeypatch.context() as patched:
-        patched.setattr(Holders, "forget", forget_and_view)
-        with pytest.raises(BufferError):
-            pool.free_many(buffers)
-    assert len(pool.holders()) == pool.stats().out
-    views.pop().release()
-    pool.free(buffers.pop())
-    buffers.clear()
-    gc.collect()
-    assert (pool.holders(), pool.stats().out) == ((), 0)
-
-
-def test_a_source_refuses_the_buffer_of_another_and_leaves_it_alone() -> None:
-    ours, theirs = Buffers(64), Buffers(64, zero="free")
-    buffer = ours.alloc()
-    buffer.fill(7)
-    with pytest.raises(ValueError, match="of another source"):
-        theirs.free(buffer)
-    assert bytes(buffer) == bytes([7]) * 64
-    ours.free(buffer)
-
-
-def test_what_only_a_pool_makes_cannot_be_made_otherwise() -> None:
-    """Compiled, it would have pointed nowhere."""
-    for kind in (mempool.Buffer, mempool.Lease):
-        with pytest.raises(TypeError):
-            kind(4096)
-    with pytest.raises((TypeError, AttributeError)):
-        _ = mempool.Lease.__new__(mempool.Lease).element
-    for call in (lambda pool: pool.alloc(), lambda pool: pool.free(object())):
-        with pytest.raises(AttributeError):
-            call(Pool.__new__(Pool))
 
 
 def test_a_lease_whose_element_was_lost_on_its_way_home_is_released() -> None:
@@ -168,19 +84,6 @@ def test_a_lease_that_could_not_be_released_can_be_released_again() -> None:
     assert pool.stats().out == 0
 
 
-def test_the_search_for_views_leaves_what_locals_gave_alone() -> None:
-    pool = Pool(Buffers(64), 1, track="holders")
-    buffer = pool.alloc()
-    view = buffer[:]
-    mine = locals()
-    with pytest.raises(BufferError, match="memoryview"):
-        pool.free(buffer)
-    assert mine["view"] is view
-    mine.clear()
-    view.release()
-    pool.free(buffer)
-
-
 class Careful:
     """Each spare holds "pattern", its check erases it. With `spoils` its reset fails; and so often as it `lacks` memory."""
 
@@ -210,52 +113,6 @@ class Careful:
         element[:] = b"pattern"
         if self.spoils:
             raise RuntimeError("spoilt")
-
-
-@pytest.mark.parametrize("way", ["alloc", "try_alloc", "alloc_reserved"])
-def test_what_a_check_has_had_is_reset_when_it_does_not_go_out(way: str) -> None:
-    source = Careful()
-    pool = Pool(source, 1, limit=1)
-    source.interrupts = True
-    with pytest.raises(KeyboardInterrupt):
-        getattr(pool, way)()
-    source.interrupts = False
-    element = getattr(pool, way)()
-    assert element == b"0000000"
-    pool.free(element)
-    assert element == b"pattern"
-    assert source.freed == 0
-
-
-def test_a_reset_that_lacked_memory_once_is_done_again() -> None:
-    source = Careful()
-    pool = Pool(source, 1, limit=1)
-    source.interrupts = True
-    source.lacks = 1
-    with pytest.raises((KeyboardInterrupt, MemoryError)):
-        pool.alloc()
-    source.interrupts = False
-    assert (source.freed, pool.stats().spare) == (0, 1)
-    assert pool.alloc() == b"0000000"
-
-
-def test_a_reset_that_lacks_memory_again_is_given_up() -> None:
-    source = Careful()
-    pool = Pool(source, 1, limit=1)
-    source.interrupts = True
-    source.lacks = 2
-    with pytest.raises(MemoryError):
-        pool.alloc()
-    assert (source.freed, pool.stats().spare, pool.stats().out, pool.stats().disposing) == (1, 0, 0, 0)
-
-
-def test_what_cannot_be_reset_then_is_disposed_of() -> None:
-    source = Careful()
-    pool = Pool(source, 1, limit=1)
-    source.interrupts = source.spoils = True
-    with pytest.raises(RuntimeError, match="spoilt"):
-        pool.alloc()
-    assert (source.freed, pool.stats().spare, pool.stats().out, pool.stats().disposing) == (1, 0, 0, 0)
 
 
 def test_a_lease_that_was_served_is_nobody_elses_while_its_element_is_checked() -> None:

@@ -1,0 +1,58 @@
+"""Handles of buffers: who may make, free and search them."""
+
+from __future__ import annotations
+
+import pytest
+
+import mempool
+from mempool import Buffers, DoubleFree, Pool
+from mempool._core import Hands
+
+
+def test_a_buffer_that_another_thread_is_freeing_is_freed_twice() -> None:
+    """It is out no more, and its handle not dead yet: "never was this pool's" was said of it."""
+    pool = Pool(Buffers(64), 1)
+    buffer = pool.alloc()
+    hands = Hands(1)
+    hands.hold(buffer)
+    assert pool.core.sign_in(hands)  # so far the other has come
+    with pytest.raises(DoubleFree):
+        pool.free(buffer)
+    pool.core.put_out(hands)
+    pool.free(buffer)
+    assert pool.stats().out == 0
+
+
+def test_a_source_refuses_the_buffer_of_another_and_leaves_it_alone() -> None:
+    ours, theirs = Buffers(64), Buffers(64, zero="free")
+    buffer = ours.alloc()
+    buffer.fill(7)
+    with pytest.raises(ValueError, match="of another source"):
+        theirs.free(buffer)
+    assert bytes(buffer) == bytes([7]) * 64
+    ours.free(buffer)
+
+
+def test_what_only_a_pool_makes_cannot_be_made_otherwise() -> None:
+    """Compiled, it would have pointed nowhere."""
+    for kind in (mempool.Buffer, mempool.Lease):
+        with pytest.raises(TypeError):
+            kind(4096)
+    with pytest.raises((TypeError, AttributeError)):
+        _ = mempool.Lease.__new__(mempool.Lease).element
+    for call in (lambda pool: pool.alloc(), lambda pool: pool.free(object())):
+        with pytest.raises(AttributeError):
+            call(Pool.__new__(Pool))
+
+
+def test_the_search_for_views_leaves_what_locals_gave_alone() -> None:
+    pool = Pool(Buffers(64), 1, track="holders")
+    buffer = pool.alloc()
+    view = buffer[:]
+    mine = locals()
+    with pytest.raises(BufferError, match="memoryview"):
+        pool.free(buffer)
+    assert mine["view"] is view
+    mine.clear()
+    view.release()
+    pool.free(buffer)
