@@ -157,7 +157,8 @@ def test_a_pool_in_a_cycle_is_disposed_of_at_the_end() -> None:
 
 
 AT_THE_END = """
-import sys, mempool
+import sys, warnings, mempool
+warnings.filterwarnings("ignore", "mempool. this is Python 3.11")  # said once, at the first pool
 sys.excepthook = sys.unraisablehook = lambda *what: print("hook:", *what, file=sys.__stderr__)
 pool = mempool.Pool(mempool.Buffers(4096), 2)
 buffer, lease = pool.alloc(), pool.lease()

@@ -84,62 +84,6 @@ def test_a_lease_that_could_not_be_released_can_be_released_again() -> None:
     assert pool.stats().out == 0
 
 
-class Careful:
-    """Each spare holds "pattern", its check erases it. With `spoils` its reset fails; and so often as it `lacks` memory."""
-
-    def __init__(self) -> None:
-        self.interrupts = False
-        self.spoils = False
-        self.lacks = 0
-        self.freed = 0
-
-    def alloc(self) -> bytearray:
-        return bytearray(b"pattern")
-
-    def free(self, element: bytearray) -> None:
-        self.freed += 1
-
-    def check(self, element: bytearray) -> None:
-        if element != b"pattern":
-            raise AssertionError("an innocent is accused")
-        element[:] = b"0000000"
-        if self.interrupts:
-            raise KeyboardInterrupt
-
-    def reset(self, element: bytearray) -> None:
-        self.lacks -= 1
-        if self.lacks >= 0:
-            raise MemoryError
-        element[:] = b"pattern"
-        if self.spoils:
-            raise RuntimeError("spoilt")
-
-
-def test_a_lease_that_was_served_is_nobody_elses_while_its_element_is_checked() -> None:
-    """It is out only when its taker has it."""
-    entered, may_go = threading.Event(), threading.Event()
-
-    class Slow(Careful):
-        def check(self, element: bytearray) -> None:
-            super().check(element)
-            entered.set()
-            assert may_go.wait(SOON)
-
-    pool = Pool(Slow(), 1, limit=1)
-    lease = pool.lease()
-    anna = Caller("anna")
-    taking = anna.does(lambda: lease.element)
-    assert entered.wait(SOON)
-    for access in (lease.release, lambda: lease.element):
-        with pytest.raises(DoubleFree, match="waits for its element"):
-            access()
-    may_go.set()
-    assert taking.result(SOON) is lease.element
-    lease.release()
-    assert (pool.stats().spare, pool.stats().out) == (1, 0)
-    anna.ends()
-
-
 @pytest.mark.skipif(mempool.IMPLEMENTATION == "compiled", reason="compiled, no interrupt strikes there")
 def test_a_lease_that_was_interrupted_when_all_was_done_has_nothing_left() -> None:
     """Its element is home, and only its own state does not know yet."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+import threading
 
-from mempool import Pool
+import pytest
+from named import SOON, Caller
+
+from mempool import DoubleFree, Pool
 
 
 class Careful:
@@ -82,3 +85,28 @@ def test_what_cannot_be_reset_then_is_disposed_of() -> None:
     with pytest.raises(RuntimeError, match="spoilt"):
         pool.alloc()
     assert (source.freed, pool.stats().spare, pool.stats().out, pool.stats().disposing) == (1, 0, 0, 0)
+
+
+def test_a_lease_that_was_served_is_nobody_elses_while_its_element_is_checked() -> None:
+    """It is out only when its taker has it."""
+    entered, may_go = threading.Event(), threading.Event()
+
+    class Slow(Careful):
+        def check(self, element: bytearray) -> None:
+            super().check(element)
+            entered.set()
+            assert may_go.wait(SOON)
+
+    pool = Pool(Slow(), 1, limit=1)
+    lease = pool.lease()
+    anna = Caller("anna")
+    taking = anna.does(lambda: lease.element)
+    assert entered.wait(SOON)
+    for access in (lease.release, lambda: lease.element):
+        with pytest.raises(DoubleFree, match="waits for its element"):
+            access()
+    may_go.set()
+    assert taking.result(SOON) is lease.element
+    lease.release()
+    assert (pool.stats().spare, pool.stats().out) == (1, 0)
+    anna.ends()
