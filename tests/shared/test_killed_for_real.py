@@ -1,0 +1,113 @@
+"""A real process is killed after each instruction that changes shared memory: compiled code, single-stepped by ptrace."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from shared_children import die_with_the_parent
+
+pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
+
+from mempool.shared.engine import Handle, SharedEngine, Ticket
+from mempool.shared.file import ROOT
+
+TRACEME, SINGLESTEP = 0, 9
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+libc.ptrace.restype = ctypes.c_long
+Script = Callable[[SharedEngine, list[Handle]], object]
+
+
+def may_trace() -> bool:
+    """Whether this process may trace its children."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if libc.ptrace(TRACEME, 0, None, None) == 0 else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def take_part(path: Path, script: Script) -> None:
+    """The child: attach, hold two, stop for the tracer, do it."""
+    status = 70
+    try:
+        die_with_the_parent()
+        mine = SharedEngine.attach(path)
+        held = [handle for handle in (mine.take(), mine.take()) if handle]
+        libc.ptrace(TRACEME, 0, None, None)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        script(mine, held)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def kill_after_change(
+    engine: SharedEngine, path: Path, script: Script, changes: int, meanwhile: Callable[[], object]
+) -> bool:
+    """Whether the script changed the shared memory so often; then it was killed at once."""
+    control = memoryview(engine._mapping)[ROOT : engine.layout.control_bytes]
+    pid = os.fork() or take_part(path, script) or 0
+    _, status = os.waitpid(pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    assert os.WSTOPSIG(status) == signal.SIGSTOP
+    meanwhile()
+    before, seen = bytes(control), 0
+    while True:
+        assert libc.ptrace(SINGLESTEP, pid, None, None) == 0
+        _, status = os.waitpid(pid, 0)
+        if not os.WIFSTOPPED(status):
+            assert os.waitstatus_to_exitcode(status) == 0
+            return False
+        if control != before:
+            before, seen = bytes(control), seen + 1
+            if seen == changes:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                return True
+
+
+SCRIPTS: dict[str, Script] = {
+    "take": lambda engine, _held: engine._tx.take(),
+    "free": lambda engine, held: engine._tx.give(held[0]),
+    "join": lambda engine, _held: engine._tx.join(2),
+    "grow": lambda engine, _held: engine._tx.retarget(5, 6, 8) and engine._tx.grow(),
+    "shrink": lambda engine, _held: engine._tx.retarget(0, 0, 8) and engine._tx.shrink(),
+    "detach": lambda engine, _held: engine._tx.detach(),
+}
+
+
+@pytest.mark.skipif(not may_trace(), reason="may not trace its children here")
+@pytest.mark.parametrize("beside_a_line", [False, True])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_killed_after_any_change_of_shared_memory(pool_path: Path, script: str, beside_a_line: bool) -> None:
+    """All invariants hold at once, and everything that it had is had again after it was reaped."""
+    engine = SharedEngine.create(pool_path, size=100, slots=8, reserve=3, keep=5, limit=7, places=4, clients=4)
+    killed = 0
+    for changes in range(1, 200):
+        mine: list[Handle] = []
+        ticket = engine.ticket(4)
+
+        def begin(mine: list[Handle] = mine, ticket: Ticket = ticket) -> None:
+            if beside_a_line:  # nothing is left, and somebody waits
+                mine += [handle for handle in iter(engine.take, None) if handle]
+                engine.enqueue(ticket)
+
+        goes_on = kill_after_change(engine, pool_path, SCRIPTS[script], changes, begin)
+        assert engine.verify() == [], f"after change {changes}"
+        killed += goes_on
+        engine.reap_dead()
+        assert engine.verify() == [], f"after change {changes}, reaped"
+        engine.cancel(ticket)
+        engine.give(mine)
+        now = engine.resize(3, 5, 7)
+        assert (now.out, now.waiting, len(engine.clients())) == (0, 0, 1), f"after change {changes}"
+        if not goes_on:
+            assert changes > 4 or (script == "take" and beside_a_line)
+            assert killed == changes - 1
+            return
+    raise AssertionError("it never ends")
