@@ -51,11 +51,19 @@ def _memoryviews(buffer: Buffer) -> list[memoryview]:
     while towards:
         for referrer in gc.get_referrers(towards.pop()):
             if isinstance(referrer, memoryview):
-                if referrer is not own:
+                if referrer is not own and not _is_released(referrer):
                     views.append(referrer)
             elif type(referrer).__name__ in {"managedbuffer", "_buffer_wrapper"}:
                 towards.append(referrer)
     return views
+
+
+def _is_released(view: memoryview) -> bool:
+    """Whether it looks no more, though somebody keeps it: then nothing can be asked of it."""
+    try:
+        return view.nbytes < 0
+    except ValueError:
+        return True
 
 
 def _contents(value: Any) -> list[Any]:

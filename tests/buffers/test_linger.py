@@ -303,3 +303,19 @@ def test_a_shape_may_be_of_any_integers_and_leave_one_length_open(pool: Pool[Buf
 def test_a_shape_of_numbers_that_would_overflow_is_refused_by_its_true_size(pool: Pool[Buffer]) -> None:
     with pool.lease() as buffer, pytest.raises(ValueError, match="takes 307200 bytes"):
         buffer.array(shape=(np.uint16(480), np.uint16(640)))
+
+
+def test_a_released_view_that_is_kept_does_not_spoil_the_report_of_a_wait() -> None:
+    """Of a released memoryview nothing can be asked: whoever waits in vain hears of the time, and not of that."""
+    pool = Pool(Buffers(64), 1, limit=1, name="frames")
+    buffer = pool.alloc()
+    view = buffer[:]
+    kept = view[5:]
+    pool.free(buffer, linger=True)
+    view.release()
+    with pytest.raises(PoolTimeout, match="1 of those out lingers"):
+        pool.alloc(timeout=0.01)
+    if mempool.IMPLEMENTATION == "compiled":  # else nothing tells who looks
+        assert "memoryview of shape (59,)" in pool.why_empty()
+    kept.release()
+    pool.free(pool.alloc(timeout=10))
