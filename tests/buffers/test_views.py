@@ -160,6 +160,7 @@ def test_a_buffer_dropped_while_somebody_looks_comes_home_when_he_is_gone(look: 
 
 LOOKING_AFTERWARDS = """
 import gc, itertools, sys, warnings
+sys.path.insert(0, "tests/buffers")
 sys.path.insert(0, "tests")
 from test_views import LOOKS
 from mempool import Buffers, Pool
