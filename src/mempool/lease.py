@@ -147,7 +147,7 @@ class Lease:
     def _begin(self) -> Any:
         """The ticket was served, and what it holds is the user's."""
         self.state = HELD
-        return self.hands.elements[0]  # type: ignore[union-attr]  # _line_up made them
+        return self.hands.elements[0]
 
     def _give_up(self) -> None:
         """It waited in vain or for too long, or nobody can be told what it got."""

@@ -62,7 +62,7 @@ class Pool(BasePool[T]):
         patience: float | None = 10.0,
         offload: bool = False,
     ) -> None:
-        self.name = name if name is not None else f"pool-{next(_numbers)}"
+        self.name: str = name if name is not None else f"pool-{next(_numbers)}"
         protocol.require(self._called(), source)
         track = track or os.environ.get("MEMPOOL_TRACK") or "identity"
         if track not in TRACKERS:

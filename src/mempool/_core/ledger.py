@@ -71,6 +71,11 @@ class Ledger:
         """Uncompiled: whether a finalizer, a signal handler or a tracer calls this in the middle of a decision."""
         return not cython.compiled and bool(self.lock._is_owned())
 
+    def lock_belongs_here(self) -> None:
+        """Uncompiled: the lock is this process's, and none that a fork has left behind."""
+        if not cython.compiled:
+            self.process = os.getpid()
+
     def expect_reserve(self) -> None:
         """Let the roll grow now for all that the reserve will need, and not step by step, each time moving what is on it.
 

@@ -8,7 +8,6 @@ woken. Hands are edited in place, like the books, after a `note` of what they he
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -683,8 +682,7 @@ class Reserve(Ledger):
                 books.step_out(ticket)
                 settle(books, ticket, WITHDRAWN)
         books.drainers = drainers
-        if not cython.compiled:
-            self.process = os.getpid()
+        self.lock_belongs_here()
         books.disposed += books.disposing
         books.claimed = books.filling = books.disposing = books.asked = 0
         books.fills = fills

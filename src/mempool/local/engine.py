@@ -85,7 +85,7 @@ class LocalEngine(Queueing):
         batch_max: int = 64,
         rests: bool = True,
     ) -> None:
-        self.name = name
+        self.name: str = name
         self.called: str = messages.called(name)
         self.under_way: dict[tuple[int, object], UnderWay] = {}
         self._batch_max = batch_max
@@ -97,7 +97,7 @@ class LocalEngine(Queueing):
         super().__init__(core, tracker)
         self.core.set_waiting_max(min(waiting_max, sys.maxsize))
         self.supply: Supply = Supply(self.core, self.called, source, self._clock, rests=rests, batch_max=batch_max)
-        self.giving = Returning(self.core, self.called, self.supply, tracker)
+        self.giving: Returning = Returning(self.core, self.called, self.supply, tracker)
         owner.belongs_to(self.giving)
         #: See Engine. No method, because that would be a frame more, which needs memory.
         self.cancel: Callable[[Hands], None] = self.giving.cancel

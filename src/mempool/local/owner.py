@@ -16,7 +16,7 @@ class Owner:
     __slots__ = ("_returning", "_source", "name")
 
     def __init__(self, name: str, source: Any) -> None:
-        self.name = name
+        self.name: str = name
         self._returning: weakref.ref[Returning] | None = None
         self._source = source
 

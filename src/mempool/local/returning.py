@@ -49,9 +49,9 @@ class Returning(Ends):
 
     def __init__(self, core: Reserve, called: str, supply: Supply, tracker: Tracker) -> None:
         super().__init__(core)
-        self.called = called
-        self.supply = supply
-        self.tracker = tracker
+        self.called: str = called
+        self.supply: Supply = supply
+        self.tracker: Tracker = tracker
         self.written_off: deque[int] = deque(maxlen=WRITTEN_OFF_NAMED)  # addresses
         self._lingering: dict[int, weakref.ref[Buffer]] = {}  # by the identity of the handle that is kept by views
         self._abandoned: deque[Hands] = deque()

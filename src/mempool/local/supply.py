@@ -45,15 +45,16 @@ class Supply:
     )
 
     def __init__(self, core: Reserve, called: str, source: Any, clock: Clock, *, rests: bool, batch_max: int) -> None:
-        self.core = core
-        self.called = called
-        self.source = source
-        self.clock = clock
+        self.core: Reserve = core
+        self.called: str = called
+        self.source: Any = source
+        self.clock: Clock = clock
         self.reset: Callable[[Any], object] | None = protocol.found(source, "reset")
         self.check: Callable[[Any], object] | None = protocol.found(source, "check")
         self.failures: int = 0
         self.said: str | None = None
-        self.failed_at = self.rests_until = -NEVER  # by the clock
+        self.failed_at: float = -NEVER  # by the clock
+        self.rests_until: float = -NEVER
         self._rests = rests
         self._batch_max = batch_max
         self._rest_seconds = 0.0  # how long the last rest was, or is; 0: the source has not failed since it last worked
