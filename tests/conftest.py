@@ -11,6 +11,7 @@ import warnings
 from datetime import datetime
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 #: How fast inputs are made and how many are refused depends on the machine's load and on the draw, and not on the pool.
@@ -56,3 +57,20 @@ def pytest_runtest_logfinish() -> None:
     if next(_finished) % 50 == 0:
         gc.collect()
         gc.freeze()
+
+
+#: Faults that are known and not mended yet: part of a test's id, and what is wrong. Taken out with the mend.
+KNOWN = {
+    "test_no_allocation_that_fails_loses_anything[lease_many_freed_behind_its_back]": "with the 46th allocation failing, "
+    "two elements of a Leases of which one was freed by hand stay out",
+    "test_an_interrupt_leaves_an_element_to_its_user_or_to_the_pool[discard-buffer-holders]": "an interrupt as Buffers.free "
+    "is entered by another source's free has that one called twice",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is known to fail is told of as that, and does not hide what is new."""
+    for item in items:
+        for known, fault in KNOWN.items():
+            if item.nodeid.endswith(known):
+                item.add_marker(pytest.mark.xfail(reason=fault, strict=False))
