@@ -213,16 +213,18 @@ class Routine:
 
     def throw(self, kind: Any, error: Any = None, traceback: Any = None) -> Any:
         """See collections.abc.Coroutine. What waits for nothing ends with this error."""
-        raised: Any = _instance_of(kind, error, traceback)
+        error = _instance_of(kind, error, traceback)
         try:
             if self.inner is None:
-                raise raised
-            return self.inner.throw(raised)
+                raise error
+            return self.inner.throw(error)
         except StopIteration:
             pass  # what was waited for took no notice, and has ended well
         except BaseException:
             self.end()
             raise
+        finally:
+            kind = error = traceback = None  # an error whose frames know it would keep what they hold until a collection
         return self._finish()
 
     def close(self) -> None:
@@ -294,7 +296,12 @@ class Routine:
         except BaseException:
             self.end()  # no memory, or an interrupt: nobody will hear of it
             raise
-        raise stop
+        try:
+            raise stop
+        finally:
+            # From CPython 3.12 on the exception keeps its traceback after `await` has met it. Its frame would keep it in
+            # turn, and the frames above what the caller was given, until a collection.
+            stop = None  # type: ignore[assignment]  # nobody reads it any more
 
 
 def _instance_of(kind: Any, error: Any, traceback: Any) -> Any:

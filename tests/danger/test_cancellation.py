@@ -1,10 +1,13 @@
 """Tasks that are cancelled, time out, or whose loop ends, at every point: no element is lost, nobody waits in vain."""
 
 import asyncio
+import contextlib
 import gc
+import inspect
 import itertools
 import threading
 import warnings
+import weakref
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -112,6 +115,51 @@ def test_a_task_cancelled_between_the_offer_and_its_resumption_gives_it_to_the_n
     asyncio.run(main())
     audit(pool, source)
     assert pool.stats().waits_cancelled + pool.stats().waits_served == 2
+
+
+class Witness:
+    """What a caller has in a local of its own."""
+
+
+@calls
+@pytest.mark.parametrize("ending", ["served at once", "served after a wait", "cancelled", "out of time"])
+def test_what_a_coroutine_had_dies_with_it_and_without_a_collection(call: Call, ending: str) -> None:
+    """The exceptions that end a wait, StopIteration too, are in no cycle with the pool's frames, which know its caller's."""
+    source = ScriptedSource()
+    clock = ManualClock()
+    pool = clock.attach(Pool(source, 2, limit=2, timeout=1))
+    seen: list[weakref.ref[Witness]] = []
+
+    async def caller() -> None:
+        witness = Witness()
+        seen.append(weakref.ref(witness))
+        await call(pool)
+
+    async def main() -> None:
+        held = [] if ending == "served at once" else pool.alloc_many(2)
+        coroutine = caller()
+        with contextlib.suppress(PoolTimeout, asyncio.CancelledError, StopIteration):
+            coroutine.send(None)  # to where it waits, if it does
+            assert pool.stats().waiting == bool(held)
+            if ending == "cancelled":
+                coroutine.throw(asyncio.CancelledError())
+            if ending == "out of time":
+                clock.advance(1)
+            while held and ending == "served after a wait":
+                pool.free(held.pop())
+            while True:
+                coroutine.send(None)
+        assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
+        pool.free_many(held)
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(main())
+        assert seen[0]() is None
+    finally:
+        gc.enable()
+    audit(pool, source)
 
 
 @calls
