@@ -211,6 +211,16 @@ def buffer_read_and_written(scene: Scene) -> Call:
 
 
 @call(buffers={})
+def buffer_as_bytes(scene: Scene) -> Call:
+    buffer = _taken(scene)
+
+    def made() -> None:
+        assert len(bytes(buffer)) == 4096
+
+    return made
+
+
+@call(buffers={})
 def buffer_filled(scene: Scene) -> Call:
     buffer = _taken(scene)
     return lambda: buffer.fill(3)
@@ -270,6 +280,18 @@ if importlib.util.find_spec("numpy"):
         def made() -> None:
             assert buffer.array("float32", (32, 32)).shape == (32, 32)
             assert len(np.from_dlpack(buffer)) == 4096
+
+        return made
+
+    @call(buffers={})
+    def buffer_taken_for_an_array(scene: Scene) -> Call:
+        import numpy as np
+
+        buffer = _taken(scene)
+        np.asarray(buffer)  # NumPy is loaded
+
+        def made() -> None:
+            assert np.asarray(buffer).shape == (4096,)
 
         return made
 

@@ -155,7 +155,10 @@ class Buffer:
         if self.state != LIVE or self.block.is_lost or window is None:
             raise self._dead()
         if not EXPORTS:
-            return memoryview(window)
+            try:
+                return memoryview(window)
+            finally:
+                del window  # where there is no memory, this frame stays in the traceback, and would count as a view
         self.block.mark[0][get_ident()] = _wrappers.mark()
         return window
 
@@ -607,6 +610,7 @@ if not cython.compiled:
                     raise BufferError
             except BaseException:
                 buffer.view = window
+                window = None  # this frame stays in the traceback, and what it refers to would count as a view
                 raise
 
         def _outlive(buffer: Buffer) -> None:
@@ -644,6 +648,12 @@ if not cython.compiled:
         """How often this window is in lists of all that the collector knows, which a debugger keeps: those are no views."""
         if window is None or sys.getrefcount(block.mark) <= _REFERENCES_TO_A_MARK:
             return 0
+        return _count_in_lists(window, block)
+
+    # Split off, because a variable that an inner scope uses lies in a cell: where there is no memory for the cell, CPython
+    # 3.11 keeps its reference for ever, and a window would have a view that nobody can end.
+    # `test_out_of_memory[buffers_free]`
+    def _count_in_lists(window: Any, block: Block) -> int:
         lists = [referrer for referrer in gc.get_referrers(block.mark) if type(referrer) is list]
         return sum(sum(map(operator.is_, known, itertools.repeat(window))) for known in lists)
 

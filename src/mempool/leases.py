@@ -145,8 +145,13 @@ class Leases(Generic[T]):
             self._state = RELEASING
             self._pool._engine.give(ticket, linger=lingering)
         except PoolError:  # one was freed by hand behind its back
-            self._return_each(lingering)
-            self._state = RELEASED
+            try:
+                self._return_each(lingering)
+            except BaseException:  # cut short it would leave the others out, with a state in which nobody may release them
+                self._return_each(lingering)
+                raise
+            finally:
+                self._state = RELEASED
             raise
         except BaseException:
             self._state = HELD if self._holds() else RELEASED

@@ -20,6 +20,8 @@ PACKAGE = str(Path(mempool.__file__).parent)
 MODULES = ("mempool", "mempool.linux", "mempool.parking", "mempool.sources")
 #: What no entry needs to call, and why.
 EXEMPT = {
+    "Buffer.__buffer__": "uncompiled, memoryview() calls it, from CPython 3.12 on",
+    "Buffer.__release_buffer__": "as above, when a view ends",
     "Buffer.__getbuffer__": "compiled, Python's memoryview() calls it",
     "Buffer.__releasebuffer__": "as above, when a view ends",
     "Buffer.__init__": "refuses, where a base has not refused before",

@@ -151,7 +151,10 @@ class Buffers:
             self._mortal.pop(id(element.block), None)
         if self._zero == "free":
             element.fill(0)
-        region = element.surrender()
+        try:
+            region = element.surrender()
+        except MemoryError:
+            region = element.surrender()  # once more: who frees an element does not come back
         try:
             self._memory.give(region)
         except BaseException as error:
