@@ -8,6 +8,7 @@ from typing import Any
 from scenes import Broken, Call, Element, Scene, Source, again, call, raises
 
 import mempool
+from mempool import registry
 
 # -- looking
 
@@ -77,6 +78,37 @@ def numbers_of_the_kernel(scene: Scene) -> Call:
 def numbers_one_by_one(scene: Scene) -> Call:
     pool = scene.pool
     return lambda: (pool.reserve, pool.keep, pool.limit, pool.spare, pool.out, pool.waiting, pool.closed)
+
+
+@call()
+def get_by_name(scene: Scene) -> Call:
+    pool = mempool.Pool(scene.source, 0, name="one of its name")
+    scene.at_end.append(pool.close)
+    return lambda: mempool.get("one of its name")
+
+
+@call()
+def get_in_vain(_scene: Scene) -> Call:
+    return raises(LookupError, lambda: mempool.get("none of this name"))
+
+
+@call()
+def all_pools(_scene: Scene) -> Call:
+    return registry.pools
+
+
+@call()
+def register_pool(scene: Scene) -> Call:
+    return lambda: registry.register(scene.pool)
+
+
+@call()
+def register_resolver(_scene: Scene) -> Call:
+    def made() -> None:
+        remove = registry.register_resolver(lambda name: None)
+        again(remove)
+
+    return made
 
 
 # -- beginning and end

@@ -7,6 +7,7 @@ Guarantee, PoolStats    what a pool promises; what it has done
 Lease, Leases           an element that goes home by itself; several together
 Chunk                   what `pool.read(file)` yields: a buffer with bytes in it
 Buffer                  an element of Buffers: memory in your hands, until you free it
+get                     the pool of a name
 rescue                  a ballast that is thrown off when memory runs out
 PoolError ...           what can go wrong
 mempool.linux           the kernel's own names
@@ -30,6 +31,7 @@ from mempool.lease import Lease
 from mempool.leases import Leases
 from mempool.pool import Pool
 from mempool.reading import Chunk
+from mempool.registry import get
 from mempool.rescue import rescue
 from mempool.sources import Buffers, Fallback, Faulty, Limited, Logged, Objects, OnFailure, Translated
 from mempool.sources.source import Source
@@ -67,5 +69,6 @@ __all__ = [
     "Source",
     "Translated",
     "UseAfterFree",
+    "get",
     "rescue",
 ]

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any, TypeVar
 
+from mempool import registry
 from mempool._core.quick import adopt
 from mempool.base_pool import BasePool
 from mempool.buffer import fit
@@ -82,6 +83,11 @@ class Pool(BasePool[T]):
             None if keep is None else self._count("keep", keep),
             None if limit is None else self._count("limit", limit),
         )
+        try:
+            registry.register(self)
+        except BaseException:
+            self.close()
+            raise
 
     def _fit_array(self, dtype: Any, shape: Any) -> None:
         source: Any = self._engine.supply.source

@@ -17,7 +17,7 @@ import mempool
 
 PACKAGE = str(Path(mempool.__file__).parent)
 #: Not mempool.testing, nor the command line: who tests has memory.
-MODULES = ("mempool", "mempool.linux", "mempool.parking", "mempool.sources")
+MODULES = ("mempool", "mempool.linux", "mempool.parking", "mempool.registry", "mempool.sources")
 #: What no entry needs to call, and why.
 EXEMPT = {
     "Buffer.__buffer__": "uncompiled, memoryview() calls it, from CPython 3.12 on",

@@ -43,6 +43,7 @@ LAYER_OF = {
     "mempool.parking": "parking",
     "mempool.pool": "pool",
     "mempool.reading": "helpers",
+    "mempool.registry": "registry",
     "mempool.rescue": "sources",
     "mempool.shared": "shared",
     "mempool.sources": "sources",
@@ -68,12 +69,13 @@ ALLOWED = {
     "local": {"base", "core", "seam", "words", "parking", "sources", "tracking", "lifecycle"},
     "helpers": {"base", "core"},
     "face": {"base", "core", "seam", "words", "parking", "tracking", "explain", "helpers"},
-    "pool": {"base", "core", "words", "sources", "tracking", "local", "face"},
-    "package": {"base", "core", "words", "sources", "tracking", "helpers", "pool"},
+    "registry": {"face"},
+    "pool": {"base", "core", "words", "sources", "tracking", "local", "face", "registry"},
+    "package": {"base", "core", "words", "sources", "tracking", "helpers", "registry", "pool"},
     "adapters": {"base", "sources", "pool", "package"},
     "tools": {
         *{"base", "core", "seam", "words", "parking", "sources", "tracking", "lifecycle", "deadlock", "explain", "local"},
-        *{"helpers", "face", "pool", "package", "adapters"},
+        *{"helpers", "face", "registry", "pool", "package", "adapters"},
     },
 }
 #: (who, whom): why, and what will end it. Shorter with each step; at the end it is empty.
