@@ -65,7 +65,7 @@ ALLOWED = {
     "lifecycle": {"base", "seam", "parking", "sources"},
     "deadlock": {"seam", "parking", "tracking"},
     "explain": {"base", "seam", "words", "parking", "tracking", "lifecycle", "deadlock"},
-    "shared": {"base", "core"},  # of the core, the names that stand in for Cython
+    "shared": {"base", "core", "seam", "words", "parking", "sources", "tracking", "lifecycle"},
     "local": {"base", "core", "seam", "words", "parking", "sources", "tracking", "lifecycle"},
     "helpers": {"base", "core"},
     "face": {"base", "core", "seam", "words", "parking", "tracking", "explain", "helpers"},

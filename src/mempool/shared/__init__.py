@@ -11,6 +11,7 @@ file.py          the file in /dev/shm
 clients.py       who is dead
 engine.py        SharedEngine: file, clients, tickets, forks
 audit.py         whether the words agree with each other
+listing.py       names, look: the pools of this user, seen from outside without joining
 errors.py        PoolCorrupt, ClientGone
 
 Importing this package needs nothing. `mempool.shared.engine` needs the compiled part, and raises ImportError where it is

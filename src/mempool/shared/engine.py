@@ -189,6 +189,18 @@ class SharedEngine:
             raise
         return engine
 
+    @classmethod
+    def observe(cls, path: str | os.PathLike[str]) -> Self:
+        """Look without joining: `snapshot`, `queue`, `clients`, `held` and `verify` work. Raises as `attach`."""
+        path = Path(path)
+        check_folder(path.parent)
+        file, header = open_file(path)
+        try:
+            return cls(path, file, header.layout, header.nonce)
+        except BaseException:
+            os.close(file)
+            raise
+
     @staticmethod
     def _targets(layout: Layout, reserve: int, keep: int | None, limit: int | None) -> tuple[int, int, int]:
         keep = reserve if keep is None else keep
@@ -405,17 +417,30 @@ class SharedEngine:
                 found.append(ClientInfo(number, epoch, pid, state == words.DEAD))
         return found
 
+    def held(self) -> dict[int, int]:
+        """How many elements each client holds, by its number. Raises as `verify`."""
+        found = self._words()
+        held: dict[int, int] = {}
+        for slot in found.slots_in(words.LEASED):
+            client = words.client_of(found.slot(slot))
+            held[client] = held.get(client, 0) + 1
+        return held
+
     def verify(self) -> list[str]:
         """Whether the shared words agree with each other: what does not, in words. [] is as it should be.
 
         Raises PoolCorrupt where they cannot even be read; TimeoutError where others left no quiet moment to read them all.
         """
+        return audit(self._words())
+
+    def _words(self) -> Words:
+        """All words of one moment."""
         copied = self._tx.copy()
         if copied is None:
             raise TimeoutError(f"{self.path}: others change the pool faster than all of it can be read; try again")
         gate, _, values = copied
         numbers = struct.unpack(f"<{len(values) // 8}Q", values)
-        return audit(Words(self.layout.slots, self.layout.places, self.layout.clients, gate, numbers))
+        return Words(self.layout.slots, self.layout.places, self.layout.clients, gate, numbers)
 
     # -- the dead
 

@@ -1,0 +1,207 @@
+"""The shared pools of this user, seen from outside: for commands and monitors, which look without joining.
+
+    names()        the pools there are
+    look(name)     one of them, of one moment: its `PoolStats`, why it is empty, who uses it, who waits
+    look_at(path)  the same of a file anywhere
+    resize(name, reserve=...)   joins for as long as that takes
+
+Looking changes nothing that a user could notice: it takes no client's place, no lock and no element. It finishes a
+transaction that a killed process has left half written, as everybody does who reads.
+
+Importing this module needs nothing; where the compiled part is missing, its functions raise ImportError, and say how to get it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mempool import messages
+from mempool.engine import Snapshot
+from mempool.stats import PoolStats, stats_of
+
+if TYPE_CHECKING:
+    from mempool.shared.engine import SharedEngine
+
+#: A name is a file's name, and is read by people and shells.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+@dataclass(frozen=True)
+class User:
+    """A process that uses a pool."""
+
+    number: int
+    """Its place among the clients of the file."""
+    pid: int
+    """As it said when it joined; in its own pid namespace."""
+    command: str
+    """What /proc calls it; "" where it is gone, or in another pid namespace."""
+    held: int
+    """Elements that it holds."""
+    is_dead: bool
+    """It was killed, and what it held is being reclaimed."""
+
+    def __str__(self) -> str:
+        state = ", which was killed and is being reclaimed," if self.is_dead else ""
+        command = f" ({self.command})" if self.command else ""
+        return f"process {self.pid}{command}{state} holds {self.held}"
+
+
+@dataclass(frozen=True)
+class Waiter:
+    """One caller in the line of a pool."""
+
+    pid: int
+    """Its process."""
+    wanted: int
+    """Elements that it waits for."""
+    gathered: int
+    """Elements that it has already: only the first in line gathers."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A shared pool of one moment."""
+
+    name: str
+    """Its name: that of its file."""
+    path: Path
+    """Its file."""
+    size: int
+    """Bytes of an element."""
+    slots: int
+    """How many elements there may ever be: as many as the file has addresses for."""
+    memory: int
+    """Bytes of memory that the file takes now."""
+    stats: PoolStats
+    """Its figures, over all processes."""
+    why: str
+    """What `SharedPool.why_empty` says: one paragraph a person can act on."""
+    users: tuple[User, ...]
+    """The processes that use it."""
+    line: tuple[Waiter, ...]
+    """Who waits, first come, first served."""
+
+
+def folder() -> Path:
+    """Where the shared pools of this user lie: /dev/shm/mempool-UID."""
+    return Path(os.environ.get("MEMPOOL_SHARED_FOLDER") or f"/dev/shm/mempool-{os.geteuid()}")
+
+
+def path_of(name: str) -> Path:
+    """The file of the pool of this name. Raises ValueError for what is no name."""
+    if not isinstance(name, str) or NAME.fullmatch(name) is None:
+        raise ValueError(
+            f"a shared pool is named by up to 200 letters, digits, '.', '_' and '-', and begins with a letter or a digit; "
+            f"not {name!r}"
+        )
+    return folder() / name
+
+
+def names() -> list[str]:
+    """The names of this user's shared pools, sorted. What else lies in the folder is left out."""
+    try:
+        return sorted(entry.name for entry in os.scandir(folder()) if NAME.fullmatch(entry.name) and entry.is_file())
+    except FileNotFoundError:
+        return []
+
+
+def look(name: str) -> Look:
+    """Look at the pool of this name.
+
+    Raises FileNotFoundError; PoolCorrupt for a file that is none, or broken; PermissionError; MemoryError; ImportError.
+    """
+    return look_at(path_of(name))
+
+
+def look_at(path: str | os.PathLike[str]) -> Look:
+    """Look at the pool in this file. Raises as `look`."""
+    from mempool.shared.engine import SharedEngine
+
+    engine = SharedEngine.observe(path)
+    try:
+        now, held, clients, queue = engine_snapshot(engine), engine.held(), engine.clients(), engine.queue()
+    finally:
+        engine.detach()
+    users = tuple(
+        User(client.number, client.pid, _command(client.pid), held.get(client.number, 0), client.is_dead)
+        for client in clients
+    )
+    return Look(
+        engine.name,
+        engine.path,
+        engine.layout.size,
+        engine.layout.slots,
+        engine.path.stat().st_blocks * 512,
+        stats_of(engine.name, now),
+        messages.why_empty(messages.called(engine.name), now, [], [user for user in users if user.held], []),
+        users,
+        tuple(Waiter(place.pid, place.wanted, place.granted) for place in queue),
+    )
+
+
+def resize(name: str, reserve: int, *, keep: int | None = None, limit: int | None = None) -> Look:
+    """Change the promise of the pool of this name, live, and look at it then.
+
+    keep: None: the reserve. limit: None: as it is. Joins for as long as that takes.
+
+    Raises ValueError, PoolClosed, and as `look`; LineFull where as many processes use the pool as it was made for.
+    """
+    from mempool.shared.engine import SharedEngine
+
+    engine = SharedEngine.attach(path_of(name))
+    try:
+        engine.resize(reserve, keep, limit)
+    finally:
+        engine.detach()
+    return look(name)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def engine_snapshot(engine: SharedEngine) -> Snapshot:
+    """The figures of a shared pool in the words of every pool's. What no process counts is 0."""
+    now = engine.snapshot()
+    lacking = max(0, now.reserve - now.spare)
+    return Snapshot(
+        reserve=now.reserve,
+        keep=now.keep,
+        limit=now.limit,
+        closed=now.closed,
+        spare=now.spare,
+        out=now.out,
+        lingering=0,
+        made=now.made,
+        disposed=0,
+        disposing=0,
+        written_off=0,
+        being_made=0,
+        owed=0 if now.closed else min(lacking, now.out),
+        filling=0,
+        waiting=now.waiting,
+        from_spare=0,
+        from_source=0,
+        from_reserve=0,
+        from_line=0,
+        resizes=0,
+        waits=(0,) * 6,
+        wait_histogram=(0,) * 8,
+        wait_seconds_total=0.0,
+        wait_seconds_max=0.0,
+        source_failures=0,
+        source_said=None,
+        source_rests=0.0,
+        level=None,
+    )
+
+
+__all__ = ["Look", "User", "Waiter", "folder", "look", "look_at", "names", "path_of", "resize"]
