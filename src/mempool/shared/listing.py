@@ -8,7 +8,7 @@
 Looking changes nothing that a user could notice: it takes no client's place, no lock and no element. It finishes a
 transaction that a killed process has left half written, as everybody does who reads.
 
-Importing this module needs nothing; where the compiled part is missing, its functions raise ImportError, and say how to get it.
+Importing this module needs nothing. Where the compiled part is missing, its functions raise ImportError, with the way out.
 """
 
 from __future__ import annotations
