@@ -20,6 +20,8 @@ cdef extern from "protocol.h":
     ctypedef struct mp_client:
         uint64_t pid, started, pid_namespace
         uint32_t bell, listens
+        uint64_t nanoseconds[4]
+        uint64_t counts[20]
     ctypedef struct mp_store:
         mp_word *root
         mp_word *words
@@ -79,6 +81,12 @@ cdef enum:  # decisions.py says the same
     TOO_MANY = 10
     GONE = 11
     GRANTS_MAX = 6
+    FROM_SPARES = 0
+    FROM_RESERVE = 1
+    FROM_SOURCE = 2
+    FOR_LINE = 0
+    FOR_RESERVE = 1
+    BEYOND_OUT = 2
 
 #: For the test that compares them.
 CONSTANTS = {
@@ -88,7 +96,24 @@ CONSTANTS = {
     "LIVE": LIVE, "DEAD": DEAD, "GOT": GOT, "NOTHING": NOTHING, "TO_POPULATE": TO_POPULATE, "TO_PUNCH": TO_PUNCH,
     "KEPT": KEPT, "GRANTED": GRANTED, "NOT_YOURS": NOT_YOURS, "FULL": FULL, "CLOSED": CLOSED, "TOO_MANY": TOO_MANY,
     "GONE": GONE, "GRANTS_MAX": GRANTS_MAX,
+    "FROM_SPARES": FROM_SPARES, "FROM_RESERVE": FROM_RESERVE, "FROM_SOURCE": FROM_SOURCE,
+    "FOR_LINE": FOR_LINE, "FOR_RESERVE": FOR_RESERVE, "BEYOND_OUT": BEYOND_OUT,
 }
+
+cdef enum:  # where in `counts` a process counts what: the first three as FROM_SPARES ...
+    FROM_LINE = 3
+    MADE = 4
+    RESIZES = 5
+    OUTCOMES = 6  # how waits ended, by the states of a ticket from TICKET_SERVED on
+    HISTOGRAM = 12
+    COUNTS = 20
+
+cdef enum:  # mempool/engine.py says the same of tickets
+    TICKET_WAITING = 0
+    TICKET_SERVED = 1
+    TICKET_CLOSED = 2
+    TICKET_WITHDRAWN = 3
+    TICKET_IMPOSSIBLE = 5
 
 cdef enum:
     SERVES_MAX = 8
@@ -146,6 +171,7 @@ cdef class Transaction:
     cdef readonly object mapping
     cdef readonly str name
     cdef public object revive  # called without arguments in a child of a fork, before anything else
+    cdef public object memory  # None; or whose `make(slot)` and `drop(slot)` are called instead of the kernel
     cdef int fd
     cdef uint64_t data, stride, size
     cdef readonly uint64_t me, epoch, slots, places, clients
@@ -270,13 +296,41 @@ cdef class Transaction:
 
     cdef bint populate(self, uint64_t slot) except -1:
         cdef bint is_there
+        if self.memory is not None:
+            is_there = self.memory.make(slot)
+        else:
+            is_there = self.populate_here(slot)
+        if is_there:
+            self.count_one(MADE, 1)
+        return is_there
+
+    cdef int punch(self, uint64_t slot) except -1:
+        if self.memory is not None:
+            self.memory.drop(slot)
+        else:
+            self.punch_here(slot)
+        return 0
+
+    cpdef bint populate_here(self, uint64_t slot) except -1:
+        """Memory for this slot from the kernel. Whether there was any."""
+        cdef bint is_there
+        if slot >= self.slots:
+            raise self.corrupt()
         with nogil:
             is_there = mp_populate(self.fd, self.memory_of(slot), self.data + slot * self.stride, self.stride)
         return is_there
 
-    cdef int punch(self, uint64_t slot) except -1:
+    cpdef int punch_here(self, uint64_t slot) except -1:
+        """The memory of this slot goes back to the kernel."""
+        if slot >= self.slots:
+            raise self.corrupt()
         with nogil:
             mp_punch(self.fd, self.memory_of(slot), self.data + slot * self.stride, self.stride)
+        return 0
+
+    cdef inline int count_one(self, int what, uint64_t by) noexcept:
+        if self.me < self.clients:
+            self.store.clients[self.me].counts[what] += by
         return 0
 
     cdef inline int ready(self) except -1:
@@ -306,6 +360,11 @@ cdef class Transaction:
         """What this process has is returned; then it is no client any more."""
         if self.me < self.clients and run_detach(self) == GONE:
             raise self.gone()
+
+    def give_back(self, Handle handle not None):
+        """Return it, if it is still this client's: the outcome. NOT_YOURS: somebody was faster, or it was reclaimed."""
+        self.ready()
+        return give_quietly(self, handle)
 
     cdef object gone(self):
         return ClientGone(
@@ -468,6 +527,39 @@ cdef class Transaction:
             raise self.refused(outcome)
         return reserve_of(self.value), keep_of(self.value), limit_of(self.value)
 
+    def targets(self):
+        """All targets as they stand in their word, for `exchange`; and the reserve, keep and limit, and whether keep follows."""
+        self.ready()
+        run_look(self)
+        cdef uint64_t word = self.value
+        return word, reserve_of(word), keep_of(word), limit_of(word), bool(keep_follows(word))
+
+    def exchange(self, uint64_t expected, uint64_t reserve, uint64_t keep, uint64_t limit, bint follows):
+        """New targets, at one moment, if they are still those. Whether they were. Raises PoolClosed."""
+        self.ready()
+        cdef uint64_t targets = make_targets(reserve, keep, limit) | <uint64_t>follows << 63
+        cdef uint64_t outcome = run_exchange(self, expected, targets)
+        if outcome == NOTHING:
+            return False
+        if outcome != GOT:
+            raise self.refused(outcome)
+        return True
+
+    def grow_by_one(self, uint64_t goal, uint64_t under_way):
+        """One more is populated. True: it was. None: no more is lacking or allowed. False: there is no memory."""
+        self.ready()
+        cdef uint64_t outcome = grow_by_one(self, goal, under_way)
+        if outcome == GONE:
+            raise self.gone()
+        return True if outcome == GOT else None if outcome == NOTHING else False
+
+    def ring_all(self):
+        """Wake whoever listens, in all processes: there is something to look at."""
+        cdef uint64_t client
+        for client in range(self.clients):
+            if self.store.clients[client].listens:
+                mp_ring(&self.store.clients[client].bell)
+
     def shrink(self):
         """Give the memory of what is surplus back to the system."""
         if run_shrink(self) == GONE:
@@ -521,20 +613,59 @@ cdef class Transaction:
         return None
 
     def queue(self):
-        """Who stands in line, in order: (client, wanted, granted) each, of one moment."""
-        cdef uint64_t head, length, word
+        """Who stands in line, in order: (client, wanted, granted, place) each, of one moment."""
+        cdef uint64_t head, length, word, found, i
+        values = bytearray(32 * self.places)  # before: no Python code may run within a transaction of this client
+        cdef uint64_t *rows = <uint64_t *><char *>values
         while True:
-            found = []  # may run the collector, which does not touch a transaction of this client: it has no finalizers here
             self.begin()
             head = head_of(self.read(LINE))
             length = waiting(self.gate)
-            while length > 0 and not self.broken:
+            found = 0
+            while found < length and found < self.places and not self.broken:
                 word = place_word(self, head)
-                found.append((client_of(self.read(word)), wanted_of(self.read(word)), granted_of(self.read(word))))
+                rows[4 * found] = client_of(self.read(word))
+                rows[4 * found + 1] = wanted_of(self.read(word))
+                rows[4 * found + 2] = granted_of(self.read(word))
+                rows[4 * found + 3] = head
                 head = behind_of(self.read(word + 1))
-                length -= 1
+                found += 1
             if self.finish():
-                return found
+                return [(rows[4 * i], rows[4 * i + 1], rows[4 * i + 2], rows[4 * i + 3]) for i in range(found)]
+
+    # -- figures
+
+    def note(self, int what, uint64_t by=1):
+        """Count something that this process has done: see the numbers above."""
+        if not 0 <= what < COUNTS:
+            raise ValueError(f"there are {COUNTS} counts; not number {what}")
+        self.count_one(what, by)
+
+    def note_wait(self, int outcome, int bucket, double seconds):
+        """A wait has ended so, and was so long."""
+        cdef uint64_t nanoseconds = <uint64_t>(min(max(seconds, 0.0), 1e9) * 1e9)
+        cdef mp_client *record
+        if not (0 <= outcome < 6 and 0 <= bucket < 8):
+            raise ValueError(f"no such wait: {outcome}, {bucket}")
+        if self.me < self.clients:
+            record = &self.store.clients[self.me]
+            record.counts[OUTCOMES + outcome] += 1
+            record.counts[HISTOGRAM + bucket] += 1
+            record.nanoseconds[0] += nanoseconds
+            record.nanoseconds[1] = max(record.nanoseconds[1], nanoseconds)
+
+    def totals(self):
+        """(the counts of all clients together, nanoseconds waited, the longest wait in nanoseconds). They are only figures."""
+        cdef uint64_t client
+        cdef int i
+        counts = [0] * COUNTS
+        total = longest = 0
+        for client in range(self.clients):
+            for i in range(COUNTS):
+                counts[i] += self.store.clients[client].counts[i]
+            total += self.store.clients[client].nanoseconds[0]
+            longest = max(longest, self.store.clients[client].nanoseconds[1])
+        return counts, total, longest
 
     # -- other clients
 
@@ -568,6 +699,7 @@ cdef class Transaction:
         return pairs
 
 
+include "ticket.pxi"
 include "words.py"
 include "decisions.py"
 include "operations.py"

@@ -83,6 +83,14 @@ if not cython.compiled:  # compiled, all are in one file
     TOO_MANY = 10  # more than the limit allows
     GONE = 11  # this client was taken for dead
     GRANTS_MAX = 6  # how many slots one decision hands to the line
+    # Where what a caller got was taken from.
+    FROM_SPARES = 0
+    FROM_RESERVE = 1
+    FROM_SOURCE = 2
+    # What memory is fetched for.
+    FOR_LINE = 0
+    FOR_RESERVE = 1
+    BEYOND_OUT = 2
 
 
 # -- words, found by number. A number that is too big is answered with a word that is there.
@@ -190,11 +198,13 @@ def settle(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
     gate: cython.ulonglong = tx.gate
     targets: cython.ulonglong = tx.read(TARGETS)
     tx.slot = slot
-    if made_of(tx.read(BARE_LIST)) <= limit_of(targets) and not is_closed(gate):
+    if not is_closed(gate):
         if waiting(gate) > 0:
             grant(tx, slot)
             return GRANTED
-        if spares(gate) < keep_of(targets):
+        if spares(gate) < reserve_of(targets) or (
+            spares(gate) < keep_of(targets) and made_of(tx.read(BARE_LIST)) <= limit_of(targets)
+        ):
             push(tx, slot)
             return KEPT
     tx.write(slot_word(tx, slot), make_slot(PUNCHING, tx.me, NO_SLOT))
@@ -204,7 +214,10 @@ def settle(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
 @cython.cfunc
 @cython.exceptval(check=False)
 def take(tx: Transaction, may_populate: cython.bint) -> cython.ulonglong:
-    """GOT: a spare beyond the reserve, or of it where there is nothing to populate. TO_POPULATE. NOTHING. CLOSED."""
+    """GOT: a spare beyond the reserve, or of it where there is nothing to populate. TO_POPULATE. NOTHING. CLOSED.
+
+    `count`: FROM_SPARES or FROM_RESERVE, when it got one.
+    """
     if not is_live(tx):
         return GONE
     if is_closed(tx.gate):
@@ -216,8 +229,20 @@ def take(tx: Transaction, may_populate: cython.bint) -> cython.ulonglong:
         return TO_POPULATE
     if spares(tx.gate) == 0:
         return NOTHING
+    tx.count = FROM_SPARES if spares(tx.gate) > reserve_of(targets) else FROM_RESERVE
     pop(tx, LEASED, tx.me, NO_SLOT)
     return GOT
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def fetch(tx: Transaction) -> cython.ulonglong:
+    """TO_POPULATE: one more for the caller, though others wait: no spare, which they come first for. NOTHING. CLOSED."""
+    if not is_live(tx):
+        return GONE
+    if is_closed(tx.gate):
+        return CLOSED
+    return TO_POPULATE if claim_bare(tx, tx.read(TARGETS)) else NOTHING
 
 
 @cython.cfunc
@@ -237,6 +262,7 @@ def populated(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
         return NOT_YOURS
     tx.write(slot_word(tx, slot), make_slot(LEASED, tx.me, NO_SLOT))
     tx.slot = slot
+    tx.count = FROM_SOURCE
     return GOT
 
 
@@ -297,13 +323,31 @@ def retarget(tx: Transaction, targets: cython.ulonglong) -> cython.ulonglong:
 
 @cython.cfunc
 @cython.exceptval(check=False)
+def exchange(tx: Transaction, expected: cython.ulonglong, targets: cython.ulonglong) -> cython.ulonglong:
+    """The same, if they are still what the caller made his of. GOT. NOTHING: they are not, look again. CLOSED."""
+    if not is_live(tx):
+        return GONE
+    if is_closed(tx.gate):
+        return CLOSED
+    if tx.read(TARGETS) != expected:
+        return NOTHING
+    tx.write(TARGETS, targets)
+    return GOT
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
 def shrink(tx: Transaction) -> cython.ulonglong:
     """TO_PUNCH: a spare that is surplus. NOTHING: none is."""
     if not is_live(tx):
         return GONE
     targets: cython.ulonglong = tx.read(TARGETS)
-    is_over: cython.bint = made_of(tx.read(BARE_LIST)) > limit_of(targets)
-    if spares(tx.gate) == 0 or (spares(tx.gate) <= keep_of(targets) and not is_over and not is_closed(tx.gate)):
+    kept: cython.ulonglong = keep_of(targets)
+    if is_closed(tx.gate):
+        kept = 0
+    elif made_of(tx.read(BARE_LIST)) > limit_of(targets):
+        kept = reserve_of(targets)
+    if spares(tx.gate) <= kept:
         return NOTHING
     pop(tx, PUNCHING, tx.me, NO_SLOT)
     return TO_PUNCH
@@ -311,12 +355,21 @@ def shrink(tx: Transaction) -> cython.ulonglong:
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def grow(tx: Transaction) -> cython.ulonglong:
-    """TO_POPULATE: one for the line or for the reserve. NOTHING: none is lacking, or none is allowed."""
+def grow(tx: Transaction, goal: cython.ulonglong, under_way: cython.ulonglong) -> cython.ulonglong:
+    """TO_POPULATE: one for the line, or for the reserve. NOTHING: none is lacking, or none is allowed.
+
+    goal: FOR_LINE: only where somebody waits. FOR_RESERVE: also what the reserve lacks beside `under_way`, which others of
+    this process make. BEYOND_OUT: also what it would lack if all that is out came back.
+    """
     if not is_live(tx):
         return GONE
+    if is_closed(tx.gate):
+        return NOTHING
     targets: cython.ulonglong = tx.read(TARGETS)
-    if is_closed(tx.gate) or (waiting(tx.gate) == 0 and spares(tx.gate) >= reserve_of(targets)):
+    enough: cython.bint = spares(tx.gate) + under_way >= reserve_of(targets)
+    if goal == FOR_LINE or (goal == BEYOND_OUT and made_of(tx.read(BARE_LIST)) >= reserve_of(targets)):
+        enough = True
+    if enough and waiting(tx.gate) == 0:
         return NOTHING
     return TO_POPULATE if claim_bare(tx, targets) else NOTHING
 

@@ -405,7 +405,7 @@ class SharedEngine:
         """Who waits, in order, over all processes."""
         return [
             Waiting(client, self._tx.look_at_client(client)[2], wanted, granted)
-            for client, wanted, granted in self._tx.queue()
+            for client, wanted, granted, _place in self._tx.queue()
         ]
 
     def clients(self) -> list[ClientInfo]:

@@ -17,6 +17,7 @@ else:
 
 if not cython.compiled:  # compiled, all are in one file
     from mempool.shared.decisions import (
+        FOR_RESERVE,
         GONE,
         GOT,
         GRANTED,
@@ -28,6 +29,8 @@ if not cython.compiled:  # compiled, all are in one file
         close,
         condemn,
         detach,
+        exchange,
+        fetch,
         give,
         grow,
         join,
@@ -145,27 +148,72 @@ def run_shrink(tx: Transaction) -> cython.ulonglong:
 def run_grow(tx: Transaction) -> cython.ulonglong:
     """Populate what the line and the reserve lack. NOTHING: no more is lacking or allowed. TO_POPULATE: no memory. GONE."""
     outcome: cython.ulonglong
+    while True:
+        outcome = grow_by_one(tx, FOR_RESERVE, 0)
+        if outcome != GOT:
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def grow_by_one(tx: Transaction, goal: cython.ulonglong, under_way: cython.ulonglong) -> cython.ulonglong:
+    """GOT: one more was populated. NOTHING: no more is lacking or allowed. TO_POPULATE: no memory. GONE."""
+    outcome: cython.ulonglong
     slot: cython.ulonglong
     while True:
-        while True:
-            tx.begin()
-            outcome = grow(tx)
-            if tx.finish():
-                break
-        if outcome != TO_POPULATE:
+        tx.begin()
+        outcome = grow(tx, goal, under_way)
+        if tx.finish():
+            break
+    if outcome != TO_POPULATE:
+        return outcome
+    slot = tx.slot
+    if not tx.populate(slot):
+        put_back_unpopulated(tx, slot)
+        return TO_POPULATE
+    while True:
+        tx.begin()
+        outcome = add(tx, slot)
+        if tx.finish():
+            break
+    if outcome == TO_PUNCH:
+        punch_mine(tx, slot)
+    return GONE if outcome == GONE else GOT
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_fetch(tx: Transaction) -> cython.ulonglong:
+    """GOT: `slot`, populated for the caller, though others wait. NOTHING, CLOSED, GONE."""
+    outcome: cython.ulonglong
+    slot: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = fetch(tx)
+        if tx.finish():
+            break
+    if outcome != TO_POPULATE:
+        return outcome
+    slot = tx.slot
+    if not tx.populate(slot):
+        put_back_unpopulated(tx, slot)
+        return NOTHING
+    while True:
+        tx.begin()
+        outcome = populated(tx, slot)
+        if tx.finish():
             return outcome
-        slot = tx.slot
-        if not tx.populate(slot):
-            put_back_unpopulated(tx, slot)
-            return TO_POPULATE
-        while True:
-            tx.begin()
-            outcome = add(tx, slot)
-            if tx.finish():
-                break
-        if outcome == TO_PUNCH:
-            punch_mine(tx, slot)
-        if outcome == GONE:
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_exchange(tx: Transaction, expected: cython.ulonglong, targets: cython.ulonglong) -> cython.ulonglong:
+    """GOT; NOTHING: they have changed; CLOSED, GONE. Then run_shrink and run_grow."""
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = exchange(tx, expected, targets)
+        if tx.finish():
             return outcome
 
 

@@ -46,9 +46,9 @@ typedef struct { uint64_t applied, count; struct { uint64_t word, value; } entry
 typedef struct {                 /* one per client; written by it alone */
     uint64_t pid, started, pid_namespace;
     uint32_t bell, listens;      /* bell: a futex that is rung for all of its tickets together, if it listens */
-    uint64_t unused[4];
+    uint64_t nanoseconds[4];     /* that its callers waited: in all, the longest */
     _Alignas(64) mp_intent intent[2];
-    uint64_t padding[20];
+    uint64_t counts[20];         /* what it has done, and those before it under this number: for figures, and for no decision */
 } mp_client;
 _Static_assert(sizeof(mp_word) == 16 && sizeof(mp_intent) == 400 && sizeof(mp_client) == 1024, "the layout of the file");
 

@@ -1,7 +1,7 @@
 """The words of a shared pool: how numbers lie in 64 bits. Compiled into _engine.pyx, and run as it is by simulations.
 
     the gate    first spare:24 | spares:24 | waiting:15 | closed:1      beside the root, so that each commit compares it, too
-    word 0      reserve:21 | keep:21 | limit:21                         the targets, which change together
+    word 0      reserve:21 | keep:21 | limit:21 | keep follows:1        the targets, which change together
     word 1      first bare slot:24 | made:24
     word 2      head of the line:16 | tail:16 | first empty place:16
     then        for each slot    state:4 | client:16 | next slot:24
@@ -100,6 +100,14 @@ def keep_of(targets: cython.ulonglong) -> cython.ulonglong:
 @cython.exceptval(check=False)
 def limit_of(targets: cython.ulonglong) -> cython.ulonglong:
     return targets >> 42 & 0x1FFFFF
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def keep_follows(targets: cython.ulonglong) -> cython.bint:
+    """Whether nobody has given a keep, so that it is twice the reserve, whatever that becomes."""
+    return targets >> 63 != 0
 
 
 @cython.cfunc
