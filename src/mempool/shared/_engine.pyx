@@ -178,6 +178,8 @@ cdef class Transaction:
     cdef uint64_t slot, place, count, value, version, gate, broken
     cdef uint64_t served[SERVES_MAX]
     cdef int serves
+    cdef readonly int being_made, disposing  # slots that threads of this process populate and punch now
+    cdef readonly uint64_t made_here, failures  # how often this process has got memory, and how often there was none
 
     def __cinit__(self):
         self.fd = -1
@@ -295,20 +297,34 @@ cdef class Transaction:
                 mp_ring(&self.store.clients[client].bell)
 
     cdef bint populate(self, uint64_t slot) except -1:
-        cdef bint is_there
-        if self.memory is not None:
-            is_there = self.memory.make(slot)
-        else:
-            is_there = self.populate_here(slot)
-        if is_there:
-            self.count_one(MADE, 1)
+        cdef bint is_there = False
+        self.being_made += 1
+        try:
+            is_there = self.populate_here(slot) if self.memory is None else self.memory.make(slot)
+        except BaseException:
+            put_back_unpopulated(self, slot)
+            raise
+        finally:
+            self.being_made -= 1
+            if is_there:
+                self.made_here += 1
+                self.count_one(MADE, 1)
+            else:
+                self.failures += 1
         return is_there
 
     cdef int punch(self, uint64_t slot) except -1:
-        if self.memory is not None:
-            self.memory.drop(slot)
-        else:
-            self.punch_here(slot)
+        self.disposing += 1
+        try:
+            if self.memory is None:
+                self.punch_here(slot)
+            else:
+                self.memory.drop(slot)
+        except BaseException:
+            lay_down(self, slot)
+            raise
+        finally:
+            self.disposing -= 1
         return 0
 
     cpdef bint populate_here(self, uint64_t slot) except -1:
@@ -360,6 +376,13 @@ cdef class Transaction:
         """What this process has is returned; then it is no client any more."""
         if self.me < self.clients and run_detach(self) == GONE:
             raise self.gone()
+
+    def scrap(self, Handle handle not None):
+        """Give its memory back to the system; the slot is bare then. Whether it was this client's still."""
+        self.ready()
+        cdef uint64_t lease = handle.lease
+        handle.lease = 0
+        return lease != 0 and run_scrap(self, handle.slot, lease) == TO_PUNCH
 
     def give_back(self, Handle handle not None):
         """Return it, if it is still this client's: the outcome. NOT_YOURS: somebody was faster, or it was reclaimed."""

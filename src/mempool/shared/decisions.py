@@ -279,6 +279,18 @@ def give(tx: Transaction, slot: cython.ulonglong, lease: cython.ulonglong) -> cy
 
 @cython.cfunc
 @cython.exceptval(check=False)
+def scrap(tx: Transaction, slot: cython.ulonglong, lease: cython.ulonglong) -> cython.ulonglong:
+    """What was leased under this number is broken: nobody gets it as it is. TO_PUNCH, NOT_YOURS."""
+    if not is_live(tx):
+        return GONE
+    if not is_mine(tx, slot, LEASED) or tx.sequence(slot_word(tx, slot)) != lease:
+        return NOT_YOURS
+    tx.write(slot_word(tx, slot), make_slot(PUNCHING, tx.me, NO_SLOT))
+    return TO_PUNCH
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
 def add(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
     """The caller has populated it for all. KEPT, GRANTED, TO_PUNCH."""
     if not is_live(tx):

@@ -13,7 +13,7 @@ import os
 import struct
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
@@ -137,6 +137,8 @@ class SharedEngine:
         self._waiters: dict[int, Ticket] = {}  # by place: those with a waker
         self._listener: threading.Thread | None = None
         self._pid = os.getpid()
+        #: Called in a child that has attached anew.
+        self.on_fork: Callable[[], object] | None = None
         self._here = locks.this_process()
         self._finalizer = weakref.finalize(self, _detach, self._tx, [file], self._pid)
 
@@ -169,6 +171,21 @@ class SharedEngine:
         engine = cls.attach(path)
         engine.refill()
         return engine
+
+    @classmethod
+    def found(cls, path: Path, layout: Layout, targets: tuple[int, int, int], *, follows: bool) -> Self:
+        """Make the file, with these targets, and attach to it. The reserve is for the caller to fill. Raises as `create`."""
+        check_folder(path.parent)
+        make(path, layout, *targets, follows=follows)
+        return cls.attach(path)
+
+    def unlink(self) -> None:
+        """Take the file's name away, if the name is still this file's."""
+        mine = os.fstat(self._file)
+        with contextlib.suppress(FileNotFoundError):
+            found = self.path.stat(follow_symlinks=False)
+            if (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino):
+                self.path.unlink()
 
     @classmethod
     def attach(cls, path: str | os.PathLike[str]) -> Self:
@@ -248,6 +265,8 @@ class SharedEngine:
             self._waiters, self._listener = {}, None
             self._tx.forget()
             self._become_client()
+            if self.on_fork is not None:
+                self.on_fork()
 
     def _drop_inherited(self) -> None:
         """Close what the parent locked. Never unlock it: the lock is one, and the parent's."""

@@ -104,9 +104,9 @@ class Layout:
         packed = HEADER.pack(MAGIC, VERSION, self.slots, self.places, self.clients, self.size, self.file_bytes, nonce)
         return packed + struct.pack("<I", zlib.crc32(packed))
 
-    def first_words(self, reserve: int, keep: int, limit: int) -> bytes:
+    def first_words(self, reserve: int, keep: int, limit: int, *, follows: bool = False) -> bytes:
         """All slots are bare, all places are empty, nobody is there."""
-        values = [words.make_targets(reserve, keep, limit), words.make_bare_list(0, 0)]
+        values = [words.make_targets(reserve, keep, limit) | follows << 63, words.make_bare_list(0, 0)]
         values.append(words.make_line(words.NO_PLACE, words.NO_PLACE, 0))
         following = [*range(1, self.slots), words.NO_SLOT]
         values += [words.make_slot(words.BARE, 0, slot) for slot in following]
@@ -133,7 +133,7 @@ def no_memory(path: Path, needed: int) -> MemoryError:
     )
 
 
-def make(path: Path, layout: Layout, reserve: int, keep: int, limit: int) -> None:
+def make(path: Path, layout: Layout, reserve: int, keep: int, limit: int, *, follows: bool = False) -> None:
     """Make the file. Raises FileExistsError; MemoryError where there is no room for it, and then there is no file."""
     fd = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
@@ -142,7 +142,7 @@ def make(path: Path, layout: Layout, reserve: int, keep: int, limit: int) -> Non
             os.posix_fallocate(fd, 0, layout.control_bytes)
             os.pwrite(fd, layout.header(secrets.token_bytes(16)), 0)
             os.pwrite(fd, WORD.pack(0, words.make_gate(words.NO_SLOT, 0, 0, 0)), ROOT)
-            content = memoryview(layout.first_words(reserve, keep, limit))
+            content = memoryview(layout.first_words(reserve, keep, limit, follows=follows))
             written = 0
             while written < len(content):
                 written += os.pwrite(fd, content[written:], layout.words + written)

@@ -45,6 +45,7 @@ if not cython.compiled:  # compiled, all are in one file
         reap_place,
         reap_slot,
         retarget,
+        scrap,
         shrink,
         take,
     )
@@ -56,8 +57,15 @@ if not cython.compiled:  # compiled, all are in one file
 @cython.exceptval(0xFFFF)
 def punch_mine(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
     """A slot that is mine to be punched."""
-    outcome: cython.ulonglong
     tx.punch(slot)
+    return lay_down(tx, slot)
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def lay_down(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
+    """A slot that was punched is bare."""
+    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = lay_bare(tx, slot, PUNCHING)
@@ -120,6 +128,21 @@ def run_give(tx: Transaction, slot: cython.ulonglong, lease: cython.ulonglong) -
     while True:
         tx.begin()
         outcome = give(tx, slot, lease)
+        if tx.finish():
+            break
+    if outcome == TO_PUNCH:
+        punch_mine(tx, slot)
+    return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_scrap(tx: Transaction, slot: cython.ulonglong, lease: cython.ulonglong) -> cython.ulonglong:
+    """TO_PUNCH (it was punched), NOT_YOURS, GONE."""
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = scrap(tx, slot, lease)
         if tx.finish():
             break
     if outcome == TO_PUNCH:

@@ -61,8 +61,11 @@ cdef class Ticket:
     def take(self, int how):
         """What it lacks, as far as it can be had without waiting. Whether it has all. See take_one. Raises PoolClosed."""
         cdef Handle handle
+        cdef uint64_t failures = self.tx.failures
         self.renew()
         for handle in self.handles:
+            if how == 1 and self.tx.failures != failures:
+                how = 0  # there is no memory: once is enough to know it
             if handle.lease == 0 and not self.take_one(handle, how):
                 return False
         self.status = TICKET_SERVED
@@ -174,8 +177,14 @@ cdef class Ticket:
         cdef uint64_t bared = 0
         if self.standing >= 0:
             self.leave()
+        failure = None
         for handle in self.handles:
-            bared += give_quietly(self.tx, handle) == TO_PUNCH
+            try:
+                bared += give_quietly(self.tx, handle) == TO_PUNCH
+            except Exception as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return bared
 
     def __dealloc__(self):

@@ -1,0 +1,733 @@
+"""PoolEngine: the engine of a pool that several processes share, as the face of every pool knows it (mempool/engine.py).
+
+What is decided, the shared words decide (decisions.py). Here is what one process adds: tickets and buffers, who waits in it,
+when the head of the line asks for memory, and a thread that looks around while anybody waits.
+
+Who owns an element, line by line: the shared words say which process has leased it, and if that one is killed it is
+reclaimed, wherever it was. Within the process it is a ticket's (ticket.pxi) until its buffer is alive, and the buffer's from
+then on; both return it when they are dropped.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from types import EllipsisType
+from typing import Any
+
+from mempool import lifecycle, messages
+from mempool._core import IMPLEMENTATION, Hands
+from mempool.buffer import Block, Buffer, entrust, next_handle, prepare, renew
+from mempool.clock import SYSTEM_CLOCK, Clock
+from mempool.engine import CLOSED, NEVER, SERVED, WAIT_BUCKETS, WAITING, Snapshot, Tracker, UnderWay, Waker
+from mempool.errors import DoubleFree, ForeignElement, LineFull, PoolClosed
+from mempool.shared import decisions
+from mempool.shared._engine import Handle
+from mempool.shared._engine import Ticket as Owning
+from mempool.shared.engine import SLICE, SharedEngine
+from mempool.shared.errors import ClientGone, PoolCorrupt
+
+#: Seconds: when the head of the line asks by itself, first and at last, and the soonest after a failure; and how long memory
+#: that was lacking is left alone, first and at last.
+ASK_FIRST, ASK_LAST, ASK_SOONEST, REST_FIRST, REST_LAST = 0.05, 5.0, 0.001, 0.001, 0.05
+#: How a ticket takes: see Ticket.take_one.
+SPARES, ANYTHING, NEW_MEMORY = range(3)
+#: Where a process counts what: see _engine.pyx.
+FROM_LINE, MADE, RESIZES, OUTCOMES, HISTOGRAM = 3, 4, 5, 6, 12
+
+#: The greatest target that its word has room for.
+MOST = (1 << 21) - 1
+
+#: Engines some of whose elements are out: alive though nobody refers to the pool any more.
+_in_use: dict[int, PoolEngine] = {}
+
+
+class Region:
+    """The memory of one slot in this process, and under which lease it has it."""
+
+    __slots__ = ("address", "handle", "size", "slot", "view")
+
+    def __init__(self, client: SharedEngine, slot: int) -> None:
+        layout = client.layout
+        begin = layout.data + slot * layout.stride
+        self.slot = slot
+        self.address = client._tx.base + begin
+        self.size = layout.size
+        self.view = memoryview(client._tx.mapping)[begin : begin + layout.size]  # type: ignore[arg-type]  # an mmap
+        self.handle: Handle | None = None
+
+
+class Owner:
+    """To whom a buffer belongs. What it knows of its pool, which it must not keep alive."""
+
+    def __init__(self, engine: PoolEngine) -> None:
+        self.name: str = engine.name
+        self._engine = weakref.ref(engine)
+
+    def recover(self, dropped: list[Buffer]) -> str:
+        """Take back a buffer that its user has dropped. Returns what to warn of, if anything."""
+        engine = self._engine()
+        return "" if engine is None else engine.recover(dropped)
+
+    def free(self, _buffer: Buffer) -> None:
+        """A buffer that never was out is dropped: its ticket has the element."""
+
+
+class Ticket(Owning):
+    """A ticket, as the face knows it."""
+
+    def __init__(self, _tx: object, _wanted: int) -> None:
+        self.elements: list[Any] = []
+        self.waker: Waker | None = None
+        self.owner: Any = None
+        self.refused = self.prodded = self.is_dismissed = False
+        self.ask_after: float = ASK_FIRST
+        self.ask_at: float | None = None
+        self.rest_until: float = 0.0
+
+    @property
+    def first(self) -> int:
+        """Its elements begin here."""
+        return 0
+
+    @property
+    def count(self) -> int:
+        """Its elements end here."""
+        return len(self.elements)
+
+    @property
+    def state(self) -> int:
+        """See Ticket in mempool/engine.py. Who looks and is served has left the line by that."""
+        return CLOSED if self.is_dismissed else self.look()
+
+    def is_settled(self) -> bool:
+        """No longer waiting."""
+        return self.state != WAITING
+
+    def wake(self) -> None:
+        """Have its caller look."""
+        if self.waker is not None:
+            self.waker.wake()
+
+
+class PoolEngine:
+    """An Engine; see there what each call promises.
+
+    client: this process' share in the file. waiting_max: how many may wait. on_reclaim: called with how many killed processes
+    this one has reclaimed the elements of.
+    """
+
+    def __init__(
+        self,
+        client: SharedEngine,
+        tracker: Tracker,
+        *,
+        waiting_max: int | None = None,
+        on_reclaim: Callable[[int], object] | None = None,
+    ) -> None:
+        self.name: str = client.name
+        self.called: str = messages.called(client.name)
+        self.client = client
+        self.clock: Clock = SYSTEM_CLOCK
+        self.tracker: Any = tracker
+        self.under_way: dict[tuple[int, object], UnderWay] = {}
+        self.home = Owner(self)
+        self._tx = client._tx
+        self._waiting_max = waiting_max
+        self._on_reclaim = on_reclaim
+        self._blocks: dict[int, Block] = {}  # by slot: made at its first lease in this process
+        self._out: dict[int, Block] = {}  # by slot: what users of this process have
+        self._lingering: dict[int, weakref.ref[Buffer]] = {}
+        self._waiting: dict[Ticket, None] = {}  # those of this process, in their order
+        self._draining: dict[Ticket, Waker] = {}
+        self._listener: threading.Thread | None = None
+        self._is_ending = self._is_closed_here = False
+        self._fills = self._filling = 0
+        self._failures = 0
+        self._said: str | None = None
+        self._failed_at = self._rests_until = -NEVER
+        self._rest_seconds = 0.0
+        forget = weakref.WeakMethod(self._forget_parent)
+        client.on_fork = lambda: (method := forget()) and method()
+        lifecycle.register(self)
+
+    # -- memory
+
+    def _rests(self) -> bool:
+        return self._rest_seconds > 0 and self.clock.now() < self._rests_until
+
+    def _note_memory(self, failures: int) -> None:
+        """Whether there was memory since there had been so many failures."""
+        if self._tx.failures == failures:
+            return
+        now = self.clock.now()
+        self._failures += 1
+        self._said = self._said or "MemoryError: its file system is full"
+        self._failed_at = now
+        if now >= self._rests_until:
+            self._rest_seconds = min(2 * self._rest_seconds, REST_LAST) or REST_FIRST
+            self._rests_until = now + self._rest_seconds
+
+    def _end_rest(self) -> None:
+        self._rest_seconds, self._rests_until = 0.0, -NEVER
+
+    def _require_open(self) -> None:
+        if self._is_closed_here or self._tx.look()[6]:
+            raise messages.closed(self.called)
+        if self._is_ending:
+            raise messages.ending(self.called)
+
+    # -- taking
+
+    def ticket(self, wanted: int) -> Ticket:
+        """See Engine."""
+        return Ticket(self._tx, wanted)
+
+    def take_ready(self, ticket: Ticket, *, may_wait: bool) -> bool | None:
+        """See Engine."""
+        self._require_open()
+        if may_wait and self._tx.look()[5] > 0:
+            ticket.refused = True
+            return False
+        if self._rests() and ticket.take(SPARES):
+            return True
+        return None
+
+    def ask(self, ticket: Ticket) -> None:
+        """See Engine. Its spares are taken in the same steps, beyond the reserve before, of it after."""
+        failures, made = self._tx.failures, self._tx.made_here
+        if not ticket.take(ANYTHING) and self._tx.failures == failures and self._tx.look()[5] > 0:
+            ticket.take(NEW_MEMORY)
+        self._note_memory(failures)
+        if self._tx.made_here != made:
+            self._end_rest()
+
+    def try_take(self, ticket: Ticket, *, ask_source: bool, may_wait: bool = False) -> bool:
+        """See Engine."""
+        if ticket.wanted == 0:
+            self._require_open()
+            return bool(ticket.take(SPARES))
+        if not ask_source:
+            self._require_open()
+            return bool(ticket.take(SPARES))
+        ready = self.take_ready(ticket, may_wait=may_wait)
+        if ready is None:
+            self.ask(ticket)
+            ready = ticket.state == SERVED
+            self._require_open()
+        return ready
+
+    def pass_on(self, giver: Ticket, receiver: Ticket) -> None:
+        """See Engine. Not needed: memory is asked for in the caller's own thread."""
+        raise NotImplementedError(f"{self.called}: nobody else asks for a caller")
+
+    def check_out(self, ticket: Ticket) -> None:
+        """See Engine."""
+        # First buffers that are not alive yet: if there is no memory for one, the ticket has all elements still.
+        ticket.elements = [self._buffer(handle) for handle in ticket.handles]
+        for buffer in ticket.elements:
+            _in_use[id(self)] = self
+            self._out[buffer.block.region.slot] = buffer.block
+            buffer.begin()
+        self.tracker.record(ticket.elements, self.clock.now())
+        ticket.let_go()
+
+    def _buffer(self, handle: Handle) -> Buffer:
+        """A buffer of what this handle has leased, not alive yet."""
+        block = self.block_of(handle.slot)
+        block.region.handle = handle
+        return next_handle(block)
+
+    def block_of(self, slot: int) -> Block:
+        """The memory of a slot in this process: one object as long as the engine lives, so that views can be compared."""
+        block = self._blocks.get(slot)
+        if block is None:
+            block = Block(Region(self.client, slot), self.home)
+            block.home = self.home
+            self._blocks[slot] = block
+        return block
+
+    # -- the line
+
+    def enqueue(self, ticket: Ticket, waker: Waker) -> None:
+        """See Engine."""
+        self._require_open()
+        waiting = self._tx.look()[5]
+        if ticket.lacking() < ticket.wanted:
+            ticket.give_back()  # who waits holds nothing back from those before him
+        if self._waiting_max is not None and waiting >= self._waiting_max and not ticket.take(SPARES):
+            raise LineFull(f"{self.called}: {messages.in_line(waiting)} already, as max_waiting allows; try again later")
+        ticket.waker, ticket.owner = waker, waker.owner
+        self._waiting[ticket] = None
+        try:
+            self._join(ticket)
+        except BaseException:
+            self._waiting.pop(ticket, None)
+            raise
+        if ticket.refused and waiting == 0 and ticket.is_first():
+            ticket.prodded = True  # it came after others who have gone: nobody has asked for it
+        self._listen()
+
+    def _join(self, ticket: Ticket) -> None:
+        outcome = ticket.join()
+        if outcome == decisions.CLOSED:
+            raise messages.closed(self.called)
+        if outcome == decisions.TOO_MANY:
+            raise messages.too_many(self.called, ticket.wanted, "the limit has just been lowered")
+        if outcome == decisions.FULL:
+            raise LineFull(
+                f"{self.called}: {messages.in_line(self.client.layout.places)} already, as many as its file was made for; "
+                "try again later, or make it anew with more places"
+            )
+
+    def poll(self, ticket: Ticket, now: float, begin: Callable[[Callable[[], object]], object] | None = None) -> float:
+        """See Engine."""
+        if not ticket.is_first():
+            return NEVER
+        if ticket.ask_at is None:
+            ticket.ask_at, ticket.rest_until = now + ticket.ask_after, now
+        due = ticket.ask_at
+        if ticket.prodded:
+            soonest = now + max(0.0, self._failed_at + ASK_SOONEST - self.clock.now())
+            due = min(due, max(ticket.rest_until, soonest))
+        if now < due:
+            return due
+        if now >= ticket.ask_at:
+            ticket.ask_after = min(2 * ticket.ask_after, ASK_LAST)
+            ticket.ask_at = now + ticket.ask_after
+        else:
+            ticket.prodded = False
+        (begin or operator.call)(functools.partial(self._ask_for_head, ticket, now))
+        return now
+
+    def _ask_for_head(self, ticket: Ticket, now: float) -> None:
+        """New memory for the first in line, which may be served by that; then the next one asks."""
+        began = self.clock.now()
+        failures = self._tx.failures
+        for _ in range(ticket.lacking()):
+            if self._tx.grow_by_one(decisions.FOR_LINE, 0) is not True:
+                break
+            self._end_rest()
+            if ticket.is_settled():
+                break
+        self._note_memory(failures)
+        ticket.rest_until = now + 2 * (self.clock.now() - began)
+        ticket.ask_at = max(ticket.ask_at or 0.0, ticket.rest_until)
+
+    def _prod(self) -> None:
+        """There is news: the first in line asks for memory, if he is of this process; those of others see it themselves."""
+        for ticket in list(self._waiting):
+            ticket.prodded = True
+            ticket.wake()
+
+    def dequeue(self, ticket: Ticket, waker: Waker, outcome: int | None, seconds: float) -> None:
+        """See Engine."""
+        ticket.leave()
+        waker.on_gone = None
+        if self._waiting.pop(ticket, self) is None:
+            if outcome is not None:
+                self._tx.note_wait(outcome, sum(seconds > bound for bound in WAIT_BUCKETS), seconds)
+            self._prod()
+
+    def queue(self) -> Sequence[Ticket]:
+        """See Engine. Those of this process."""
+        return list(self._waiting)
+
+    # -- giving back
+
+    def cancel(self, ticket: Ticket) -> None:
+        """See Engine."""
+        for buffer in ticket.elements:
+            if buffer.is_alive() and not buffer.block.is_lost:
+                self._take_from(ticket, buffer)
+        self.tracker.forget(ticket.elements)
+        ticket.give_back()
+        self._waiting.pop(ticket, None)
+        self._after_return()
+
+    def _take_from(self, ticket: Ticket, buffer: Buffer) -> None:
+        """This buffer, which nobody looks at, dies; the ticket has its element. The ticket first: see this module's text."""
+        region = buffer.block.region
+        ticket.handles.append(region.handle)
+        buffer._forsake()
+        self._out.pop(region.slot, None)
+
+    def _after_return(self) -> None:
+        """Something has come back: who waits for that is told, and a process that has ended its share leaves with the last."""
+        if not self._out:
+            _in_use.pop(id(self), None)
+            if self._is_closed_here:
+                self.client.detach()
+        if self._draining and self.snapshot().out == 0:
+            for waker in list(self._draining.values()):
+                waker.wake()
+
+    def abandon(self, ticket: Ticket) -> None:
+        """See Engine."""
+        self.cancel(ticket)
+
+    def returning(self, elements: Sequence[Any]) -> Ticket:
+        """See Engine."""
+        ticket = Ticket(self._tx, 0)
+        ticket.elements = list(elements)
+        return ticket
+
+    def give(self, ticket: Ticket, *, linger: bool = False, broken: bool = False) -> int:
+        """See Engine."""
+        hands = Hands(len(ticket.elements))
+        for element in ticket.elements:
+            if type(element) is not Buffer or element.block.home is not self.home:
+                raise self._foreign(element)
+            hands.hold(element)
+        unfit = prepare(hands, self.home, linger)
+        if unfit is not None:
+            raise self._unfit(unfit, hands)
+        for element in ticket.elements:
+            if not element.block.is_lost:
+                self._tx.check(element.block.region.handle)
+        known = self.tracker.forget(ticket.elements)
+        viewed = renew(hands, linger)
+        if viewed is not None:
+            self.tracker.restore(hands.held(), known)
+            raise self._unfit(viewed, hands)
+        ticket.elements = []
+        total = self._end(ticket, hands)
+        if broken:
+            while ticket.handles:
+                self._tx.scrap(ticket.handles[-1])
+                ticket.handles.pop()
+        bared = ticket.give_back()
+        self._after_return()
+        return int(total - bared)
+
+    def _end(self, ticket: Ticket, hands: Hands) -> int:
+        """The ticket has what these hands held, but for what lingers. How many it has."""
+        total = 0
+        for buffer in hands.held():
+            if buffer.block.is_lost:
+                buffer._forsake()
+            elif buffer.lingers:
+                self._lingering[id(buffer)] = weakref.ref(buffer)
+                _leave_to_views(buffer)
+            else:
+                self._take_from(ticket, buffer)
+                total += 1
+        return total
+
+    def recover(self, dropped: list[Buffer]) -> str:
+        """A buffer that is out was dropped. Called by its finalizer, where what flies is swallowed. Returns a warning."""
+        ticket, buffer = self.returning(()), dropped[0]
+        lingered, site = buffer.lingers, self.tracker.site_of(buffer)
+        buffer.lingers = False
+        if buffer.block.is_lost:
+            buffer._forsake()
+        else:
+            self._take_from(ticket, buffer)
+        dropped.pop()
+        self._lingering.pop(id(buffer), None)
+        self.tracker.forget([buffer])
+        ticket.give_back()
+        self._after_return()
+        if lingered or buffer.block.is_lost:
+            return ""
+        where = "" if site is None else f", taken at {site}"
+        return f"{self.called}: a buffer was dropped while it was out{where}; free it, or use `with pool.lease()`"
+
+    def _foreign(self, element: object) -> ForeignElement:
+        if element is None:
+            return ForeignElement(f"{self.called}: None is no element; free what `alloc` returned")
+        return ForeignElement(
+            f"{self.called}: this {messages.describe(element)} is not out of this pool in this process; free an element to "
+            "the pool that gave it"
+        )
+
+    def _unfit(self, buffer: Buffer, hands: Hands) -> Exception:
+        """Why this buffer cannot be freed."""
+        if not buffer.is_alive() or sum(other is buffer for other in hands.held()) > 1:
+            return DoubleFree(f"{self.called}: this buffer was freed already; free an element once, or use a lease")
+        views = buffer.views()
+        return BufferError(
+            f"{self.called}: this buffer is still viewed through {views} view{messages.s(views)}: a slice such as buf[:n] or "
+            "an array still looks at it; use `with buf[:] as view:` inside the lease, `del` it before the block ends, or "
+            "lease(linger=True) or free(buf, linger=True), which return it when the last view ends"
+        )
+
+    def discard(self, ticket: Ticket) -> None:
+        """See Engine. Its memory goes back to the system; where the promise needs it, there is new memory instead."""
+        self._fills += 1
+        try:
+            self.give(ticket, broken=True)
+            self._fill(decisions.BEYOND_OUT)
+        finally:
+            self._fills -= 1
+
+    def write_off(self, lost: Any) -> None:
+        """See Engine. What a killed process held is reclaimed by itself, and nothing else can be lost."""
+        raise TypeError(
+            f"{self.called}: nothing of a shared pool is written off: what a killed process held is reclaimed by itself; free "
+            "or discard what this one holds"
+        )
+
+    def write_off_all(self) -> int:
+        """See Engine. A child of a fork has nothing out: its parent has."""
+        return 0
+
+    def notice_lost(self) -> None:
+        """See Engine. Buffers know themselves when they are dropped."""
+
+    # -- the targets
+
+    def resize(self, reserve: int | None, keep: int | None, limit: int | None | EllipsisType) -> None:
+        """See Engine."""
+        grew = self._retarget(reserve, keep, limit)
+        self._tx.ring_all()
+        self._prod()
+        if grew:
+            self._fill(decisions.FOR_RESERVE)
+        self._tx.shrink()
+        self._after_return()
+
+    def _retarget(self, reserve: int | None, keep: int | None, limit: int | None | EllipsisType) -> bool:
+        """New targets at one moment. Whether the reserve grew."""
+        self._require_open()
+        while True:
+            word, old_reserve, old_keep, old_limit, followed = self._tx.targets()
+            new_reserve = old_reserve if reserve is None else reserve
+            follows = keep is None and followed
+            if keep is not None:
+                new_keep = keep
+            else:
+                new_keep = 2 * new_reserve if follows else max(old_keep, new_reserve)
+            most = self.client.layout.slots
+            new_limit = old_limit if limit is ... else most if limit is None else limit
+            check_targets(self.called, most, new_reserve, new_keep, new_limit)
+            if self._tx.exchange(word, new_reserve, min(new_keep, MOST), min(new_limit, most), follows):
+                self._tx.note(RESIZES)
+                return new_reserve > old_reserve
+
+    def refill(self) -> None:
+        """See Engine."""
+        self._fill(decisions.BEYOND_OUT)
+
+    def fill_or_raise(self) -> None:
+        """Make the reserve of a pool that has just been made. Raises MemoryError."""
+        if not self._fill(decisions.FOR_RESERVE):
+            now = self.client.snapshot()
+            raise MemoryError(
+                f"{self.called}: {now.spare} of {now.reserve} elements were made, and are disposed of: no room for "
+                f"{self.client.layout.stride:,} bytes more in {self.client.path.parent}; enlarge that file system "
+                "(docker run --shm-size), or promise less"
+            )
+
+    def _fill(self, goal: int) -> bool:
+        """Memory for what is lacking. Whether there was enough."""
+        self._fills += 1
+        failures = self._tx.failures
+        try:
+            while True:
+                beside = self._filling
+                self._filling += 1
+                try:
+                    grown = self._tx.grow_by_one(goal, beside)
+                finally:
+                    self._filling -= 1
+                if grown is not True:
+                    return grown is None
+                self._end_rest()
+        finally:
+            self._fills -= 1
+            self._note_memory(failures)
+
+    # -- looking
+
+    def snapshot(self) -> Snapshot:
+        """See Engine. Of all processes, but for what only its own can know: what lingers, and what is being made."""
+        now = self.client.snapshot()
+        counts, nanoseconds, longest = self._tx.totals()
+        being_made, disposing = self._tx.being_made, self._tx.disposing
+        existing = now.made - being_made
+        lacking, out = max(0, now.reserve - now.spare), max(0, existing - now.spare - disposing)
+        closed = now.closed or self._is_closed_here
+        owed = 0 if closed else min(lacking, out)
+        return Snapshot(
+            reserve=now.reserve,
+            keep=now.keep,
+            limit=None if now.limit >= self.client.layout.slots else now.limit,
+            closed=closed,
+            spare=now.spare,
+            out=out,
+            lingering=len(self._lingering),
+            made=counts[MADE],
+            disposed=counts[MADE] - existing,
+            disposing=disposing,
+            written_off=0,
+            being_made=being_made,
+            owed=owed,
+            filling=lacking - owed if self._fills and not closed else 0,
+            waiting=now.waiting,
+            from_spare=counts[decisions.FROM_SPARES],
+            from_source=counts[decisions.FROM_SOURCE],
+            from_reserve=counts[decisions.FROM_RESERVE],
+            from_line=counts[FROM_LINE],
+            resizes=counts[RESIZES],
+            waits=tuple(counts[OUTCOMES:HISTOGRAM]),
+            wait_histogram=tuple(counts[HISTOGRAM:]),
+            wait_seconds_total=nanoseconds / 1e9,
+            wait_seconds_max=longest / 1e9,
+            source_failures=self._failures,
+            source_said=self._said,
+            source_rests=max(0.0, self._rests_until - self.clock.now()),
+            level=None,
+        )
+
+    def remarks(self) -> list[str]:
+        """See Engine: what each process holds."""
+        said = []
+        if self._lingering:
+            said.append(messages.lingering(len(self._lingering), []))
+        try:
+            held = self.client.held()
+        except TimeoutError:
+            return said
+        for user in self.client.clients():
+            if held.get(user.number):
+                whose = "this process" if user.number == self._tx.me else f"process {user.pid}"
+                said.append(f"{whose} holds {held[user.number]}")
+        return said
+
+    def watch_drained(self, ticket: Ticket, waker: Waker | None) -> bool:
+        """See Engine: nothing is out in any process."""
+        if waker is None:
+            self._draining.pop(ticket, None)
+        else:
+            self._draining[ticket] = waker
+            self._listen()
+        return self.snapshot().out == 0
+
+    # -- looking around
+
+    def _listen(self) -> None:
+        """One thread looks around for all who wait here. It ends when nobody does."""
+        if self._listener is None:
+            self._listener = threading.Thread(
+                target=_look_around, args=(weakref.ref(self),), name=f"mempool-{self.name}", daemon=True
+            )
+            self._listener.start()
+
+    def is_awaited(self) -> bool:
+        """Whether somebody waits here."""
+        return bool(self._waiting or self._draining)
+
+    def look_around(self) -> None:
+        """Wake whoever was served, or has become the first; and return what killed processes had."""
+        self._tx.pump()
+        for ticket in list(self._waiting):
+            if ticket.is_settled() or (ticket.ask_at is None and ticket.is_first()):
+                ticket.wake()
+        self.reclaim()
+        if self._draining:
+            self._after_return()
+
+    def reclaim(self) -> int:
+        """Return what killed processes had. How many those were."""
+        reclaimed = self.client.reap_dead()
+        if reclaimed:
+            self._tx.ring_all()
+            if self._on_reclaim is not None:
+                self._on_reclaim(reclaimed)
+        return reclaimed
+
+    # -- the end
+
+    def close(self) -> None:
+        """See Engine: for all processes."""
+        self._tx.close()
+        self._tx.ring_all()
+        for ticket in list(self._waiting):
+            ticket.wake()
+
+    def close_here(self) -> None:
+        """This process takes no more: who waits in it is told, and it leaves when the last that it has out is returned."""
+        self._is_closed_here = True
+        self._dismiss()
+        self._after_return()
+
+    def _dismiss(self) -> None:
+        for ticket in list(self._waiting):
+            ticket.is_dismissed = True
+            ticket.wake()
+
+    def is_ending(self) -> bool:
+        """See Engine."""
+        return self._is_ending
+
+    def end_waiting(self) -> None:
+        """See Engine."""
+        self._is_ending = True
+        self._dismiss()
+        for waker in list(self._draining.values()):
+            waker.wake()
+
+    def after_fork(self) -> Callable[[], None] | None:
+        """See Engine. It attaches anew at its first use, if there is one."""
+        self._forget_parent()
+        return None
+
+    def _forget_parent(self) -> None:
+        """In a child: what is out is the parent's, who alone can return it; nobody else waits here."""
+        for block in self._out.values():
+            block.lose()
+        self._blocks, self._out, self._lingering = {}, {}, {}
+        self._waiting, self._draining, self._listener = {}, {}, None
+        self._fills = self._filling = 0
+        self.under_way.clear()
+        _in_use.pop(id(self), None)
+
+
+def check_targets(called: str, slots: int, reserve: int, keep: int, limit: int) -> None:
+    """Raise ValueError for what makes no sense, MemoryError for more than the file has addresses for."""
+    if keep < reserve:
+        raise ValueError(f"{called}: keep {keep} is below the reserve of {reserve}; keep at least the reserve")
+    if limit < reserve and reserve <= slots:
+        raise ValueError(
+            f"{called}: a limit of {limit} cannot hold the reserve of {reserve}; raise the limit or lower the reserve"
+        )
+    if max(reserve, keep // 2) > slots:
+        raise MemoryError(
+            f"{called}: its file has addresses for {slots} elements, not for {max(reserve, keep // 2)}; make the pool anew "
+            "with more slots"
+        )
+
+
+def _leave_to_views(buffer: Buffer) -> None:
+    """Only its views keep this buffer from now on. Compiled, they do already."""
+    if IMPLEMENTATION == "pure":
+        hands: Any = Hands(1)
+        hands.hold(buffer)
+        hands.first = 1
+        entrust(hands)
+
+
+def _look_around(reference: weakref.ref[PoolEngine]) -> None:
+    said = 0
+    me = threading.current_thread()
+    while True:
+        engine = reference()
+        if engine is None or engine._listener is not me:
+            return
+        try:
+            engine.look_around()
+        except (PoolCorrupt, ClientGone):
+            for ticket in engine.queue():
+                ticket.wake()  # it meets the same by itself
+        if not engine.is_awaited():
+            engine._listener = None
+            if not engine.is_awaited() or engine._listener is not None:
+                return
+            engine._listener = me
+        tx = engine._tx
+        del engine
+        said = tx.wait_for_bell(said, SLICE)

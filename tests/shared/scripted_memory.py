@@ -1,0 +1,72 @@
+"""A shared pool whose memory does as a ScriptedSource says: what the contract of every pool is run with."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from pathlib import Path
+from typing import Any
+
+from mempool.buffer import next_handle
+from mempool.shared.pool import SharedPool
+from mempool.shared.pool_engine import PoolEngine
+from mempool.testing import ScriptedSource
+
+
+class Slots:
+    """The source behind the script: makes the very slot that the engine has chosen in this thread."""
+
+    def __init__(self) -> None:
+        self.engine: PoolEngine | None = None
+        self.here = threading.local()
+
+    def alloc(self) -> Any:
+        if self.engine is None:  # a look at the source before there is a pool
+            return type("Element", (), {})()
+        assert self.engine._tx.populate_here(self.here.slot)
+        return next_handle(self.engine.block_of(self.here.slot))
+
+    def free(self, element: Any) -> None:
+        if self.engine is not None:
+            self.engine._tx.punch_here(element.block.region.slot)
+
+
+class ScriptedMemory:
+    """What the engine asks instead of the kernel."""
+
+    def __init__(self, engine: PoolEngine, source: ScriptedSource[Any], slots: Slots) -> None:
+        self.engine, self.source, self.slots = engine, source, slots
+        slots.engine = engine
+        self.elements: dict[int, Any] = {}
+
+    def make(self, slot: int) -> bool:
+        self.slots.here.slot = slot
+        try:
+            self.elements[slot] = self.source.alloc()
+        except MemoryError as error:
+            self.engine._said = f"MemoryError: {error}"
+            return False
+        return True
+
+    def drop(self, slot: int) -> None:
+        self.source.free(self.elements.pop(slot))
+
+
+class ScriptedPool(SharedPool):
+    """For the contract: `close` is that of all processes."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, folder: Path, source: ScriptedSource[Any], slots: Slots, reserve: int, **options: Any) -> None:
+        self.source, self.slots = source, slots
+        number = next(self._numbers)
+        name = options.pop("name", None) or f"pool-{number}"
+        path = folder / str(number)
+        path.mkdir(mode=0o700)
+        super().__init__(name, 4096, reserve, limit=options.pop("limit", None), slots=256, folder=path, **options)
+
+    def _prepare(self, engine: PoolEngine) -> None:
+        engine._tx.memory = ScriptedMemory(engine, self.source, self.slots)
+
+    def close(self) -> int:
+        return self.close_for_all()
