@@ -27,7 +27,6 @@ if not cython.compiled:  # compiled, all are in one file
         attach,
         bury,
         close,
-        condemn,
         detach,
         exchange,
         fetch,
@@ -40,6 +39,7 @@ if not cython.compiled:  # compiled, all are in one file
         look_at_client,
         look_at_place,
         look_at_slot,
+        mark_surplus,
         populated,
         pump,
         reap_place,
@@ -394,7 +394,7 @@ def run_reap(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong)
     outcome: cython.ulonglong
     while True:
         tx.begin()
-        outcome = condemn(tx, client, epoch)
+        outcome = mark_surplus(tx, client, epoch)
         if tx.finish():
             break
     if outcome == GOT:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mempool import registry
-from mempool._core.quick import adopt
+from mempool._core.fast_path import adopt
 from mempool.base_pool import BasePool
 from mempool.buffer import Buffer, fit
 from mempool.shared import listing

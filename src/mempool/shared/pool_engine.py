@@ -19,11 +19,11 @@ from types import EllipsisType
 from typing import Any
 
 from mempool import lifecycle, messages
-from mempool._core import IMPLEMENTATION, Hands
+from mempool._core import IMPLEMENTATION, Transfer
 from mempool.buffer import Block, Buffer, entrust, next_handle, prepare, renew
 from mempool.clock import SYSTEM_CLOCK, Clock
 from mempool.engine import CLOSED, NEVER, SERVED, WAIT_BUCKETS, WAITING, Snapshot, Tracker, UnderWay, Waker
-from mempool.errors import DoubleFree, ForeignElement, LineFull, PoolClosed
+from mempool.errors import DoubleFree, ForeignElement, LineFull
 from mempool.shared import decisions
 from mempool.shared._engine import Handle
 from mempool.shared._engine import Ticket as Owning
@@ -83,7 +83,7 @@ class Ticket(Owning):
         self.elements: list[Any] = []
         self.waker: Waker | None = None
         self.owner: Any = None
-        self.refused = self.prodded = self.is_dismissed = False
+        self.refused = self.retry_now = self.is_dismissed = False
         self.ask_after: float = ASK_FIRST
         self.ask_at: float | None = None
         self.rest_until: float = 0.0
@@ -246,7 +246,7 @@ class PoolEngine:
         block = self._blocks.get(slot)
         if block is None:
             block = Block(Region(self.client, slot), self.home)
-            block.home = self.home
+            block.owner = self.home
             self._blocks[slot] = block
         return block
 
@@ -268,7 +268,7 @@ class PoolEngine:
             self._waiting.pop(ticket, None)
             raise
         if ticket.refused and waiting == 0 and ticket.is_first():
-            ticket.prodded = True  # it came after others who have gone: nobody has asked for it
+            ticket.retry_now = True  # it came after others who have gone: nobody has asked for it
         self._listen()
 
     def _join(self, ticket: Ticket) -> None:
@@ -290,7 +290,7 @@ class PoolEngine:
         if ticket.ask_at is None:
             ticket.ask_at, ticket.rest_until = now + ticket.ask_after, now
         due = ticket.ask_at
-        if ticket.prodded:
+        if ticket.retry_now:
             soonest = now + max(0.0, self._failed_at + ASK_SOONEST - self.clock.now())
             due = min(due, max(ticket.rest_until, soonest))
         if now < due:
@@ -299,7 +299,7 @@ class PoolEngine:
             ticket.ask_after = min(2 * ticket.ask_after, ASK_LAST)
             ticket.ask_at = now + ticket.ask_after
         else:
-            ticket.prodded = False
+            ticket.retry_now = False
         (begin or operator.call)(functools.partial(self._ask_for_head, ticket, now))
         return now
 
@@ -318,9 +318,11 @@ class PoolEngine:
         ticket.ask_at = max(ticket.ask_at or 0.0, ticket.rest_until)
 
     def _prod(self) -> None:
-        """There is news: the first in line asks for memory, if he is of this process; those of others see it themselves."""
+        """There is a reason to ask the source at once: the first in line asks for memory, if he is of this process; those of
+        others see it themselves.
+        """
         for ticket in list(self._waiting):
-            ticket.prodded = True
+            ticket.retry_now = True
             ticket.wake()
 
     def dequeue(self, ticket: Ticket, waker: Waker, outcome: int | None, seconds: float) -> None:
@@ -377,24 +379,24 @@ class PoolEngine:
 
     def give(self, ticket: Ticket, *, linger: bool = False, broken: bool = False) -> int:
         """See Engine."""
-        hands = Hands(len(ticket.elements))
+        transfer = Transfer(len(ticket.elements))
         for element in ticket.elements:
-            if type(element) is not Buffer or element.block.home is not self.home:
+            if type(element) is not Buffer or element.block.owner is not self.home:
                 raise self._foreign(element)
-            hands.hold(element)
-        unfit = prepare(hands, self.home, linger)
+            transfer.hold(element)
+        unfit = prepare(transfer, self.home, linger)
         if unfit is not None:
-            raise self._unfit(unfit, hands)
+            raise self._unfit(unfit, transfer)
         for element in ticket.elements:
             if not element.block.is_lost:
                 self._tx.check(element.block.region.handle)
         known = self.tracker.forget(ticket.elements)
-        viewed = renew(hands, linger)
+        viewed = renew(transfer, linger)
         if viewed is not None:
-            self.tracker.restore(hands.held(), known)
-            raise self._unfit(viewed, hands)
+            self.tracker.restore(transfer.held(), known)
+            raise self._unfit(viewed, transfer)
         ticket.elements = []
-        total = self._end(ticket, hands)
+        total = self._end(ticket, transfer)
         if broken:
             while ticket.handles:
                 self._tx.scrap(ticket.handles[-1])
@@ -403,10 +405,10 @@ class PoolEngine:
         self._after_return()
         return int(total - bared)
 
-    def _end(self, ticket: Ticket, hands: Hands) -> int:
-        """The ticket has what these hands held, but for what lingers. How many it has."""
+    def _end(self, ticket: Ticket, transfer: Transfer) -> int:
+        """The ticket has what this transfer held, but for what lingers. How many it has."""
         total = 0
-        for buffer in hands.held():
+        for buffer in transfer.held():
             if buffer.block.is_lost:
                 buffer._forsake()
             elif buffer.lingers:
@@ -418,7 +420,9 @@ class PoolEngine:
         return total
 
     def recover(self, dropped: list[Buffer]) -> str:
-        """A buffer that is out was dropped. Called by its finalizer, where what flies is swallowed. Returns a warning."""
+        """A buffer that is out was dropped. Called by its finalizer, where what is raised is swallowed. Returns a
+        warning.
+        """
         ticket, buffer = self.returning(()), dropped[0]
         lingered, site = buffer.lingers, self.tracker.site_of(buffer)
         buffer.lingers = False
@@ -444,9 +448,9 @@ class PoolEngine:
             "the pool that gave it"
         )
 
-    def _unfit(self, buffer: Buffer, hands: Hands) -> Exception:
+    def _unfit(self, buffer: Buffer, transfer: Transfer) -> Exception:
         """Why this buffer cannot be freed."""
-        if not buffer.is_alive() or sum(other is buffer for other in hands.held()) > 1:
+        if not buffer.is_alive() or sum(other is buffer for other in transfer.held()) > 1:
             return DoubleFree(f"{self.called}: this buffer was freed already; free an element once, or use a lease")
         views = buffer.views()
         return BufferError(
@@ -691,7 +695,7 @@ def check_targets(called: str, slots: int, reserve: int, keep: int, limit: int) 
     """Raise ValueError for what makes no sense, MemoryError for more than the file has addresses for."""
     if keep < reserve:
         raise ValueError(f"{called}: keep {keep} is below the reserve of {reserve}; keep at least the reserve")
-    if limit < reserve and reserve <= slots:
+    if limit < reserve <= slots:
         raise ValueError(
             f"{called}: a limit of {limit} cannot hold the reserve of {reserve}; raise the limit or lower the reserve"
         )
@@ -705,10 +709,10 @@ def check_targets(called: str, slots: int, reserve: int, keep: int, limit: int) 
 def _leave_to_views(buffer: Buffer) -> None:
     """Only its views keep this buffer from now on. Compiled, they do already."""
     if IMPLEMENTATION == "pure":
-        hands: Any = Hands(1)
-        hands.hold(buffer)
-        hands.first = 1
-        entrust(hands)
+        transfer: Any = Transfer(1)
+        transfer.hold(buffer)
+        transfer.first = 1
+        entrust(transfer)
 
 
 def _look_around(reference: weakref.ref[PoolEngine]) -> None:
