@@ -38,7 +38,7 @@ DIRECTIVES = {
     "binding": False,  # True costs 40 % of a warm alloc + free
     "embedsignature": True,  # inspect.signature and help() read it
     "embedsignature.format": "clinic",
-    # Not "freethreading_compatible": without the GIL it does not hold yet, see docs/explanation/proof.md. Importing turns it on.
+    # Not "freethreading_compatible": it is not, see docs/explanation/proof.md. Importing turns the GIL on.
 }
 FLAGS = ["/O2"] if os.name == "nt" else ["-O3", "-g0"]  # without -g0 most of a wheel is debug information
 
