@@ -254,7 +254,7 @@ class Reserve(Ledger):
 
     @cython.critical_section
     def pass_on(self, hands: Hands, receiver: Hands) -> None:
-        """What these hands hold is the receiver's, as far as it wants it."""
+        """What these hands hold is the receiver's, as far as it wants it; condemned, where it is."""
         books: Books = self.books
         note(books, hands)
         note(books, receiver)
@@ -263,6 +263,8 @@ class Reserve(Ledger):
             hands.elements[hands.first] = None
             hands.first += 1
         receiver.refused = hands.refused
+        if hands.condemned:
+            receiver.condemned = True
         self.shut(books)
 
     @cython.critical_section

@@ -1,0 +1,174 @@
+"""Offload: calls of the source that would stop an event loop, made by a thread of the engine's own.
+
+What is handed over is recorded before it is moved, and forgotten when it is done. So whatever is raised in between, and
+whichever loop ends, somebody finds it: the thread, the next call that hands something over, or the end of the interpreter.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextvars
+import logging
+from _queue import SimpleQueue
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mempool import lifecycle, parking
+from mempool._core import Hands, Reserve
+from mempool.native import get_ident
+from mempool.sources.moves import move
+
+log: logging.Logger = logging.getLogger("mempool")
+
+
+class _Job(NamedTuple):
+    work: Callable[[Hands], object]
+    context: contextvars.Context
+    is_fill: bool
+
+
+class Offload:
+    """What a thread does for one engine. No lock: a finalizer may come here from within any of these calls.
+
+    The thread is not one of `threading`, whose start takes a lock and waits. It ends when there is nothing left to do.
+    """
+
+    __slots__ = ("_core", "_jobs", "_runner", "_token", "_waiting", "called", "fills")
+
+    def __init__(self, core: Reserve, called: str, fills: dict[Hands, int]) -> None:
+        self.called = called
+        self.fills = fills  # of Ends
+        self._core = core
+        self._jobs: dict[Hands, _Job] = {}
+        self._token: deque[int] = deque([0])  # whoever has it does the jobs, and looks again when it has put it back
+        self._runner: int | None = None  # the ident of that thread
+        self._waiting: list[SimpleQueue[None]] = []
+
+    # -- handing over
+
+    def dispose(self, hands: Hands, work: Callable[[Hands], object]) -> bool:
+        """Have `work` dispose of what these hands hold, which is condemned. False: the caller is to do it."""
+        receiver = self._new_job(hands.count - hands.first, work)
+        if receiver is None:
+            return False
+        try:
+            self._core.pass_on(hands, receiver)
+        finally:
+            if receiver.count:
+                self._begin()
+            else:
+                self._jobs.pop(receiver, None)
+        return bool(receiver.count)
+
+    def fill(self, fill: Hands, work: Callable[[Hands], object]) -> bool:
+        """Have `work` go on with this fill and end it. False: the caller is to do it."""
+        try:
+            return self._new_job(0, work, fill) is not None
+        finally:
+            if fill in self._jobs:
+                self._begin()
+
+    def has(self, fill: Hands) -> bool:
+        """Whether this fill was handed over and has not ended."""
+        return fill in self._jobs
+
+    def _new_job(self, elements: int, work: Callable[[Hands], object], fill: Hands | None = None) -> Hands | None:
+        try:
+            if lifecycle.is_ending() or not parking.stopped_here():
+                return None
+            hands = Hands(elements) if fill is None else fill
+            job = _Job(work, contextvars.copy_context(), fill is not None)
+            lifecycle.unfinished[self] = None
+            self._jobs[hands] = job
+        except MemoryError:
+            return None
+        return hands
+
+    def _begin(self) -> None:
+        lifecycle.unfinished[self] = None
+        if lifecycle.is_ending():  # since it was asked: this may be too late for the one who finishes everything
+            self._run()
+        elif self._token:
+            try:
+                _thread.start_new_thread(self._run, ())
+            except (RuntimeError, MemoryError):
+                self._run()
+
+    # -- doing it
+
+    def _next(self) -> Hands | None:
+        """What is to be done next. A job whose elements are still to be moved is none yet."""
+        for hands, job in list(self._jobs.items()):
+            if job.is_fill or hands.count:
+                return hands
+        return None
+
+    def _run(self) -> None:
+        """Do all there is, unless somebody is at it. Logs what fails; raises what interrupts, when all is done."""
+        interrupts: list[BaseException] = []
+        while True:
+            lifecycle.unfinished.pop(self, None)
+            if self._next() is None:
+                break
+            lifecycle.unfinished[self] = None
+            token: deque[int] = deque()
+            try:
+                move(self._token, token)
+                if not token:
+                    break
+                self._runner = get_ident()
+                while (hands := self._next()) is not None:
+                    self._do(hands, interrupts)
+            finally:
+                if token:
+                    self._runner = None
+                    move(token, self._token)
+                    for waiting in list(self._waiting):
+                        waiting.put(None)
+        if interrupts:
+            raise interrupts[0]
+
+    def _do(self, hands: Hands, interrupts: list[BaseException]) -> None:
+        job = self._jobs[hands]
+        try:
+            job.context.run(job.work, hands)
+        except Exception:
+            log.exception("%s: the source failed in a thread; whoever gave it this to do has gone on", self.called)
+        except BaseException as error:  # noqa: BLE001 - raised when all is done
+            interrupts.append(error)
+        if job.is_fill or hands.first >= hands.count:
+            self._jobs.pop(hands, None)
+
+    # -- the end
+
+    def finish(self) -> None:
+        """Do what there is to do, and wait for whoever is at it. Returns at once where that is the caller."""
+        self._core.figures()  # uncompiled, an interrupt may have left a move to whoever looks next
+        while True:
+            self._run()
+            if self._runner == get_ident():
+                return
+            waiting: SimpleQueue[None] = SimpleQueue()
+            self._waiting.append(waiting)
+            try:
+                if not self._token:
+                    waiting.get()
+                elif self._next() is None:
+                    return
+            finally:
+                self._waiting.remove(waiting)
+
+    def after_fork(self, survivor: int) -> Callable[[], Any] | None:
+        """The thread does not live here. Returns what disposes of this process' copies. Fills are void, as all others'."""
+        if self._runner == survivor:
+            return None  # the source's code has forked: that thread is here, and goes on
+        self._token, self._runner = deque([0]), None
+        self._waiting.clear()
+        for hands, job in list(self._jobs.items()):
+            if job.is_fill:
+                self._jobs.pop(hands, None)
+                self.fills.pop(hands, None)
+            else:  # in a context that nobody is in
+                self._jobs[hands] = job._replace(context=job.context.copy())
+        return self._run
