@@ -12,7 +12,7 @@ import logging
 from _queue import SimpleQueue
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from mempool import lifecycle, parking
 from mempool._core import Hands, Reserve
@@ -22,10 +22,15 @@ from mempool.sources.moves import move
 log: logging.Logger = logging.getLogger("mempool")
 
 
-class _Job(NamedTuple):
-    work: Callable[[Hands], object]
-    context: contextvars.Context
-    is_fill: bool
+class _Job:
+    __slots__ = ("context", "is_fill", "is_ready", "work")
+
+    def __init__(self, work: Callable[[Hands], object], context: contextvars.Context, is_fill: bool) -> None:
+        self.work = work
+        self.context = context
+        self.is_fill = is_fill
+        # Not while the elements are being moved: uncompiled, another thread sees a part of them, and would forget the rest.
+        self.is_ready = is_fill
 
 
 class Offload:
@@ -56,6 +61,7 @@ class Offload:
             self._core.pass_on(hands, receiver)
         finally:
             if receiver.count:
+                self._jobs[receiver].is_ready = True
                 self._begin()
             else:
                 self._jobs.pop(receiver, None)
@@ -100,7 +106,7 @@ class Offload:
     def _next(self) -> Hands | None:
         """What is to be done next. A job whose elements are still to be moved is none yet."""
         for hands, job in list(self._jobs.items()):
-            if job.is_fill or hands.count:
+            if job.is_ready:
                 return hands
         return None
 
@@ -170,5 +176,6 @@ class Offload:
                 self._jobs.pop(hands, None)
                 self.fills.pop(hands, None)
             else:  # in a context that nobody is in
-                self._jobs[hands] = job._replace(context=job.context.copy())
+                job.context = job.context.copy()
+                job.is_ready = hands.count > 0
         return self._run
