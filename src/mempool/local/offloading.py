@@ -42,8 +42,8 @@ class Offload:
     __slots__ = ("_core", "_jobs", "_runner", "_token", "_waiting", "called", "fills")
 
     def __init__(self, core: Reserve, called: str, fills: dict[Hands, int]) -> None:
-        self.called = called
-        self.fills = fills  # of Ends
+        self.called: str = called
+        self.fills: dict[Hands, int] = fills  # of Ends
         self._core = core
         self._jobs: dict[Hands, _Job] = {}
         self._token: deque[int] = deque([0])  # whoever has it does the jobs, and looks again when it has put it back
