@@ -24,13 +24,15 @@ _ending: list[bool] = []
 class Unfinished(Protocol):
     """Work that a daemon thread has, and that must not be lost with it."""
 
-    def finish(self) -> None:
-        """Do it, or wait until it is done."""
+    def finish(self, patience: float | None = None) -> None:
+        """Do it, or wait until it is done, or until nothing was done for so many seconds."""
 
     def after_fork(self, survivor: int) -> Callable[[], object] | None:
         """Only the thread with this ident lives. Returns what remains to be done once all pools are sound."""
 
 
+#: Seconds for which the end of the interpreter waits for a source that gets nothing done.
+END_PATIENCE = 5.0
 #: Who has such work now. Held here, because its pool may be dropped before it is done.
 unfinished: dict[Unfinished, None] = {}
 
@@ -81,7 +83,7 @@ def _at_exit() -> None:
     for engine in engines():
         engine.end_waiting()
     for work in list(unfinished):
-        work.finish()
+        work.finish(END_PATIENCE)
 
 
 if hasattr(os, "register_at_fork"):

@@ -47,6 +47,7 @@ IDLE: dict[str, Callable[..., bool]] = {
     "dispose_of": lambda hands, *_: hands.first >= hands.count,
     "end_fill": lambda fill: not fill.filling,
     "must_line_up": lambda _hands: True,
+    "held_by": lambda _hands: True,
     "give": lambda hands: hands.condemned or hands.first >= hands.count,
     "surplus": lambda hands: True,
     "take": lambda hands, _from_reserve: True,
@@ -55,7 +56,7 @@ IDLE: dict[str, Callable[..., bool]] = {
 #: What nobody needs an answer of.
 POSTPONED = ("after_fork", "count_wait")
 #: What only looks.
-LOOKS = ("figures", "must_line_up", "sign_in_unknown")
+LOOKS = ("figures", "held_by", "must_line_up", "sign_in_unknown")
 
 new_queue = deque
 

@@ -268,6 +268,11 @@ class Reserve(Ledger):
         self.shut(books)
 
     @cython.critical_section
+    def held_by(self, hands: Hands) -> int:
+        """How many elements these hands hold, at a moment at which none is being moved."""
+        return hands.count - hands.first
+
+    @cython.critical_section
     def sign_out(self, hands: Hands) -> None:
         """From now on the elements in these hands are the user's."""
         if self.tracks:

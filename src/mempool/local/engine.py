@@ -206,6 +206,8 @@ class LocalEngine(Queueing):
         return self.supply.failed_at + seconds - self._clock.now()
 
     def _ask_for_head(self, ticket: Ticket, now: float) -> None:
+        if self.supply.offload is not None:
+            self.supply.offload.resume()
         began = self._clock.now()
         self._ask_for_line(ticket)
         # What is returned while the head is inside the source goes to those behind it. So that the head has its turn, too, a
@@ -262,7 +264,8 @@ class LocalEngine(Queueing):
     def _make_in_thread(self, fill: Hands) -> None:
         self.giving.fills[fill] = get_ident()
         try:
-            self._fill(beyond_out=True, fill=fill)
+            if not lifecycle.is_ending():  # else nobody would use what is made
+                self._fill(beyond_out=True, fill=fill)
         finally:
             self.giving.end_fill(fill)
 

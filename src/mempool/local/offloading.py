@@ -6,31 +6,27 @@ whichever loop ends, somebody finds it: the thread, the next call that hands som
 
 from __future__ import annotations
 
-import _thread
 import contextvars
 import logging
-from _queue import SimpleQueue
+from _queue import Empty, SimpleQueue
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from mempool import lifecycle, parking
 from mempool._core import Hands, Reserve
-from mempool.native import get_ident
+from mempool.native import get_ident, start_new_thread
 from mempool.sources.moves import move
 
 log: logging.Logger = logging.getLogger("mempool")
 
 
 class _Job:
-    __slots__ = ("context", "is_fill", "is_ready", "work")
+    __slots__ = ("context", "is_fill", "work")
 
     def __init__(self, work: Callable[[Hands], object], context: contextvars.Context, is_fill: bool) -> None:
         self.work = work
         self.context = context
         self.is_fill = is_fill
-        # Not while the elements are being moved: uncompiled, another thread sees a part of them, and would forget the rest.
-        self.is_ready = is_fill
 
 
 class Offload:
@@ -61,7 +57,6 @@ class Offload:
             self._core.pass_on(hands, receiver)
         finally:
             if receiver.count:
-                self._jobs[receiver].is_ready = True
                 self._begin()
             else:
                 self._jobs.pop(receiver, None)
@@ -78,6 +73,11 @@ class Offload:
     def has(self, fill: Hands) -> bool:
         """Whether this fill was handed over and has not ended."""
         return fill in self._jobs
+
+    def resume(self) -> None:
+        """Go on with what an exception has kept from its thread. For a caller that waits for the room this takes."""
+        if self._jobs:
+            self._begin()
 
     def _new_job(self, elements: int, work: Callable[[Hands], object], fill: Hands | None = None) -> Hands | None:
         try:
@@ -97,16 +97,18 @@ class Offload:
             self._run()
         elif self._token:
             try:
-                _thread.start_new_thread(self._run, ())
+                start_new_thread(self._run, ())
             except (RuntimeError, MemoryError):
                 self._run()
 
     # -- doing it
 
     def _next(self) -> Hands | None:
-        """What is to be done next. A job whose elements are still to be moved is none yet."""
+        """What is to be done next."""
         for hands, job in list(self._jobs.items()):
-            if job.is_ready:
+            # A job whose elements are still being moved is none yet. Uncompiled, hands looked at without the lock show
+            # a part of them: the rest, moved after that part was disposed of, would be forgotten.
+            if job.is_fill or self._core.held_by(hands):
                 return hands
         return None
 
@@ -148,9 +150,11 @@ class Offload:
 
     # -- the end
 
-    def finish(self) -> None:
-        """Do what there is to do, and wait for whoever is at it. Returns at once where that is the caller."""
-        self._core.figures()  # uncompiled, an interrupt may have left a move to whoever looks next
+    def finish(self, patience: float | None = None) -> None:
+        """Do what there is to do, and wait for the thread that is at it. Returns at once where that is the caller.
+
+        patience: seconds after which a thread that gets nothing done is left to itself, which is logged; None: never.
+        """
         while True:
             self._run()
             if self._runner == get_ident():
@@ -159,14 +163,35 @@ class Offload:
             self._waiting.append(waiting)
             try:
                 if not self._token:
-                    waiting.get()
+                    before = self._progress()
+                    try:
+                        waiting.get(timeout=patience)
+                    except Empty:
+                        if self._progress() == before:
+                            self._log_unfinished(patience)
+                            return
                 elif self._next() is None:
                     return
             finally:
                 self._waiting.remove(waiting)
 
-    def after_fork(self, survivor: int) -> Callable[[], Any] | None:
-        """The thread does not live here. Returns what disposes of this process' copies. Fills are void, as all others'."""
+    def _progress(self) -> int:
+        figures = self._core.figures()
+        made: int = figures["made"]
+        disposed: int = figures["disposed"]
+        return made + disposed
+
+    def _log_unfinished(self, seconds: float | None) -> None:
+        log.warning(
+            "%s: the source has done nothing for %g seconds in a thread that disposes of %d elements; nobody waits "
+            "any longer",
+            self.called,
+            seconds,
+            self._core.figures()["disposing"],
+        )
+
+    def after_fork(self, survivor: int) -> Callable[[], object] | None:
+        """The thread does not live here. Returns what disposes of this process's copies. Fills are void, as all others'."""
         if self._runner == survivor:
             return None  # the source's code has forked: that thread is here, and goes on
         self._token, self._runner = deque([0]), None
@@ -175,7 +200,7 @@ class Offload:
             if job.is_fill:
                 self._jobs.pop(hands, None)
                 self.fills.pop(hands, None)
-            else:  # in a context that nobody is in
-                job.context = job.context.copy()
-                job.is_ready = hands.count > 0
-        return self._run
+            else:
+                job.context = job.context.copy()  # the parent's thread may be in the other one
+        # In a thread: the source may need a lock that the parent's thread had, and `os.fork` must return nevertheless.
+        return self.resume
