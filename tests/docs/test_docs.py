@@ -139,6 +139,19 @@ def test_the_reference_of_the_pool_begins_with_alloc_and_leaves_nothing_out() ->
     assert sorted(listed) == sorted(public | {"name"})
 
 
+def test_the_list_at_the_head_of_the_reference_names_each_member_once() -> None:
+    """It is written by hand, for who reads the page where nothing is generated; each name leads to its section."""
+    page = (DOCS / "reference" / "pool.md").read_text("utf-8")
+    head, _, generated = page.partition("::: ")
+    listed = re.findall(r"^- \[`(\w+)`\]\(#mempool\.(Pool\.)?(\w+)\): \S", head, re.MULTILINE)
+    assert [name for name, _, target in listed if name != target] == []
+    members = [name for name, of_pool, _ in listed if of_pool]
+    assert members[0] == "alloc"
+    assert sorted(members) == sorted(re.findall(r"^        - (\w+)$", generated, re.MULTILINE))
+    values = re.findall(r"^::: mempool\.([A-Z]\w+)$", page, re.MULTILINE)
+    assert ["Pool", *(name for name, of_pool, _ in listed if not of_pool)] == values
+
+
 def test_the_page_of_examples_lists_each_of_them() -> None:
     """With its file's name; `tests/docs/test_examples.py` runs them."""
     page = (DOCS / "examples.md").read_text("utf-8")
