@@ -49,7 +49,7 @@ help:
 	@echo "make bench    measure beside everything else there is, and draw the plots of the docs"
 	@echo "make verify   search the schedules (Python >= 3.12), run the Spin model where spin is installed"
 	@echo "make mutate   plant bugs and see that the tests catch them"
-	@echo "make memcheck buffers and the roll under valgrind"
+	@echo "make memcheck buffers and the table of outstanding elements under valgrind"
 	@echo "make docs     build the documentation"
 	@echo "make site-check looks at it in Chromium, as wide as a telephone and as a laptop"
 	@echo "make clean    remove what the others made"
@@ -147,7 +147,7 @@ mutate: $(STAMPS)/mempool $(STAMPS)/extra-mutate
 # The edit loop: what stands in src, uncompiled, without a wheel. An edit needs no step but this one.
 dev:
 	@test -e $(STAMPS)/extra-test || $(MAKE) --no-print-directory $(STAMPS)/extra-test
-	MEMPOOL_PURE=1 PYTHONPATH=src $(PYTEST) -q -x $(or $(ARGS),tests/test_roll.py tests/test_one_line.py)
+	MEMPOOL_PURE=1 PYTHONPATH=src $(PYTEST) -q -x $(or $(ARGS),tests/test_outstanding.py tests/test_one_line.py)
 
 # Which lines the tests reach: of the uncompiled core, as C has none that can be counted. Left out are the tests that trace the
 # code themselves, or count its memory.

@@ -15,17 +15,17 @@ from setuptools.command.build_ext import build_ext
 # Each has a top line "# cython: ..."; tests/tidy/test_tidy.py compares this list with the files on disk and with the one in
 # src/mempool/_core/__init__.py, which loads the same modules uncompiled.
 COMPILED = (
-    "src/mempool/_core/line.py",
+    "src/mempool/_core/transfer.py",
     "src/mempool/buffer.py",
-    "src/mempool/_core/roll.py",
-    "src/mempool/_core/books.py",
-    "src/mempool/_core/ledger.py",
-    "src/mempool/_core/reserve.py",
+    "src/mempool/_core/outstanding.py",
+    "src/mempool/_core/state.py",
+    "src/mempool/_core/base_decisions.py",
+    "src/mempool/_core/decisions.py",
     "src/mempool/_core/ends.py",
     "src/mempool/_core/queueing.py",
     "src/mempool/waiting.py",
     "src/mempool/lease.py",
-    "src/mempool/_core/quick.py",
+    "src/mempool/_core/fast_path.py",
 )
 # The engine of pools that several processes share. Its transactions are an instruction of x86-64.
 SHARED = "src/mempool/shared/_engine.pyx"

@@ -33,7 +33,7 @@ HANDOFFS, HANDOFFS_QUICK = 20_000, 4_000
 LEAVING, LEAVING_QUICK = 10_000, 1_000
 ROUNDS_FEW = 3
 SEMAPHORE = "asyncio.Semaphore"
-#: More than a cache line of pointers, so that the shelf and the roll are really walked on.
+#: More than a cache line of pointers, so that the free list and the table of outstanding elements are really walked on.
 SEVERAL = 100
 
 

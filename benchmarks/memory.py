@@ -41,7 +41,7 @@ SIZE = 16 * MIB  # that of the target
 BURST = 4
 TIMES, TIMES_QUICK = 8, 3
 SIZES, SIZES_QUICK = (1, 4, 16, 64), (1, 16)  # MiB
-#: Bytes that are written in one go of the rows by size and by threads, so that a short one is not all noise.
+#: Bytes that are written in one batch of the rows by size and by threads, so that a short one is not all noise.
 WRITTEN = 128 * MIB
 ELEMENTS, ELEMENTS_QUICK = 10**6, 10**5
 BURST_BYTES, BURST_BYTES_QUICK = 1 << 30, 1 << 26

@@ -22,14 +22,14 @@ def compress(buffer: object, length: int) -> bytes:
 
 
 def write(file: BinaryIO, blocks: "queue.SimpleQueue[tuple[Lease, Future[bytes]] | None]") -> None:
-    """The writer: each block in its turn, and its buffer home, whatever became of it."""
+    """The writer: each block in its turn, and its buffer back, whatever became of it."""
     failed: Exception | None = None
     for lease, done in iter(blocks.get, None):
         try:
             compressed = done.result()  # from here on no worker reads the buffer any more
             if failed is None:
                 file.write(compressed)
-        except Exception as error:  # noqa: BLE001 - raised below, when all is home
+        except Exception as error:  # noqa: BLE001 - raised below, when all is back
             failed = error
         finally:
             lease.release()

@@ -77,7 +77,7 @@ def alloc_async_in_vain_by_a_kind_of_ones_own(scene: Scene) -> Call:
     loop = asyncio.get_running_loop()
 
     def made() -> None:
-        remove = parking.register_tasks(lambda: owner, lambda clock: parking.TaskPlace(clock, loop))
+        remove = parking.register_tasks(lambda: owner, lambda clock: parking.AsyncioParker(clock, loop))
         try:
             driven(_one(scene, timeout=0))()
         finally:

@@ -16,7 +16,7 @@ from scenes import Call, Scene, again, call, keep, listed, look_through, open_up
 import mempool
 from mempool.sources.buffers import POISON_FREE
 
-#: What Buffers does with an element that comes home or goes out.
+#: What Buffers does with an element that is returned or goes out.
 CARE: dict[str, dict[str, Any]] = {
     "": {},
     "_wiped": {"zero": "free"},
@@ -321,7 +321,7 @@ def buffer_used_after_it_was_freed(scene: Scene) -> Call:
         lambda: buffer.__setitem__(0, 1),
         lambda: buffer.address,
         lambda: buffer.fill(),
-        buffer.surrender,
+        buffer.detach,
     )
 
     def made() -> None:
@@ -360,8 +360,8 @@ def buffer_viewed_and_freed_with_holders(scene: Scene) -> Call:
 
 
 @call(buffers={})
-def buffer_viewed_and_surrendered(scene: Scene) -> Call:
-    return raises(BufferError, _viewed(scene).surrender)
+def buffer_viewed_and_detached(scene: Scene) -> Call:
+    return raises(BufferError, _viewed(scene).detach)
 
 
 @call(buffers={})
@@ -463,7 +463,7 @@ def buffer_dropped_and_awaited(scene: Scene) -> Call:
 
 @call(buffers={})
 def buffer_dropped_and_viewed(scene: Scene) -> Call:
-    """It goes home with the last view."""
+    """It is returned with the last view."""
     buffers = [scene.pool.alloc()]
     views = [buffers[0][:]]
 

@@ -356,8 +356,8 @@ def _ready_made(create: Callable[[], Any]) -> Call:
         pool = create()
         if pool is not None:
             again(lambda: linux.mempool_destroy(pool))
-            figures = pool.core.figures()
-            assert figures["made"] == figures["disposed"], figures
+            snapshot = pool.core.snapshot()
+            assert snapshot["made"] == snapshot["disposed"], snapshot
 
     return made
 

@@ -39,7 +39,7 @@ def alloc_in_vain_by_a_kind_of_ones_own(scene: Scene) -> Call:
     owner = object()
 
     def made() -> None:
-        remove = parking.register(lambda: owner, parking.ThreadPlace)
+        remove = parking.register(lambda: owner, parking.ThreadParker)
         try:
             scene.pool.alloc(timeout=0)
         finally:

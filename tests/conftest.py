@@ -36,10 +36,10 @@ else:
 
 def pytest_report_header() -> str:
     try:
-        from mempool._core import IMPLEMENTATION, reserve
+        from mempool._core import IMPLEMENTATION, decisions
     except ImportError as failure:
         return f"mempool core: none, {failure}"
-    loaded = Path(reserve.__file__)
+    loaded = Path(decisions.__file__)
     built = datetime.fromtimestamp(loaded.stat().st_mtime)  # noqa: DTZ006 - the reader's own clock
     return f"mempool core: {IMPLEMENTATION}, built {built:%H:%M} from {loaded}"
 

@@ -123,7 +123,7 @@ class Call(NamedTuple):
     phase: str = "none"  # what it does next; "has": nothing more, it returns `result`
     then: str = ""  # the phase that follows when what it carries is where it belongs
     result: Any = None
-    carried: tuple[int, ...] = ()  # elements on their way home, or to the source
+    carried: tuple[int, ...] = ()  # elements on their way back, or to the source
     claims: int = 0  # how many elements it asks the source for
 
 
@@ -144,7 +144,7 @@ class State(NamedTuple):
         return self._replace(calls=(*self.calls[:who], call, *self.calls[who + 1 :]), **changes)
 
     def next_in_line(self) -> int | None:
-        """The first in line who is not inside the source, and can take what comes home."""
+        """The first in line who is not inside the source, and can take what is returned."""
         return next((who for who in self.line if not is_inside(self.calls[who])), None)
 
     def laid_by(self) -> int:
@@ -180,7 +180,7 @@ def begun(event: Event) -> Call:
     """A call's first phase."""
     match event.what:
         case "free":
-            return Call("brings home", then="has", carried=(event.value,))
+            return Call("returns", then="has", carried=(event.value,))
         case "resize":
             return Call("retargets")
         case "stats":
@@ -226,20 +226,20 @@ def decisions(state: State, who: int, asked: Event) -> Iterator[State]:
         case "leaves" if who in line:
             yield state.with_call(who, Call("has"), line=tuple(other for other in line if other != who))
         case "leaves":  # it was served before it could leave
-            yield state.with_call(who, Call("brings home", then="has", carried=(call.result,)))
+            yield state.with_call(who, Call("returns", then="has", carried=(call.result,)))
         case "was answered":
             made = state.made + len(call.carried)
             filling = state.filling - (call.claims if asked.what == "resize" else 0)
             if call.then == "has":
                 call = Call("has", result=call.carried[0])
             else:
-                call = call._replace(phase="brings home", claims=0)
+                call = call._replace(phase="returns", claims=0)
             state = state.with_call(who, call, made=made, filling=filling)
             if who in line and spares:  # laid by while it was inside the source
                 call = call._replace(result=spares[-1])
                 state = state.with_call(who, call, spares=spares[:-1], line=tuple(other for other in line if other != who))
             yield state
-        case "brings home":
+        case "returns":
             yield bring_home(state, who)
         case "has disposed":
             left = call.carried[1:]
@@ -350,7 +350,7 @@ def observe(state: State, event: Event) -> State | None:
         case "failed", "asks" if call.then == "fills":
             return state.with_call(event.who, call._replace(phase="was answered", then="ends its fill"))
         case "failed", "asks":
-            if call.then == "waits":  # it is inside the source until the books know that nothing came
+            if call.then == "waits":  # it is inside the source until the state knows that nothing came
                 return state.with_call(event.who, call._replace(phase="was answered"))
             return state.with_call(event.who, Call("was refused", result=call.result))
         case "disposed", "disposes":

@@ -1,4 +1,4 @@
-"""A second engine behind the face of a pool: the decisions of plain_reserve.py under one lock. It proves the seam.
+"""A second engine behind the face of a pool: the decisions of plain_decisions.py under one lock. It proves the seam.
 
 For plain objects, threads and tasks of one process; slow and simple. test_plain_engine.py runs the whole contract over it.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import Any
 
-from plain_reserve import (
+from plain_decisions import (
     GROWN,
     IS_CLOSED,
     IS_FULL,
@@ -23,8 +23,8 @@ from plain_reserve import (
     KEEP_TOO_LOW,
     LIMIT_TOO_LOW,
     MANY,
-    PlainHands,
-    PlainReserve,
+    PlainDecisions,
+    PlainTransfer,
 )
 
 from mempool import lifecycle, messages
@@ -42,12 +42,12 @@ ASK_FIRST, ASK_LAST, ASK_SOONEST, REST_FIRST, REST_LAST = 0.05, 5.0, 0.001, 0.00
 
 
 @dataclass(eq=False)
-class PlainTicket(PlainHands):
+class PlainTicket(PlainTransfer):
     """A ticket, as the face knows it."""
 
     owner: Any = None
     wake: Callable[[], object] = lambda: None
-    prodded: bool = False
+    retry_now: bool = False
     is_out: bool = False  # what it has is the user's
     ask_after: float = ASK_FIRST
     ask_at: float | None = None
@@ -85,7 +85,7 @@ class PlainEngine:
         self._check = protocol.found(source, "check")
         self._reset = protocol.found(source, "reset")
         self._lock = threading.RLock()  # its decisions never call what could come back here; a finalizer might
-        self._state = PlainReserve()
+        self._state = PlainDecisions()
         self._state.waiting_max = waiting_max
         self._out: dict[int, Any] = {}
         self._written_off: set[int] = set()
@@ -100,15 +100,15 @@ class PlainEngine:
         self._watching: dict[PlainTicket, None] = {}
 
     @contextlib.contextmanager
-    def _deciding(self) -> Iterator[PlainReserve]:
+    def _deciding(self) -> Iterator[PlainDecisions]:
         """Decide under the lock; then wake whom it concerns, outside of it."""
         with self._lock:
             try:
                 yield self._state
             finally:
-                told, self._state.told = self._state.told, []
+                told, self._state.to_wake = self._state.to_wake, []
                 for ticket in told:
-                    ticket.prodded = True  # type: ignore[attr-defined]
+                    ticket.retry_now = True  # type: ignore[attr-defined]
         for ticket in told:
             ticket.wake()  # type: ignore[attr-defined]
 
@@ -138,11 +138,11 @@ class PlainEngine:
             self._rest_seconds = min(2 * self._rest_seconds, REST_LAST) or REST_FIRST
             self._rests_until = now + self._rest_seconds
 
-    def _call_source(self, hands: PlainHands, *, for_caller: bool) -> None:
-        """Ask as often as these hands may. Raises what the source raises."""
+    def _call_source(self, transfer: PlainTransfer, *, for_caller: bool) -> None:
+        """Ask as often as this transfer may. Raises what the source raises."""
         made: list[Any] = []
         try:
-            for _ in range(hands.claims):
+            for _ in range(transfer.permits):
                 element = self._source.alloc()
                 if element is None:
                     raise TypeError(f"{self.called}: the source's alloc returned None; raise MemoryError instead")
@@ -151,58 +151,58 @@ class PlainEngine:
                 made.append(element)
         finally:
             with self._deciding() as state:
-                state.arrive(hands, made, for_caller)
+                state.complete(transfer, made, for_caller)
             if made:
                 self._rest_seconds, self._rests_until = 0.0, -NEVER
 
-    def _ask(self, hands: PlainHands, elements: int, *, for_caller: bool) -> None:
+    def _ask(self, transfer: PlainTransfer, elements: int, *, for_caller: bool) -> None:
         with self._deciding() as state:
-            granted = state.claim(hands, elements)
+            granted = state.permit(transfer, elements)
         if granted > 0:
             try:
-                self._call_source(hands, for_caller=for_caller)
+                self._call_source(transfer, for_caller=for_caller)
             except MemoryError as error:
                 self._note_failure(error)
 
-    def _dispose(self, hands: PlainHands, fill: PlainHands | None = None) -> None:
-        """Call the source's free for all that these hands hold; then raise the first error."""
+    def _dispose(self, transfer: PlainTransfer, fill: PlainTransfer | None = None) -> None:
+        """Call the source's free for all that this transfer holds; then raise the first error."""
         errors = []
-        while hands.held:
+        while transfer.held:
             try:
-                self._source.free(hands.held[0])
+                self._source.free(transfer.held[0])
             except Exception as error:  # noqa: BLE001 - raised below, when all are disposed of
                 errors.append(error)
             with self._deciding() as state:
-                state.dispose_of(hands, PlainHands(0) if fill is None else fill)
+                state.disposed_one(transfer, PlainTransfer(0) if fill is None else fill)
         if errors:
             raise errors[0]
 
-    def _dispose_surplus(self, fill: PlainHands | None = None) -> None:
+    def _dispose_surplus(self, fill: PlainTransfer | None = None) -> None:
         errors = []
         while True:
-            hands = PlainHands(64)
+            transfer = PlainTransfer(64)
             with self._deciding() as state:
-                state.surplus(hands)
-            if not hands.held:
+                state.evict(transfer)
+            if not transfer.held:
                 break
             try:
-                self._dispose(hands, fill)
+                self._dispose(transfer, fill)
             except Exception as error:  # noqa: BLE001 - raised below
                 errors.append(error)
         if errors:
             raise errors[0]
 
-    def _fill(self, fill: PlainHands, *, beyond_out: bool, all_or_raise: bool = False) -> None:
+    def _fill(self, fill: PlainTransfer, *, beyond_out: bool, all_or_raise: bool = False) -> None:
         try:
             with self._deciding() as state:
                 state.begin_fill(fill)
             while True:
-                hands = PlainTicket(1)
+                transfer = PlainTicket(1)
                 with self._deciding() as state:
-                    if not state.claim_to_fill(hands, beyond_out, fill):
+                    if not state.permit_fill(transfer, beyond_out, fill):
                         return
                 try:
-                    self._call_source(hands, for_caller=False)
+                    self._call_source(transfer, for_caller=False)
                 except MemoryError as error:
                     self._note_failure(error)
                     if all_or_raise:
@@ -212,7 +212,7 @@ class PlainEngine:
                         ) from error
                     return
                 finally:
-                    self.cancel(hands)
+                    self.cancel(transfer)
         finally:
             with self._deciding() as state:
                 state.end_fill(fill)
@@ -228,12 +228,12 @@ class PlainEngine:
         with self._deciding() as state:
             if state.closed:
                 raise self._closed()
-            if state.take(ticket, False):
+            if state.take_spares(ticket, False):
                 return True
             if may_wait and state.line:
                 ticket.refused = True
                 return False
-            if self._rests() and state.take(ticket, True):
+            if self._rests() and state.take_spares(ticket, True):
                 return True
         return None
 
@@ -251,7 +251,7 @@ class PlainEngine:
         with self._deciding() as state:
             if state.closed:
                 raise self._closed()
-            return not ticket.missing or state.take(ticket, True)
+            return not ticket.missing or state.take_spares(ticket, True)
 
     def pass_on(self, giver: PlainTicket, receiver: PlainTicket) -> None:
         """See Engine."""
@@ -267,7 +267,7 @@ class PlainEngine:
                     self._check(element)
             except Exception:
                 with self._deciding() as state:
-                    state.condemn(ticket)
+                    state.mark_surplus(ticket)
                 raise
         with self._lock:
             self._out.update((id(element), element) for element in ticket.held)
@@ -279,13 +279,13 @@ class PlainEngine:
     def enqueue(self, ticket: PlainTicket, waker: Waker) -> None:
         """See Engine."""
         self.notice_lost()
-        ticket.owner, ticket.wake, ticket.can_be_lost = waker.owner, waker.wake, waker.may_be_gone
+        ticket.owner, ticket.wake, ticket.may_be_gone = waker.owner, waker.wake, waker.may_be_gone
         ticket.thread = threading.get_ident()
         with self._deciding() as state:
             was_refused = ticket.refused and not state.line
             answer = state.join(ticket, ticket.wanted)
             if was_refused and state.line[:1] == [ticket] and state.room > 0:
-                ticket.prodded = True
+                ticket.retry_now = True
             waiting = len(state.line)
         if answer == IS_CLOSED:
             raise self._closed()
@@ -302,7 +302,7 @@ class PlainEngine:
         if ticket.ask_at is None:
             ticket.ask_at, ticket.rest_until = now + ticket.ask_after, now
         soonest = ticket.ask_at
-        if ticket.prodded:
+        if ticket.retry_now:
             soonest = max(ticket.rest_until, now + max(0.0, self._failed_at + ASK_SOONEST - self.clock.now()))
         due = min(soonest, ticket.ask_at)
         if now < due:
@@ -311,22 +311,22 @@ class PlainEngine:
             ticket.ask_after = min(2 * ticket.ask_after, ASK_LAST)
             ticket.ask_at = now + ticket.ask_after
         else:
-            ticket.prodded = False
+            ticket.retry_now = False
         (begin or operator.call)(lambda: self._ask_for_head(ticket, now))
         return now
 
     def _ask_for_head(self, ticket: PlainTicket, now: float) -> None:
         began = self.clock.now()
-        hands = PlainTicket(ticket.wanted, asks_for=ticket)
+        transfer = PlainTicket(ticket.wanted, asks_for=ticket)
         try:
-            self._ask(hands, hands.wanted, for_caller=False)
+            self._ask(transfer, transfer.wanted, for_caller=False)
         except BaseException:
-            self.cancel(hands)
+            self.cancel(transfer)
             with self._deciding() as state:
                 state.withdraw(ticket)
             self._dispose_surplus()
             raise
-        self.cancel(hands)
+        self.cancel(transfer)
         ticket.rest_until = now + 2 * (self.clock.now() - began)
         ticket.ask_at = max(ticket.ask_at or 0.0, ticket.rest_until)
 
@@ -354,7 +354,7 @@ class PlainEngine:
             state.withdraw(ticket)
             for element in ticket.held:
                 self._out.pop(id(element), None)
-            state.give(ticket)
+            state.take_back(ticket)
         self.tracker.forget(ticket.held)
         self._dispose(ticket)
         self._dispose_surplus()
@@ -417,14 +417,14 @@ class PlainEngine:
             raise
         finally:
             with self._deciding() as state:
-                state.condemn(ticket) if broken else state.give(ticket)
+                state.mark_surplus(ticket) if broken else state.take_back(ticket)
             kept = total - ticket.count
             self._dispose(ticket)
         return kept
 
     def discard(self, ticket: PlainTicket) -> None:
         """See Engine."""
-        fill = PlainHands(0)
+        fill = PlainTransfer(0)
         with self._deciding() as state:
             state.begin_fill(fill)
         try:
@@ -438,7 +438,7 @@ class PlainEngine:
 
     def write_off(self, lost: Any) -> None:
         """See Engine."""
-        fill = PlainHands(0)
+        fill = PlainTransfer(0)
         with self._deciding() as state:
             if isinstance(lost, Holder):
                 if not self.tracker.holds(lost):
@@ -462,14 +462,14 @@ class PlainEngine:
             self._out.clear()
             self.tracker.clear()
             self._lose(state, lost)
-        self._fill(PlainHands(0), beyond_out=True)
+        self._fill(PlainTransfer(0), beyond_out=True)
         return lost
 
-    def _lose(self, state: PlainReserve, elements: int) -> None:
+    def _lose(self, state: PlainDecisions, elements: int) -> None:
         state.disposed += elements
         self._lost += elements
         state.came_home()
-        state.prod()
+        state.retry_head_now()
 
     def notice_lost(self) -> None:
         """See Engine: with holders, what nobody refers to any more."""
@@ -487,7 +487,7 @@ class PlainEngine:
         """See Engine."""
         if max(keep or 0, 2 * (reserve or 0)) > PLACES_MAX:
             raise MemoryError(f"{self.called}: a list of {max(keep or 0, 2 * (reserve or 0))} places cannot be had")
-        fill = PlainHands(0)
+        fill = PlainTransfer(0)
         most = MANY if limit is None else None if limit is ... else limit
         with self._deciding() as state:
             answer = state.retarget(reserve, keep, most, MANY, fill)  # type: ignore[arg-type]
@@ -507,7 +507,7 @@ class PlainEngine:
 
     def refill(self) -> None:
         """See Engine."""
-        self._fill(PlainHands(0), beyond_out=True)
+        self._fill(PlainTransfer(0), beyond_out=True)
 
     # -- looking
 
@@ -517,7 +517,7 @@ class PlainEngine:
             state, spare = self._state, len(self._state.spares)
             lacking = max(0, state.reserve - spare)
             owed = 0 if state.closed else min(lacking, state.out)
-            goes_on = state.fills or (state.starved and (state.claimed or state.disposing))
+            goes_on = state.fills or (state.starved and (state.permits or state.disposing))
             return Snapshot(
                 reserve=state.reserve,
                 keep=state.keep,
@@ -530,7 +530,7 @@ class PlainEngine:
                 disposed=state.disposed,
                 disposing=state.disposing,
                 written_off=self._lost,
-                being_made=state.claimed,
+                being_made=state.permits,
                 owed=owed,
                 filling=lacking - owed if goes_on and not state.closed else 0,
                 waiting=len(state.line),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mempool import Pool
-from mempool._core import Hands
-from mempool._core.books import Books
-from mempool._core.reserve import Reserve
+from mempool._core import Transfer
+from mempool._core.decisions import Decisions
+from mempool._core.state import State
 from mempool.base_pool import BasePool
 from mempool.local.engine import LocalEngine
 from mempool.local.supply import Supply
@@ -15,8 +15,8 @@ from mempool.local.supply import Supply
 fill, attempt = LocalEngine._fill, LocalEngine.try_take
 
 
-def overtake(engine: LocalEngine, hands: Any, *, ask_source: bool, **_may_wait: bool) -> bool:
-    return attempt(engine, hands, ask_source=ask_source)
+def overtake(engine: LocalEngine, transfer: Any, *, ask_source: bool, **_may_wait: bool) -> bool:
+    return attempt(engine, transfer, ask_source=ask_source)
 
 
 def fill_nothing(engine: LocalEngine, *, beyond_out: bool, all_or_raise: bool = False, **_under_way: Any) -> None:
@@ -24,64 +24,64 @@ def fill_nothing(engine: LocalEngine, *, beyond_out: bool, all_or_raise: bool = 
         fill(engine, beyond_out=beyond_out, all_or_raise=True)
 
 
-def fill_all_that_is_kept(core: Any, hands: Any, _beyond_out: bool, _fill: Any) -> int:
-    books = core.books
-    elements: int = min(books.keep - books.spare - books.filling, hands.wanted)
+def fill_all_that_is_kept(core: Any, transfer: Any, _beyond_out: bool, _fill: Any) -> int:
+    state = core.state
+    elements: int = min(state.keep - state.spare - state.filling, transfer.wanted)
     if elements <= 0:
         return 0
-    books.claimed += elements
-    books.filling += elements
-    hands.claims += elements
-    hands.filling = True
+    state.permits += elements
+    state.filling += elements
+    transfer.permits += elements
+    transfer.filling = True
     return elements
 
 
-def take_the_reserve_first(engine: LocalEngine, hands: Any, *, ask_source: bool, may_wait: bool = False) -> bool:
-    return engine.core.take(hands, True) or attempt(engine, hands, ask_source=ask_source, may_wait=may_wait)
+def take_the_reserve_first(engine: LocalEngine, transfer: Any, *, ask_source: bool, may_wait: bool = False) -> bool:
+    return engine.core.take_spares(transfer, True) or attempt(engine, transfer, ask_source=ask_source, may_wait=may_wait)
 
 
-def line_up_in_front(books: Any, ticket: Any) -> None:
-    ticket.behind = books.head
-    if books.head is None:
-        books.tail = ticket
+def enqueue_in_front(state: Any, ticket: Any) -> None:
+    ticket.behind = state.head
+    if state.head is None:
+        state.tail = ticket
     else:
-        books.head.ahead = ticket
-    books.head = ticket
+        state.head.ahead = ticket
+    state.head = ticket
     ticket.in_line = True
-    books.waiting += 1
-    books.joined += 1
+    state.waiting += 1
+    state.joined += 1
 
 
-def unshelve_the_oldest(books: Any, hands: Any) -> None:
-    hands.add(books.places[0])
-    books.spare -= 1
-    for i in range(books.spare):
-        books.places[i] = books.places[i + 1]
-    books.places[books.spare] = None
+def pop_the_oldest_spare(state: Any, transfer: Any) -> None:
+    transfer.add(state.places[0])
+    state.spare -= 1
+    for i in range(state.spare):
+        state.places[i] = state.places[i + 1]
+    state.places[state.spare] = None
 
 
 def free_into_nowhere(pool: Any, element: Any, *_lingering: Any) -> None:
-    hands = Hands(1)
-    hands.hold(element)
-    pool.core.sign_in(hands)
+    transfer = Transfer(1)
+    transfer.hold(element)
+    pool.core.check_in(transfer)
 
 
 Planted = tuple[type, str, Any]
 
 IN_THE_CORE: dict[str, Planted] = {
-    "nobody in the line is served": (Reserve, "serve_line", lambda _core, _books: None),
-    "nobody leaves the line": (Reserve, "withdraw", lambda _core, _ticket: False),
-    "the last in line is served first": (Books, "line_up", line_up_in_front),
+    "nobody in the line is served": (Decisions, "serve_line", lambda _core, _state: None),
+    "nobody leaves the line": (Decisions, "withdraw", lambda _core, _ticket: False),
+    "the last in line is served first": (State, "enqueue", enqueue_in_front),
     "newcomers do not see the line": (LocalEngine, "try_take", overtake),
     "what is freed vanishes": (BasePool, "_free_slowly", free_into_nowhere),  # compiled, most frees do not come by there
-    "a grow fills all that is kept": (Reserve, "claim_to_fill", fill_all_that_is_kept),
-    "the oldest spare is handed out": (Books, "unshelve", unshelve_the_oldest),
+    "a grow fills all that is kept": (Decisions, "permit_fill", fill_all_that_is_kept),
+    "the oldest spare is handed out": (State, "pop_spare", pop_the_oldest_spare),
 }
 PLANTED: dict[str, Planted] = IN_THE_CORE | {
     "try_alloc never asks the source": (Pool, "try_alloc", Pool.alloc_reserved),
     "the reserve is taken before the source is asked": (LocalEngine, "try_take", take_the_reserve_first),
     "a resize fills nothing": (LocalEngine, "_fill", fill_nothing),
     "a shrink disposes of nothing": (Supply, "dispose_surplus", lambda _supply, *_fill, **_here: None),
-    "a free disposes of nothing": (Supply, "dispose", lambda _supply, _hands, *_fill, **_here: None),
+    "a free disposes of nothing": (Supply, "dispose", lambda _supply, _transfer, *_fill, **_here: None),
 }
-NOBODY_IS_WOKEN: Planted = (Books, "tell", lambda _books, _ticket: None)
+NOBODY_IS_WOKEN: Planted = (State, "wake_later", lambda _state, _ticket: None)

@@ -55,7 +55,7 @@ class Source:
 
 
 class ResettingSource(Source):
-    """One whose elements are reset when they come home."""
+    """One whose elements are reset when they are returned."""
 
     reset_raises: type[Exception] | None = None
 
@@ -260,12 +260,12 @@ class Scene:
     def audit(self) -> None:
         if self.offloads:
             self.pool._engine.finish()
-        figures = self.pool.core.figures()
+        snapshot = self.pool.core.snapshot()
         existing = len(self.source.existing())
-        assert figures["out"] == 0, f"{figures['out']} out, and nobody has them"
-        assert figures["claimed"] == figures["filling"] == figures["fills"] == 0, figures
-        assert figures["disposing"] == figures["waiting"] == figures["lingering"] == 0, figures
-        assert figures["made"] - figures["disposed"] == figures["spare"] == existing, f"{existing} exist; {figures}"
+        assert snapshot["out"] == 0, f"{snapshot['out']} out, and nobody has them"
+        assert snapshot["permits"] == snapshot["filling"] == snapshot["fills"] == 0, snapshot
+        assert snapshot["disposing"] == snapshot["waiting"] == snapshot["lingering"] == 0, snapshot
+        assert snapshot["made"] - snapshot["disposed"] == snapshot["spare"] == existing, f"{existing} exist; {snapshot}"
         self._audit_adaptor({id(element) for element in self.source.existing()})
 
     def _audit_adaptor(self, existing: set[int]) -> None:

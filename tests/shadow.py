@@ -1,6 +1,7 @@
 """A model of one pool as its users see it: numbers and nothing else. Beside it a real pool is run by test_model.py.
 
-It knows the promises and none of the means: no locks, no hands, no batches. `line` holds how many each waiting caller wants.
+It knows the promises and none of the means: no locks, no transfers, no batches. `line` holds how many each waiting caller
+wants.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Shadow:
 
     def guarantee(self) -> tuple[int, int, int, int]:
         lacking = max(0, self.reserve - self.spare)
-        owed = 0 if self.closed else min(lacking, self.out)  # what comes home to a closed pool fills nothing
+        owed = 0 if self.closed else min(lacking, self.out)  # what is returned to a closed pool fills nothing
         return self.reserve, self.spare, owed, lacking - owed
 
     # -- the source
@@ -119,7 +120,7 @@ class Shadow:
                 yield "raises"
 
     def lay_by(self, elements: int) -> None:
-        """Lay these on the shelf and serve the line from it."""
+        """Lay these on the free list and serve the line from it."""
         self.spare += elements
         while self.line and self.spare >= self.line[0][1]:
             caller, wanted = self.line.pop(0)

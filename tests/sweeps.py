@@ -47,7 +47,7 @@ class Interrupter:
         if _hands_over(frame):
             return self._step  # an interrupt here is one in the caller, after the call
         if _in_finalizer(frame):
-            return self._step  # Python swallows what flies there
+            return self._step  # Python swallows what is raised there
         self.countdown -= 1
         if self.countdown == 0:
             self.struck_at = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}"
@@ -119,8 +119,8 @@ def audit(pool: mempool.Pool[Any]) -> None:
     assert stats.out == 0, pool
     assert stats.disposing == 0, pool
     assert stats.waiting == 0, pool
-    assert pool.core.figures()["claimed"] == 0, pool
-    assert pool.core.figures()["filling"] == pool.core.figures()["fills"] == 0, pool
+    assert pool.core.snapshot()["permits"] == 0, pool
+    assert pool.core.snapshot()["filling"] == pool.core.snapshot()["fills"] == 0, pool
     if not stats.closed:
         element = pool.alloc(timeout=0)
         pool.free(element)

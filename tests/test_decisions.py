@@ -1,7 +1,7 @@
-"""The decisions of the reserve, one after another in any order, beside the same in plain lists (plain_reserve.py).
+"""The decisions of the reserve, one after another in any order, beside the same in plain lists (plain_decisions.py).
 
-After each, both say the same numbers, hold the same elements in the same hands, and have told the same callers: nobody is
-left to sleep, and nobody is woken in vain.
+After each, both say the same numbers, hold the same elements in the same transfers, and have told the same callers: nobody
+is left to sleep, and nobody is woken in vain.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from plain_reserve import WAITING, WITHDRAWN, PlainHands, PlainReserve
+from plain_decisions import WAITING, WITHDRAWN, PlainDecisions, PlainTransfer
 from sweeps import LONG
 
-from mempool._core import Reserve, Ticket
-from mempool._core.books import UNLIMITED
-from mempool._core.line import SERVED
-from mempool._core.reserve import CHANGED, GROWN, HAS_ALL, IN_LINE, UNCHANGED, WAIT_BUCKETS
+from mempool._core import Decisions, Ticket
+from mempool._core.decisions import CHANGED, GROWN, HAS_ALL, IN_LINE, UNCHANGED, WAIT_BUCKETS
+from mempool._core.state import UNLIMITED
+from mempool._core.transfer import SERVED
 
 which = st.integers(0, 5)
 few = st.integers(1, 4)
@@ -27,23 +27,23 @@ maybe = st.none() | st.integers(0, 6)
 
 
 class Owner:
-    """One caller: its real hands and its plain ones."""
+    """One caller: its real transfer and its plain one."""
 
-    def __init__(self, wanted: int, thread: int = 1, can_be_lost: bool = False) -> None:
+    def __init__(self, wanted: int, thread: int = 1, may_be_gone: bool = False) -> None:
         self.woken = 0
         self.real = Ticket(wanted)
-        self.real.set_waiter(self.wake, self, thread, can_be_lost)
-        self.plain = PlainHands(wanted, thread=thread, can_be_lost=can_be_lost)
+        self.real.set_waiter(self.wake, self, thread, may_be_gone)
+        self.plain = PlainTransfer(wanted, thread=thread, may_be_gone=may_be_gone)
 
     def wake(self) -> None:
         self.woken += 1
 
 
-def of_one(fits: Callable[[PlainHands], object], **drawn: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
+def of_one(fits: Callable[[PlainTransfer], object], **drawn: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
     """A rule about one owner, outside the line, that it fits; it is not chosen when there is none."""
 
     def decorate(method: Callable[..., None]) -> Any:
-        def step(self: Decisions, n: int, **values: object) -> None:
+        def step(self: AnyOrder, n: int, **values: object) -> None:
             fitting = self.fitting(fits)
             method(self, fitting[n % len(fitting)], **values)
 
@@ -53,11 +53,11 @@ def of_one(fits: Callable[[PlainHands], object], **drawn: st.SearchStrategy[Any]
     return decorate
 
 
-def allocates(plain: PlainHands) -> bool:
-    return plain.missing > plain.claims and not plain.condemned and not plain.filling and plain.asks_for is None
+def allocates(plain: PlainTransfer) -> bool:
+    return plain.missing > plain.permits and not plain.is_surplus and not plain.filling and plain.asks_for is None
 
 
-class Decisions(RuleBasedStateMachine):
+class AnyOrder(RuleBasedStateMachine):
     """Both are told the same."""
 
     @initialize(
@@ -65,13 +65,13 @@ class Decisions(RuleBasedStateMachine):
         tracks=st.booleans(),
         there=st.tuples(st.integers(0, 3), st.integers(0, 3)),
         waiting=st.lists(st.tuples(few, st.integers(1, 2), st.booleans()), max_size=3),
-        claimed=st.integers(0, 2),
+        permits=st.integers(0, 2),
     )
-    def begin(self, aims: Any, tracks: bool, there: tuple[int, int], waiting: list[Any], claimed: int) -> None:
+    def begin(self, aims: Any, tracks: bool, there: tuple[int, int], waiting: list[Any], permits: int) -> None:
         """In the midst of things, as far as the limit allows. there: how many spares, and how many out."""
         spare, out = there
-        self.real = Reserve(tracks, False, False)
-        self.plain = PlainReserve()
+        self.real = Decisions(tracks, False, False)
+        self.plain = PlainDecisions()
         self.owners: list[Owner] = []
         self.users: list[Owner] = []
         self.fills = [Owner(0, thread=n % 2 + 1) for n in range(3)]
@@ -80,7 +80,7 @@ class Decisions(RuleBasedStateMachine):
         for wanted in [1] * (spare + out):
             self.owners.append(Owner(wanted))
             self.ask(self.owners[-1], wanted)
-        for owner in self.fitting(lambda plain: plain.claims):
+        for owner in self.fitting(lambda plain: plain.permits):
             self.answer(owner, [True], for_caller=True)
             if out:
                 self.use(owner)
@@ -91,33 +91,33 @@ class Decisions(RuleBasedStateMachine):
             self.owners.append(Owner(*arguments))
             self.ask(self.owners[-1], 1)
             self.answer(self.owners[-1], [False], for_caller=True)
-            self.line_up(self.owners[-1], 20)
+            self.enqueue(self.owners[-1], 20)
         self.owners = [owner for owner in self.owners if owner.plain in self.plain.line or owner.plain.held]
-        for _ in range(claimed):
+        for _ in range(permits):
             self.owners.append(Owner(2))
             self.ask(self.owners[-1], 1)
 
-    def fitting(self, fits: Callable[[PlainHands], object]) -> list[Owner]:
+    def fitting(self, fits: Callable[[PlainTransfer], object]) -> list[Owner]:
         return [owner for owner in self.owners if owner.plain not in self.plain.line and fits(owner.plain)]
 
     @precondition(lambda self: len(self.owners) < 8)
-    @rule(wanted=few, thread=st.integers(1, 2), can_be_lost=st.booleans())
-    def comes(self, wanted: int, thread: int, can_be_lost: bool) -> None:
-        self.owners.append(Owner(wanted, thread, can_be_lost))
+    @rule(wanted=few, thread=st.integers(1, 2), may_be_gone=st.booleans())
+    def comes(self, wanted: int, thread: int, may_be_gone: bool) -> None:
+        self.owners.append(Owner(wanted, thread, may_be_gone))
         assert not self.owners[-1].real.are_owners()
 
     # -- allocating
 
-    @of_one(lambda plain: allocates(plain) and not plain.claims, from_reserve=st.booleans())
-    def take(self, owner: Owner, from_reserve: bool) -> None:
-        assert self.real.take(owner.real, from_reserve) == self.plain.take(owner.plain, from_reserve)
+    @of_one(lambda plain: allocates(plain) and not plain.permits, from_reserve=st.booleans())
+    def take_spares(self, owner: Owner, from_reserve: bool) -> None:
+        assert self.real.take_spares(owner.real, from_reserve) == self.plain.take_spares(owner.plain, from_reserve)
 
     def ask(self, owner: Owner, elements: int) -> None:
-        elements = min(elements, owner.plain.missing - owner.plain.claims)
-        assert self.real.claim(owner.real, elements) == self.plain.claim(owner.plain, elements)
+        elements = min(elements, owner.plain.missing - owner.plain.permits)
+        assert self.real.permit(owner.real, elements) == self.plain.permit(owner.plain, elements)
 
     @of_one(allocates, elements=few)
-    def claim(self, owner: Owner, elements: int) -> None:
+    def permit(self, owner: Owner, elements: int) -> None:
         self.ask(owner, elements)
 
     @precondition(lambda self: self.plain.line and not self.plain.asked)
@@ -130,17 +130,17 @@ class Decisions(RuleBasedStateMachine):
         owner.real.ask_for(first.real)
         owner.plain.asks_for = first.plain
         self.ask(owner, elements)
-        if owner.plain.claims:
+        if owner.plain.permits:
             self.owners.append(owner)
 
-    def owner_of(self, plain: PlainHands) -> Owner:
+    def owner_of(self, plain: PlainTransfer) -> Owner:
         return next(owner for owner in self.owners if owner.plain is plain)
 
     @rule(wanted=few, beyond_out=st.booleans(), n=which)
-    def claim_to_fill(self, wanted: int, beyond_out: bool, n: int) -> None:
+    def permit_fill(self, wanted: int, beyond_out: bool, n: int) -> None:
         owner, fill = Owner(wanted), self.fills[n % 3]
-        answer = self.plain.claim_to_fill(owner.plain, beyond_out, fill.plain)
-        assert self.real.claim_to_fill(owner.real, beyond_out, fill.real) == answer
+        answer = self.plain.permit_fill(owner.plain, beyond_out, fill.plain)
+        assert self.real.permit_fill(owner.real, beyond_out, fill.real) == answer
         if answer:
             self.owners.append(owner)
 
@@ -152,21 +152,21 @@ class Decisions(RuleBasedStateMachine):
         getattr(self.plain, what)(fill.plain)
 
     def answer(self, owner: Owner, answers: list[bool], *, for_caller: bool) -> None:
-        arrivals = [object() if answer else None for answer in answers[: owner.plain.claims]]
-        owner.real.arrivals.extend(arrivals)
-        self.real.arrive(owner.real, for_caller)
-        self.plain.arrive(owner.plain, arrivals, for_caller)
+        arrivals = [object() if answer else None for answer in answers[: owner.plain.permits]]
+        owner.real.made.extend(arrivals)
+        self.real.complete(owner.real, for_caller)
+        self.plain.complete(owner.plain, arrivals, for_caller)
 
-    @of_one(lambda plain: plain.claims, answers=st.lists(st.booleans(), min_size=4, max_size=4), for_caller=st.booleans())
-    def arrive(self, owner: Owner, answers: list[bool], for_caller: bool) -> None:
+    @of_one(lambda plain: plain.permits, answers=st.lists(st.booleans(), min_size=4, max_size=4), for_caller=st.booleans())
+    def complete(self, owner: Owner, answers: list[bool], for_caller: bool) -> None:
         self.answer(owner, answers, for_caller=for_caller)
 
     def use(self, owner: Owner) -> None:
-        self.real.sign_out(owner.real)
+        self.real.check_out(owner.real)
         self.owners.remove(owner)
         self.users.append(owner)
 
-    @of_one(lambda plain: plain.held and not plain.condemned and not plain.claims)
+    @of_one(lambda plain: plain.held and not plain.is_surplus and not plain.permits)
     def goes_out(self, owner: Owner) -> None:
         """The caller has all it wants, and is a user from now on."""
         self.use(owner)
@@ -180,66 +180,67 @@ class Decisions(RuleBasedStateMachine):
         if self.tracks or not self.plain.out:
             stranger = Owner(1)
             stranger.real.hold(object())
-            assert not self.real.sign_in(stranger.real)
+            assert not self.real.check_in(stranger.real)
             assert not stranger.real.are_owners()
         user = self.users.pop(n % len(self.users))
         owner = Owner(len(user.plain.held))
         for element in user.real.held():
             owner.real.hold(element)
         owner.plain.held = list(user.plain.held)
-        assert self.real.sign_in(owner.real)
+        assert self.real.check_in(owner.real)
         assert owner.real.are_owners()
         if again:
-            self.real.put_out(owner.real)
+            self.real.undo_check_in(owner.real)
             assert not owner.real.are_owners()
             self.users.append(user)
         else:
             self.owners.append(owner)
 
     def come(self, owner: Owner, *, fit: bool) -> None:
-        decision = "give" if fit else "condemn"
+        decision = "take_back" if fit else "mark_surplus"
         getattr(self.real, decision)(owner.real)
         getattr(self.plain, decision)(owner.plain)
 
-    @of_one(lambda plain: plain.held and not plain.claims, unfit=st.integers(0, 4))
-    def give(self, owner: Owner, unfit: int) -> None:
+    @of_one(lambda plain: plain.held and not plain.permits, unfit=st.integers(0, 4))
+    def take_back(self, owner: Owner, unfit: int) -> None:
         self.come(owner, fit=unfit != 1)
 
     @precondition(lambda self: len(self.plain.spares) > self.plain.reserve or self.plain.closed)
     @rule(wanted=few)
-    def surplus(self, wanted: int) -> None:
+    def evict(self, wanted: int) -> None:
         owner = Owner(wanted)
-        answer = self.plain.surplus(owner.plain)
-        assert self.real.surplus(owner.real) == answer
+        answer = self.plain.evict(owner.plain)
+        assert self.real.evict(owner.real) == answer
         if answer:
             self.owners.append(owner)
 
-    @of_one(lambda plain: plain.condemned, of_fill=which)
-    def dispose_of(self, owner: Owner, of_fill: int) -> None:
+    @of_one(lambda plain: plain.is_surplus, of_fill=which)
+    def disposed_one(self, owner: Owner, of_fill: int) -> None:
         fill = self.fills[of_fill % 3]
-        owner.real.entered.append(None)
+        owner.real.free_called.append(None)
         was_there = bool(owner.plain.held)
-        self.real.dispose_of(owner.real, fill.real)
-        self.plain.dispose_of(owner.plain, fill.plain)
-        assert bool(owner.real.entered) != was_there
+        self.real.disposed_one(owner.real, fill.real)
+        self.plain.disposed_one(owner.plain, fill.plain)
+        assert bool(owner.real.free_called) != was_there
         if not owner.plain.held:
             self.owners.remove(owner)
 
     # -- the line
 
-    def line_up(self, owner: Owner, places: int) -> None:
+    def enqueue(self, owner: Owner, slots: int) -> None:
         was_refused = owner.plain.refused and not self.plain.line
-        owner.real.take_prod()
-        answer = self.plain.join(owner.plain, places)
-        assert self.real.join(owner.real, [None] * places) == answer
-        if answer == IN_LINE and owner.plain not in self.plain.told:
-            # Room under the limit that came after it was refused, and before it lined up, is news, too.
-            assert owner.real.take_prod() == (was_refused and self.plain.room > 0)
-            assert not owner.real.take_prod()
+        owner.real.take_retry()
+        answer = self.plain.join(owner.plain, slots)
+        assert self.real.join(owner.real, [None] * slots) == answer
+        if answer == IN_LINE and owner.plain not in self.plain.to_wake:
+            # Room under the limit that came after it was refused, and before it lined up, is a reason to ask the source at
+            # once, too.
+            assert owner.real.take_retry() == (was_refused and self.plain.room > 0)
+            assert not owner.real.take_retry()
 
-    @of_one(lambda plain: allocates(plain) and not plain.claims and plain.state == WAITING, places=st.integers(20, 30))
-    def join(self, owner: Owner, places: int) -> None:
-        self.line_up(owner, places)
+    @of_one(lambda plain: allocates(plain) and not plain.permits and plain.state == WAITING, slots=st.integers(20, 30))
+    def join(self, owner: Owner, slots: int) -> None:
+        self.enqueue(owner, slots)
 
     @precondition(lambda self: self.owners)
     @rule(n=which, leaves=st.booleans())
@@ -247,26 +248,26 @@ class Decisions(RuleBasedStateMachine):
         owner = self.owners[n % len(self.owners)]
         answer = self.plain.withdraw(owner.plain)
         if leaves:
-            self.real.leave(owner.real)
+            self.real.cancel(owner.real)
         else:
             assert self.real.withdraw(owner.real) == answer
 
     # -- resizing and ending
 
-    def both_retarget(self, reserve: int | None, keep: int | None, limit: int | None, places: int, n: int = 0) -> None:
+    def both_retarget(self, reserve: int | None, keep: int | None, limit: int | None, slots: int, n: int = 0) -> None:
         fill = self.fills[n]
         first, second, third = (UNCHANGED if target is None else target for target in (reserve, keep, limit))
         try:
-            answer = self.plain.retarget(reserve, keep, limit, places, fill.plain)
+            answer = self.plain.retarget(reserve, keep, limit, slots, fill.plain)
         except ValueError:
             with pytest.raises(ValueError, match="fewer places than spares to be kept"):
-                self.real.retarget(first, second, third, [None] * places, fill.real)
+                self.real.retarget(first, second, third, [None] * slots, fill.real)
         else:
-            assert self.real.retarget(first, second, third, [None] * places, fill.real) == answer
+            assert self.real.retarget(first, second, third, [None] * slots, fill.real) == answer
 
-    @rule(reserve=maybe, keep=maybe, limit=maybe, places=st.integers(0, 25), tickets=st.integers(0, 6))
-    def retarget(self, reserve: int | None, keep: int | None, limit: int | None, places: int, tickets: int) -> None:
-        self.both_retarget(reserve, keep, limit, places, tickets % 3)
+    @rule(reserve=maybe, keep=maybe, limit=maybe, slots=st.integers(0, 25), tickets=st.integers(0, 6))
+    def retarget(self, reserve: int | None, keep: int | None, limit: int | None, slots: int, tickets: int) -> None:
+        self.both_retarget(reserve, keep, limit, slots, tickets % 3)
         self.real.set_waiting_max(tickets)
         self.plain.waiting_max = tickets
 
@@ -296,9 +297,9 @@ class Decisions(RuleBasedStateMachine):
     def both_say_the_same(self) -> None:
         if not hasattr(self, "real"):
             return
-        figures = self.real.figures()
-        expected = self.plain.figures()
-        assert {name: figures[name] for name in expected} == expected
+        snapshot = self.real.snapshot()
+        expected = self.plain.snapshot()
+        assert {name: snapshot[name] for name in expected} == expected
         assert self.real.capacity() == self.plain.capacity
         assert self.real.is_closed() == self.plain.closed
         assert self.real.is_dismissed() == self.plain.dismissed
@@ -310,48 +311,48 @@ class Decisions(RuleBasedStateMachine):
         for owner in self.owners:
             assert owner.real.held() == owner.plain.held
             assert owner.real.state == owner.plain.state
-            assert owner.real.claims == owner.plain.claims
+            assert owner.real.permits == owner.plain.permits
             assert self.real.is_first(owner.real) == (self.plain.line[:1] == [owner.plain])
-            assert bool(owner.woken) == (owner.plain in self.plain.told)
+            assert bool(owner.woken) == (owner.plain in self.plain.to_wake)
             owner.woken = 0
         for user in self.users:
             assert all(self.real.is_out(element) == self.tracks for element in user.plain.held)
         assert all(fill.real.filling == fill.plain.filling for fill in self.fills)
-        self.plain.told.clear()
+        self.plain.to_wake.clear()
 
 
-TestDecisions = Decisions.TestCase
+TestDecisions = AnyOrder.TestCase
 TestDecisions.settings = settings(
     max_examples=200 if LONG else 60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 
-#: made, disposed, claimed
-FIGURES = [(made, disposed, claimed) for made in range(4) for disposed in range(made + 1) for claimed in range(3)]
+#: made, disposed, permits
+FIGURES = [(made, disposed, permits) for made in range(4) for disposed in range(made + 1) for permits in range(3)]
 
 
-def in_the_midst(made: int, disposed: int) -> tuple[Reserve, Owner]:
-    """So many made, and so many of them disposed of; the others are on their way there in the hands of the owner."""
-    reserve = Reserve(False, False, False)
+def in_the_midst(made: int, disposed: int) -> tuple[Decisions, Owner]:
+    """So many made, and so many of them disposed of; the others are on their way there in the transfer of the owner."""
+    reserve = Decisions(False, False, False)
     owner = Owner(made)
     assert reserve.retarget(0, UNCHANGED, UNLIMITED, [None] * 9) == CHANGED
-    assert reserve.claim(owner.real, made) == made
-    owner.real.arrivals.extend([object() for _ in range(made)])
-    reserve.arrive(owner.real, True)
-    reserve.condemn(owner.real)
+    assert reserve.permit(owner.real, made) == made
+    owner.real.made.extend([object() for _ in range(made)])
+    reserve.complete(owner.real, True)
+    reserve.mark_surplus(owner.real)
     for _ in range(disposed):
-        reserve.dispose_of(owner.real)
+        reserve.disposed_one(owner.real)
     return reserve, owner
 
 
 @pytest.mark.parametrize("limit", range(7))
-@pytest.mark.parametrize(("made", "disposed", "claimed"), FIGURES)
-def test_the_head_is_told_of_room_exactly_where_there_is_some(made: int, disposed: int, claimed: int, limit: int) -> None:
+@pytest.mark.parametrize(("made", "disposed", "permits"), FIGURES)
+def test_the_head_is_told_of_room_exactly_where_there_is_some(made: int, disposed: int, permits: int, limit: int) -> None:
     """Whatever happens that could have made room: a newcomer, a head that leaves, an answer, an element that goes."""
     reserve, owner = in_the_midst(made, disposed)
     existing = made - disposed
-    asking, first, second = Owner(claimed), Owner(1), Owner(1)
-    assert reserve.claim(asking.real, claimed) == claimed
+    asking, first, second = Owner(permits), Owner(1), Owner(1)
+    assert reserve.permit(asking.real, permits) == permits
     assert reserve.retarget(UNCHANGED, UNCHANGED, limit, []) == CHANGED
 
     def is_told(owner: Owner) -> bool:
@@ -361,14 +362,14 @@ def test_the_head_is_told_of_room_exactly_where_there_is_some(made: int, dispose
     assert reserve.join(first.real, []) == IN_LINE
     assert not is_told(first)
     assert reserve.join(second.real, []) == IN_LINE
-    assert is_told(first) == (existing + claimed < limit)
+    assert is_told(first) == (existing + permits < limit)
     assert reserve.withdraw(first.real)
     assert not is_told(first)
-    assert is_told(second) == (existing + claimed < limit)
-    reserve.arrive(asking.real, True)  # nothing came
-    assert is_told(second) == (existing + claimed >= limit > existing)
+    assert is_told(second) == (existing + permits < limit)
+    reserve.complete(asking.real, True)  # nothing came
+    assert is_told(second) == (existing + permits >= limit > existing)
     if existing:
-        reserve.dispose_of(owner.real)
+        reserve.disposed_one(owner.real)
         assert is_told(second) == (existing - 1 < limit)
     reserve.retarget(UNCHANGED, UNCHANGED, limit + 1, [])
     assert is_told(second) == (existing - bool(existing) < limit + 1)
@@ -377,28 +378,28 @@ def test_the_head_is_told_of_room_exactly_where_there_is_some(made: int, dispose
 
 
 @pytest.mark.parametrize("limit", range(7))
-@pytest.mark.parametrize(("made", "disposed", "claimed"), FIGURES)
+@pytest.mark.parametrize(("made", "disposed", "permits"), FIGURES)
 def test_who_was_refused_is_told_of_room_that_came_before_it_lined_up(
-    made: int, disposed: int, claimed: int, limit: int
+    made: int, disposed: int, permits: int, limit: int
 ) -> None:
     reserve, _owner = in_the_midst(made, disposed)
     existing = made - disposed
-    asking, refused = Owner(claimed), Owner(1)
-    assert reserve.claim(asking.real, claimed) == claimed
+    asking, refused = Owner(permits), Owner(1)
+    assert reserve.permit(asking.real, permits) == permits
     assert reserve.retarget(UNCHANGED, UNCHANGED, existing, []) == CHANGED
-    assert reserve.claim(refused.real, 1) == 0
+    assert reserve.permit(refused.real, 1) == 0
     reserve.retarget(UNCHANGED, UNCHANGED, limit, [])
     assert reserve.join(refused.real, []) == IN_LINE
-    assert refused.real.take_prod() == (existing + claimed < limit)
+    assert refused.real.take_retry() == (existing + permits < limit)
 
 
 def test_of_a_forks_threads_one_lives_on() -> None:
     """Those of the others neither wait nor watch any more, whatever the numbers by which threads are known."""
-    reserve = Reserve(False, False, False)
+    reserve = Decisions(False, False, False)
     user = Owner(1)
-    assert reserve.claim(user.real, 1) == 1
-    user.real.arrivals.append(object())
-    reserve.arrive(user.real, True)
+    assert reserve.permit(user.real, 1) == 1
+    user.real.made.append(object())
+    reserve.complete(user.real, True)
     waiting = [Owner(1, 1000 * thread) for thread in (1, 2, 3)]
     watching = [Owner(1, 1000 * thread) for thread in (1, 2, 3)]
     for owner in waiting:
@@ -408,50 +409,50 @@ def test_of_a_forks_threads_one_lives_on() -> None:
     reserve.after_fork(int("2000"))
     assert reserve.queue() == [waiting[1].real]
     assert [owner.real.state for owner in waiting] == [WITHDRAWN, WAITING, WITHDRAWN]
-    reserve.condemn(user.real)
+    reserve.mark_surplus(user.real)
     assert [owner.woken for owner in watching] == [0, 1, 0]
 
 
 def test_numbers_are_compared_and_not_their_objects() -> None:
     """Python has one object for each small number, and not for a thousand."""
-    reserve = Reserve(True, False, False)
+    reserve = Decisions(True, False, False)
     filling, taking, joining, waiting = Owner(3000), Owner(1000), Owner(1000), Owner(1000)
     assert reserve.retarget(3000, 3000, 3000, [None] * 3000) == GROWN
     assert reserve.retarget(UNCHANGED, UNCHANGED, UNCHANGED, [None] * 1000) == CHANGED
     assert reserve.capacity() == 3000
-    assert reserve.claim_to_fill(filling.real, False) == 3000
-    filling.real.arrivals.extend([object() for _ in range(3000)])
-    reserve.arrive(filling.real, False)
-    reserve.give(filling.real)
-    assert reserve.take(taking.real, True)
-    reserve.sign_out(taking.real)
+    assert reserve.permit_fill(filling.real, False) == 3000
+    filling.real.made.extend([object() for _ in range(3000)])
+    reserve.complete(filling.real, False)
+    reserve.take_back(filling.real)
+    assert reserve.take_spares(taking.real, True)
+    reserve.check_out(taking.real)
     assert reserve.join(joining.real, []) == HAS_ALL
-    assert reserve.take(Ticket(1), True)
+    assert reserve.take_spares(Ticket(1), True)
     assert reserve.join(waiting.real, []) == IN_LINE
-    assert reserve.sign_in(taking.real)
-    reserve.give(taking.real)
+    assert reserve.check_in(taking.real)
+    reserve.take_back(taking.real)
     assert waiting.woken
     assert waiting.real.held()[-1] is not None
-    assert reserve.figures()["spare"] == 999
+    assert reserve.snapshot()["spare"] == 999
 
 
 def test_what_an_alloc_asks_for_is_no_part_of_a_grow() -> None:
-    reserve = Reserve(False, False, False)
+    reserve = Decisions(False, False, False)
     growing, allocating = Owner(3), Owner(2)
     assert reserve.retarget(3, UNCHANGED, UNLIMITED, [None] * 6) == GROWN
-    assert reserve.claim_to_fill(growing.real, False) == 3
-    assert reserve.claim(allocating.real, 2) == 2
-    reserve.arrive(allocating.real, True)  # nothing came
-    assert (reserve.figures()["claimed"], reserve.figures()["filling"]) == (3, 3)
+    assert reserve.permit_fill(growing.real, False) == 3
+    assert reserve.permit(allocating.real, 2) == 2
+    reserve.complete(allocating.real, True)  # nothing came
+    assert (reserve.snapshot()["permits"], reserve.snapshot()["filling"]) == (3, 3)
 
 
 @pytest.mark.parametrize(("bucket", "seconds"), [*enumerate(WAIT_BUCKETS), (0, 0.0), (7, 101.0), (7, 1e9)])
 def test_a_wait_is_counted_up_to_its_bound(bucket: int, seconds: float) -> None:
     """As long as the bound itself is still below it."""
-    reserve = Reserve(False, False, False)
+    reserve = Decisions(False, False, False)
     reserve.count_wait(SERVED, seconds)
-    figures = reserve.figures()
-    assert figures["wait_histogram"] == [int(number == bucket) for number in range(8)]
-    assert (figures["wait_seconds_total"], figures["wait_seconds_max"]) == (seconds, seconds)
+    snapshot = reserve.snapshot()
+    assert snapshot["wait_histogram"] == [int(number == bucket) for number in range(8)]
+    assert (snapshot["wait_seconds_total"], snapshot["wait_seconds_max"]) == (seconds, seconds)
     reserve.count_wait(SERVED, seconds / 2)
-    assert (reserve.figures()["wait_seconds_total"], reserve.figures()["wait_seconds_max"]) == (1.5 * seconds, seconds)
+    assert (reserve.snapshot()["wait_seconds_total"], reserve.snapshot()["wait_seconds_max"]) == (1.5 * seconds, seconds)

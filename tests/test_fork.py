@@ -130,7 +130,7 @@ def test_what_another_thread_was_about_to_make_is_not_awaited_in_the_child() -> 
     source.wait_until_held()
 
     def check() -> None:
-        assert pool.core.figures()["claimed"] == 0
+        assert pool.core.snapshot()["permits"] == 0
         second = pool.alloc(timeout=0)
         assert pool.stats().made == 2
         pool.free_many([first, second])
@@ -200,7 +200,7 @@ def _whole_in_both(pid: int, check: Callable[[], object]) -> bool:
 
 
 def test_a_fork_inside_a_lease_leaves_two_leases() -> None:
-    """The forking thread's own elements are the child's, too: each process brings its copy home."""
+    """The forking thread's own elements are the child's, too: each process returns its copy."""
     pool = Pool(Objects(bytearray), 1, limit=1)
     lease = pool.lease()
     lease.element.extend(b"parent")
@@ -255,12 +255,12 @@ def test_a_loop_of_the_child_uses_the_pool() -> None:
 
 
 def test_a_drain_of_another_thread_is_not_the_childs() -> None:
-    """A thread that drains in the parent is not told of what comes home in the child; the parent's is."""
+    """A thread that drains in the parent is not told of what is returned in the child; the parent's is."""
     pool = Pool(Objects(bytearray), 1, limit=1)
     mine = pool.alloc()
     drainer = threading.Thread(target=pool.drain)
     drainer.start()
-    wait_until(lambda: drainer.is_alive() and pool.core.figures()["out"] == 1)
+    wait_until(lambda: drainer.is_alive() and pool.core.snapshot()["out"] == 1)
 
     def check() -> None:
         pool.free(mine)
@@ -291,7 +291,7 @@ def test_a_fill_of_another_thread_has_ended_in_the_child(how: str) -> None:
         told = pool.guarantee()
         assert (told.spare, told.filling, told.unfunded) == (1, 0, 2)
         assert pool.refill().held
-        assert pool.core.figures()["fills"] == 0
+        assert pool.core.snapshot()["fills"] == 0
 
     assert in_child(check) == ""
     assert (pool.guarantee().filling, pool.guarantee().unfunded) == (2, 0)
@@ -334,8 +334,8 @@ def test_forks_at_any_moment_of_busy_threads() -> None:
         thread.start()
 
     def check() -> None:
-        figures = pool.core.figures()
-        assert (figures["waiting"], figures["claimed"], figures["filling"], figures["disposing"]) == (0, 0, 0, 0)
+        snapshot = pool.core.snapshot()
+        assert (snapshot["waiting"], snapshot["permits"], snapshot["filling"], snapshot["disposing"]) == (0, 0, 0, 0)
         stats = pool.stats()
         assert stats.made - stats.disposed == stats.spare + stats.out
         assert 0 <= stats.out <= 8

@@ -57,14 +57,14 @@ def other():
 """
 
 SERVED_AND_ASLEEP = """
-wake, struck = parking.ThreadPlace.wake, []
-def fork_before(place):
-    if place.thread == main and not struck:
+wake, struck = parking.ThreadParker.wake, []
+def fork_before(parker):
+    if parker.thread == main and not struck:
         struck.append(True)
         signal.pthread_kill(main, signal.SIGUSR1)
         wait_until(lambda: child)
-    wake(place)
-parking.ThreadPlace.wake = fork_before
+    wake(parker)
+parking.ThreadParker.wake = fork_before
 
 def other():
     wait_until(lambda: pool.stats().waiting == 2)
@@ -125,9 +125,10 @@ def test_a_task_is_roused_by_a_signal_handler_while_it_lies_down(monkeypatch: py
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_news_outlives_what_a_dying_ticket_lets_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last reference to a ticket, and to a dropped buffer in it, went between the reading of the news and its striking.
+    """The last reference to a ticket, and to a dropped buffer in it, went between the reading of the wake queue and its
+    clearing.
 
-    The buffer's way home spread the news itself, another thread's frees added to it, and what they added was struck.
+    The buffer's way back woke those who were due itself, another thread's frees added to it, and what they added was struck.
     """
     pool = Pool(Buffers(64), 6, limit=6, patience=None)
     held, kept = pool.alloc_many(6), []
@@ -143,25 +144,25 @@ def test_news_outlives_what_a_dying_ticket_lets_go(monkeypatch: pytest.MonkeyPat
         else:
             kept.append(element)
 
-    wake, recover = parking.ThreadPlace.wake, owner.Owner.recover
+    wake, reclaim = parking.ThreadParker.wake, owner.Owner.reclaim
 
-    def wake_and_hold(place: Any) -> None:
-        wake(place)
-        if names[place.thread] == "2" and threading.current_thread().name == "Anna":
+    def wake_and_hold(parker: Any) -> None:
+        wake(parker)
+        if names[parker.thread] == "2" and threading.current_thread().name == "Anna":
             is_dropped.wait(SOON)
             waiters[1].join(SOON)
-        if names[place.thread] == "5" and threading.current_thread().name == "Berta":
+        if names[parker.thread] == "5" and threading.current_thread().name == "Berta":
             is_waking.set()
             is_over.wait(SOON)
 
-    def recover_and_hold(home: Any, dropped: Any) -> str:
-        why = recover(home, dropped)
+    def reclaim_and_hold(home: Any, dropped: Any) -> str:
+        why = reclaim(home, dropped)
         is_home.set()
         is_waking.wait(1)
         return why
 
-    monkeypatch.setattr(parking.ThreadPlace, "wake", wake_and_hold)
-    monkeypatch.setattr(owner.Owner, "recover", recover_and_hold)
+    monkeypatch.setattr(parking.ThreadParker, "wake", wake_and_hold)
+    monkeypatch.setattr(owner.Owner, "reclaim", reclaim_and_hold)
     waiters = []
     for number in range(1, 6):
         waiters.append(threading.Thread(target=wait, args=[str(number)], daemon=True))
@@ -180,11 +181,11 @@ def test_news_outlives_what_a_dying_ticket_lets_go(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_buffer_that_is_viewed_when_an_interrupt_strikes_stays_its_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It went to the shelf with a handle that somebody knew, and to the next user."""
+    """It went to the free list with a handle that somebody knew, and to the next user."""
     views: list[memoryview] = []
     forget = Holders.forget
 
-    def view_and_interrupt(_book: Holders, _elements: Any) -> Any:
+    def view_and_interrupt(_tracker: Holders, _elements: Any) -> Any:
         views.append(buffer[:])
         monkeypatch.setattr(Holders, "forget", forget)
         raise KeyboardInterrupt
@@ -225,7 +226,7 @@ def test_who_is_served_while_the_holders_are_looked_at_is_not_stuck(monkeypatch:
 
 
 def test_what_the_source_makes_for_a_pool_that_is_closed_meanwhile_is_disposed_of() -> None:
-    """close has said that nothing is out, and drain that all is home."""
+    """close has said that nothing is out, and drain that all is back."""
     is_asked, may_go = threading.Event(), threading.Event()
 
     def slowly() -> bytearray:
@@ -346,7 +347,7 @@ def interrupt_once(owner: type, name: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("way", ["alloc_many", "lease"])
 def test_what_a_failed_call_had_goes_home_although_an_interrupt_strikes(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two things fly: what the source or the check raises, and in the midst of the way home the interrupt."""
+    """Two things are raised: what the source or the check raises, and in the midst of the way back the interrupt."""
 
     class Sour(Objects[Any]):
         left = 1
@@ -361,7 +362,7 @@ def test_what_a_failed_call_had_goes_home_although_an_interrupt_strikes(way: str
             raise OSError("spoilt")
 
     pool: Pool[Any] = Pool(Sour(bytearray), 0, keep=4, limit=2)
-    interrupt_once(Returning, "take_back", monkeypatch)
+    interrupt_once(Returning, "undo_call", monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         pool.alloc_many(2) if way == "alloc_many" else pool.lease().__enter__()
     assert (pool.stats().out, pool.stats().disposing) == (0, 0)
@@ -376,7 +377,7 @@ def test_a_lease_that_was_interrupted_twice_sends_home_what_it_had(monkeypatch: 
 
     pool: Pool[Any] = Pool(Spoilt(bytearray), 1)
     lease = pool.lease()
-    interrupt_once(Returning, "take_back", monkeypatch)
+    interrupt_once(Returning, "undo_call", monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         lease.__enter__()
     del lease
@@ -402,19 +403,19 @@ def test_who_is_served_is_woken_whatever_the_waking_of_others_raises(monkeypatch
     names: dict[int, str] = {}
     asleep: list[Any] = []
     is_armed = threading.Event()
-    wake = parking.ThreadPlace.wake
+    wake = parking.ThreadParker.wake
 
-    def raise_then(place: Any) -> None:
-        if is_armed.is_set() and names[place.thread] in ("first", "second"):
-            asleep.append(place)
-            raise OSError(names[place.thread])
-        wake(place)
+    def raise_then(parker: Any) -> None:
+        if is_armed.is_set() and names[parker.thread] in ("first", "second"):
+            asleep.append(parker)
+            raise OSError(names[parker.thread])
+        wake(parker)
 
     def wait(name: str) -> Any:
         names[threading.get_ident()] = name
         return pool.alloc()
 
-    monkeypatch.setattr(parking.ThreadPlace, "wake", raise_then)
+    monkeypatch.setattr(parking.ThreadParker, "wake", raise_then)
     callers = {name: Caller(name) for name in ("first", "second", "third")}
     waiting = []
     for name, caller in callers.items():
@@ -425,7 +426,7 @@ def test_who_is_served_is_woken_whatever_the_waking_of_others_raises(monkeypatch
         pool.free_many(held)
     assert waiting[2].result(SOON) is not None
     is_armed.clear()
-    for place in asleep:
-        place.wake()
+    for parker in asleep:
+        parker.wake()
     for caller in callers.values():
         caller.ends()

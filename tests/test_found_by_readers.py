@@ -13,9 +13,9 @@ import pytest
 from named import SOON, Caller
 
 from mempool import Buffers, Fallback, Limited, Logged, Objects, Pool, PoolTimeout
-from mempool._core import Hands, Reserve, Ticket
-from mempool._core.line import IMPOSSIBLE
-from mempool._core.reserve import IN_LINE, IS_TOO_MANY, UNCHANGED
+from mempool._core import Decisions, Ticket, Transfer
+from mempool._core.decisions import IN_LINE, IS_TOO_MANY, UNCHANGED
+from mempool._core.transfer import IMPOSSIBLE
 from mempool.sources import replay
 from mempool.sources.sizes import parse_size
 from mempool.testing import Element, ManualClock, ScriptedSource, Step, wait_until
@@ -33,32 +33,32 @@ def ticket(wanted: int = 1) -> tuple[Ticket, list[bool]]:
 @pytest.mark.parametrize("for_the_head", [True, False])
 def test_the_room_that_the_head_of_the_line_took_itself_is_no_news_to_it(for_the_head: bool) -> None:
     """Else it would ask a source that fails again and again without a pause, as long as it filled the limit by asking."""
-    reserve = Reserve(False, False, False)
+    reserve = Decisions(False, False, False)
     reserve.retarget(UNCHANGED, UNCHANGED, 1, [])
     head, told = ticket()
     assert reserve.join(head, [None]) == IN_LINE
-    asking = Hands(1)
+    asking = Transfer(1)
     if for_the_head:
         asking.ask_for(head)
-    assert reserve.claim(asking, 1) == 1
-    asking.arrivals.append(None)  # nothing came
-    reserve.arrive(asking, False)
+    assert reserve.permit(asking, 1) == 1
+    asking.made.append(None)  # nothing came
+    reserve.complete(asking, False)
     assert told == ([] if for_the_head else [True])
 
 
 def test_a_newcomer_is_news_to_the_head_even_while_its_question_fills_the_limit() -> None:
     """There was no room when it came, so the head is told when the question has failed."""
-    reserve = Reserve(False, False, False)
+    reserve = Decisions(False, False, False)
     reserve.retarget(UNCHANGED, UNCHANGED, 1, [])
     head, told = ticket()
     assert reserve.join(head, [None]) == IN_LINE
-    asking = Hands(1)
+    asking = Transfer(1)
     asking.ask_for(head)
-    assert reserve.claim(asking, 1) == 1
+    assert reserve.permit(asking, 1) == 1
     assert reserve.join(ticket()[0], [None]) == IN_LINE
     assert told == []
-    asking.arrivals.append(None)
-    reserve.arrive(asking, False)
+    asking.made.append(None)
+    reserve.complete(asking, False)
     assert told == [True]
 
 
@@ -87,7 +87,7 @@ def test_who_wants_more_than_a_lowered_limit_allows_is_told_and_those_behind_are
 
 def test_who_joins_after_the_limit_was_lowered_is_refused() -> None:
     """He was let in by `alloc_many` before. A single element may be waited for: a limit of 0 is a pause."""
-    reserve = Reserve(False, False, False)
+    reserve = Decisions(False, False, False)
     assert reserve.join(ticket()[0], [None]) == IN_LINE
     reserve.retarget(UNCHANGED, UNCHANGED, 0, [])
     assert reserve.join(ticket(2)[0], [None] * 2) == IS_TOO_MANY
@@ -117,13 +117,13 @@ def test_one_may_be_waited_for_in_whichever_words() -> None:
 
 def test_the_next_is_served_when_a_lowered_limit_takes_the_head_from_the_line() -> None:
     """Two spares wait for the third; who is behind has use for them. And whoever stays first is not told."""
-    reserve = Reserve(False, False, False)
+    reserve = Decisions(False, False, False)
     reserve.retarget(2, 2, UNCHANGED, [None] * 5)
-    filling = Hands(2)
-    assert reserve.claim_to_fill(filling, False) == 2
-    filling.arrivals.extend([object(), object()])
-    reserve.arrive(filling, False)
-    reserve.give(filling)
+    filling = Transfer(2)
+    assert reserve.permit_fill(filling, False) == 2
+    filling.made.extend([object(), object()])
+    reserve.complete(filling, False)
+    reserve.take_back(filling)
     (first, told_first), (second, told_second), (third, told_third) = ticket(3), ticket(2), ticket(2)
     for each in (first, second, third):
         assert reserve.join(each, [None] * 3) == IN_LINE
@@ -147,12 +147,12 @@ def test_what_can_never_be_had_is_said_with_the_way_out() -> None:
 
 def test_a_drain_hears_of_what_a_caller_puts_back_when_it_lines_up() -> None:
     """It is the last that was out."""
-    reserve = Reserve(False, False, False)
+    reserve = Decisions(False, False, False)
     reserve.retarget(UNCHANGED, 5, UNCHANGED, [None] * 5)
     many, _ = ticket(2)
-    assert reserve.claim(many, 2) == 2
-    many.arrivals.extend([object(), None])
-    reserve.arrive(many, True)
+    assert reserve.permit(many, 2) == 2
+    many.made.extend([object(), None])
+    reserve.complete(many, True)
     drain, told = ticket(0)
     assert not reserve.watch_drain(drain, True)
     assert reserve.join(many, [None] * 2) == IN_LINE

@@ -85,7 +85,7 @@ class History:
             self._do(who, "free", mine.pop())
 
     def _take_stock(self) -> None:
-        """Nobody moves any more. The books, and each spare by itself, must be what the model says."""
+        """Nobody moves any more. The state, and each spare by itself, must be what the model says."""
         self._do(0, "stats")
         while self._do(0, "alloc_reserved") is not None:
             pass
@@ -115,7 +115,7 @@ def test_every_history_with_a_source_that_rests_has_an_explanation(seed: int) ->
 
 
 def test_the_histories_have_in_them_what_they_are_about() -> None:
-    """People wait, are served and give up; the source makes and fails; hands stay empty; surplus is disposed of.
+    """People wait, are served and give up; the source makes and fails; transfers stay empty; surplus is disposed of.
 
     Each of it in some history: threads draw who comes first, so no number of histories is sure to have it all.
     """

@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 import pytest
 
 from mempool import Buffers, DoubleFree, ForeignElement, Objects, Pool, PoolTimeout, UseAfterFree
-from mempool._core import IMPLEMENTATION, Hands, Reserve
-from mempool._core.books import UNLIMITED
-from mempool._core.line import CLOSED, SERVED, WITHDRAWN
-from mempool._core.reserve import TIMED_OUT, UNCHANGED
+from mempool._core import IMPLEMENTATION, Decisions, Transfer
+from mempool._core.decisions import TIMED_OUT, UNCHANGED
+from mempool._core.state import UNLIMITED
+from mempool._core.transfer import CLOSED, SERVED, WITHDRAWN
 from mempool.clock import Clock
 from mempool.local import returning
 from mempool.testing import ManualClock, ScriptedSource, Step
@@ -88,7 +88,9 @@ class Stopped(Clock):
 
 
 def test_an_element_that_was_signed_out_in_vain_is_not_out() -> None:
-    """Whose alloc fails between the roll and the holders' book has nothing, and the roll says so."""
+    """Whose alloc fails between the table of outstanding elements and the tracker of holders has nothing, and the table of
+    outstanding elements says so.
+    """
     made: list[object] = []
     pool = Pool(Objects(lambda: made.append(object()) or made[-1]), 1, track="holders")
     clock, pool._clock = pool._clock, Stopped()
@@ -138,7 +140,7 @@ def test_many_that_come_from_here_and_there_do_not_line_up() -> None:
 @pytest.mark.parametrize("places", [2, 8192, 8193, 20_000])
 def test_a_list_of_places_is_as_long_as_it_was_asked_for(places: int) -> None:
     """Whether it is made in one piece or in several."""
-    assert len(Pool(Objects(object), 0)._engine._places(places)) == places
+    assert len(Pool(Objects(object), 0)._engine._new_slots(places)) == places
 
 
 def test_places_are_made_for_twice_the_reserve_and_no_more() -> None:
@@ -151,7 +153,7 @@ def test_a_list_of_many_places_begins_as_one_that_malloc_maps(monkeypatch: pytes
     monkeypatch.setattr("mempool.local.engine._Announced", lambda places: announced.append(places) or ())
     pool = Pool(Objects(object), 0)
     several = [65_535, 65_536, 100_000, 9_000_000]
-    assert [len(pool._engine._places(places)) for places in several] == several
+    assert [len(pool._engine._new_slots(places)) for places in several] == several
     assert announced == [65_535, (64 << 20) // 8, (64 << 20) // 8, 9_000_000]
 
 
@@ -166,11 +168,11 @@ def test_waits_that_ended_in_vain_are_summed_up() -> None:
 
 
 def test_a_new_reserve_holds_nothing() -> None:
-    reserve = Reserve(False, False, False)
-    figures = reserve.figures()
+    reserve = Decisions(False, False, False)
+    snapshot = reserve.snapshot()
     expected = {"limit": UNLIMITED, "waiting_max": UNLIMITED, "closed": False, "resizes": -1}
     expected |= {"waits": [0] * 8, "wait_histogram": [0] * 8}
-    assert figures == dict.fromkeys(figures, 0) | expected
+    assert snapshot == dict.fromkeys(snapshot, 0) | expected
     assert reserve.capacity() == 0
 
 
@@ -180,7 +182,7 @@ def test_a_lease_that_was_never_served_has_nothing_to_say_when_it_is_dropped() -
         warnings.simplefilter("always")
         lease: Any = pool.lease()
         assert not lease._use_warm()
-        lease._line_up()
+        lease._make_ticket()
         del lease
     assert said == []
 
@@ -194,12 +196,12 @@ def test_what_is_out_is_known_unless_nothing_is_tracked(track: str, is_known: bo
 def test_nobody_owes_an_element_when_more_came_home_than_went_out() -> None:
     """Where nobody looks, two threads that free the same element in the same moment can do that."""
     pool = Pool(Objects(object), 1, track="nothing")
-    element, several = pool.alloc_reserved(), (Hands(1), Hands(1))
-    for hands in several:
-        hands.hold(element)
-        assert pool.core.sign_in(hands)
-    for hands in several:
-        pool.core.give(hands)
+    element, several = pool.alloc_reserved(), (Transfer(1), Transfer(1))
+    for transfer in several:
+        transfer.hold(element)
+        assert pool.core.check_in(transfer)
+    for transfer in several:
+        pool.core.take_back(transfer)
     pool._engine._retarget(5, UNCHANGED, UNCHANGED)
     assert (pool.guarantee().owed, pool.guarantee().unfunded, pool.stats().out) == (0, 3, -1)
 
@@ -218,7 +220,7 @@ def test_who_gives_up_a_drain_watches_no_more() -> None:
     element = pool.alloc()
     with pytest.raises(PoolTimeout):
         pool.drain(timeout=0)
-    assert pool.core.books.drainers == ()
+    assert pool.core.state.drainers == ()
     pool.free(element)
 
 
@@ -237,12 +239,12 @@ class CutShort:
         return self.function(*arguments)
 
 
-@pytest.mark.skipif(IMPLEMENTATION == "compiled", reason="compiled, the quick path has no such place")
+@pytest.mark.skipif(IMPLEMENTATION == "compiled", reason="compiled, the fast path has no such place")
 def test_an_interrupt_before_a_handle_dies_does_not_spare_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The element is home by then, and the next user's."""
+    """The element is back by then, and the next user's."""
     pool = Pool(Buffers(64), 1)
     buffer = pool.alloc()
-    monkeypatch.setattr("mempool.local.returning.renew", CutShort(returning.renew))
+    monkeypatch.setattr("mempool.local.returning.revoke", CutShort(returning.revoke))
     with pytest.raises(KeyboardInterrupt):
         pool.free(buffer)
     assert pool.stats().out == 0
@@ -254,8 +256,8 @@ def test_an_interrupt_before_a_handle_dies_does_not_spare_it(monkeypatch: pytest
 def test_an_interrupt_after_the_reset_does_not_cost_the_element(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(Objects(bytearray, reset=bytearray.clear), 0, keep=1)
     element = pool.alloc()
-    give = CutShort(Reserve.give)
-    monkeypatch.setattr(Reserve, "give", lambda *arguments: give(*arguments))
+    give = CutShort(Decisions.take_back)
+    monkeypatch.setattr(Decisions, "take_back", lambda *arguments: give(*arguments))
     with pytest.raises(KeyboardInterrupt):
         pool.free(element)
     assert (pool.stats().spare, pool.stats().disposed) == (1, 0)
@@ -334,7 +336,7 @@ def test_an_element_that_was_found_spoilt_is_nobodys_any_more() -> None:
 
 
 def test_who_waits_for_many_brings_places_for_them() -> None:
-    """They are gathered on the shelf, which is short in a pool that keeps few."""
+    """They are gathered on the free list, which is short in a pool that keeps few."""
     pool = Pool(ScriptedSource(otherwise=Step.FAILS), 0)
 
     async def main() -> None:
@@ -383,7 +385,7 @@ class Dear:
 
     def alloc(self) -> object:
         assert self.pool is not None
-        self.at_once.append(self.pool.core.figures()["claimed"])
+        self.at_once.append(self.pool.core.snapshot()["permits"])
         self.clock.advance(self.seconds)
         return object()
 

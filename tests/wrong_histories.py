@@ -98,12 +98,12 @@ PAIRS = {
         asks(A, "alloc") + made(A, 1) + returns(A, 0),
         asks(A, "alloc") + made(A, 1) + returns(A, 1),
     ),
-    "what came home has vanished": Pair(
+    "what was returned has vanished": Pair(
         pool(1, 1),
         TAKEN + GIVEN_BACK + asks(A, "alloc_reserved") + returns(A),
         TAKEN + GIVEN_BACK + asks(A, "alloc_reserved") + returns(A, 0),
     ),
-    "what came home is not counted": Pair(
+    "what was returned is not counted": Pair(
         pool(1, 1),
         TAKEN + GIVEN_BACK + stats(A, 1, 1, 0, 0, 1, 0, 1, 0),
         TAKEN + GIVEN_BACK + stats(A, 1, 1, 0, 1, 0, 0, 1, 0),
@@ -153,17 +153,17 @@ PAIRS = {
         + stats(A, 0, 2, 0, 0, 0, 0, 0, 0)
         + returns(B, (0, 0, 0, 0)),
     ),
-    "what comes home lies beside one who waits": Pair(
+    "what is returned lies beside one who waits": Pair(
         pool(1, 1),
         B_WAITS + GIVEN_BACK + stats(A, 1, 1, 1, 1, 0, 0, 1, 0) + returns(B, 0),  # which has not been inside the source
         B_WAITS + GIVEN_BACK + stats(A, 1, 1, 0, 0, 1, 0, 1, 0) + returns(B, 0),
     ),
-    "what comes home does not lie there for one inside the source": Pair(
+    "what is returned does not lie there for one inside the source": Pair(
         pool(1, 1),
         B_WAITS + GIVEN_BACK + stats(A, 1, 1, 0, 0, 1, 0, 1, 0) + made(B, 1) + returns(B, 1),
         B_WAITS + GIVEN_BACK + stats(A, 1, 1, 1, 1, 0, 0, 1, 0) + made(B, 1) + returns(B, 0),
     ),
-    "one inside the source has what comes home, and another waits": Pair(
+    "one inside the source has what is returned, and another waits": Pair(
         pool(1, 1),
         BOTH_WAIT + GIVEN_BACK + stats(A, 1, 1, 1, 0, 1, 0, 1, 0) + made(B, 1) + returns(B, 0) + returns(C, 1),
         BOTH_WAIT + GIVEN_BACK + stats(A, 1, 1, 1, 0, 1, 0, 1, 0) + made(B, 1) + returns(B, 1) + returns(C, 0),

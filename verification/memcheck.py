@@ -1,4 +1,5 @@
-"""`python -m verification.memcheck`: buffers and the roll under valgrind, and whether an error is one of our code's.
+"""`python -m verification.memcheck`: buffers and the table of outstanding elements under valgrind, and whether an error is
+one of our code's.
 
 CPython and NumPy make valgrind report things of their own; what counts is an error whose stack goes through a compiled
 module of mempool. (Not what an interpreter leaves allocated when it ends: tests/danger/test_leaks.py looks for leaks.)
@@ -16,7 +17,7 @@ from xml.etree import ElementTree as ET
 
 import mempool
 
-FUZZ = ("tests/buffers/test_buffers_fuzz.py", "tests/memory/test_memory_fuzz.py", "tests/test_roll.py")
+FUZZ = ("tests/buffers/test_buffers_fuzz.py", "tests/memory/test_memory_fuzz.py", "tests/test_outstanding.py")
 #: Reads the byte behind a block.
 PLANTED = "import ctypes; block = ctypes.create_string_buffer(100); ctypes.string_at(ctypes.addressof(block) + 100, 1)"
 PACKAGE = str(Path(mempool.__file__).parent)

@@ -36,7 +36,7 @@ from verification.planted import copy_tree
 SURVIVORS = Path(__file__).with_name("survivors.md")
 #: A part of `make test`: the fast ones that know the core. Most mutants do not outlive the first; the others are for those.
 TESTS = (
-    ("roll",),
+    ("outstanding",),
     ("decisions",),
     (
         "surplus_of_a_grow",
@@ -60,15 +60,15 @@ TESTS = (
 TEST_SECONDS_MAX = 8
 SECONDS_MAX = 300
 #: For each group. One that hangs in C holds the GIL, and pytest cannot end it.
-GROUP_SECONDS_MAX = {"roll": 10, "decisions": 30}
+GROUP_SECONDS_MAX = {"outstanding": 10, "decisions": 30}
 #: For the conftest of the copies: a failure is enough, it need not be made small.
 NO_SHRINKING = """
 from hypothesis import Phase, settings
 settings.register_profile("mutants", phases=[Phase.reuse, Phase.generate])
 settings.load_profile("mutants")
 """
-#: Called by compiled code only: the hash table of the roll, and the gates of the quick path.
-COMPILED_ONLY = {"home_of", "enter", "strike", "tune"}
+#: Called by compiled code only: the hash table of outstanding elements, and the gates of the fast path.
+COMPILED_ONLY = {"first_slot", "add_pointer", "remove_pointer", "set_gates"}
 
 
 def modules() -> list[Path]:

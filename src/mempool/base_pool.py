@@ -11,8 +11,8 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, Self, TypeVar, cast
 
 from mempool import explain, messages, parking, waiting
-from mempool._core import Quick
-from mempool._core.quick import WARM
+from mempool._core import FastPath
+from mempool._core.fast_path import WARM
 from mempool.buffer import Buffer
 from mempool.clock import Clock
 from mempool.engine import NEVER, Engine
@@ -32,7 +32,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class BasePool(Quick, Generic[T]):
+class BasePool(FastPath, Generic[T]):
     """A pool, whatever its engine is: the base of `Pool`, and of pools on engines of other kinds.
 
     engine: what decides and holds the elements; see mempool/engine.py.
@@ -56,7 +56,7 @@ class BasePool(Quick, Generic[T]):
         self._offload: bool = bool(offload)
 
     if TYPE_CHECKING:
-        # What Quick does and documents, with the types that a compiled class cannot have.
+        # What FastPath does and documents, with the types that a compiled class cannot have.
         def alloc(self, *, timeout: float | None | Literal["default"] = "default") -> T: ...  # noqa: D102
         def try_alloc(self) -> T | None: ...  # noqa: D102
         def alloc_reserved(self) -> T | None: ...  # noqa: D102
@@ -83,7 +83,7 @@ class BasePool(Quick, Generic[T]):
             raise
 
     def alloc_many(self, n: int, *, timeout: float | None | Literal["default"] = "default") -> list[T]:
-        """Take `n` elements, all or none. In the line, they are gathered as they come home; nobody overtakes.
+        """Take `n` elements, all or none. In the line, they are gathered as they are returned; nobody overtakes.
 
         More than the reserve is served as far as the source can, without a promise. Raises ValueError at once when `n`
         exceeds the limit, or does so when a resize lowers it; and what `alloc` raises. Kernel: mempool_alloc_bulk.
@@ -248,7 +248,7 @@ class BasePool(Quick, Generic[T]):
         self._engine.give(self._engine.returning((element,)), linger=bool(linger))
 
     def array(self, shape: Any, dtype: Any = "uint8", *, timeout: float | None | Literal["default"] = "default") -> Any:
-        """A NumPy array over a buffer of this pool, which comes home when the array and all its views are gone.
+        """A NumPy array over a buffer of this pool, which is returned when the array and all its views are gone.
 
         shape, dtype: as for `Buffer.array`. timeout: as for `alloc`. For pools of `Buffers`; needs `mempool[numpy]`.
 
@@ -284,7 +284,7 @@ class BasePool(Quick, Generic[T]):
         self._engine.discard(self._engine.returning((element,)))
 
     def write_off(self, lost: T | Holder) -> None:
-        """Say that an element is lost with its holder and never comes home: it exists no more, as far as the pool goes.
+        """Say that an element is lost with its holder and is never returned: it exists no more, as far as the pool goes.
 
         lost: the element, or what `holders()` says of it where nobody has it at hand. There is room under the limit for
         another; it is made anew where the promise needs it, as by `refill`. The source's free is not called, because the
@@ -298,7 +298,7 @@ class BasePool(Quick, Generic[T]):
     def write_off_all(self) -> int:
         """`write_off` all that is out, whoever holds it. Returns how many.
 
-        For the child of a fork, where what the parent's threads hold never comes home and counts against the limit: call
+        For the child of a fork, where what the parent's threads hold is never returned and counts against the limit: call
         it before anything is taken there, and while no other call of this pool is under way. What the forking thread holds
         is among it; with `track="holders"`, `write_off` each of `holders()` that does not live spares that.
         """
@@ -312,8 +312,8 @@ class BasePool(Quick, Generic[T]):
         """Tell whoever sees this exception what its traceback keeps."""
         try:
             error.add_note(  # type: ignore[attr-defined]  # every BaseException's
-                f"{self._called()}: the lease is over, but a view in this traceback keeps its buffer, which comes home when "
-                "the traceback is dropped"
+                f"{self._called()}: the lease is over, but a view in this traceback keeps its buffer, which is returned "
+                "when the traceback is dropped"
             )
         except (AttributeError, MemoryError, TypeError):
             pass  # of a user's class that has no notes; or there is no memory for one

@@ -1,18 +1,18 @@
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
 from libc.string cimport memset
-from mempool._core.line cimport Hands
+from mempool._core.transfer cimport Transfer
 
 cdef class Block:
     cdef readonly object region
     cdef readonly object source
-    cdef public object home
+    cdef public object owner
     cdef readonly Py_ssize_t size
     cdef char *pointer
     cdef readonly bint is_lost
     cdef readonly list mark
 
 cdef enum:
-    BLANK = 0
+    UNUSED = 0
     LIVE = 1
     DEAD = 2
 
@@ -24,7 +24,7 @@ cdef class Exporter:
 cdef class Buffer:
     cdef object __weakref__
     cdef readonly Block block
-    cdef Buffer heir
+    cdef Buffer next_handle
     cdef int state
     cdef public bint lingers
     cdef void *exporter
@@ -32,7 +32,7 @@ cdef class Buffer:
     cdef object view
     cdef object lent
 
-cdef inline Buffer blank(Block block):
+cdef inline Buffer new_handle(Block block):
     """A handle that is not in force yet: nobody can look through it."""
     cdef Buffer buffer = Buffer.__new__(Buffer)
     buffer.block = block
@@ -63,13 +63,13 @@ cdef inline Exporter exporter_of(Buffer self):
     self.exporter = <void*>exporter
     return exporter
 
-cdef inline void pass_on(Buffer old, Buffer heir):
-    """The views that look through `old` keep `heir` from now on. The caller has a reference to each."""
+cdef inline void pass_on(Buffer old, Buffer next_handle):
+    """The views that look through `old` keep `next_handle` from now on. The caller has a reference to each."""
     cdef Exporter exporter = <Exporter>old.exporter
-    heir.exporter = old.exporter
-    heir.lingers = True
+    next_handle.exporter = old.exporter
+    next_handle.lingers = True
     old.exporter = NULL
-    exporter.buffer = heir
+    exporter.buffer = next_handle
 
 cdef inline void expose(Exporter self, Py_buffer *view, int flags):
     """By hand, because PyBuffer_FillInfo would overwrite the None that Cython has put into obj, and leave it behind."""

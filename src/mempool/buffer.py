@@ -1,12 +1,12 @@
 # cython: language_level=3
 """Buffer: memory of a pool, in a user's hands until it is freed, and never after.
 
-What lies on a pool's shelf is a handle that nobody has seen. `alloc` hands it out as it is; `free` moves the memory into
-a new handle, which goes to the shelf, and the old one is dead for ever. So an alloc needs no memory of its own, and a
+What lies on a pool's free list is a handle that nobody has seen. `alloc` hands it out as it is; `free` moves the memory into
+a new handle, which goes to the free list, and the old one is dead for ever. So an alloc needs no memory of its own, and a
 free that cannot have a new handle raises MemoryError and has changed nothing.
 
 A handle that is not dead and that a user can reach is out: a spare is known to nobody but the pool. That is how a dropped
-handle knows that it must go home.
+handle knows that it must be returned.
 
 A view is whatever refers to what the views of a handle look through: compiled its Exporter, uncompiled its `view`. The
 Py_buffers that are held tell nothing: torch lets go of its own at once, and keeps the object that it names.
@@ -43,9 +43,9 @@ EXPORTS: bool = cython.compiled or sys.version_info >= (3, 12)
 if cython.compiled:
     from cython.cimports.cpython import Py_buffer
 else:  # compiled, the .pxd beside this file says the same
-    from mempool._core.line import Hands
+    from mempool._core.transfer import Transfer
 
-    BLANK = 0
+    UNUSED = 0
     LIVE = 1
     DEAD = 2
 
@@ -58,7 +58,7 @@ class Block:
 
     region: Any  # address, size and view; whose it is, its source knows
     source: Any
-    home: Any  # the pool's Home; None: no pool has it yet
+    owner: Any  # the pool's Owner; None: no pool has it yet
     size: cython.Py_ssize_t
     pointer: cython.p_char
     is_lost: cython.bint  # it stayed with the parent of a fork
@@ -69,7 +69,7 @@ class Block:
     def __init__(self, region: Any, source: Any) -> None:
         self.region = region
         self.source = source
-        self.home = None
+        self.owner = None
         self.is_lost = False
         self.mark = [{}]
         self.size = region.size
@@ -90,7 +90,7 @@ class Exporter:
     """What the views of one handle look through, compiled: made for the first of them, dead with the last reference.
 
     Any extension may keep it and look at the memory without holding a Py_buffer, so its life is what counts. It keeps its
-    handle alive: one that is dropped while somebody looks goes home when the last view dies.
+    handle alive: one that is dropped while somebody looks is returned when the last view dies.
     """
 
     buffer: Buffer | None
@@ -120,11 +120,11 @@ class Buffer:
     """So many bytes of a pool: a writable, contiguous buffer for `readinto`, `recv_into`, `memoryview`, `numpy`, ...
 
     After `free` it is dead, and every access through it raises UseAfterFree. `free` raises BufferError as long as
-    anybody still views the memory. One that is dropped goes home by itself, and warns with ResourceWarning.
+    anybody still views the memory. One that is dropped is returned by itself, and warns with ResourceWarning.
     """
 
     block: Block
-    heir: Buffer | None
+    next_handle: Buffer | None
     state: cython.int
     lingers: cython.bint  # its user has freed it; only the views of the handle that he had keep this one
     exporter: cython.p_void  # compiled: NULL, or the Exporter, which is not owned from here
@@ -279,7 +279,7 @@ class Buffer:
         """Whether the memory can be looked at through this handle."""
         return self.state == LIVE
 
-    def surrender(self) -> Any:
+    def detach(self) -> Any:
         """Give up the memory: returns its region. Raises BufferError while somebody views it. For the source's free."""
         if self.state != LIVE or self.block.is_lost:
             raise self._dead()
@@ -308,26 +308,26 @@ class Buffer:
                     _outlive(self)
                     raise
             else:
-                self._go_home()
-        elif not cython.compiled and self.state == BLANK:
+                self._return()
+        elif not cython.compiled and self.state == UNUSED:
             _shut(self)
 
-    def _go_home(self) -> None:
+    def _return(self) -> None:
         mine: list[Buffer] | None = None
         try:
             mine = [self]
             self._leave(mine)
         except (KeyboardInterrupt, MemoryError):
-            # Python swallows what flies here. Who has taken it out of the list sees to it; nobody else would come back.
+            # Python swallows what is raised here. Who has taken it out of the list sees to it; nobody else would come back.
             if mine is None or mine:
                 self._leave([self])
             raise
 
     def _leave(self, mine: list[Buffer]) -> None:
-        if self.block.home is None:
+        if self.block.owner is None:
             self.block.source.free(self)
             return
-        why: str = self.block.home.recover(mine)
+        why: str = self.block.owner.reclaim(mine)
         if why:
             dropped.warn(why, 0 if cython.compiled else 3)
 
@@ -339,7 +339,7 @@ class Buffer:
     def _called(self) -> str:
         if self.block is None:
             raise TypeError("a buffer is taken from a pool of Buffers")
-        return "no pool" if self.block.home is None else f"pool {self.block.home.name!r}"
+        return "no pool" if self.block.owner is None else f"pool {self.block.owner.name!r}"
 
     def _dead(self) -> UseAfterFree:
         if self.state == LIVE:
@@ -354,7 +354,7 @@ class Buffer:
 
 def first_handle(region: Any, source: Any) -> Buffer:
     """The handle of memory that a source has just made. It owns the memory from its `begin` on."""
-    buffer: Buffer = blank(Block(region, source))
+    buffer: Buffer = new_handle(Block(region, source))
     return buffer
 
 
@@ -371,23 +371,23 @@ def identity_of(element: object) -> int:
     return id(element)
 
 
-def prepare(hands: Hands, home: Any, lingering: cython.bint = False) -> Buffer | None:
-    """Make what `renew` needs. Returns the first of these buffers that cannot be freed to this pool; None: all can.
+def prepare(transfer: Transfer, owner: Any, lingering: cython.bint = False) -> Buffer | None:
+    """Make what `revoke` needs. Returns the first of these buffers that cannot be freed to this pool; None: all can.
 
     lingering: views are no obstacle.
     """
-    elements = hands.held()
+    elements = transfer.held()
     for element in elements:
         if type(element) is Buffer:
             buffer: Buffer = element
-            if buffer.state != LIVE or buffer.block.home is not home:
+            if buffer.state != LIVE or buffer.block.owner is not owner:
                 return buffer
             if buffer.block.is_lost:
                 continue  # there is nothing to pass on, nor to be viewed
             if buffer._is_being_filled() if lingering else buffer.views() > 0:
                 return buffer
-            if buffer.heir is None:
-                buffer.heir = blank(buffer.block)
+            if buffer.next_handle is None:
+                buffer.next_handle = new_handle(buffer.block)
     if len(elements) > 1 and len(set(map(id, elements))) < len(elements):
         for element in elements:
             if type(element) is Buffer and sum([other is element for other in elements]) > 1:
@@ -395,8 +395,8 @@ def prepare(hands: Hands, home: Any, lingering: cython.bint = False) -> Buffer |
     return None
 
 
-def renew(hands: Hands, lingering: cython.bint = False) -> Buffer | None:
-    """Kill the handles in these hands; new ones of the same memory are in the hands instead. May be done again.
+def revoke(transfer: Transfer, lingering: cython.bint = False) -> Buffer | None:
+    """Kill the handles in this transfer; new ones of the same memory are in the transfer instead. May be done again.
 
     Returns a buffer that somebody has begun to view since `prepare`; it is left as it was.
     lingering: what is viewed is renewed, too; its views keep the new handle, which `lingers`.
@@ -405,44 +405,44 @@ def renew(hands: Hands, lingering: cython.bint = False) -> Buffer | None:
     old: Buffer
     if cython.compiled:
         # First a look at all, so that all are renewed or none: nothing here lets another thread run.
-        for i in range(hands.first, hands.count):
-            if type(hands.elements[i]) is Buffer:
-                old = hands.elements[i]
-                if old.heir is not None and (old.fills > 0 or (old.exporter != cython.NULL and not lingering)):
+        for i in range(transfer.first, transfer.count):
+            if type(transfer.elements[i]) is Buffer:
+                old = transfer.elements[i]
+                if old.next_handle is not None and (old.fills > 0 or (old.exporter != cython.NULL and not lingering)):
                     return old
-    for i in range(hands.first, hands.count):
-        if type(hands.elements[i]) is not Buffer:
+    for i in range(transfer.first, transfer.count):
+        if type(transfer.elements[i]) is not Buffer:
             continue
-        old = hands.elements[i]
-        if old.heir is None:
+        old = transfer.elements[i]
+        if old.next_handle is None:
             continue  # done before
         if cython.compiled:
             if old.exporter != cython.NULL:
-                pass_on(old, old.heir)
+                pass_on(old, old.next_handle)
             old.state = DEAD
-            old.heir.state = LIVE
-            hands.elements[i] = old.heir
-            old.heir = None
+            old.next_handle.state = LIVE
+            transfer.elements[i] = old.next_handle
+            old.next_handle = None
         else:
             try:
-                if not lingering or (old.views() == 0 and not old.heir.lingers):
+                if not lingering or (old.views() == 0 and not old.next_handle.lingers):
                     _shut(old)
             except BufferError:
                 if not lingering:
                     return old
-            # In this order: whatever exception flies between two of these lines, the next `renew` goes on from there.
-            if lingering and (old.views() > 0 or old.heir.lingers):
-                _pass_on(old, old.heir)
-            old.heir.state = LIVE
+            # In this order: whatever exception is raised between two of these lines, the next `revoke` goes on from there.
+            if lingering and (old.views() > 0 or old.next_handle.lingers):
+                _pass_on(old, old.next_handle)
+            old.next_handle.state = LIVE
             old.state = DEAD
-            hands.elements[i] = old.heir
-            old.heir = None
+            transfer.elements[i] = old.next_handle
+            old.next_handle = None
     return None
 
 
-def has_lost(hands: Hands) -> bool:
+def has_lost(transfer: Transfer) -> bool:
     """Whether one of these elements is a buffer whose memory stayed with the parent of a fork."""
-    for element in hands.held():
+    for element in transfer.held():
         if type(element) is Buffer:
             buffer: Buffer = element
             if buffer.block.is_lost:
@@ -450,11 +450,11 @@ def has_lost(hands: Hands) -> bool:
     return False
 
 
-def entrust(hands: Hands) -> None:
-    """What has left these hands is kept by its views alone from now on. Compiled, it is already. May be done again."""
+def entrust(transfer: Transfer) -> None:
+    """What has left this transfer is kept by its views alone from now on. Compiled, it is already. May be done again."""
     if not cython.compiled:
-        # Here, where what flies is heard, and not in the finalizer that would do the same.
-        for element in hands.elements[: hands.first]:
+        # Here, where what is raised is heard, and not in the finalizer that would do the same.
+        for element in transfer.elements[: transfer.first]:
             if type(element) is Buffer and element.lent is not None:
                 _outlive(element)
 
@@ -519,25 +519,25 @@ if not cython.compiled:
             buffer.block.mark[0].clear()
 
         def _outlive(buffer: Buffer) -> None:
-            """A handle that only views keep goes home with the last of them, of which `__release_buffer__` is told.
+            """A handle that only views keep is returned with the last of them, of which `__release_buffer__` is told.
 
             Not by a weak reference: the collector does not call those that finalizers of its garbage have made. And on 3.12
             it crashes where it takes a window apart that is viewed by the same garbage: here it is none any more.
             """
-            if buffer.state == LIVE:  # else interrupted below, where it had gone home
+            if buffer.state == LIVE:  # else interrupted below, where it had been returned
                 window = buffer.view if buffer.lent is None else buffer.lent
                 _orphans[id(window)] = buffer
                 _end_views(window)  # which may have ended before it was written down
 
         def _end_views(window: memoryview) -> None:
-            """If nobody looks through this window any more, its handle goes home. May be done again."""
+            """If nobody looks through this window any more, its handle is returned. May be done again."""
             claimed: list[Any] = []
             try:
                 _claim(window, claimed)
-                _go_home(claimed)
+                _return(claimed)
             except (KeyboardInterrupt, MemoryError):
                 _claim(window, claimed)
-                _go_home(claimed)
+                _return(claimed)
                 raise
 
         def _claim(window: memoryview, claimed: list[Any]) -> None:
@@ -552,13 +552,13 @@ if not cython.compiled:
             _kept.pop(id(window), None)
             claimed.extend(map(_orphans.pop, (id(window),) * (not claimed), (None,)))
 
-        def _go_home(claimed: list[Any]) -> None:
+        def _return(claimed: list[Any]) -> None:
             for buffer in claimed:
                 if buffer is not None and buffer.state == LIVE:
                     if buffer.lent is None:
                         buffer.view = _window(buffer.block)
                     buffer.lent = None
-                    buffer._go_home()
+                    buffer._return()
 
         def _after_collection(phase: str, _info: object, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
             """Of the end of a wrapper nobody tells, nor of a release for which there was no memory: a collection looks."""
@@ -614,21 +614,21 @@ if not cython.compiled:
                 raise
 
         def _outlive(buffer: Buffer) -> None:
-            """A handle that only views keep goes home when the last of them dies. May be done again."""
+            """A handle that only views keep is returned when the last of them dies. May be done again."""
 
-            def go_home(_reference: object) -> None:
+            def return_it(_reference: object) -> None:
                 try:
                     try:
                         buffer.view = buffer.view or _window(buffer.block)
                     except (KeyboardInterrupt, MemoryError):
                         buffer.view = buffer.view or _window(buffer.block)
-                    buffer._go_home()
+                    buffer._return()
                 finally:
                     _orphans.pop(id(buffer), None)
 
             window = buffer.view if buffer.lent is None else buffer.lent
             if id(buffer) not in _orphans:  # else interrupted below, and another end would be the end of the first
-                _orphans[id(buffer)] = (buffer, weakref.ref(window.end, go_home))
+                _orphans[id(buffer)] = (buffer, weakref.ref(window.end, return_it))
             if buffer.lent is None:
                 buffer.view = None
             buffer.lent = None
@@ -657,22 +657,22 @@ if not cython.compiled:
         lists = [referrer for referrer in gc.get_referrers(block.mark) if type(referrer) is list]
         return sum(sum(map(operator.is_, known, itertools.repeat(window))) for known in lists)
 
-    def blank(block: Block) -> Buffer:
+    def new_handle(block: Block) -> Buffer:
         """A handle that is not in force yet: nobody can look through it."""
         buffer = Buffer.__new__(Buffer)
         buffer.view = _window(block)
         buffer.lent = None
         buffer.lingers = False
         buffer.block = block
-        buffer.heir = None
-        buffer.state = BLANK
+        buffer.next_handle = None
+        buffer.state = UNUSED
         return buffer
 
-    def _pass_on(old: Buffer, heir: Buffer) -> None:
-        """The views that look through `old` keep `heir` from now on. May be done again."""
-        heir.lingers = True
+    def _pass_on(old: Buffer, next_handle: Buffer) -> None:
+        """The views that look through `old` keep `next_handle` from now on. May be done again."""
+        next_handle.lingers = True
         if old.view is not None:
-            heir.lent = old.view
+            next_handle.lent = old.view
         old.state = DEAD
         old.view = None
 

@@ -15,7 +15,7 @@ class Deadlock:
     """Callers that wait for each other."""
 
     is_certain: bool
-    """Nobody else can bring home what they hold, and there is no room under the limit."""
+    """Nobody else can return what they hold, and there is no room under the limit."""
     lines: tuple[str, ...]
     """Who holds what, and who waits where."""
 
@@ -23,8 +23,8 @@ class Deadlock:
 def find_deadlock(engine: Engine, owner: object, engines: Iterable[Engine]) -> Deadlock | None:
     """Whether nobody but those who wait themselves could serve `owner`, who waits there. None: somebody may.
 
-    Certain, where only they can bring home what they hold, or tasks of a loop that one of them stops: there is no way out,
-    but that somebody's time runs out. Else it may only look like one: what a thread took, another may bring home.
+    Certain, where only they can return what they hold, or tasks of a loop that one of them stops: there is no way out,
+    but that somebody's time runs out. Else it may only look like one: what a thread took, another may return.
     """
     tracked = [candidate for candidate in engines if candidate.tracker.knows_holders]
     for is_certain in (True, False):
@@ -82,7 +82,7 @@ def _cannot_run(holder: object, stuck: set[object], stopped: set[object]) -> boo
 def _is_dry(engine: Engine, stuck: set[object], stopped: set[object], is_certain: bool) -> bool:
     """Whether all that is out there is held by somebody who is stuck or stopped, and nothing is on its way.
 
-    is_certain: whether nobody else can bring it home, and the source cannot help because the limit is reached.
+    is_certain: whether nobody else can return it, and the source cannot help because the limit is reached.
     """
     now = engine.snapshot()
     owners = engine.tracker.owners()

@@ -20,12 +20,12 @@ class Errand:
     """
 
     def __init__(
-        self, work: Callable[[], Any], wake: Callable[[], object], send_home: Callable[[], object] | None = None
+        self, work: Callable[[], Any], wake: Callable[[], object], give_back: Callable[[], object] | None = None
     ) -> None:
         """send_home: gives back what the call brought, where nobody waits for it any more."""
         self._work = work
         self._wake = wake
-        self._send_home = send_home
+        self._give_back = give_back
         self._answer: Any = None
         self._error: BaseException | None = None
         # Who was the first: the thread at its end, or the task when it left. One step decides.
@@ -50,7 +50,7 @@ class Errand:
         return self._answer
 
     def leave(self) -> bool:
-        """Wait for it no longer. Whether it is over; else the thread sends home what it brings."""
+        """Wait for it no longer. Whether it is over; else the thread returns what it brings."""
         return self._first.setdefault(None, "task") == "thread"
 
     def _run(self) -> None:
@@ -62,8 +62,8 @@ class Errand:
             self._wake()
             return
         try:
-            if self._send_home is not None:
-                self._send_home()
+            if self._give_back is not None:
+                self._give_back()
         finally:
             if self._error is not None:
                 log.error("a call that nobody waits for any more has failed", exc_info=self._error)

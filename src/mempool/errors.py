@@ -28,7 +28,7 @@ class DeadlockTimeout(DeadlockError, PoolTimeout):
 
 
 class DoubleFree(PoolError, ValueError):
-    """An element was given back that has come home already."""
+    """An element was given back that has been returned already."""
 
 
 class UseAfterFree(PoolError, ValueError):

@@ -1,5 +1,5 @@
-from mempool._core.line cimport Hands
-from mempool._core.quick cimport Quick, hand_on, put_warm, take_warm
+from mempool._core.transfer cimport Transfer
+from mempool._core.fast_path cimport FastPath, hand_on, put_warm, take_warm
 from mempool.waiting cimport FINISHED, Routine, go_on_inside, obtain, quicken
 
 cdef enum:
@@ -11,23 +11,23 @@ cdef enum:
     DISCARDED = 5
 
 cdef class Lease:
-    cdef Quick pool
+    cdef FastPath pool
     cdef object timeout
     cdef object thing
-    cdef object hands
+    cdef object transfer
     cdef int state
     cdef bint linger
     cdef object _enter(self)
     cdef object _warm(self)
     cpdef bint _use_warm(self) except -1
-    cpdef _line_up(self)
+    cpdef _make_ticket(self)
     cpdef _begin(self)
-    cpdef _give_up(self)
+    cpdef _cancel(self)
     cdef bint _exit(self, exc) except? -1
     cdef bint _use(self) except? -1
     cdef bint _release(self, bint lingering) except? -1
     cdef bint _hand_on(self) except? -1
-    cdef object _returning_hands(self)
+    cdef object _returning_transfer(self)
 
 cdef class Entering(Routine):
     cdef Lease lease
@@ -50,4 +50,4 @@ cdef extern from *:
     """
     int mempool_put_into_type(object type, object name, object value) except -1
 
-cpdef Lease new_lease(Quick pool, object timeout, bint linger)
+cpdef Lease new_lease(FastPath pool, object timeout, bint linger)

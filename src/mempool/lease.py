@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""A lease: an element that goes home by itself."""
+"""A lease: an element that is returned by itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ else:
         from mempool._core import _cython as cython
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
-    from mempool._core.line import Hands
+    from mempool._core.transfer import Transfer
     from mempool.waiting import FINISHED, Routine, go_on_inside, obtain, quicken
 
     NEW = 0
@@ -42,14 +42,14 @@ class Lease:
         async with pool.lease() as buf: ...
         lease = pool.lease(); use(lease.element); lease.release()
 
-    A lease that is dropped while it holds an element sends it home at once and warns with ResourceWarning. Do not tie it
+    A lease that is dropped while it holds an element returns it at once and warns with ResourceWarning. Do not tie it
     into a reference cycle (`element.lease = lease`): compiled, the collector does not know leases, and it stays for ever.
     """
 
     pool: Any  # a Pool
     timeout: Any
     thing: Any
-    hands: Any  # a ticket of the pool's engine
+    transfer: Any  # a ticket of the pool's engine
     state: cython.int
     linger: cython.bint
 
@@ -65,7 +65,7 @@ class Lease:
             return self._enter()
         if self.state != HELD:
             raise self._without()
-        element: object = self.thing if self.hands is None else self.hands.elements[0]
+        element: object = self.thing if self.transfer is None else self.transfer.elements[0]
         if element is None:
             raise self._without()
         return element
@@ -99,17 +99,17 @@ class Lease:
         if element is not None:
             return element
         try:
-            self.hands = self.pool._engine.ticket(1)
-            self.pool._obtain(self.hands, self.timeout)
+            self.transfer = self.pool._engine.ticket(1)
+            self.pool._obtain(self.transfer, self.timeout)
             self.state = HELD
         except BaseException as error:
-            self.thing = self.pool._salvage(self.hands, error)
+            self.thing = self.pool._cancel_or_take_last(self.transfer, error)
             self.state = RELEASED
             if self.thing is None:
                 raise
-            self.hands = None
+            self.transfer = None
             self.state = HELD
-        return self.thing if self.hands is None else self.hands.elements[0]
+        return self.thing if self.transfer is None else self.transfer.elements[0]
 
     def __aenter__(self) -> Any:
         entering: Entering = Entering.__new__(Entering)
@@ -131,30 +131,30 @@ class Lease:
     @cython.cfunc
     def _warm(self) -> object:
         """A spare beyond the reserve, held; or None: always, uncompiled."""
-        # Where no quick way home is, that needs hands, which must be there before there is no memory for them.
-        if cython.compiled and self.pool.core.quick_free:
+        # Where there is no fast way back, that needs a transfer, which must be there before there is no memory for it.
+        if cython.compiled and self.pool.core.fast_free:
             self.thing = take_warm(self.pool)
             if self.thing is not None:
                 self.state = HELD
         return self.thing
 
-    def _line_up(self) -> Any:
+    def _make_ticket(self) -> Any:
         """The ticket that will hold its element."""
         ticket: Any = self.pool._engine.ticket(1)
-        self.hands = ticket
+        self.transfer = ticket
         return ticket
 
     def _begin(self) -> Any:
         """The ticket was served, and what it holds is the user's."""
         self.state = HELD
-        return self.hands.elements[0]
+        return self.transfer.elements[0]
 
-    def _give_up(self) -> None:
+    def _cancel(self) -> None:
         """It waited in vain or for too long, or nobody can be told what it got."""
         self.state = WAITING  # so that dropping it does the rest, should anything fly here
-        self._returning_hands()
-        if self.hands is not None:
-            self.pool._engine.cancel(self.hands)
+        self._returning_transfer()
+        if self.transfer is not None:
+            self.pool._engine.cancel(self.transfer)
         self.state = RELEASED
 
     @cython.cfunc
@@ -180,24 +180,24 @@ class Lease:
         return leaving
 
     def release(self) -> None:
-        """Send the element home. Raises DoubleFree the second time, RuntimeError when it never took one, BufferError while
+        """Return the element. Raises DoubleFree the second time, RuntimeError when it never took one, BufferError while
         somebody views a buffer.
         """
         self._release(self.linger)
 
     def discard(self) -> None:
         """The element is broken: `Pool.discard` it. A `with` block in which this is called ends without another word."""
-        hands: Any = None if self.state != HELD else self._returning_hands()
-        if hands is None or self.state != HELD or not (cython.compiled or self._claim("releaser", get_ident())):
+        transfer: Any = None if self.state != HELD else self._returning_transfer()
+        if transfer is None or self.state != HELD or not (cython.compiled or self._claim("releaser", get_ident())):
             raise self._without()
         try:
             self.state = RELEASING
-            self.pool._engine.discard(hands)
+            self.pool._engine.discard(transfer)
         except PoolError:
             self.state = RELEASED
             raise
         except BaseException:
-            self.state = HELD if self._returning_hands() is not None else DISCARDED
+            self.state = HELD if self._returning_transfer() is not None else DISCARDED
             if not cython.compiled:
                 self.__dict__.pop("releaser", None)
             raise
@@ -208,25 +208,25 @@ class Lease:
     def _release(self, lingering: cython.bint) -> cython.bint:
         if self.state != HELD:
             raise self._without()
-        if cython.compiled and self.hands is None and put_warm(self.pool, self.thing):
+        if cython.compiled and self.transfer is None and put_warm(self.pool, self.thing):
             self.thing = None
             self.state = RELEASED
             return True
         if cython.compiled and self._hand_on():
             return True
-        hands: Any = self._returning_hands()
-        # Of two that release at once, one may; to make the hands may have run anything. Uncompiled, the dict decides.
-        if hands is None or self.state != HELD or not (cython.compiled or self._claim("releaser", get_ident())):
+        transfer: Any = self._returning_transfer()
+        # Of two that release at once, one may; to make the transfer may have run anything. Uncompiled, the dict decides.
+        if transfer is None or self.state != HELD or not (cython.compiled or self._claim("releaser", get_ident())):
             raise self._without()
-        # The hands tell how far it came: after an exception, dropping the lease does the rest.
+        # The transfer tells how far it came: after an exception, dropping the lease does the rest.
         try:
             self.state = RELEASING
-            self.pool._engine.give(hands, linger=lingering)
+            self.pool._engine.give(transfer, linger=lingering)
         except PoolError:  # freed by hand behind the lease's back
             self.state = RELEASED
             raise
         except BaseException:
-            self.state = HELD if self._returning_hands() is not None else RELEASED
+            self.state = HELD if self._returning_transfer() is not None else RELEASED
             if not cython.compiled:
                 self.__dict__.pop("releaser", None)
             raise
@@ -236,24 +236,24 @@ class Lease:
     @cython.cfunc
     @cython.exceptval(-1, check=True)
     def _hand_on(self) -> cython.bint:
-        """Compiled: send the element home by a quick way, whether it came by one or not. False: go the slow way."""
-        if self.hands is None:
+        """Compiled: return the element by a fast way, whether it came by one or not. False: go the slow way."""
+        if self.transfer is None:
             if not hand_on(self.pool, self.thing):  # type: ignore[name-defined]
                 return False
             self.thing = None
-        elif not self.pool.core.quick_free:
+        elif not self.pool.core.fast_free:
             return False  # also: an engine of another kind, with tickets of its own
         else:
-            hands: Hands = self.hands
-            if hands.count - hands.first != 1:
+            transfer: Transfer = self.transfer
+            if transfer.count - transfer.first != 1:
                 return False
-            element: object = hands.elements[hands.first]
+            element: object = transfer.elements[transfer.first]
             if not put_warm(self.pool, element) and not hand_on(self.pool, element):  # type: ignore[name-defined]
                 return False
-            hands.elements[hands.first] = None
-            hands.first += 1
+            transfer.elements[transfer.first] = None
+            transfer.first += 1
         self.state = RELEASED
-        self.pool.core.spread_news()
+        self.pool.core.wake_pending()
         return True
 
     def _without(self) -> Exception:
@@ -267,7 +267,7 @@ class Lease:
             why = "waits for its element"
         elif self.state == DISCARDED:
             why = "was discarded already"
-        elif self.state == RELEASED or (self.hands is not None and self.hands.first > 0):
+        elif self.state == RELEASED or (self.transfer is not None and self.transfer.first > 0):
             why = "was released already"
         else:
             why = "is being released"
@@ -280,21 +280,21 @@ class Lease:
             return  # interrupted while it was being made
         if WAITING <= self.state <= RELEASING and not self._is_finalizing():  # a tuple of these would need memory
             try:
-                self._go_home()
-            except (KeyboardInterrupt, MemoryError):  # Python swallows what flies here, and nobody would come back to it
-                self._go_home()
+                self._return()
+            except (KeyboardInterrupt, MemoryError):  # Python swallows what is raised here, and nobody would come back to it
+                self._return()
                 raise
 
-    def _go_home(self) -> None:
-        hands: Any = self._returning_hands()
-        if hands is None:
+    def _return(self) -> None:
+        transfer: Any = self._returning_transfer()
+        if transfer is None:
             return  # the pool gave nothing, or has it back
         if self.state == WAITING:  # nobody has had it: whoever waited was interrupted twice
-            self._give_up()
+            self._cancel()
             return
-        where = self.pool._taken_at(hands.elements[hands.first])
+        where = self.pool._taken_at(transfer.elements[transfer.first])
         try:
-            self.pool._engine.give(hands, linger=bool(self.linger))
+            self.pool._engine.give(transfer, linger=bool(self.linger))
         except BufferError:
             self._let_go()
         else:
@@ -305,11 +305,11 @@ class Lease:
             )
 
     def _let_go(self) -> None:
-        """Leave a buffer that is still viewed to itself: it goes home when the last view dies."""
-        if self.hands is not None:
-            self.hands.elements[self.hands.first] = None  # so that it dies whatever keeps the hands: a traceback
+        """Leave a buffer that is still viewed to itself: it is returned when the last view dies."""
+        if self.transfer is not None:
+            self.transfer.elements[self.transfer.first] = None  # so that it dies whatever keeps the transfer: a traceback
         self.thing = None
-        self.hands = None
+        self.transfer = None
         self.state = RELEASED
 
     @cython.cfunc
@@ -327,14 +327,14 @@ class Lease:
         return bool(self.__dict__.setdefault(role, who) == who)
 
     @cython.cfunc
-    def _returning_hands(self) -> Any:
-        if self.hands is None and self.thing is not None:
-            hands: Any = self.pool._engine.returning((self.thing,))
-            if self.hands is None:  # still
-                self.hands = hands
-        if self.hands is None or self.hands.count == self.hands.first:
+    def _returning_transfer(self) -> Any:
+        if self.transfer is None and self.thing is not None:
+            transfer: Any = self.pool._engine.returning((self.thing,))
+            if self.transfer is None:  # still
+                self.transfer = transfer
+        if self.transfer is None or self.transfer.count == self.transfer.first:
             return None
-        return self.hands
+        return self.transfer
 
 
 def new_lease(pool: Any, timeout: Any, linger: cython.bint) -> Lease:
@@ -345,7 +345,7 @@ def new_lease(pool: Any, timeout: Any, linger: cython.bint) -> Lease:
     lease.linger = linger
     if not cython.compiled:  # compiled, a new one comes with None and NEW
         lease.thing = None
-        lease.hands = None
+        lease.transfer = None
         lease.state = NEW
     return lease
 
@@ -365,7 +365,7 @@ class Entering(Routine):
                 self.is_mine = True
                 return FINISHED
             self.is_mine = True
-            self.inner = obtain(self.lease.pool, self.lease._line_up(), self.lease.timeout)
+            self.inner = obtain(self.lease.pool, self.lease._make_ticket(), self.lease.timeout)
         yielded: object = go_on_inside(self.inner, sent)
         if yielded is FINISHED:
             self.lease._begin()
@@ -373,12 +373,12 @@ class Entering(Routine):
 
     @cython.cfunc
     def _outcome(self) -> Any:
-        return self.lease.thing if self.lease.hands is None else self.lease.hands.elements[0]
+        return self.lease.thing if self.lease.transfer is None else self.lease.transfer.elements[0]
 
     @cython.cfunc
-    def _give_up(self) -> cython.void:
+    def _cancel(self) -> cython.void:
         if self.is_mine:  # else another uses it
-            self.lease._give_up()
+            self.lease._cancel()
 
 
 @cython.final

@@ -58,7 +58,7 @@ class Leases(Generic[T]):
             self._state = HELD
             return self._held()
         except BaseException:
-            self._give_up()
+            self._cancel()
             raise
 
     async def __aenter__(self) -> list[T]:
@@ -68,7 +68,7 @@ class Leases(Generic[T]):
             self._state = HELD
             return self._held()
         except BaseException:
-            self._give_up()
+            self._cancel()
             raise
 
     def __await__(self) -> Generator[Any, None, Leases[T]]:
@@ -122,7 +122,7 @@ class Leases(Generic[T]):
         """Whether nobody else was the first to claim this role."""
         return self._claims.setdefault(role, who) == who
 
-    def _give_up(self) -> None:
+    def _cancel(self) -> None:
         """It waited in vain, or for too long."""
         if self._ticket is not None:
             self._pool._engine.cancel(self._ticket)
@@ -160,12 +160,12 @@ class Leases(Generic[T]):
         self._state = RELEASED
 
     def _return_each(self, lingering: bool) -> None:
-        """Return what can be returned. May be done again: the hands know what was."""
+        """Return what can be returned. May be done again: the transfer know what was."""
         if self._each is None:
             self._each = [self._pool._engine.returning((element,)) for element in self._held()]
-        for hands in self._each:
+        for transfer in self._each:
             try:
-                self._pool._engine.give(hands, linger=lingering)
+                self._pool._engine.give(transfer, linger=lingering)
             except (PoolError, BufferError):
                 pass  # freed before; or viewed, and is returned when the last view ends
 
@@ -173,7 +173,7 @@ class Leases(Generic[T]):
         if not self._holds() or self._ticket is None:
             return  # the pool gave nothing, or has it back
         if self._state == WAITING:  # nobody has had it: whoever waited was interrupted twice
-            self._give_up()
+            self._cancel()
             return
         where = self._pool._taken_at(self._ticket.elements[self._ticket.first])
         try:

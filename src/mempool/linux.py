@@ -314,7 +314,7 @@ def mempool_alloc_bulk(
 
 
 def _take(pool: Mempool[T], wanted: int, gfp_mask: int) -> list[T] | None:
-    """So many elements, or None where the mask forbids to sleep. On any exception what was had goes home."""
+    """So many elements, or None where the mask forbids to sleep. On any exception what was had is returned."""
     gfp_mask |= __GFP_NOMEMALLOC | __GFP_NORETRY | __GFP_NOWARN
     gentle_mask = gfp_mask & ~(__GFP_DIRECT_RECLAIM | __GFP_IO)
     may_sleep = gfp_mask & __GFP_DIRECT_RECLAIM != 0

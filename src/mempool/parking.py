@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from mempool import greenlets, native, waiting
 from mempool.clock import SYSTEM_CLOCK, Clock, Wakes
 from mempool.engine import Waker
-from mempool.waiting import TaskPlace, task_of
+from mempool.waiting import AsyncioParker, task_of
 
 __all__ = ["Parker", "TaskParker", "Waker", "register", "register_tasks"]
 
@@ -87,7 +87,7 @@ def _add(kinds: list[_Kind[_Parker]], kind: _Kind[_Parker]) -> Callable[[], None
     return remove
 
 
-class ThreadPlace:
+class ThreadParker:
     """A thread parks on a queue, whose `put` is one C call that finalizers and signal handlers may make."""
 
     may_be_gone: bool = False
@@ -105,7 +105,7 @@ class ThreadPlace:
 
     def park(self, seconds: float | None) -> None:
         """Block this thread until woken, at most so many seconds; None: without end."""
-        parked = _local.parked.places
+        parked = _local.parked.parkers
         parked.append(self)
         try:
             self._clock.park(self._wakes, seconds)
@@ -113,7 +113,7 @@ class ThreadPlace:
             parked.remove(self)
 
 
-class GreenletPlace(ThreadPlace):
+class GreenletParker(ThreadParker):
     """A greenlet parks on its hub, which runs the other greenlets of its thread meanwhile."""
 
     may_be_gone: bool = True
@@ -135,7 +135,7 @@ class GreenletPlace(ThreadPlace):
             self.on_gone()
 
 
-class TrioPlace:
+class TrioParker:
     """A task of trio parks on an event; a wake-up from another thread goes through the run's token."""
 
     may_be_gone: bool = True
@@ -174,7 +174,7 @@ def parker_here(clock: Clock) -> Parker:
             if kind.current() is not None:
                 return kind.parker(clock)
     hub = greenlets.hub_here() if greenlets.are_loaded() else None
-    return ThreadPlace(clock) if hub is None else GreenletPlace(clock, hub)
+    return ThreadParker(clock) if hub is None else GreenletParker(clock, hub)
 
 
 def task_parker_here(clock: Clock) -> TaskParker:
@@ -186,12 +186,12 @@ def task_parker_here(clock: Clock) -> TaskParker:
     loop = asyncio._get_running_loop()
     task = None if loop is None else task_of(loop)
     if loop is not None and task is not None:
-        return TaskPlace(clock, loop, task)
+        return AsyncioParker(clock, loop, task)
     trio = _trio_running()
     if trio is not None:
-        return TrioPlace(clock, trio)
+        return TrioParker(clock, trio)
     if loop is not None:
-        return TaskPlace(clock, loop)
+        return AsyncioParker(clock, loop)
     raise RuntimeError("no event loop of asyncio or trio is running here; await alloc_async inside one, or call alloc")
 
 
@@ -259,13 +259,13 @@ class _Parked:
     """Where the callers of one thread are parked: one, or more when a signal handler parks, too, or there are greenlets."""
 
     def __init__(self) -> None:
-        self.places: list[ThreadPlace] = []
+        self.parkers: list[ThreadParker] = []
 
     def __del__(self) -> None:
         # The thread ends, and no greenlet of it will run again: what they wait for would be given to nobody.
-        for place in list(self.places):
-            if isinstance(place, GreenletPlace) and not sys.is_finalizing():
-                place.strand()
+        for parker in list(self.parkers):
+            if isinstance(parker, GreenletParker) and not sys.is_finalizing():
+                parker.strand()
 
 
 class _Local(native.local):
@@ -281,8 +281,8 @@ _local = _Local()
 
 def wake_this_thread() -> None:
     """In a forked child: who has served this thread, or a greenlet of it, may not live here to wake it."""
-    for place in list(_local.parked.places):
-        place.wake()
+    for parker in list(_local.parked.parkers):
+        parker.wake()
 
 
 def life_of_this_thread() -> weakref.ref[object]:

@@ -8,7 +8,7 @@ import sys
 from typing import Any, TypeVar
 
 from mempool import registry
-from mempool._core.quick import adopt
+from mempool._core.fast_path import adopt
 from mempool.base_pool import BasePool
 from mempool.buffer import fit
 from mempool.local.engine import LocalEngine
@@ -47,7 +47,7 @@ class Pool(BasePool[T]):
 
     __slots__ = ()
 
-    #: Elements made or disposed of in one go. Between two goes other threads' calls get their turn.
+    #: Elements made or disposed of in one batch. Between two batches other threads' calls get their turn.
     _batch_max: int = 64
     #: Whether a source that has failed is left alone for a while.
     _rests: bool = True

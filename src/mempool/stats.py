@@ -18,7 +18,7 @@ class Guarantee:
     spare: int
     """Elements in the pool's hands."""
     owed: int
-    """The part of the reserve that elements now out will refill when they come home, those that linger among them."""
+    """The part of the reserve that elements now out will refill when they are returned, those that linger among them."""
     unfunded: int
     """The part of the reserve that not even every return would fill: a grow ran out of memory. See `Pool.refill`."""
     filling: int = 0
@@ -53,7 +53,7 @@ class PoolStats:
     out: int
     """In users' hands, or on the way there or back."""
     lingering: int
-    """The part of `out` that users have freed, and that comes home when its last view ends: see `linger` of `Pool.free`."""
+    """The part of `out` that users have freed, and that is returned when its last view ends: see `linger` of `Pool.free`."""
     disposing: int
     """On their way to the source's free."""
     made: int

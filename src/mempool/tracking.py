@@ -58,7 +58,7 @@ class _Entry:
     what: str
     life: weakref.ref[object]  # of the thread
     element: weakref.ref[object] | None = None  # None: of a type that allows none, or that knows itself when it is dropped
-    is_bound: bool = False  # only its owner can bring it home: see `in_block`, or it has said so
+    is_bound: bool = False  # only its owner can return it: see `in_block`, or it has said so
 
     def holder(self, address: int, now: float) -> Holder:
         lives = self.life() is not None and not is_over(self.owner)
@@ -115,7 +115,7 @@ class Untracked:
 
 
 class ByIdentity(Untracked):
-    """Which elements are out: a double or a foreign free raises. The core keeps them, see _core/roll.py."""
+    """Which elements are out: a double or a foreign free raises. The core keeps them, see _core/outstanding.py."""
 
     knows_identity = True
 
@@ -137,11 +137,11 @@ class Holders(ByIdentity):
             self._entries[id(element)] = _Entry(owner, who, site, now, describe(element), life, watched(element), is_bound)
 
     def forget(self, elements: Iterable[object]) -> list[_Entry | None]:
-        """These elements have come home. Returns what was known of each, for `restore`."""
+        """These elements have been returned. Returns what was known of each, for `restore`."""
         return [self._entries.pop(id(element), None) for element in elements]
 
     def restore(self, elements: Iterable[object], known: list[_Entry | None]) -> None:
-        """They have not come home after all, though the handles of some may be others now."""
+        """They have not been returned after all, though the handles of some may be others now."""
         for element, entry in zip(elements, known, strict=False):
             if entry is not None:
                 self._entries[id(element)] = entry
@@ -152,7 +152,7 @@ class Holders(ByIdentity):
         if before is not None:
             owner = current_owner()
             entry = _Entry(owner, name_of(owner), call_site(), now, before.what, life_of_this_thread(), before.element, True)
-            # Only in the place of that one: the element may have come home meanwhile.
+            # Only in the place of that one: the element may have been returned meanwhile.
             if self._entries.get(id(element)) is before:
                 self._entries[id(element)] = entry
 
@@ -160,7 +160,7 @@ class Holders(ByIdentity):
         """Somebody else will free this element."""
         entry = self._entries.get(id(element))
         if entry is not None and entry.owner is not None:
-            # In place: the element may have come home meanwhile, and then nobody shall find an entry for it.
+            # In place: the element may have been returned meanwhile, and then nobody shall find an entry for it.
             entry.who = f"somebody ({entry.who} handed it over)"
             entry.owner = None
             entry.is_bound = False
@@ -195,7 +195,7 @@ class Holders(ByIdentity):
         self._entries.clear()
 
     def owners(self) -> list[tuple[object, bool]]:
-        """Who holds an element (None: nobody knows), once per element; and whether nobody else can bring it home."""
+        """Who holds an element (None: nobody knows), once per element; and whether nobody else can return it."""
         return [(entry.owner, entry.is_bound) for entry in list(self._entries.values())]
 
 
@@ -244,10 +244,10 @@ def call_site() -> str:
 def in_block() -> bool:
     """Whether the element that is handed out now is that of a `with` or `async with` block of the caller's own code.
 
-    Then the block must end before the element comes home, and it ends in the frame that began it. A plain function's
+    Then the block must end before the element is returned, and it ends in the frame that began it. A plain function's
     frame stays with its thread, and a coroutine's with its task; a generator's may be gone on with by anybody. The code
     that is being executed tells which of these it is, and that it is no call of `alloc`, of `lease.element`, or of an
-    ExitStack: such elements may be brought home by whoever is given them.
+    ExitStack: such elements may be returned by whoever is given them.
     """
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):

@@ -59,7 +59,7 @@ cdef class Routine:
     cdef object _go_on(self, sent)
     cdef object _begin_inside(self, inner)
     cdef object _outcome(self)
-    cdef void _give_up(self) except *
+    cdef void _cancel(self) except *
     cdef void end(self) except *
     cdef void begin_step(self) except *
     cdef object _step(self, sent)
@@ -73,7 +73,7 @@ cdef class Alarm:
     cdef void expect(self, place, double when) except *
     cdef void set(self, double when) except *
 
-cdef class TaskPlace(Routine):
+cdef class AsyncioParker(Routine):
     cdef readonly object owner
     cdef readonly bint may_be_gone
     cdef public object on_gone
@@ -94,7 +94,7 @@ cdef class Obtaining(Routine):
     cdef object pool
     cdef object ticket
     cdef object timeout
-    cdef TaskPlace place
+    cdef AsyncioParker place
     cdef Wait wait
     cdef bint is_done_at_once(self) except? -1
 

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""How a caller waits in the line: Wait, for every kind of callers; and TaskPlace, where a task of asyncio is parked.
+"""How a caller waits in the line: Wait, for every kind of callers; and AsyncioParker, where a task of asyncio is parked.
 
 A task waits without a Python frame: what `async with` a lease awaits is a Routine, which is finished at once where it
 need not wait. A coroutine costs its frame, each time, and one of Cython's loses what it returns where there is no memory
@@ -56,8 +56,8 @@ task_running_in: Callable[[Any], Any] = (
 class Wait:
     """One caller's wait in the line, step by step, whoever parks it in between: a thread, a task, a greenlet.
 
-    Whoever makes one calls `end`, whatever flies, and parks after each `step` for as long as it says. Between two steps an
-    exception may be thrown into the caller: `end` then withdraws it.
+    Whoever makes one calls `end`, whatever is raised, and parks after each `step` for as long as it says. Between two steps
+    an exception may be thrown into the caller: `end` then withdraws it.
     """
 
     pool: Any  # a BasePool
@@ -252,7 +252,7 @@ class Routine:
         return None
 
     @cython.cfunc
-    def _give_up(self) -> cython.void:
+    def _cancel(self) -> cython.void:
         """It ends without having told what it brought: that goes back."""
 
     @cython.cfunc
@@ -261,15 +261,15 @@ class Routine:
         if self.has_begun and not self.has_ended:
             self.has_ended = True
             self.inner = None
-            self._give_up()
+            self._cancel()
         self.has_ended = True
 
     def __del__(self) -> None:
         if self.has_begun and not self.has_ended and not self._is_finalizing():
             try:
                 self.end()
-            except (KeyboardInterrupt, MemoryError):  # Python swallows what flies here, and nobody would come back to it
-                self._give_up()
+            except (KeyboardInterrupt, MemoryError):  # Python swallows what is raised here, and nobody would come back to it
+                self._cancel()
                 raise
 
     @cython.cfunc
@@ -401,7 +401,7 @@ def alarm_of(clock: Any, loop: Any) -> Alarm:
 
 @cython.final
 @cython.cclass
-class TaskPlace(Routine):
+class AsyncioParker(Routine):
     """A task of asyncio, whatever the loop, parks on a future; a wake-up from another thread goes through the loop."""
 
     owner: object
@@ -459,7 +459,7 @@ class TaskPlace(Routine):
         return self.future if self.lie_down(self.seconds, NEVER) else FINISHED
 
     @cython.cfunc
-    def _give_up(self) -> cython.void:
+    def _cancel(self) -> cython.void:
         self.get_up()
 
     @cython.cfunc
@@ -516,7 +516,7 @@ class Obtaining(Routine):
     pool: Any
     ticket: Any
     timeout: Any
-    place: TaskPlace  # this and the next are None where it need not wait
+    place: AsyncioParker  # this and the next are None where it need not wait
     wait: Wait
 
     @cython.cfunc
@@ -549,7 +549,7 @@ class Obtaining(Routine):
         task: Any = None if loop is None else task_of(loop)
         if task is None:
             return False
-        place: TaskPlace = TaskPlace(pool._clock, loop, task)
+        place: AsyncioParker = AsyncioParker(pool._clock, loop, task)
         deadline: cython.double = NEVER
         if self.timeout != "default" or pool._timeout is not None:
             deadline = pool._deadline(self.timeout, place.now)
@@ -561,7 +561,7 @@ class Obtaining(Routine):
         return False
 
     @cython.cfunc
-    def _give_up(self) -> cython.void:
+    def _cancel(self) -> cython.void:
         if self.place is not None:
             self.place.get_up()
         if self.wait is not None:
@@ -580,5 +580,5 @@ def obtain(pool: Any, ticket: Any, timeout: Any) -> Obtaining:
     return obtaining
 
 
-quicken(TaskPlace)
+quicken(AsyncioParker)
 quicken(Obtaining)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("error::ResourceWarning")
 
 @pytest.fixture
 def pool() -> Iterator[Pool[Buffer]]:
-    """Of four buffers, which all come home."""
+    """Of four buffers, which all are returned."""
     with Pool(Buffers("64 KiB"), 4, limit=4, timeout=20, name="shared") as pool:
         yield pool
         gc.collect()

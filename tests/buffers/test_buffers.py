@@ -198,7 +198,7 @@ def test_a_view_keeps_a_buffer_from_being_freed(pool: Pool[Buffer], kind: str) -
 
 @every_view
 def test_a_view_that_outlives_its_handle_keeps_the_memory_out(pool: Pool[Buffer], kind: str) -> None:
-    """Until the view dies; then it goes home by itself."""
+    """Until the view dies; then it is returned by itself."""
     buffer = pool.alloc()
     view = VIEWS[kind](buffer)
     del buffer

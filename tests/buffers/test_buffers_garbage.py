@@ -1,4 +1,4 @@
-"""Buffers that come home by other ways than free: from leases, as garbage, with their pool. Copies are refused."""
+"""Buffers that are returned by other ways than free: from leases, as garbage, with their pool. Copies are refused."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_lease_of_a_buffer_that_is_still_viewed_raises_and_may_be_released_lat
 
 
 def test_an_error_in_a_lease_is_not_hidden_behind_its_views(pool: Pool[Buffer]) -> None:
-    """The traceback keeps the view alive; the buffer lingers, and comes home with it. Nobody did wrong: no warning."""
+    """The traceback keeps the view alive; the buffer lingers, and is returned with it. Nobody did wrong: no warning."""
     try:
         with pool.lease() as buffer:
             view = buffer[:]
@@ -142,7 +142,7 @@ def test_a_dropped_lease_whose_buffer_is_viewed_leaves_it_to_the_view(pool: Pool
 def test_spares_that_are_garbage_before_their_pool_trouble_nobody(recwarn: pytest.WarningsRecorder) -> None:
     """The collector may run their finalizers in any order."""
     pool = Pool(Buffers(4096), 2)
-    for spare in [thing for thing in gc.get_objects() if type(thing) is Buffer and thing.block.home is pool.core.home]:
+    for spare in [thing for thing in gc.get_objects() if type(thing) is Buffer and thing.block.owner is pool.core.owner]:
         spare.block.source.free(spare)  # what its finalizer does when the pool is as good as gone
     pool.__del__()
     assert pool.stats().spare == 0

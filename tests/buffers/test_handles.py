@@ -6,19 +6,19 @@ import pytest
 
 import mempool
 from mempool import Buffers, DoubleFree, Pool
-from mempool._core import Hands
+from mempool._core import Transfer
 
 
 def test_a_buffer_that_another_thread_is_freeing_is_freed_twice() -> None:
     """It is out no more, and its handle not dead yet: "never was this pool's" was said of it."""
     pool = Pool(Buffers(64), 1)
     buffer = pool.alloc()
-    hands = Hands(1)
-    hands.hold(buffer)
-    assert pool.core.sign_in(hands)  # so far the other has come
+    transfer = Transfer(1)
+    transfer.hold(buffer)
+    assert pool.core.check_in(transfer)  # so far the other has come
     with pytest.raises(DoubleFree):
         pool.free(buffer)
-    pool.core.put_out(hands)
+    pool.core.undo_check_in(transfer)
     pool.free(buffer)
     assert pool.stats().out == 0
 

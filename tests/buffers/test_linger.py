@@ -1,4 +1,4 @@
-"""Lingering: a buffer that its user has freed comes home by itself when its last view ends, and is counted until then."""
+"""Lingering: a buffer that its user has freed is returned by itself when its last view ends, and is counted until then."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ np: Any = pytest.importorskip("numpy")
 
 @pytest.fixture(params=["nothing", "identity", "holders"])
 def pool(request: pytest.FixtureRequest) -> Iterator[Pool[Buffer]]:
-    """A pool of two. No warning may fly, and nothing may be lost."""
+    """A pool of two. No warning may be raised, and nothing may be lost."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with Pool(Buffers(4096), 2, limit=2, name="frames", track=request.param) as pool:
@@ -172,7 +172,7 @@ def test_what_is_no_buffer_is_freed_as_ever() -> None:
 
 
 def test_an_exception_that_leaves_a_lease_tells_of_the_view_that_its_traceback_keeps(pool: Pool[Buffer]) -> None:
-    """The buffer lingers by itself: it comes home with the traceback, and nobody is warned."""
+    """The buffer lingers by itself: it is returned with the traceback, and nobody is warned."""
     caught: list[BaseException] = []
 
     def fail() -> None:

@@ -153,7 +153,7 @@ def test_a_crowd_counts_every_holder_and_how_long_he_waited() -> None:
 @pytest.mark.long_on_both
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the resident size is read from /proc")
 def test_bookkeeping_is_measured_in_a_child_of_its_own() -> None:
-    """A deque costs a pointer for each element, and a pool that has them all on its shelf at least that."""
+    """A deque costs a pointer for each element, and a pool that has them all on its free list at least that."""
     deque = resident.in_a_child("bookkeeping", "collections.deque", 200_000)
     pool = resident.in_a_child("bookkeeping", "pool, track=identity", 200_000)
     assert deque["spare"] < 16

@@ -56,7 +56,7 @@ def gap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gap]:
             self.lock.release()
             gap.passes()
 
-    monkeypatch.setattr("mempool._core.ledger.new_lock", Lock)
+    monkeypatch.setattr("mempool._core.base_decisions.new_lock", Lock)
     # Another test's pool, found as garbage by the thread that is to be held, would close there, and be held in its place.
     gc.collect()
     gc.disable()
@@ -118,11 +118,11 @@ def test_one_who_is_served_before_it_knows_that_it_joined(gap: Gap, scene: Scene
 def test_one_who_gives_up_when_it_has_been_served_and_does_not_know_it(
     gap: Gap, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A free has served a caller whose time is up before it hears of it: it has the element, or it came home."""
+    """A free has served a caller whose time is up before it hears of it: it has the element, or it was returned."""
     pool, source, clock, element = scene
     waiter = in_line(pool, lambda: ThreadCallers().call(pool, "alloc", timeout=1))
     clock.wait_until_parked(1)
-    hold_after(gap, monkeypatch, pool, "give")
+    hold_after(gap, monkeypatch, pool, "take_back")
     freeing = held(gap, pool.free, element)
     clock.advance(1)
     error = waiter.exception(SOON)
@@ -133,12 +133,12 @@ def test_one_who_gives_up_when_it_has_been_served_and_does_not_know_it(
 
 
 def test_two_frees_at_once_serve_two(gap: Gap, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one free's news are held back, another free goes on, and serves the next in line."""
+    """While the wake-ups of one free are held back, another free goes on, and serves the next in line."""
     pool, source, _clock, element = scene
     source.then(works)
     second = pool.try_alloc()
     waiters = [in_line(pool, lambda: ThreadCallers().call(pool, "alloc")) for _ in range(2)]
-    hold_after(gap, monkeypatch, pool, "give")
+    hold_after(gap, monkeypatch, pool, "take_back")
     freeing = held(gap, pool.free, element)
     pool.free(second)
     assert waiters[1].result(SOON) is second
@@ -149,10 +149,10 @@ def test_two_frees_at_once_serve_two(gap: Gap, scene: Scene, monkeypatch: pytest
 
 
 def test_a_close_overtakes_a_free(gap: Gap, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A free has served a caller; the pool closes before it hears of it: the element is its own, and comes home."""
+    """A free has served a caller; the pool closes before it hears of it: the element is its own, and is returned."""
     pool, source, _clock, element = scene
     waiter = in_line(pool, lambda: ThreadCallers().call(pool, "alloc"))
-    hold_after(gap, monkeypatch, pool, "give")
+    hold_after(gap, monkeypatch, pool, "take_back")
     freeing = held(gap, pool.free, element)
     pool.close()
     gap.go_on.set()

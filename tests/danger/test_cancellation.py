@@ -57,7 +57,7 @@ def begin(reserve: int = 2) -> tuple[Pool[Element], ScriptedSource[Element]]:
 
 
 def audit(pool: Pool[Element], source: ScriptedSource[Element]) -> None:
-    """Everything is home, nobody waits, and the reserve can be had."""
+    """Everything is back, nobody waits, and the reserve can be had."""
     stats = pool.stats()
     assert (stats.out, stats.waiting) == (0, 0)
     assert (stats.made, stats.disposed) == (source.made, source.disposed)
@@ -328,7 +328,7 @@ def test_a_loop_closed_while_its_tickets_wait_loses_their_places_and_no_element(
 def test_a_gatherer_whose_loop_is_closed_does_not_hold_up_the_line(
     lost_loop: Callable[[Pool[Element], Call], list[asyncio.Task[object]]],
 ) -> None:
-    """It has lost its place: the first element that comes home, too few for it, goes to the one behind it."""
+    """It has lost its place: the first element that is returned, too few for it, goes to the one behind it."""
     pool, source = begin()
     pool.resize(limit=2)  # so that nobody is told to ask the source, and finds out on the way
     held = pool.alloc_many(2)

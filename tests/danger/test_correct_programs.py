@@ -107,7 +107,7 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("what", PROGRAMS)
 def test_a_correct_program_runs_the_same_with_holders_tracked(what: str) -> None:
-    """Twenty times of twenty: no DeadlockError, everything home in the end."""
+    """Twenty times of twenty: no DeadlockError, everything back in the end."""
     end = "stats = pool.stats(); assert (stats.out, stats.waiting) == (0, 0), stats; pool.close()"
     body = textwrap.indent(f"{textwrap.dedent(PROGRAMS[what])}\n{end}\n", "    ")
     main = (

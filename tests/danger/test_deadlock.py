@@ -156,7 +156,7 @@ def test_a_caller_that_waits_for_itself(call: str) -> None:
 
 
 def test_no_alarm_while_a_third_holds_one_and_does_not_wait() -> None:
-    """Somebody who is free to bring his element home may do it at any moment: everybody else waits in peace."""
+    """Somebody who is free to return his element may do it at any moment: everybody else waits in peace."""
     pool = make("frames", 3)
     anna, bert, third = Caller("anna"), Caller("bert"), Caller("third")
     elements = [caller.take(pool) for caller in (anna, bert, third)]
@@ -171,7 +171,7 @@ def test_no_alarm_while_a_third_holds_one_and_does_not_wait() -> None:
 
 
 def test_no_alarm_for_an_element_that_was_handed_over() -> None:
-    """After hand_over the taker is no longer its holder; nobody is, and nobody knows when it comes home."""
+    """After hand_over the taker is no longer its holder; nobody is, and nobody knows when it is returned."""
     pool = make("frames")
     anna = Caller("anna")
     element = anna.take(pool)
@@ -423,7 +423,7 @@ def _above_a_block_of_its_thread(pool: Pool[Any], stop: Any) -> None:
     "program", [_beside_a_task_of_asyncio, _beside_a_task_of_trio, _in_a_callback, _above_a_block_of_its_thread]
 )
 def test_who_stops_the_loop_whose_task_holds_all_is_told(program: Any, timeout: float | None) -> None:
-    """The holder can never run, so nobody ever brings it home; both are named, and who stops the loop."""
+    """The holder can never run, so nobody ever returns it; both are named, and who stops the loop."""
     pool = make("frames")
     with pytest.raises(DeadlockError, match="nobody can ever serve this caller") as caught:
         program(pool, lambda pool: pool.alloc(timeout=timeout))
@@ -540,7 +540,7 @@ def test_what_a_stopped_task_may_not_be_the_only_one_to_bring_home_is_no_deadloc
 
 @STOPS
 def test_who_stops_a_loop_waits_for_what_another_thread_or_another_loop_holds() -> None:
-    """They go on, and so may bring it home: each time it is served."""
+    """They go on, and so may return it: each time it is served."""
     pool = make("frames")
     pools, freeing = [pool, make("sockets")], []
 

@@ -176,7 +176,7 @@ def test_a_finalizer_may_call_the_pool_at_any_allocation(intrude: Intrusion, tra
 
 @tracks
 def test_a_finalizer_may_free_the_element_it_holds(track: str) -> None:
-    """Elements held by garbage come home when it is collected, in the middle of an alloc, a free or a resize."""
+    """Elements held by garbage are returned when it is collected, in the middle of an alloc, a free or a resize."""
     pool: Pool[Element] = Pool(ScriptedSource(), 3, track=track)
     errors: list[BaseException] = []
 

@@ -40,7 +40,7 @@ def empty(**options: Any) -> Pool[Buffer]:
 
 @pytest.mark.filterwarnings("ignore:.*dropped while it was out:ResourceWarning")
 def test_buffers_that_were_dropped_in_cycles_end_a_wait() -> None:
-    """One look brings both home, for a thread and for many at once."""
+    """One look returns both, for a thread and for many at once."""
     with empty() as pool:
         pool.free(pool.alloc(timeout=0.2))
         assert pool.out == 0

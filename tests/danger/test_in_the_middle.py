@@ -20,9 +20,9 @@ from sweeps import PACKAGE, PLACES, Interrupter, audit
 
 import mempool
 from mempool import Objects, Pool
-from mempool._core import Hands, Reserve, Ticket
-from mempool._core.line import SERVED, WITHDRAWN
-from mempool._core.reserve import UNCHANGED
+from mempool._core import Decisions, Ticket, Transfer
+from mempool._core.decisions import UNCHANGED
+from mempool._core.transfer import SERVED, WITHDRAWN
 from mempool.testing import Element, ScriptedSource, wait_until
 
 if mempool.IMPLEMENTATION == "compiled":
@@ -37,163 +37,163 @@ IN_THE_MIDDLE = "in the middle of one of its own steps"
 
 
 class Scene:
-    """A core, the hands and tickets that a decision may change, and who was woken."""
+    """A core, the transfer and tickets that a decision may change, and who was woken."""
 
     def __init__(self, tracks: bool = True) -> None:
-        self.core: Any = Reserve(tracks, True, True)
+        self.core: Any = Decisions(tracks, True, True)
         self.core.retarget(2, UNCHANGED, 8, [None] * 8)
         self.woken: list[Any] = []
-        self.hands: dict[str, Any] = {}
+        self.transfer: dict[str, Any] = {}
         self.fill("spares", 4)
-        self.core.give(self.hands["spares"])
+        self.core.take_back(self.transfer["spares"])
 
     def fill(self, name: str, elements: int) -> Any:
         """Hands that hold so many new elements."""
-        hands: Any = Hands(elements)
-        self.core.claim(hands, elements)
-        hands.arrivals.extend([Element(i) for i in range(elements)])
-        self.core.arrive(hands, True)
-        self.hands[name] = hands
-        return hands
+        transfer: Any = Transfer(elements)
+        self.core.permit(transfer, elements)
+        transfer.made.extend([Element(i) for i in range(elements)])
+        self.core.complete(transfer, True)
+        self.transfer[name] = transfer
+        return transfer
 
     def out(self, name: str, elements: int) -> Any:
         """The same, but their user has had them and gives them back."""
-        hands: Any = Hands(elements)
-        self.hands[name] = hands
-        self.core.take(hands, True)
-        self.core.sign_out(hands)
-        assert self.core.sign_in(hands)
-        return hands
+        transfer: Any = Transfer(elements)
+        self.transfer[name] = transfer
+        self.core.take_spares(transfer, True)
+        self.core.check_out(transfer)
+        assert self.core.check_in(transfer)
+        return transfer
 
     def empty(self, name: str, wanted: int) -> Any:
-        self.hands[name] = Hands(wanted)
-        return self.hands[name]
+        self.transfer[name] = Transfer(wanted)
+        return self.transfer[name]
 
     def waiter(self, name: str, wanted: int, joins: bool = True) -> Any:
         ticket: Any = Ticket(wanted)
         ticket.set_waiter(lambda: self.woken.append(name), name, 1)
-        self.hands[name] = ticket
+        self.transfer[name] = ticket
         if joins:
             self.core.join(ticket, [])
         return ticket
 
     def line(self) -> None:
-        """All spares in somebody's hands, and two who wait."""
+        """All spares in somebody's transfer, and two who wait."""
         self.out("user's", 4)
         self.waiter("first", 1)
         self.waiter("second", 2)
 
     def state(self) -> Any:
         """Everything but who was woken."""
-        names = {id(ticket): name for name, ticket in self.hands.items()}
-        seen = {"figures": self.core.figures(), "line": [names[id(t)] for t in self.core.queue()]}
-        seen["shelf"] = [e.number for e in self.core.books.places[: self.core.books.spare]]
-        seen["above"] = set(self.core.books.places[self.core.books.spare :])
-        seen["roll"] = len(self.core.roll.marks)
-        for name, hands in self.hands.items():
-            kept = {key: value for key, value in vars(hands).items() if type(value) in (int, bool)}
-            seen[name] = kept | {"elements": [e and e.number for e in hands.elements], "arrivals": len(hands.arrivals)}
-            seen[name].pop("in_news", None)  # until it is woken
-            seen[name].pop("prodded", None)  # a hint
+        names = {id(ticket): name for name, ticket in self.transfer.items()}
+        seen = {"figures": self.core.snapshot(), "line": [names[id(t)] for t in self.core.queue()]}
+        seen["shelf"] = [e.number for e in self.core.state.slots[: self.core.state.spare]]
+        seen["above"] = set(self.core.state.slots[self.core.state.spare :])
+        seen["roll"] = len(self.core.outstanding.addresses)
+        for name, transfer in self.transfer.items():
+            kept = {key: value for key, value in vars(transfer).items() if type(value) in (int, bool)}
+            seen[name] = kept | {"elements": [e and e.number for e in transfer.elements], "arrivals": len(transfer.made)}
+            seen[name].pop("in_wake_queue", None)  # until it is woken
+            seen[name].pop("retry_now", None)  # a hint
         return seen
 
 
 def take(scene: Scene) -> Callable[[], object]:
-    hands = scene.empty("mine", 3)
-    return lambda: scene.core.take(hands, False)
+    transfer = scene.empty("mine", 3)
+    return lambda: scene.core.take_spares(transfer, False)
 
 
 def take_the_reserve(scene: Scene) -> Callable[[], object]:
-    hands = scene.empty("mine", 3)
-    return lambda: scene.core.take(hands, True)
+    transfer = scene.empty("mine", 3)
+    return lambda: scene.core.take_spares(transfer, True)
 
 
 def take_quickly(scene: Scene) -> Callable[[], object]:
-    hands = scene.empty("mine", 1)
-    return lambda: deciding.take_out(scene.core, hands)
+    transfer = scene.empty("mine", 1)
+    return lambda: deciding.take_out(scene.core, transfer)
 
 
 def free_quickly(scene: Scene) -> Callable[[], object]:
-    hands = scene.empty("user's", 1)
-    deciding.take_out(scene.core, hands)
-    element = hands.elements[0]
-    hands.first = 1
+    transfer = scene.empty("user's", 1)
+    deciding.take_out(scene.core, transfer)
+    element = transfer.elements[0]
+    transfer.first = 1
     return lambda: deciding.put_in(scene.core, element)
 
 
 def claim(scene: Scene) -> Callable[[], object]:
-    hands = scene.empty("mine", 3)
-    return lambda: scene.core.claim(hands, 3)
+    transfer = scene.empty("mine", 3)
+    return lambda: scene.core.permit(transfer, 3)
 
 
-def claim_to_fill(scene: Scene) -> Callable[[], object]:
+def permit_fill(scene: Scene) -> Callable[[], object]:
     scene.core.retarget(7, UNCHANGED, UNCHANGED, [None] * 14)
-    hands, fill = scene.empty("mine", 2), scene.empty("fill", 0)
+    transfer, fill = scene.empty("mine", 2), scene.empty("fill", 0)
     scene.core.begin_fill(fill)
-    return lambda: scene.core.claim_to_fill(hands, False, fill)
+    return lambda: scene.core.permit_fill(transfer, False, fill)
 
 
 def fill_ends(scene: Scene) -> Callable[[], object]:
-    hands, fill = scene.empty("mine", 2), scene.empty("fill", 0)
+    transfer, fill = scene.empty("mine", 2), scene.empty("fill", 0)
     scene.core.begin_fill(fill)
-    return lambda: scene.core.claim_to_fill(hands, False, fill)
+    return lambda: scene.core.permit_fill(transfer, False, fill)
 
 
 def arrive(scene: Scene) -> Callable[[], object]:
-    hands = scene.empty("mine", 2)
-    scene.core.claim(hands, 2)
-    hands.arrivals.extend([Element(7), None])
-    return lambda: scene.core.arrive(hands, True)
+    transfer = scene.empty("mine", 2)
+    scene.core.permit(transfer, 2)
+    transfer.made.extend([Element(7), None])
+    return lambda: scene.core.complete(transfer, True)
 
 
 def pass_on(scene: Scene) -> Callable[[], object]:
-    hands, receiver = scene.fill("mine", 2), scene.empty("receiver", 2)
-    return lambda: scene.core.pass_on(hands, receiver)
+    transfer, receiver = scene.fill("mine", 2), scene.empty("receiver", 2)
+    return lambda: scene.core.pass_on(transfer, receiver)
 
 
 def give_to_the_shelf(scene: Scene) -> Callable[[], object]:
-    hands = scene.out("mine", 4)
-    return lambda: scene.core.give(hands)
+    transfer = scene.out("mine", 4)
+    return lambda: scene.core.take_back(transfer)
 
 
 def give_to_the_line(scene: Scene) -> Callable[[], object]:
     scene.line()
-    return lambda: scene.core.give(scene.hands["user's"])
+    return lambda: scene.core.take_back(scene.transfer["user's"])
 
 
 def give_surplus(scene: Scene) -> Callable[[], object]:
-    hands = scene.fill("mine", 3)
-    return lambda: scene.core.give(hands)
+    transfer = scene.fill("mine", 3)
+    return lambda: scene.core.take_back(transfer)
 
 
-def condemn(scene: Scene) -> Callable[[], object]:
-    hands = scene.out("mine", 2)
-    return lambda: scene.core.condemn(hands)
+def mark_surplus(scene: Scene) -> Callable[[], object]:
+    transfer = scene.out("mine", 2)
+    return lambda: scene.core.mark_surplus(transfer)
 
 
 def surplus(scene: Scene) -> Callable[[], object]:
     scene.core.retarget(0, 0, UNCHANGED, [])
-    hands = scene.empty("mine", 3)
-    return lambda: scene.core.surplus(hands)
+    transfer = scene.empty("mine", 3)
+    return lambda: scene.core.evict(transfer)
 
 
-def dispose_of(scene: Scene) -> Callable[[], object]:
-    hands = scene.out("mine", 2)
-    scene.core.condemn(hands)
-    hands.entered.append(1)
-    return lambda: scene.core.dispose_of(hands)
+def disposed_one(scene: Scene) -> Callable[[], object]:
+    transfer = scene.out("mine", 2)
+    scene.core.mark_surplus(transfer)
+    transfer.free_called.append(1)
+    return lambda: scene.core.disposed_one(transfer)
 
 
 def lose(scene: Scene) -> Callable[[], object]:
-    hands = scene.out("mine", 2)
-    return lambda: scene.core.lose(hands)
+    transfer = scene.out("mine", 2)
+    return lambda: scene.core.write_off_transfer(transfer)
 
 
-def lose_all(scene: Scene) -> Callable[[], object]:
-    hands = scene.empty("mine", 2)
-    scene.core.take(hands, True)
-    scene.core.sign_out(hands)
-    return lambda: scene.core.lose_all()
+def write_off_all_out(scene: Scene) -> Callable[[], object]:
+    transfer = scene.empty("mine", 2)
+    scene.core.take_spares(transfer, True)
+    scene.core.check_out(transfer)
+    return lambda: scene.core.write_off_all_out()
 
 
 def join_and_be_served(scene: Scene) -> Callable[[], object]:
@@ -209,7 +209,7 @@ def join_the_line(scene: Scene) -> Callable[[], object]:
 
 def withdraw(scene: Scene) -> Callable[[], object]:
     scene.line()
-    return lambda: scene.core.withdraw(scene.hands["first"])
+    return lambda: scene.core.withdraw(scene.transfer["first"])
 
 
 def shrink(scene: Scene) -> Callable[[], object]:
@@ -253,18 +253,18 @@ DECISIONS = [
     take_quickly,
     free_quickly,
     claim,
-    claim_to_fill,
+    permit_fill,
     fill_ends,
     arrive,
     pass_on,
     give_to_the_shelf,
     give_to_the_line,
     give_surplus,
-    condemn,
+    mark_surplus,
     surplus,
-    dispose_of,
+    disposed_one,
     lose,
-    lose_all,
+    write_off_all_out,
     join_and_be_served,
     join_the_line,
     withdraw,
@@ -314,20 +314,20 @@ def test_a_decision_that_is_cut_short_has_happened_or_has_not(
 def test_a_second_interrupt_while_the_first_is_taken_back_loses_nothing() -> None:
     """Whoever decides next finds the record, and takes back what was left half done."""
     scene = Scene()
-    hands = scene.empty("mine", 3)
+    transfer = scene.empty("mine", 3)
     before = scene.state()
-    shut, take_back = Reserve.shut, deciding.take_back
+    shut, roll_back = Decisions.commit, deciding.roll_back
 
     def strike(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
     try:
-        Reserve.shut = deciding.take_back = strike  # type: ignore[method-assign,assignment]
+        Decisions.commit = deciding.roll_back = strike  # type: ignore[method-assign,assignment]
         with pytest.raises(KeyboardInterrupt):
-            scene.core.take(hands, False)
+            scene.core.take_spares(transfer, False)
     finally:
-        Reserve.shut, deciding.take_back = shut, take_back  # type: ignore[method-assign]
-    assert hands.count > 0, "cut short too late, or taken back"
+        Decisions.commit, deciding.roll_back = shut, roll_back  # type: ignore[method-assign]
+    assert transfer.count > 0, "cut short too late, or taken back"
     assert scene.state() == before
 
 
@@ -435,17 +435,17 @@ def held_in_the_middle(
     for_good: or ends there without another step of the decision.
     """
     reached, go_on = threading.Event(), threading.Event()
-    shut = Reserve.shut
+    shut = Decisions.commit
 
-    def shut_late(core: Any, books: Any) -> None:
+    def shut_late(core: Any, state: Any) -> None:
         if threading.current_thread() is thread and not reached.is_set():
             reached.set()
             assert go_on.wait(SOON)
             if for_good:
                 sys.exit()
-        shut(core, books)
+        shut(core, state)
 
-    monkeypatch.setattr(Reserve, "shut", shut_late)
+    monkeypatch.setattr(Decisions, "commit", shut_late)
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
     assert reached.wait(SOON)
@@ -454,14 +454,14 @@ def held_in_the_middle(
 
 def in_the_middle(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> None:
     """Call this once in the middle of the next decision of any pool."""
-    shut, due = Reserve.shut, [call]
+    shut, due = Decisions.commit, [call]
 
-    def shut_late(core: Any, books: Any) -> None:
+    def shut_late(core: Any, state: Any) -> None:
         if due:
             due.pop()()
-        shut(core, books)
+        shut(core, state)
 
-    monkeypatch.setattr(Reserve, "shut", shut_late)
+    monkeypatch.setattr(Decisions, "commit", shut_late)
 
 
 def test_the_figures_seen_in_the_middle_are_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -668,7 +668,7 @@ def test_the_end_of_the_interpreter_in_the_middle_of_a_threads_decision(monkeypa
     go_on = held_in_the_middle(monkeypatch, alloc, for_good=True)
     monkeypatch.setattr(deciding, "sys", SimpleNamespace(is_finalizing=lambda: True))
     pool.free(element)
-    assert pool.core.figures()["spare"] == pool.core.figures()["made"]
+    assert pool.core.snapshot()["spare"] == pool.core.snapshot()["made"]
     monkeypatch.undo()
     go_on.set()
 
@@ -694,9 +694,9 @@ def test_the_states_of_a_ticket_that_others_see_are_final(monkeypatch: pytest.Mo
     scene = Scene()
     scene.line()
     seen: list[int] = []
-    in_the_middle(monkeypatch, lambda: seen.append(scene.hands["first"].state))
-    scene.core.give(scene.hands["user's"])
+    in_the_middle(monkeypatch, lambda: seen.append(scene.transfer["first"].state))
+    scene.core.take_back(scene.transfer["user's"])
     assert seen != [SERVED]
-    assert scene.hands["first"].state == SERVED
-    assert scene.core.withdraw(scene.hands["first"]) is False
-    assert scene.hands["first"].state != WITHDRAWN
+    assert scene.transfer["first"].state == SERVED
+    assert scene.core.withdraw(scene.transfer["first"]) is False
+    assert scene.transfer["first"].state != WITHDRAWN

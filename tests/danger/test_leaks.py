@@ -13,8 +13,8 @@ from every_call import CALLS, EACH_CALL, Prepared, Scene, in_a_task
 from sweeps import LONG
 
 import mempool
-from mempool._core import Hands, Reserve, Ticket
-from mempool.parking import TaskPlace, ThreadPlace
+from mempool._core import Decisions, Ticket, Transfer
+from mempool.parking import AsyncioParker, ThreadParker
 
 ROUNDS = int(os.environ.get("MEMPOOL_LEAK_ROUNDS", "100" if LONG else "50"))  # `make stress`: 1000
 #: A call that leaves one object behind in so many rounds is found out. Fewer are caches and free lists that fill.
@@ -23,7 +23,10 @@ ROUNDS_PER_OBJECT = 10
 FIGURES = 30
 #: An instance counts as a reference to its type; DEFAULT and None are what arguments and places hold.
 SHARED: dict[str, Any] = {
-    **{kind.__name__: kind for kind in (Hands, Ticket, Reserve, mempool.Pool, mempool.Lease, ThreadPlace, TaskPlace)},
+    **{
+        kind.__name__: kind
+        for kind in (Transfer, Ticket, Decisions, mempool.Pool, mempool.Lease, ThreadParker, AsyncioParker)
+    },
     "DEFAULT": "default",
     "None": None,
     "()": (),

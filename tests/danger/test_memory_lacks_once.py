@@ -30,8 +30,8 @@ class Short:
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_dropped_buffer_comes_home_although_memory_lacked_for_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(Buffers(64), 1)
-    short = Short(Returning.recover)
-    monkeypatch.setattr(Returning, "recover", lambda returning, dropped: short(returning, dropped))
+    short = Short(Returning.reclaim)
+    monkeypatch.setattr(Returning, "reclaim", lambda returning, dropped: short(returning, dropped))
     buffer = pool.alloc()
     del buffer
     gc.collect()

@@ -177,7 +177,7 @@ def renew_code() -> None:
 
 @pytest.fixture(autouse=True)
 def _finalizers_may_fail(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What flies in a finalizer goes to nobody; what it leaves behind is looked at afterwards."""
+    """What is raised in a finalizer goes to nobody; what it leaves behind is looked at afterwards."""
     ballast()
     functions()
     monkeypatch.setattr(sys, "unraisablehook", lambda _unraisable: None)
@@ -288,7 +288,7 @@ def test_without_any_memory_the_whole_reserve_can_be_had(way: str, source: Any, 
 
 @pytest.mark.skipif(mempool.IMPLEMENTATION == "pure", reason="uncompiled, every call makes small objects")
 def test_without_any_memory_the_reserve_can_be_had_beside_a_drain() -> None:
-    """And the drain is told when it comes home."""
+    """And the drain is told when it is returned."""
     pool = mempool.Pool(mempool.Objects(bytearray), 2)
     told: list[bool] = []
     drain = Ticket(0)

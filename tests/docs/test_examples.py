@@ -170,7 +170,7 @@ def test_the_relay_refuses_a_connection_when_the_line_is_full() -> None:
 
 
 def test_the_relay_survives_a_target_that_is_not_there() -> None:
-    """A connection that cannot be relayed is closed, and its buffers are home."""
+    """A connection that cannot be relayed is closed, and its buffers are back."""
 
     async def main() -> None:
         async with Relay(limit=1) as relay:
@@ -228,7 +228,7 @@ def test_the_pipeline_takes_no_wait_for_a_deadlock(tmp_path: Path, track: str) -
 
 
 def test_the_pipeline_gives_everything_back_when_the_output_cannot_be_written(tmp_path: Path) -> None:
-    """A full disk ends it with the error, and all buffers are home."""
+    """A full disk ends it with the error, and all buffers are back."""
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("no /dev/full here")

@@ -86,7 +86,7 @@ def test_a_lease_that_could_not_be_released_can_be_released_again() -> None:
 
 @pytest.mark.skipif(mempool.IMPLEMENTATION == "compiled", reason="compiled, no interrupt strikes there")
 def test_a_lease_that_was_interrupted_when_all_was_done_has_nothing_left() -> None:
-    """Its element is home, and only its own state does not know yet."""
+    """Its element is back, and only its own state does not know yet."""
     lease: Any = Pool(Objects(bytearray), 1).lease()
     assert lease.element is not None
     held = lease.state

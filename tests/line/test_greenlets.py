@@ -264,10 +264,10 @@ def test_a_hundred_greenlets_and_four_threads_on_two_buffers_with_kills_lose_not
         until(lambda: len(over) == 4)
         audit(pool)
         assert killed and late and len(served) > 800, (len(killed), len(late), len(served))
-        print("all home")
+        print("all back")
         """,
     )
-    assert said == "all home\n"
+    assert said == "all back\n"
 
 
 @both
@@ -351,7 +351,7 @@ def test_a_caller_in_the_hub_itself_and_a_thread_without_a_hub_wait_as_threads(l
         else:
             eventlet.hubs.get_hub().schedule_call_global(0, take)
         until(lambda: len(served) == 2)
-        assert served == ["ThreadPlace"] * 2, served
+        assert served == ["ThreadParker"] * 2, served
         audit(pool)
         """,
     )

@@ -1,4 +1,4 @@
-"""What is returned while others wait goes to the first of them; compiled, by a quick way that makes no hands."""
+"""What is returned while others wait goes to the first of them; compiled, by a quick way that makes no transfer."""
 
 from typing import Any
 
@@ -137,7 +137,7 @@ def test_a_wake_that_raises_does_not_take_the_element_back(make: Any, by_lease: 
 
 
 def test_what_nobody_in_line_has_use_for_is_not_handed_on() -> None:
-    """While the head is inside the source, one is kept for it; what comes home after that is a spare, or surplus."""
+    """While the head is inside the source, one is kept for it; what is returned after that is a spare, or surplus."""
     source = ScriptedSource[Element]()
     clock = ManualClock()
     pool = clock.attach(Pool(source, 1, keep=1))

@@ -149,7 +149,7 @@ def test_two_thousand_tickets_of_a_closed_loop_lose_their_places_and_no_element(
 
 @kinds
 def test_a_loop_that_is_closed_between_the_offer_and_the_resumption_gives_the_element_back(kind: str) -> None:
-    """The task was served and never ran again: its element comes home with the task, at the latest."""
+    """The task was served and never ran again: its element is returned with the task, at the latest."""
     pool = Pool(Objects(bytearray), 1, limit=1)
     element = pool.alloc()
     loop = new_loop(kind)

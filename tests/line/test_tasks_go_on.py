@@ -156,7 +156,7 @@ def test_a_thread_asks_the_source_and_its_context_is_the_tasks() -> None:
 
 @pytest.mark.parametrize("wanted", [1, 2])
 def test_what_a_cancelled_task_had_asked_for_is_served_to_the_next(wanted: int) -> None:
-    """Nothing is lost: the thread brings home what comes when its task has gone, to the line, or to the shelf."""
+    """Nothing is lost: the thread returns what comes when its task has gone, to the line, or to the free list."""
 
     async def main() -> None:
         source = ScriptedSource(Step.SLOW, *[Step.WORKS] * (wanted - 1), otherwise=Step.FAILS)

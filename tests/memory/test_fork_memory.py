@@ -172,7 +172,7 @@ def test_adaptors_pass_it_on() -> None:
 
 
 def test_a_place_of_a_block_from_before_is_unmapped_and_not_used_again() -> None:
-    """Nothing of it is left in the child once its last region is home."""
+    """Nothing of it is left in the child once its last region is back."""
     memory = Memory(4096)
     regions = [memory.take() for _ in range(3)]
     address = regions[0].address
@@ -386,7 +386,7 @@ def test_a_childs_child_loses_what_the_child_made() -> None:
 
 
 def test_zeroing_does_not_touch_what_is_lost() -> None:
-    """A reset that wipes what comes home has nothing to wipe."""
+    """A reset that wipes what is returned has nothing to wipe."""
     pool = frames(zero="free")
     held = pool.alloc()
     assert in_child(lambda: pool.free(held)) == ""

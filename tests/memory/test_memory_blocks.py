@@ -208,7 +208,7 @@ def test_a_region_that_is_still_viewed_is_not_used_again(mappings: Mappings) -> 
 
 
 def test_a_region_that_was_dropped_is_not_used_again(mappings: Mappings) -> None:
-    """Nobody knows who still looks at it; when all others are home, its block goes too."""
+    """Nobody knows who still looks at it; when all others are back, its block goes too."""
     memory = memory_of(1024)
     kept = memory.take()
     lost = memory.take().address
@@ -408,7 +408,7 @@ def test_a_finalizer_may_take_and_give_in_the_middle(mappings: Mappings, size: i
 @pytest.mark.parametrize("call", ["take", "give"])
 @pytest.mark.parametrize(("size", "free"), list(scenes()))
 def test_an_interrupt_loses_no_block(mappings: Mappings, size: int, free: int, call: str) -> None:
-    """At any bytecode: what was taken is home again, what was not given can be given, and in the end all is unmapped."""
+    """At any bytecode: what was taken is back again, what was not given can be given, and in the end all is unmapped."""
     for interrupter in interrupted_everywhere():
         scene = Scene(size, free)
         others = list(scene.others)

@@ -44,7 +44,7 @@ def run_in_trio(main: Callable[[Callable[[Callable[[], bool]], Awaitable[None]]]
 
 
 def is_exact(pool: Pool[Any], source: ScriptedSource[Any], being_freed: int = 0) -> bool:
-    """Whether the books tell of every element that exists, and of no other."""
+    """Whether the state tell of every element that exists, and of no other."""
     s = pool.stats()
     return s.made - s.disposed == s.spare + s.out + s.disposing == len(source.existing) + being_freed
 
@@ -178,7 +178,7 @@ def test_the_end_of_a_task_is_the_end_of_all_disposals() -> None:
 
 
 def test_close_tells_what_is_still_being_disposed_of() -> None:
-    """It disposes of the spares itself, waits for no thread, and whatever comes home later goes the same way."""
+    """It disposes of the spares itself, waits for no thread, and whatever is returned later goes the same way."""
 
     async def main() -> None:
         source: ScriptedSource[Any] = ScriptedSource()
@@ -269,7 +269,7 @@ def test_an_interrupt_at_any_bytecode_of_a_hand_over_loses_nothing(name: str) ->
 
 
 def test_many_loops_and_threads_give_surplus_at_once() -> None:
-    """Each element is disposed of exactly once, and the books agree."""
+    """Each element is disposed of exactly once, and the state agree."""
     source: ScriptedSource[Any] = ScriptedSource()
     pool = Pool(source, 0, keep=1, offload=True)
 

@@ -208,7 +208,7 @@ def test_who_holds_a_buffer_stays_known_when_somebody_begins_to_view_it(monkeypa
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_of_several_buffers_the_book_follows_those_that_have_a_new_handle_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first handle is dead already when the second is found to be viewed: nobody can free it, it goes home dropped."""
+    """The first handle is dead already when the second is found to be viewed: nobody can free it, it is returned dropped."""
     views: list[memoryview] = []
     forget = Holders.forget
 

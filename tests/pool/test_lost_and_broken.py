@@ -1,4 +1,4 @@
-"""Elements that never come home, and such as nobody may get again: discard, write_off, and what dead holders had."""
+"""Elements that are never returned, and such as nobody may get again: discard, write_off, and what dead holders had."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_what_is_written_off_makes_room_for_another(track: str) -> None:
 
 
 def test_whoever_waits_gets_what_is_made_in_the_place_of_what_was_written_off() -> None:
-    """There is room under the limit, which is news to the line."""
+    """There is room under the limit, which is a reason to ask the source at once."""
     pool = Pool(Objects(bytearray), 1, limit=1)
     lost = pool.alloc()
     anna = Caller("anna")
@@ -71,7 +71,7 @@ def test_whoever_waits_gets_what_is_made_in_the_place_of_what_was_written_off() 
 
 
 def test_a_drain_does_not_wait_for_what_is_written_off() -> None:
-    """Whoever drains is told when the last has come home or is known never to."""
+    """Whoever drains is told when the last has been returned or is known never to."""
     pool = Pool(Objects(bytearray), 1)
     lost = pool.alloc_reserved()
     drainer = threading.Thread(target=pool.drain)
@@ -249,7 +249,7 @@ def test_a_child_that_tracks_holders_writes_off_the_dead_and_keeps_its_own() -> 
 @pytest.mark.parametrize("track", TRACKS)
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_what_threads_of_the_parent_were_moving_is_written_off_too(track: str) -> None:
-    """An element in the hands of a call that does not go on in the child is on no roll."""
+    """An element in the transfer of a call that does not go on in the child is not among the outstanding ones."""
     source = ScriptedSource()
     held: queue.SimpleQueue[None] = queue.SimpleQueue()
     source.reset = lambda _element: held.get(timeout=SOON)
@@ -313,7 +313,7 @@ def test_a_discard_where_memory_is_out_leaves_it_unfunded() -> None:
 
 
 def test_who_waits_gets_what_is_made_in_the_place_of_what_was_discarded() -> None:
-    """Room under the limit is news."""
+    """Room under the limit is a reason to ask the source at once."""
     pool = Pool(ScriptedSource(), 1, limit=1)
     broken = pool.alloc()
     anna = Caller("anna")
@@ -353,7 +353,7 @@ def test_a_discard_whose_source_raises_is_heard_and_counted() -> None:
     with pytest.raises(Exception, match="the script says so"):
         pool.discard(pool.alloc())
     assert pool.stats().out == pool.stats().disposing == 0
-    assert pool.core.figures()["fills"] == 0
+    assert pool.core.snapshot()["fills"] == 0
 
 
 def test_a_closed_pool_disposes_of_what_is_discarded_and_makes_nothing() -> None:

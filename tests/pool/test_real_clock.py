@@ -41,7 +41,7 @@ def test_time_passes(pool: Pool[Element], callers: Callers) -> None:
 
 
 def test_the_head_asks_again_as_time_passes(callers: Callers) -> None:
-    """A source that recovers without news serves the head within moments."""
+    """A source that recovers without any change serves the head within moments."""
     source: ScriptedSource[Element] = ScriptedSource()
     pool = Pool(source, 0)
     source.then(Step.FAILS)

@@ -1,4 +1,4 @@
-"""Beside the contract: the reserve by the quick path, by the system's clock, and what the statistics say of it.
+"""Beside the contract: the reserve by the fast path, by the system's clock, and what the statistics say of it.
 
 Compiled, no Python code runs there; uncompiled, the same calls go the slow way. Both must come to the same.
 """
@@ -111,7 +111,7 @@ def test_a_source_that_rested_is_asked_again_by_the_systems_clock(
 
 @pytest.mark.usefixtures("rests_long")
 def test_a_source_that_works_again_is_asked_at_once(source: ScriptedSource[Any]) -> None:
-    """A refill finds out; then the quick path knows, too."""
+    """A refill finds out; then the fast path knows, too."""
     pool = Pool(source, 2)
     source.otherwise = Step.FAILS
     taken = [pool.alloc(), pool.alloc()]

@@ -157,7 +157,7 @@ def test_hold_and_wait_is_seen_and_said(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_a_shrink_is_not_undone_by_frees() -> None:
-    """Elements that come home while a shrink disposes find the new `keep`: none is kept only to be disposed of."""
+    """Elements that are returned while a shrink disposes find the new `keep`: none is kept only to be disposed of."""
     source = ScriptedSource()
     pool = Pool(source, 10, keep=10)
     elements = [pool.alloc_reserved() for _ in range(5)]

@@ -88,7 +88,7 @@ def test_the_pool_was_shrunk_by_another_resize_meanwhile(grow: Callable[..., Non
 
 @grows
 def test_both_happen_to_a_long_grow(grow: Callable[..., None]) -> None:
-    """Grow 3 to 100; in the middle everything that was out comes home and another resize shrinks to 1."""
+    """Grow 3 to 100; in the middle everything that was out is returned and another resize shrinks to 1."""
     source = ScriptedSource()
     pool = Pool(source, 3, keep=3)
     borrowed = pool.alloc_many(20)

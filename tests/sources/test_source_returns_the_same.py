@@ -34,7 +34,7 @@ IN_THE_POOL = r"pool 'frames': the alloc of .*Shelf.* returned a .* that is in t
 
 @tracks
 def test_two_of_one_call(track: str) -> None:
-    """Nobody gets the same object twice by alloc_many: it raises, and the object goes home once."""
+    """Nobody gets the same object twice by alloc_many: it raises, and the object is returned once."""
     one, other = bytearray(1), bytearray(1)
     source = Shelf([one, one, other, other, one])
     pool = Pool(source, 0, keep=9, name="frames", track=track)
@@ -138,7 +138,9 @@ class Thing:
 
 
 def test_a_new_element_at_a_lost_ones_address_is_a_spare_until_it_is_taken() -> None:
-    """The roll has let go of the lost one: freeing the new one before it was handed out is a double free."""
+    """The table of outstanding elements has let go of the lost one: freeing the new one before it was handed out is a double
+    free.
+    """
     pool = Pool(Objects(Thing), 0, keep=100)
     lost = set(map(id, pool.alloc_many(100)))
     pool.resize(reserve=100)

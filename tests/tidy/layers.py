@@ -81,7 +81,7 @@ ALLOWED = {
 #: (who, whom): why, and what will end it. Shorter with each step; at the end it is empty.
 EXCEPTIONS: dict[tuple[str, str], str] = {
     (
-        "mempool._core.quick",
+        "mempool._core.fast_path",
         "mempool.lease",
     ): "alloc, free and lease are the pool type's own methods, which makes them fast; "
     "a lease in turn takes and frees by the same few lines of C",

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from mempool._core import deciding
-from mempool._core.books import Books
-from mempool._core.line import Hands, Ticket
-from mempool._core.reserve import UNCHANGED, Reserve
+from mempool._core.decisions import UNCHANGED, Decisions
+from mempool._core.state import State
+from mempool._core.transfer import Ticket, Transfer
 from verification.schedules import scenarios
 from verification.schedules.lock import Lock
 from verification.schedules.searches import ONE, PCT, TWO, Search
 
-_retarget: Any = Reserve.retarget
+_retarget: Any = Decisions.retarget
 Targets = tuple[Any, ...]  # the arguments of `retarget`
 
 
@@ -27,19 +27,19 @@ def _all_of(seen: dict[str, int], targets: Targets) -> Targets:
     return (reserve, keep, seen["limit"] if limit == UNCHANGED else limit, *others)
 
 
-def _two_steps(self: Reserve, *targets: Any) -> int:
+def _two_steps(self: Decisions, *targets: Any) -> int:
     """A resize looks in one step and writes in another: it writes again what was true when it looked."""
     return int(_retarget(self, *_all_of(self.figures(), targets)))
 
 
-def _impatient(self: Reserve, *targets: Any) -> int:
+def _impatient(self: Decisions, *targets: Any) -> int:
     """Who was beaten once since it looked writes the second time, whoever was faster again: 1 preemption cannot show it."""
     answer: int | None = _unless_beaten(self, self.figures(), targets)
     return _two_steps(self, *targets) if answer is None else answer
 
 
-def _write(self: Reserve, seen: dict[str, int], targets: Targets) -> int | None:
-    if self.books.resizes != seen["resizes"]:
+def _write(self: Decisions, seen: dict[str, int], targets: Targets) -> int | None:
+    if self.state.resizes != seen["resizes"]:
         return None
     return int(_retarget.__wrapped__(self, *_all_of(seen, targets)))
 
@@ -52,20 +52,20 @@ def _everybody_has_it(_lock: Lock, _blocking: bool = True) -> bool:
     return True
 
 
-def _nobody_is_served(_self: Reserve, _books: Books) -> None:
-    """What comes home stays on the shelf, whoever waits."""
+def _nobody_is_served(_self: Decisions, _state: State) -> None:
+    """What is returned stays on the free list, whoever waits."""
 
 
-def _inside_the_source(self: Books) -> Ticket | None:
-    """What comes home goes to the first in line, though it is inside the source and cannot take it."""
+def _inside_the_source(self: State) -> Ticket | None:
+    """What is returned goes to the first in line, though it is inside the source and cannot take it."""
     return self.first_in_line()
 
 
-def _nobody_is_woken(_self: Books, _ticket: Ticket) -> None:
+def _nobody_is_woken(_self: State, _ticket: Ticket) -> None:
     """Who is served finds out by itself or not at all."""
 
 
-def _nobody_leaves(_self: Reserve, _ticket: Hands) -> None:
+def _nobody_leaves(_self: Decisions, _ticket: Transfer) -> None:
     """Who gives up keeps its place in the line."""
 
 
@@ -94,16 +94,20 @@ def planted(plant: Plant) -> Iterator[None]:
             setattr(plant.owner, plant.method, sound)
 
 
-WRONG_BOOKS = "are out; users have"
+WRONG_STATE = "are out; users have"
 LOST = "a resize was undone by another"
 PLANTED = {
-    "planted: a resize in two steps": Plant(Reserve, "retarget", _two_steps, scenarios.resizes_of_different_targets, LOST),
-    "planted: an impatient resize": Plant(Reserve, "retarget", _impatient, scenarios.resizes_of_three_targets, LOST, (TWO,)),
-    "planted: no lock": Plant(Lock, "acquire", _everybody_has_it, scenarios.shrink_and_free, "", (PCT,)),
-    "planted: nobody is served": Plant(Reserve, "serve_line", _nobody_is_served, scenarios.grow_serves_the_line, "deadlock"),
-    "planted: nobody is woken": Plant(Books, "tell", _nobody_is_woken, scenarios.grow_serves_the_line, "deadlock"),
-    "planted: served in the source": Plant(
-        Books, "next_to_serve", _inside_the_source, scenarios.a_slow_source_and_those_behind, "deadlock"
+    "planted: a resize in two steps": Plant(Decisions, "retarget", _two_steps, scenarios.resizes_of_different_targets, LOST),
+    "planted: an impatient resize": Plant(
+        Decisions, "retarget", _impatient, scenarios.resizes_of_three_targets, LOST, (TWO,)
     ),
-    "planted: nobody leaves": Plant(Reserve, "leave", _nobody_leaves, scenarios.timeout_and_hand_off, WRONG_BOOKS),
+    "planted: no lock": Plant(Lock, "acquire", _everybody_has_it, scenarios.shrink_and_free, "", (PCT,)),
+    "planted: nobody is served": Plant(
+        Decisions, "serve_line", _nobody_is_served, scenarios.grow_serves_the_line, "deadlock"
+    ),
+    "planted: nobody is woken": Plant(State, "wake_later", _nobody_is_woken, scenarios.grow_serves_the_line, "deadlock"),
+    "planted: served in the source": Plant(
+        State, "next_to_serve", _inside_the_source, scenarios.a_slow_source_and_those_behind, "deadlock"
+    ),
+    "planted: nobody leaves": Plant(Decisions, "cancel", _nobody_leaves, scenarios.timeout_and_hand_off, WRONG_STATE),
 }

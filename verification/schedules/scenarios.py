@@ -1,4 +1,4 @@
-"""What must hold, whatever the order of steps. Each scenario says what it is about and ends with the books at rest.
+"""What must hold, whatever the order of steps. Each scenario says what it is about and ends with the state at rest.
 
 `with it.no_interleave()` marks what is prepared before the threads start.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mempool import DoubleFree, ForeignElement, Pool, PoolClosed, PoolTimeout
-from mempool._core.reserve import UNCHANGED
+from mempool._core.decisions import UNCHANGED
 from verification.schedules.world import Memory, StandingClock, at_rest, interrupted_by, it, together
 
 SCENARIOS: dict[str, Callable[[], None]] = {}
@@ -30,9 +30,9 @@ def three_resizers() -> None:
         lambda: pool.resize(1, keep=1),
         lambda: pool.resize(2, keep=2),
     )
-    figures = at_rest(pool, memory)
-    assert figures["reserve"] == figures["keep"] == figures["spare"]
-    assert figures["reserve"] in {1, 2, 3}
+    snapshot = at_rest(pool, memory)
+    assert snapshot["reserve"] == snapshot["keep"] == snapshot["spare"]
+    assert snapshot["reserve"] in {1, 2, 3}
 
 
 @scenario
@@ -42,8 +42,8 @@ def resizes_of_different_targets() -> None:
         memory = Memory(100)
         pool = Pool(memory, 1, limit=10)
     together(lambda: pool.resize(reserve=3), lambda: pool.resize(limit=20))
-    figures = at_rest(pool, memory)
-    assert (figures["reserve"], figures["limit"]) == (3, 20), "a resize was undone by another"
+    snapshot = at_rest(pool, memory)
+    assert (snapshot["reserve"], snapshot["limit"]) == (3, 20), "a resize was undone by another"
 
 
 @scenario
@@ -58,8 +58,8 @@ def resizes_of_three_targets() -> None:
         lambda: decide(UNCHANGED, UNCHANGED, 20, [None] * 9),
         lambda: decide(UNCHANGED, 9, UNCHANGED, [None] * 9),
     )
-    figures = at_rest(pool, memory)
-    assert (figures["reserve"], figures["keep"], figures["limit"]) == (2, 9, 20), "a resize was undone by another"
+    snapshot = at_rest(pool, memory)
+    assert (snapshot["reserve"], snapshot["keep"], snapshot["limit"]) == (2, 9, 20), "a resize was undone by another"
 
 
 @scenario
@@ -99,7 +99,7 @@ def grow_serves_the_line() -> None:
 
 @scenario
 def shrink_and_free() -> None:
-    """What comes home during a shrink is not kept beyond the new target, and nothing is disposed of twice."""
+    """What is returned during a shrink is not kept beyond the new target, and nothing is disposed of twice."""
     with it.no_interleave():
         memory = Memory(100)
         pool = Pool(memory, 3, keep=3)
@@ -160,7 +160,7 @@ class InterruptingClock(StandingClock):
 
 @scenario
 def cancel_and_hand_off() -> None:
-    """A caller that is thrown out of its waiting leaves nothing behind: what was handed to it goes home."""
+    """A caller that is thrown out of its waiting leaves nothing behind: what was handed to it is returned."""
     held: list[object] = []
     with it.no_interleave():
         memory = Memory(1)
@@ -180,7 +180,7 @@ def cancel_and_hand_off() -> None:
 
 @scenario
 def close_and_wait() -> None:
-    """Who waits when the pool closes is told or served, and everything is disposed of once it is home."""
+    """Who waits when the pool closes is told or served, and everything is disposed of once it is back."""
     with it.no_interleave():
         memory = Memory(1)
         pool = Pool(memory, 1)
@@ -237,7 +237,7 @@ def double_free() -> None:
 
 @scenario
 def drain_and_free() -> None:
-    """Whoever drains is woken by the last element that comes home."""
+    """Whoever drains is woken by the last element that is returned."""
     with it.no_interleave():
         memory = Memory(2)
         pool = Pool(memory, 2)
@@ -248,7 +248,7 @@ def drain_and_free() -> None:
 
 @scenario
 def bulk_and_single() -> None:
-    """A caller that wants two and one that wants one are both served by what comes home: all or none, nobody starves."""
+    """A caller that wants two and one that wants one are both served by what is returned: all or none, nobody starves."""
     with it.no_interleave():
         memory = Memory(2)
         pool = Pool(memory, 2)
@@ -335,7 +335,9 @@ def finalizer_serves_its_own_thread() -> None:
 
 @scenario
 def limit_and_dispose() -> None:
-    """Room under the limit is news: it does not matter whether it comes before or after the caller stands in line."""
+    """Room under the limit is a reason to ask the source at once: it does not matter whether it comes before or after the
+    caller stands in line.
+    """
     held: list[object] = []
     with it.no_interleave():
         memory = Memory(1)
@@ -347,7 +349,7 @@ def limit_and_dispose() -> None:
 
 @scenario
 def limit_raised() -> None:
-    """A raised limit is news, too, whenever it comes."""
+    """A raised limit is a reason to ask the source at once, too, whenever it comes."""
     held: list[object] = []
     with it.no_interleave():
         memory = Memory(2)
@@ -374,7 +376,7 @@ class _SlowMemory(Memory):
 
 @scenario
 def a_slow_source_and_those_behind() -> None:
-    """Nobody sleeps beside what comes home: while one caller is inside the source, it goes to the other."""
+    """Nobody sleeps beside what is returned: while one caller is inside the source, it goes to the other."""
     held: list[object] = []
     with it.no_interleave():
         memory = _SlowMemory(2)
@@ -386,18 +388,18 @@ def a_slow_source_and_those_behind() -> None:
         held.append(pool.alloc())
         memory.served.release()
 
-    def news() -> None:
+    def change() -> None:
         pool.resize(limit=2)  # whoever is first asks the source
         pool.free(element)
 
-    together(caller, caller, news)
+    together(caller, caller, change)
     at_rest(pool, memory, held)
     assert len(held) == 2
 
 
 @scenario
 def limit_lowered() -> None:
-    """What comes home while a limit is lowered is disposed of until no more exist than it allows."""
+    """What is returned while a limit is lowered is disposed of until no more exist than it allows."""
     with it.no_interleave():
         memory = Memory(3)
         pool = Pool(memory, 1, keep=3, limit=3)
@@ -448,7 +450,7 @@ def claims_and_limit() -> None:
 
 @scenario
 def two_pools() -> None:
-    """The source of one pool is another: what the inner makes for the outer is home or out, in both books."""
+    """The source of one pool is another: what the inner makes for the outer is back or out, in this state."""
     with it.no_interleave():
         memory = Memory(100)
         inner = Pool(memory, 2, keep=2)
@@ -485,10 +487,10 @@ def grow_beside_disposals() -> None:
     together(lambda: pool.resize(1, keep=1), lambda: pool.resize(3))
     with it.no_interleave():
         told = pool.guarantee()
-    figures = at_rest(pool, memory)
+    snapshot = at_rest(pool, memory)
     assert told.filling == 0
     assert told.held, f"{told}, and nothing has failed"
-    assert figures["spare"] >= figures["reserve"]
+    assert snapshot["spare"] >= snapshot["reserve"]
 
 
 @scenario

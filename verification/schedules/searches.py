@@ -32,9 +32,9 @@ from verification.schedules.world import it
 FOLDER = Path(__file__).resolve().parent
 LIBRARY = Path(mempool.__file__).resolve().parent
 #: What other threads can see of the core: the beginning of a decision, what is looked at without the lock, the news that
-#: wait to be spread, the wake-ups, the roll.
+#: wait to be spread, the wake-ups, the table of outstanding elements.
 SHARED = re.compile(
-    r"\.lock\.acquire\(False|return self\.books\.|ledger\.books\.news is not|\.marks\b|\.wake\(|\.prodded|self\.state\b"
+    r"\.lock\.acquire\(False|return self\.books\.|ledger\.books\.news is not|\.marks\b|\.wake\(|\.retry_now|self\.state\b"
 )
 SHARING_FILES = [path for path in sorted((LIBRARY / "_core").glob("*.py")) if SHARED.search(path.read_text("utf-8"))]
 monotonic = time.monotonic  # the tool puts a clock of its own in its place

@@ -15,8 +15,8 @@ from typing import Any
 import interleave_test as it
 
 from mempool import Pool, clock, parking
-from mempool._core import deciding, ledger
-from mempool._core.reserve import Reserve
+from mempool._core import base_decisions, deciding
+from mempool._core.decisions import Decisions
 from verification.schedules.lock import Lock
 
 
@@ -66,7 +66,7 @@ class StandingClock(clock.Clock):
 parking.current_owner = threading.get_ident
 parking.SimpleQueue = Wakes  # type: ignore[misc,assignment]
 clock.SYSTEM_CLOCK = StandingClock()
-ledger.new_lock = deciding.new_lock = Lock
+base_decisions.new_lock = deciding.new_lock = Lock
 
 
 def together(*callers: Callable[[], object]) -> None:
@@ -78,20 +78,22 @@ def together(*callers: Callable[[], object]) -> None:
 
 
 def at_rest(pool: Pool[Any], memory: Memory, held: Iterable[object] = ()) -> dict[str, Any]:
-    """Check, when no call is under way, that each element is where the books say; `held`: what users have."""
+    """Check, when no call is under way, that each element is where the state says; `held`: what users have."""
     with it.no_interleave():
         held = list(held)
-        figures = pool.core.figures()
+        snapshot = pool.core.snapshot()
         assert len({*map(id, held)}) == len(held), "two users have the same element"
-        assert figures["out"] == len(held), f"the books say {figures['out']} are out; users have {len(held)}"
-        spare, existing = figures["spare"], len(memory.existing)
+        assert snapshot["out"] == len(held), f"the state says {snapshot['out']} are out; users have {len(held)}"
+        spare, existing = snapshot["spare"], len(memory.existing)
         assert existing == spare + len(held), f"{existing} exist: {spare} spare, {len(held)} out, the rest is lost"
-        assert figures["made"] - figures["disposed"] == existing, "made - disposed is not what exists"
-        assert figures["claimed"] == figures["disposing"] == figures["fills"] == 0, "claims, disposals or fills of nobody"
-        assert figures["waiting"] == 0, "somebody stands in the line and all have gone"
-        assert spare <= (0 if figures["closed"] else figures["keep"]), f"{spare} spares, keep is {figures['keep']}"
-        assert all(map(pool.core.is_out, held)), "a user has an element that the roll does not list"
-        return figures
+        assert snapshot["made"] - snapshot["disposed"] == existing, "made - disposed is not what exists"
+        assert snapshot["permits"] == snapshot["disposing"] == snapshot["fills"] == 0, (
+            "permits, disposals or fills of nobody"
+        )
+        assert snapshot["waiting"] == 0, "somebody stands in the line and all have gone"
+        assert spare <= (0 if snapshot["closed"] else snapshot["keep"]), f"{spare} spares, keep is {snapshot['keep']}"
+        assert all(map(pool.core.is_out, held)), "a user has an element that is not listed as outstanding"
+        return snapshot
 
 
 @contextmanager
@@ -109,7 +111,7 @@ def interrupted_by(handler: Callable[[], None]) -> Iterator[None]:
         return interrupted
 
     with ExitStack() as stack:
-        for name in ("shut", *deciding.DECISIONS):
-            stack.callback(setattr, Reserve, name, getattr(Reserve, name))
-            setattr(Reserve, name, around(getattr(Reserve, name)))
+        for name in ("commit", *deciding.DECISIONS):
+            stack.callback(setattr, Decisions, name, getattr(Decisions, name))
+            setattr(Decisions, name, around(getattr(Decisions, name)))
         yield

@@ -6,7 +6,7 @@
  */
 
 #define INITIAL 4
-#define OUT     4   /* elements in users' hands when it begins, which the freer brings home */
+#define OUT     4   /* elements in users' hands when it begins, which the freer returns */
 #define MEMORY  9   /* how many elements may exist */
 
 mtype = { A, B, C, freer, caller };

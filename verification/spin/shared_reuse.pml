@@ -34,7 +34,7 @@ bool memory = true;             /* ghost: whether its memory is there */
 proctype client(byte me) provided (!killed[me])
 {
     atomic { locked_by == 0 -> locked_by = me }
-    /* attach: what a dead one left is this one's, and goes home first */
+    /* attach: what a dead one left is this one's, and is returned first */
     atomic { state = LIVE; epoch = me }
     if
     :: atomic { slot == LEASED -> assert(user == 0); slot = SPARE }

@@ -1,14 +1,14 @@
 """The core: decides, never waits. Compiled where the install could compile it; `MEMPOOL_PURE=1` loads the source as it is.
 
-books.py    what the pool knows, as one value, and how it is changed in one step
-line.py     Hands, what a call owns; Ticket, its place in the line
-roll.py     which elements are out, by identity
-ledger.py   how the books are read
-reserve.py  the decisions
+state.py    what the pool knows, as one value, and how it is changed in one step
+transfer.py     Hands, what a call owns; Ticket, its place in the line
+outstanding.py     which elements are out, by identity
+base_decisions.py   how the state are read
+decisions.py  the decisions
 ends.py     the ends that every call comes to
 queueing.py what a call that must wait goes through
 deciding.py what makes a decision one step, uncompiled
-quick.py    where alloc and free come in
+fast_path.py    where alloc and free come in
 (../lease.py, ../buffer.py and ../waiting.py are compiled too.)
 """
 
@@ -21,17 +21,17 @@ from pathlib import Path
 
 #: The compiled modules, in the order in which they need each other. setup.py lists the same.
 COMPILED_MODULES = (
-    "mempool._core.line",
+    "mempool._core.transfer",
     "mempool.buffer",
-    "mempool._core.roll",
-    "mempool._core.books",
-    "mempool._core.ledger",
-    "mempool._core.reserve",
+    "mempool._core.outstanding",
+    "mempool._core.state",
+    "mempool._core.base_decisions",
+    "mempool._core.decisions",
     "mempool._core.ends",
     "mempool._core.queueing",
     "mempool.waiting",
     "mempool.lease",
-    "mempool._core.quick",
+    "mempool._core.fast_path",
 )
 
 
@@ -51,14 +51,14 @@ if os.environ.get("MEMPOOL_PURE", "") not in ("", "0"):
     for _name in COMPILED_MODULES:
         _load_source(_name)
 
+from mempool._core.decisions import Decisions  # noqa: E402
 from mempool._core.ends import Ends  # noqa: E402 - after the choice above
-from mempool._core.line import Hands, Ticket  # noqa: E402
+from mempool._core.fast_path import FastPath  # noqa: E402
 from mempool._core.queueing import Queueing  # noqa: E402
-from mempool._core.quick import Quick  # noqa: E402
-from mempool._core.reserve import Reserve  # noqa: E402
+from mempool._core.transfer import Ticket, Transfer  # noqa: E402
 
 #: "compiled" or "pure": which life of the core this process runs.
-IMPLEMENTATION = "pure" if str(sys.modules["mempool._core.reserve"].__file__).endswith(".py") else "compiled"
+IMPLEMENTATION = "pure" if str(sys.modules["mempool._core.decisions"].__file__).endswith(".py") else "compiled"
 if IMPLEMENTATION == "pure" and os.environ.get("MEMPOOL_REQUIRE_COMPILED", "") not in ("", "0"):
     raise ImportError(
         "mempool: MEMPOOL_REQUIRE_COMPILED is set and the core is not compiled; install with a C compiler, or unset it"
@@ -71,4 +71,4 @@ if IMPLEMENTATION == "pure" and not getattr(sys, "_is_gil_enabled", lambda: True
         "install with a C compiler, or start Python with PYTHON_GIL=1"
     )
 
-__all__ = ["IMPLEMENTATION", "Ends", "Hands", "Queueing", "Quick", "Reserve", "Ticket"]
+__all__ = ["IMPLEMENTATION", "Decisions", "Ends", "FastPath", "Queueing", "Ticket", "Transfer"]

@@ -1,17 +1,17 @@
 """Uncompiled: what makes a decision one step, though a thread, a finalizer, a tracer or an exception may come in between.
 
-A decision (reserve.py) edits the books, and the hands and tickets that it concerns, in place, with a lock per pool held.
-Three things may strike in its middle, and each has a remedy:
+A decision (decisions.py) edits the state, and the transfer and tickets that it concerns, in place, with a lock per pool
+held. Three things may strike in its middle, and each has a remedy:
 
 An exception (an interrupt, MemoryError, a tracer's own). Before it changes a thing, a decision notes how that was, in
-`books.undo`; the notes are carried out last first, by one call into C. Whoever takes the lock does so if its last holder
+`state.undo`; the notes are carried out last first, by one call into C. Whoever takes the lock does so if its last holder
 did not come to it: a thread that a fork left behind, or that the end of the interpreter has stopped.
 
 Other threads wait for the lock, or, where they look without it, see what is there. A ticket's state is the one thing by
 which others act without the lock; so it changes at the very end, in the call into C after which nothing is taken back.
 
 The same thread again: a finalizer, a signal handler or a tracer calls the pool. It must not wait, as it would for ever,
-nor edit what is half done. What it frees is queued, and comes home before the outer call returns; the figures it sees are
+nor edit what is half done. What it frees is queued, and is returned before the outer call returns; the figures it sees are
 those before the decision; all else raises RuntimeError. (Compiled, nothing strikes there, and all is as anywhere else.)
 """
 
@@ -31,32 +31,32 @@ from mempool.buffer import Buffer
 from mempool.native import RLock
 
 # Not imported, because they import this.
-Books: TypeAlias = Any
-Ledger: TypeAlias = Any
-Hands: TypeAlias = Any
+State: TypeAlias = Any
+BaseDecisions: TypeAlias = Any
+Transfer: TypeAlias = Any
 Ticket: TypeAlias = Any
 
 ALL = slice(None)
-#: When these find nothing to do, or nothing to be had, and so need nothing of the books.
+#: When these find nothing to do, or nothing to be had, and so need nothing of the state.
 IDLE: dict[str, Callable[..., bool]] = {
     "_put_in": lambda _element: True,
-    "_take_out": lambda _hands: True,
-    "arrive": lambda hands, *_: hands.claims == 0 and not hands.arrivals,
-    "claim": lambda hands, _elements: True,
-    "condemn": lambda hands: hands.condemned or hands.first >= hands.count,
-    "dispose_of": lambda hands, *_: hands.first >= hands.count,
+    "_take_out": lambda _transfer: True,
+    "complete": lambda transfer, *_: transfer.permits == 0 and not transfer.made,
+    "permit": lambda transfer, _elements: True,
+    "mark_surplus": lambda transfer: transfer.is_surplus or transfer.first >= transfer.count,
+    "disposed_one": lambda transfer, *_: transfer.first >= transfer.count,
     "end_fill": lambda fill: not fill.filling,
-    "must_line_up": lambda _hands: True,
-    "held_by": lambda _hands: True,
-    "give": lambda hands: hands.condemned or hands.first >= hands.count,
-    "surplus": lambda hands: True,
-    "take": lambda hands, _from_reserve: True,
+    "must_enqueue": lambda _transfer: True,
+    "held_by": lambda _transfer: True,
+    "take_back": lambda transfer: transfer.is_surplus or transfer.first >= transfer.count,
+    "evict": lambda transfer: True,
+    "take_spares": lambda transfer, _from_reserve: True,
     "withdraw": lambda ticket: not ticket.in_line,
 }
 #: What nobody needs an answer of.
 POSTPONED = ("after_fork", "count_wait")
 #: What only looks.
-LOOKS = ("figures", "held_by", "must_line_up", "sign_in_unknown")
+LOOKS = ("snapshot", "held_by", "must_enqueue", "check_in_unknown")
 
 new_queue = deque
 
@@ -65,85 +65,85 @@ new_queue = deque
 new_lock = RLock
 
 
-def note(books: Books, hands: Hands) -> None:
+def note(state: State, transfer: Transfer) -> None:
     """Before these are changed: how they are, should the decision be taken back."""
-    undo: list[Any] = books.undo
-    undo.append((dict.update, hands.__dict__, hands.__dict__.copy()))
-    undo.append((setitem, hands.elements, ALL, hands.elements[:]))
+    undo: list[Any] = state.undo
+    undo.append((dict.update, transfer.__dict__, transfer.__dict__.copy()))
+    undo.append((setitem, transfer.elements, ALL, transfer.elements[:]))
 
 
-def note_place(books: Books, place: int) -> None:
-    """The same for one place of the shelf."""
-    books.undo.append((setitem, books.places, place, books.places[place]))
+def note_slot(state: State, place: int) -> None:
+    """The same for one place of the free list."""
+    state.undo.append((setitem, state.slots, place, state.slots[place]))
 
 
-def note_dict(books: Books, values: dict[Any, Any]) -> None:
+def note_dict(state: State, values: dict[Any, Any]) -> None:
     """The same for a dict from which something is about to be taken."""
-    books.undo.append((dict.update, values, values.copy()))
+    state.undo.append((dict.update, values, values.copy()))
 
 
-def note_mark(books: Books, marks: dict[int, bool], address: int) -> None:
-    """The same for an element that is about to be taken off the roll."""
-    books.undo.append((setitem, marks, address, True))
+def note_address(state: State, addresses: dict[int, bool], address: int) -> None:
+    """The same for an element that is about to be taken from the outstanding ones."""
+    state.undo.append((setitem, addresses, address, True))
 
 
-def settle(books: Books, ticket: Ticket, state: int) -> None:
+def settle(state: State, ticket: Ticket, outcome: int) -> None:
     """The ticket's state, from the moment on when the decision is made."""
-    books.ends += (functools.partial(setattr, ticket, "state", state),)
+    state.ends += (functools.partial(setattr, ticket, "state", outcome),)
 
 
-def end(books: Books) -> None:
+def end(state: State) -> None:
     """The decision is made."""
-    if books.ends:
+    if state.ends:
         # One call into C: either it is made and all tickets say so, or neither.
-        deque(map(call, (*books.ends, functools.partial(books.__dict__.update, undo=None, ends=()))), 0)
+        deque(map(call, (*state.ends, functools.partial(state.__dict__.update, undo=None, ends=()))), 0)
     else:
-        books.undo = None
+        state.undo = None
 
 
-def take_back(books: Books) -> None:
+def roll_back(state: State) -> None:
     """The decision is not made: all is as it was. The first note, and so the last to be carried out, says that none is."""
-    deque(starmap(call, reversed(books.undo)), 0)
+    deque(starmap(call, reversed(state.undo)), 0)
 
 
-def acquire(ledger: Ledger) -> None:
+def acquire(decisions: BaseDecisions) -> None:
     """Wait for the lock. Its holder may be a thread that never runs again."""
-    if sys.is_finalizing() or ledger.process != os.getpid():
-        ledger.lock = new_lock()
-    ledger.lock.acquire()
-    ledger.process = os.getpid()
+    if sys.is_finalizing() or decisions.process != os.getpid():
+        decisions.lock = new_lock()
+    decisions.lock.acquire()
+    decisions.process = os.getpid()
 
 
-def decision(decide: Callable[..., Any], has_news: bool = True) -> Callable[..., Any]:
+def decision(decide: Callable[..., Any], may_wake: bool = True) -> Callable[..., Any]:
     """The same method, as one step."""
 
     @functools.wraps(decide)
-    def decide_alone(self: Ledger, *arguments: Any) -> Any:
+    def decide_alone(self: BaseDecisions, *arguments: Any) -> Any:
         if self.lock._is_owned():
             return in_the_middle(self, decide, arguments)
-        books = self.books
-        # An exception may fly at any bytecode, so two blocks: what cuts the inner handler short meets the outer one.
+        state = self.state
+        # An exception may be raised at any bytecode, so two blocks: what cuts the inner handler short meets the outer one.
         try:
             try:
                 if not self.lock.acquire(False):
                     acquire(self)
-                if books.undo is not None:
-                    take_back(books)
+                if state.undo is not None:
+                    roll_back(state)
                 # Held here to the end: what it refers to may run a finalizer as it dies, which shall not find the lock held.
-                undo = books.undo = [(setattr, books, "undo", None)]
-                noted = books.__dict__.copy()
+                undo = state.undo = [(setattr, state, "undo", None)]
+                noted = state.__dict__.copy()
                 noted["undo"] = None  # else a cycle
-                undo.append((dict.update, books.__dict__, noted))
+                undo.append((dict.update, state.__dict__, noted))
                 answer = decide(self, *arguments)
-                if books.ends:
-                    end(books)
+                if state.ends:
+                    end(state)
                 else:
-                    books.undo = None
-                is_behind = has_news and (books.news is not None or self.later)
+                    state.undo = None
+                is_behind = may_wake and (state.first_to_wake is not None or self.later)
                 self.lock.release()
             except BaseException:
-                if books.undo is not None and self.lock._is_owned():
-                    take_back(books)
+                if state.undo is not None and self.lock._is_owned():
+                    roll_back(state)
                 raise
             del undo, noted
             if is_behind:
@@ -152,51 +152,52 @@ def decision(decide: Callable[..., Any], has_news: bool = True) -> Callable[...,
         except BaseException:
             if self.lock._is_owned():
                 self.lock.release()
-            if has_news and (books.news is not None or self.later):
+            if may_wake and (state.first_to_wake is not None or self.later):
                 catch_up(self)
             raise
 
     return decide_alone
 
 
-def in_the_middle(ledger: Ledger, decide: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def in_the_middle(decisions: BaseDecisions, decide: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """Called in the middle of a decision, by the very thread that makes it."""
     name = decide.__name__
-    if name == "figures":
-        return decide(before(ledger))
+    if name == "snapshot":
+        return decide(before(decisions))
     if name in IDLE and IDLE[name](*arguments):
         return 0
     if name in POSTPONED:
-        ledger.later.append(functools.partial(getattr(ledger, name), *arguments))
+        decisions.later.append(functools.partial(getattr(decisions, name), *arguments))
         return None
-    raise refusal(ledger)
+    raise refusal(decisions)
 
 
-def refusal(ledger: Ledger) -> RuntimeError:
+def refusal(decisions: BaseDecisions) -> RuntimeError:
     """What is said to whoever asks for more than can be had in the middle of a decision."""
+    name = getattr(decisions.owner, "name", "")
     return RuntimeError(
-        f"pool {getattr(ledger.home, 'name', '')!r}: a finalizer, a signal handler or a tracer called it in the middle of "
+        f"pool {name!r}: a finalizer, a signal handler or a tracer called it in the middle of "
         "one of its own steps, where it can free, look at figures and `try_alloc`, and nothing else; do this elsewhere. "
         "(That is so only where mempool is not compiled: install it with a C compiler.)"
     )
 
 
-def before(ledger: Ledger) -> Ledger:
-    """The books as they were before the decision that is being made, to look at."""
-    then: Ledger = object.__new__(type(ledger))
-    then.books = object.__new__(type(ledger.books))
-    noted = ledger.books.undo[1:2] if ledger.books.undo is not None else ()
-    then.books.__dict__.update(noted[0][2] if noted else ledger.books.__dict__)
+def before(decisions: BaseDecisions) -> BaseDecisions:
+    """The state as they were before the decision that is being made, to look at."""
+    then: BaseDecisions = object.__new__(type(decisions))
+    then.state = object.__new__(type(decisions.state))
+    noted = decisions.state.undo[1:2] if decisions.state.undo is not None else ()
+    then.state.__dict__.update(noted[0][2] if noted else decisions.state.__dict__)
     return then
 
 
-def catch_up(ledger: Ledger) -> None:
+def catch_up(decisions: BaseDecisions) -> None:
     """What was called for in the middle of the decision, and the wake-ups. Does nothing twice that must not be."""
-    while ledger.later:
+    while decisions.later:
         mine: deque[Callable[[], object]] = deque()
         try:
             # One call into C: an interrupt finds it in one of the two.
-            mine.extend(islice(iter(ledger.later.popleft, None), 1))
+            mine.extend(islice(iter(decisions.later.popleft, None), 1))
             mine[0]()
         except IndexError:
             if mine:
@@ -205,30 +206,30 @@ def catch_up(ledger: Ledger) -> None:
             if mine:
                 mine[0]()
             raise
-    spread_news(ledger)
+    wake_pending(decisions)
 
 
-def spread_news(ledger: Ledger) -> None:
+def wake_pending(decisions: BaseDecisions) -> None:
     """Wake those whom decisions concerned. Goes on to the last whatever a wake raises; then raises the first."""
-    told: list[Ticket] = []
+    to_wake: list[Ticket] = []
     # The list is here and the loop in another frame: CPython's handlers do not cover each bytecode of a loop.
     try:
-        wake_all(ledger, told)
+        wake_all(decisions, to_wake)
     except BaseException:
-        wake_all(ledger, told)
+        wake_all(decisions, to_wake)
         raise
 
 
-def wake_all(ledger: Ledger, told: list[Ticket]) -> None:
+def wake_all(decisions: BaseDecisions, to_wake: list[Ticket]) -> None:
     errors: list[Exception] = []
-    while told or ledger.books.news is not None:
-        if not told:
-            take_news(ledger, told)
+    while to_wake or decisions.state.first_to_wake is not None:
+        if not to_wake:
+            take_wake_queue(decisions, to_wake)
             continue
         # Again if it raises: it may be done twice, and must not be lost.
-        if not has_woken(told[-1], errors):
-            has_woken(told[-1], errors)
-        told.pop()
+        if not has_woken(to_wake[-1], errors):
+            has_woken(to_wake[-1], errors)
+        to_wake.pop()
     if errors:
         raise errors[0]
 
@@ -242,70 +243,70 @@ def has_woken(ticket: Ticket, errors: list[Exception]) -> bool:
     return True
 
 
-def _take_news(ledger: Ledger, told: list[Ticket]) -> None:
+def _take_wake_queue(decisions: BaseDecisions, to_wake: list[Ticket]) -> None:
     """Who must be woken, into this list. It is there before it is nowhere else: twice is better than never."""
-    books = ledger.books
-    while books.news is not None:
-        ticket = books.news
-        note(books, ticket)
-        told.append(ticket)
-        books.news = ticket.told
-        ticket.told = None
-        ticket.in_news = False
+    state = decisions.state
+    while state.first_to_wake is not None:
+        ticket = state.first_to_wake
+        note(state, ticket)
+        to_wake.append(ticket)
+        state.first_to_wake = ticket.next_to_wake
+        ticket.next_to_wake = None
+        ticket.in_wake_queue = False
 
 
-take_news = decision(_take_news, has_news=False)
+take_wake_queue = decision(_take_wake_queue, may_wake=False)
 
 
-# The quick path of alloc and free, each one decision: quick.pxd has the same for the compiled core.
+# The fast path of alloc and free, each one decision: fast_path.pxd has the same for the compiled core.
 
 
-def _take_out(self: Ledger, hands: Hands) -> bool:
-    """Move a spare beyond the reserve into these hands, and sign it out. False: go the slow way."""
-    books = self.books
-    if books.closed or books.head is not None or books.spare <= books.reserve:
+def _take_out(self: BaseDecisions, transfer: Transfer) -> bool:
+    """Move a spare beyond the reserve into this transfer, and sign it out. False: go the slow way."""
+    state = self.state
+    if state.closed or state.head is not None or state.spare <= state.reserve:
         return False
-    note(books, hands)
-    books.from_spare += 1
-    books.unshelve(hands)
+    note(state, transfer)
+    state.from_spare += 1
+    state.pop_spare(transfer)
     if self.tracks:
-        address, marks = id(hands.elements[hands.first]), self.roll.marks
-        books.undo.append((marks.pop, address, None))
-        marks[address] = True
+        address, addresses = id(transfer.elements[transfer.first]), self.outstanding.addresses
+        state.undo.append((addresses.pop, address, None))
+        addresses[address] = True
     return True
 
 
-def _put_in(self: Ledger, element: Any) -> bool:
+def _put_in(self: BaseDecisions, element: Any) -> bool:
     """Take back an element that is out while there is room and nobody waits. False: go the slow way."""
-    books = self.books
-    if books.closed or books.head is not None or books.drainers or books.spare >= books.keep or books.excess() > 0:
+    state = self.state
+    if state.closed or state.head is not None or state.drainers or state.spare >= state.keep or state.excess() > 0:
         return False
     if type(element) is Buffer:
         return False
     if self.tracks:
-        address, marks = id(element), self.roll.marks
-        if address not in marks:
+        address, addresses = id(element), self.outstanding.addresses
+        if address not in addresses:
             return False
-        note_mark(books, marks, address)
-        if marks.pop(address, None) is None:
+        note_address(state, addresses, address)
+        if addresses.pop(address, None) is None:
             return False
-    elif element is None or books.out() <= 0:
+    elif element is None or state.out() <= 0:
         return False
-    books.shelve(element)
+    state.push_spare(element)
     return True
 
 
-take_out = decision(_take_out, has_news=False)
-put_in = decision(_put_in, has_news=False)
+take_out = decision(_take_out, may_wake=False)
+put_in = decision(_put_in, may_wake=False)
 
 
 DECISIONS: list[str] = []
 
 
 def make_decisions(cls: type) -> None:
-    """Each method of this class and its bases that shuts the books is a decision; and some look at one moment."""
+    """Each method of this class and its bases that commits the state is a decision; and some look at one moment."""
     for owner in cls.__mro__:
         for name, method in list(vars(owner).items()):
-            if isinstance(method, FunctionType) and ("shut" in method.__code__.co_names or name in LOOKS):
+            if isinstance(method, FunctionType) and ("commit" in method.__code__.co_names or name in LOOKS):
                 setattr(owner, name, decision(method))
                 DECISIONS.append(name)

@@ -1,7 +1,7 @@
-from mempool._core.line cimport Hands
-from mempool._core.reserve cimport Reserve
+from mempool._core.transfer cimport Transfer
+from mempool._core.decisions cimport Decisions
 
 cdef class Ends:
     cdef object __weakref__
-    cdef readonly Reserve core
+    cdef readonly Decisions core
     cdef readonly dict fills

@@ -1,7 +1,7 @@
-from mempool._core.line cimport Hands, Ticket
-from mempool._core.reserve cimport Reserve
+from mempool._core.transfer cimport Transfer, Ticket
+from mempool._core.decisions cimport Decisions
 
 cdef class Queueing:
     cdef object __weakref__
-    cdef readonly Reserve core
+    cdef readonly Decisions core
     cdef public object tracker

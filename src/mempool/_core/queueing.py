@@ -7,7 +7,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from mempool import native
-from mempool._core.reserve import HAS_ALL, IN_LINE
+from mempool._core.decisions import HAS_ALL, IN_LINE
 from mempool.engine import NEVER
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ else:
         from mempool._core import _cython as cython
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
-    from mempool._core.line import Hands, Ticket
-    from mempool._core.reserve import Reserve
+    from mempool._core.decisions import Decisions
+    from mempool._core.transfer import Ticket, Transfer
 
 #: Seconds. The head of the line asks the source by itself after the first, then in doubling steps up to the last
-#: (kernel: every 5 s); and, whatever the news, never sooner than the third after a failure.
+#: (kernel: every 5 s); and, whatever has changed, never sooner than the third after a failure.
 ASK_FIRST, ASK_LAST, ASK_SOONEST = 0.05, 5.0, 0.001
 _NO_PLACES: list[None] = []
 
@@ -32,24 +32,24 @@ _NO_PLACES: list[None] = []
 class Queueing:
     """The base of LocalEngine, which has the rest. See Engine in engine.py for what is promised of each call."""
 
-    core: Reserve
+    core: Decisions
     tracker: Any
 
-    def __init__(self, core: Reserve, tracker: Any) -> None:
+    def __init__(self, core: Decisions, tracker: Any) -> None:
         self.core = core
         self.tracker = tracker
 
-    def try_take(self, ticket: Hands, *, ask_source: cython.bint, may_wait: cython.bint = False) -> bool:
+    def try_take(self, ticket: Transfer, *, ask_source: cython.bint, may_wait: cython.bint = False) -> bool:
         """See Engine."""
-        if may_wait and self.core.must_line_up(ticket):
+        if may_wait and self.core.must_enqueue(ticket):
             return False
         step: Any = self
         return bool(step._take_or_ask(ticket, ask_source, may_wait))
 
-    def check_out(self, ticket: Hands) -> None:
+    def check_out(self, ticket: Transfer) -> None:
         """See Engine."""
-        if self.core.quick_alloc:  # nobody needs to be told
-            self.core.sign_out(ticket)
+        if self.core.fast_alloc:  # nobody needs to be told
+            self.core.check_out(ticket)
         else:
             step: Any = self
             step._check_out_slowly(ticket)
@@ -58,7 +58,7 @@ class Queueing:
         """See Engine."""
         step: Any = self
         ticket.set_waiter(waker.wake, waker.owner, native.get_ident(), waker.may_be_gone)
-        if not self.core.quick_alloc:
+        if not self.core.fast_alloc:
             step.notice_lost()
         places: list[None] = [None] * ticket.wanted if ticket.wanted > self.core.capacity() else _NO_PLACES
         answer: cython.Py_ssize_t = self.core.join(ticket, places)
@@ -75,7 +75,7 @@ class Queueing:
             ticket.rest_until = now
         step: Any = self
         due: cython.double = ticket.ask_at
-        if ticket.prodded:
+        if ticket.retry_now:
             # News: a question between the others, which does not change when those are due.
             after_failure: cython.double = now + max(0.0, step._seconds_after_failure(ASK_SOONEST))
             due = min(due, max(ticket.rest_until, after_failure))
@@ -85,7 +85,7 @@ class Queueing:
             ticket.ask_after = min(2 * ticket.ask_after, ASK_LAST)
             ticket.ask_at = now + ticket.ask_after
         else:
-            ticket.take_prod()
+            ticket.take_retry()
         ask: Any = functools.partial(step._ask_for_head, ticket, now)
         if begin is None:
             ask()
@@ -95,7 +95,7 @@ class Queueing:
 
     def dequeue(self, ticket: Ticket, waker: Any, outcome: int | None, seconds: cython.double) -> None:
         """See Engine."""
-        self.core.leave(ticket)
+        self.core.cancel(ticket)
         waker.on_gone = None
         if outcome is not None:
             self.core.count_wait(outcome, seconds)

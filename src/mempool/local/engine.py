@@ -1,8 +1,8 @@
 """LocalEngine: the engine of a pool in one process. How an element travels between the state, the source and its user.
 
-What is decided, `_core` decides. Between the state and its user an element lies in the Hands of the call that moves it
-(see _core/line.py). Each call therefore ends in one of two ways: it has done what it says, or something is raised and
-`cancel` has taken back whatever the hands still held. The source's code and every wake-up run here and in supply.py,
+What is decided, `_core` decides. Between the state and its user an element lies in the Transfer of the call that moves it
+(see _core/transfer.py). Each call therefore ends in one of two ways: it has done what it says, or something is raised and
+`cancel` has taken back whatever the transfer still held. The source's code and every wake-up run here and in supply.py,
 outside of all decisions.
 """
 
@@ -17,9 +17,9 @@ from types import EllipsisType
 from typing import Any
 
 from mempool import lifecycle, messages, parking
-from mempool._core import Hands, Queueing, Reserve, Ticket
-from mempool._core import reserve as answers
-from mempool._core.reserve import IS_FULL, IS_TOO_MANY
+from mempool._core import Decisions, Queueing, Ticket, Transfer
+from mempool._core import decisions as answers
+from mempool._core.decisions import IS_FULL, IS_TOO_MANY
 from mempool.clock import SYSTEM_CLOCK, Clock
 from mempool.engine import Snapshot, Tracker, UnderWay, Waker
 from mempool.errors import LineFull, PoolClosed
@@ -43,14 +43,14 @@ log: logging.Logger = logging.getLogger("mempool")
 class _Announced:
     """An iterator that yields nothing and announces so many: a list extended by it has had room for them."""
 
-    def __init__(self, places: int) -> None:
-        self.places = places
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
 
     def __iter__(self) -> Iterator[None]:
         return self
 
     def __length_hint__(self) -> int:
-        return self.places
+        return self.slots
 
     def __next__(self) -> None:
         raise StopIteration
@@ -59,7 +59,7 @@ class _Announced:
 class LocalEngine(Queueing):
     """Decides for one pool, and does what was decided. See Engine in engine.py for what is promised of each call.
 
-    batch_max: elements made or disposed of in one go; between two, other threads' calls get their turn. rests: whether a
+    batch_max: elements made or disposed of in one batch; between two, other threads' calls get their turn. rests: whether a
     source that has failed is left alone for a while. offload: whether a thread calls the source where an event loop runs, in
     calls that do not need its answer.
     """
@@ -96,7 +96,7 @@ class LocalEngine(Queueing):
         owner = Owner(name, source)
         quick = not tracker.knows_holders
         check, reset = protocol.found(source, "check"), protocol.found(source, "reset")
-        core = Reserve(tracker.knows_identity, quick and check is None, quick and reset is None, owner)
+        core = Decisions(tracker.knows_identity, quick and check is None, quick and reset is None, owner)
         super().__init__(core, tracker)
         self.core.set_waiting_max(min(waiting_max, sys.maxsize))
         self.supply: Supply = Supply(self.core, self.called, source, self._clock, rests=rests, batch_max=batch_max)
@@ -105,7 +105,7 @@ class LocalEngine(Queueing):
             self.supply.offload = Offload(self.core, self.called, self.giving.fills)
         owner.belongs_to(self.giving)
         #: See Engine. No method, because that would be a frame more, which needs memory.
-        self.cancel: Callable[[Hands], None] = self.giving.cancel
+        self.cancel: Callable[[Transfer], None] = self.giving.cancel
 
     def begin(self, reserve: int, keep: int | None, limit: int | None) -> None:
         """Set the first targets and make the reserve. Raises MemoryError if it cannot be made; it is closed then."""
@@ -138,57 +138,57 @@ class LocalEngine(Queueing):
         """See Engine."""
         return Ticket(wanted)
 
-    def _take_or_ask(self, ticket: Hands, ask_source: bool, may_wait: bool) -> bool:
+    def _take_or_ask(self, ticket: Transfer, ask_source: bool, may_wait: bool) -> bool:
         if not ask_source:
             if self.core.is_closed():
                 raise self._closed()
-            return self.core.take(ticket, True)
+            return self.core.take_spares(ticket, True)
         ready = self.take_ready(ticket, may_wait=may_wait)
         if ready is not None:
             return ready
         self.supply.ask(ticket, ticket.missing(), for_caller=True)
         if self.core.is_closed():  # meanwhile: whoever has closed the pool was not told of this element
             raise self._closed()
-        return ticket.missing() == 0 or self.core.take(ticket, True)
+        return ticket.missing() == 0 or self.core.take_spares(ticket, True)
 
-    def take_ready(self, ticket: Hands, *, may_wait: bool) -> bool | None:
+    def take_ready(self, ticket: Transfer, *, may_wait: bool) -> bool | None:
         """See Engine."""
         if self.core.is_closed():
             raise self._closed()
-        if self.core.take(ticket, False):
+        if self.core.take_spares(ticket, False):
             return True
         if may_wait and self.core.waiting():
             ticket.defer()
             return False  # those who wait come first
-        if self.supply.is_resting() and self.core.take(ticket, True):
+        if self.supply.is_resting() and self.core.take_spares(ticket, True):
             return True
         return None
 
     def _closed(self) -> PoolClosed:
         return messages.closed(self.called) if self.core.is_closed() else messages.ending(self.called)
 
-    def ask(self, ticket: Hands) -> None:
+    def ask(self, ticket: Transfer) -> None:
         """See Engine."""
         self.supply.ask(ticket, ticket.missing(), for_caller=True)
 
-    def pass_on(self, giver: Hands, receiver: Hands) -> None:
+    def pass_on(self, giver: Transfer, receiver: Transfer) -> None:
         """See Engine."""
         self.core.pass_on(giver, receiver)
 
-    def _check_out_slowly(self, hands: Hands) -> None:
+    def _check_out_slowly(self, transfer: Transfer) -> None:
         if self.supply.check is not None:
-            hands.checked = True
+            transfer.checked = True
             try:
-                for element in hands.held():
+                for element in transfer.held():
                     self.supply.check(element)
             except Exception as error:
                 if not isinstance(error, MemoryError):  # which says nothing about an element
-                    self.core.condemn(hands)  # all of them: who has spoilt one is not to be trusted with the rest
+                    self.core.mark_surplus(transfer)  # all of them: who has spoilt one is not to be trusted with the rest
                 raise
         # The book first: where an element is lost whose address this one has, nobody shall find that one's entry for it.
         if self.tracker.knows_holders:
-            self.tracker.record(hands.held(), self._clock.now())
-        self.core.sign_out(hands)
+            self.tracker.record(transfer.held(), self._clock.now())
+        self.core.check_out(transfer)
 
     # -- the line
 
@@ -217,51 +217,51 @@ class LocalEngine(Queueing):
 
     def _ask_for_line(self, ticket: Ticket) -> None:
         """The head of the line asks the source; what comes goes to the line in its order."""
-        hands = Hands(max(1, ticket.wanted - self.core.figures()["spare"]))
-        hands.ask_for(ticket)
+        transfer = Transfer(max(1, ticket.wanted - self.core.snapshot()["spare"]))
+        transfer.ask_for(ticket)
         try:
-            self.supply.ask(hands, hands.wanted, for_caller=False)
-            self.cancel(hands)
+            self.supply.ask(transfer, transfer.wanted, for_caller=False)
+            self.cancel(transfer)
         except BaseException:
-            self.cancel(hands)
-            self.core.leave(ticket)
-            self.supply.dispose_surplus()  # what was laid by for it, see Books.kept_for_line
+            self.cancel(transfer)
+            self.core.cancel(ticket)
+            self.supply.dispose_surplus()  # what was laid by for it, see State.kept_for_line
             raise
 
     # -- back
 
-    def abandon(self, ticket: Hands) -> None:
+    def abandon(self, ticket: Transfer) -> None:
         """See Engine."""
         self.giving.abandon(ticket)
 
-    def returning(self, elements: Sequence[Any]) -> Hands:
+    def returning(self, elements: Sequence[Any]) -> Transfer:
         """See Engine."""
-        hands = Hands(len(elements))
+        transfer = Transfer(len(elements))
         for element in elements:
-            hands.hold(element)
-        return hands
+            transfer.hold(element)
+        return transfer
 
-    def give(self, ticket: Hands, *, linger: bool = False) -> int:
+    def give(self, ticket: Transfer, *, linger: bool = False) -> int:
         """See Engine."""
         return self.giving.give(ticket, lingering=linger)
 
-    def discard(self, hands: Hands) -> None:
-        """What these hands hold is broken: dispose of it, and make it anew where the promise needs it."""
+    def discard(self, transfer: Transfer) -> None:
+        """What this transfer holds is broken: dispose of it, and make it anew where the promise needs it."""
         fill = self._new_fill()
         try:
             self.core.begin_fill(fill)  # before: what is about to be made anew is never unfunded
-            self.giving.give(hands, broken=True)
+            self.giving.give(transfer, broken=True)
             self._make_anew(fill)
         finally:
             self._end_making(fill)
 
-    def _make_anew(self, fill: Hands) -> None:
+    def _make_anew(self, fill: Transfer) -> None:
         """Make what the reserve lacks; if the pool offloads, in a thread where an event loop would stand still meanwhile."""
         offload = self.supply.offload
         if offload is None or not offload.fill(fill, self._make_in_thread):
             self._fill(beyond_out=True, fill=fill)
 
-    def _make_in_thread(self, fill: Hands) -> None:
+    def _make_in_thread(self, fill: Transfer) -> None:
         self.giving.fills[fill] = get_ident()
         try:
             if not lifecycle.is_ending():  # else nobody would use what is made
@@ -269,7 +269,7 @@ class LocalEngine(Queueing):
         finally:
             self.giving.end_fill(fill)
 
-    def _end_making(self, fill: Hands) -> None:
+    def _end_making(self, fill: Transfer) -> None:
         """Whatever flew, before or after the thread had it."""
         if self.supply.offload is None or not self.supply.offload.has(fill):
             self.giving.end_fill(fill)
@@ -342,11 +342,11 @@ class LocalEngine(Queueing):
             min(most, sys.maxsize),
         )
 
-    def _retarget(self, reserve: int, keep: int, limit: int, fill: Hands | None = None) -> bool:
+    def _retarget(self, reserve: int, keep: int, limit: int, fill: Transfer | None = None) -> bool:
         """Change the targets at one moment. Returns whether the reserve grew. Raises, and then nothing has changed."""
         # Enough, whatever other resizes make of the target that is not given here: they bring places for it.
-        answer = self.core.retarget(reserve, keep, limit, self._places(max(keep, 2 * reserve)), fill)
-        now = self.core.figures()
+        answer = self.core.retarget(reserve, keep, limit, self._new_slots(max(keep, 2 * reserve)), fill)
+        now = self.core.snapshot()
         reserve = now["reserve"] if reserve == answers.UNCHANGED else reserve
         if answer == answers.IS_CLOSED:
             raise self._closed()
@@ -360,30 +360,30 @@ class LocalEngine(Queueing):
             )
         return answer == answers.GROWN
 
-    def _places(self, places: int) -> list[None]:
-        if places <= self.core.capacity():
+    def _new_slots(self, slots: int) -> list[None]:
+        if slots <= self.core.capacity():
             return []
         try:
             room: list[None] = []
             try:
-                room.extend(_Announced(places if places < MANY else max(places, MAPPED)))
+                room.extend(_Announced(slots if slots < MANY else max(slots, MAPPED)))
             except MemoryError:
-                room.extend(_Announced(places))  # fails at once, where the list would fail in the end
+                room.extend(_Announced(slots))  # fails at once, where the list would fail in the end
             # In pieces: as one, a list of millions would keep every other thread from running for milliseconds.
-            while len(room) < places:
-                room.extend(itertools.repeat(None, min(8192, places - len(room))))
+            while len(room) < slots:
+                room.extend(itertools.repeat(None, min(8192, slots - len(room))))
             return room
         except (OverflowError, MemoryError):
-            raise MemoryError(f"{self.called}: a list of {places} places cannot be had; keep fewer") from None
+            raise MemoryError(f"{self.called}: a list of {slots} places cannot be had; keep fewer") from None
 
-    def _new_fill(self) -> Hands:
-        """What stands for a resize or refill in the books: under way from `begin_fill` to `_end_fill`."""
-        fill = Hands(0)
+    def _new_fill(self) -> Transfer:
+        """What stands for a resize or refill in the state: under way from `begin_fill` to `_end_fill`."""
+        fill = Transfer(0)
         self.giving.fills[fill] = get_ident()
         return fill
 
-    def _fill(self, *, beyond_out: bool, all_or_raise: bool = False, fill: Hands | None = None) -> None:
-        """Make elements until the reserve is full, or (beyond_out) would be if all that is out came home.
+    def _fill(self, *, beyond_out: bool, all_or_raise: bool = False, fill: Transfer | None = None) -> None:
+        """Make elements until the reserve is full, or (beyond_out) would be if all that is out was returned.
 
         fill: has begun already, as a part of the decision that made it necessary.
         """
@@ -392,15 +392,15 @@ class LocalEngine(Queueing):
             self.core.begin_fill(own)
             batch = 1
             while True:
-                hands = Hands(batch)
+                transfer = Transfer(batch)
                 began = self._clock.now()
                 try:
-                    if not self.core.claim_to_fill(hands, beyond_out, own):
+                    if not self.core.permit_fill(transfer, beyond_out, own):
                         return
-                    self.supply.call(hands, False)
-                    self.cancel(hands)
+                    self.supply.call(transfer, False)
+                    self.cancel(transfer)
                 except BaseException as error:
-                    self.cancel(hands)
+                    self.cancel(transfer)
                     if not isinstance(error, MemoryError):
                         raise
                     self.supply.note_failure(error)
@@ -414,7 +414,7 @@ class LocalEngine(Queueing):
             self.giving.end_fill(own, forget=fill is None)
 
     def _all_or_nothing(self, error: MemoryError) -> MemoryError:
-        f = self.core.figures()
+        f = self.core.snapshot()
         said = str(error) or "the source ran out of memory"
         return MemoryError(f"{self.called}: {f['made']} of {f['reserve']} elements were made, and are disposed of: {said}")
 
@@ -426,12 +426,12 @@ class LocalEngine(Queueing):
 
     def snapshot(self) -> Snapshot:
         """See Engine."""
-        f = self.core.figures()
+        f = self.core.snapshot()
         lacking = max(0, f["reserve"] - f["spare"])
         owed = 0 if f["closed"] else min(lacking, max(0, f["out"]))
         # A fill goes on until nothing is lacking, so the rest is what it will make; and one that ended for want of room
         # under the limit is gone on with by whoever takes that room.
-        delayed = f["starved"] and (f["claimed"] or f["disposing"])
+        delayed = f["starved"] and (f["permits"] or f["disposing"])
         filling = lacking - owed if not f["closed"] and (f["fills"] or delayed) else 0
         return Snapshot(
             reserve=f["reserve"],
@@ -445,7 +445,7 @@ class LocalEngine(Queueing):
             disposed=f["disposed"],
             disposing=f["disposing"],
             written_off=f["written_off"],
-            being_made=f["claimed"],
+            being_made=f["permits"],
             owed=owed,
             filling=filling,
             waiting=f["waiting"],
@@ -466,7 +466,7 @@ class LocalEngine(Queueing):
 
     def remarks(self) -> list[str]:
         """See Engine."""
-        lingering = self.core.figures()["lingering"]
+        lingering = self.core.snapshot()["lingering"]
         return [self.giving.tell_lingering(lingering)] if lingering else []
 
     # -- the end
@@ -506,7 +506,7 @@ class LocalEngine(Queueing):
             if thread != survivor:
                 self.giving.fills.pop(fill, None)
         # The spares whose memory stayed with the parent. (What is out goes when it is freed.)
-        lost = Hands(self.core.figures()["spare"])
-        self.core.take_lost(lost)
+        lost = Transfer(self.core.snapshot()["spare"])
+        self.core.evict_lost(lost)
         self.core.after_fork(survivor, sum(fill.filling for fill in self.giving.fills))
         return functools.partial(self.supply.dispose, lost, here=True) if lost.count else None

@@ -1,6 +1,7 @@
-"""Elements that are lost with their holders: counted out, once, whatever flies. The source's free is not called for them.
+"""Elements that are lost with their holders: counted out, once, whatever is raised. The source's free is not called for
+them.
 
-The books know it at once; making others in their place is for the caller.
+The state knows it at once; making others in their place is for the caller.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from mempool._core import Hands
+from mempool._core import Transfer
 from mempool.buffer import Buffer
 from mempool.errors import ForeignElement
 from mempool.tracking import Holder
@@ -26,51 +27,52 @@ def write_off(giving: Returning, lost: Any) -> None:
             raise ForeignElement(
                 f"{giving.called}: {lost.element} is not held by {lost.who} any more; look at holders() again"
             )
-        _lose(giving, lost)  # or else it comes home in this very moment
+        _abandoned(giving, lost)  # or else it is returned in this very moment
         return
-    hands = Hands(1)
-    hands.hold(lost)
+    transfer = Transfer(1)
+    transfer.hold(lost)
     try:
-        if type(lost) is Buffer and (not lost.is_alive() or lost.block.home is not giving.core.home):
-            raise giving.unfit(lost, hands)
-        if not giving.core.sign_in(hands):
-            raise giving.not_out(hands.held())
-        _end(giving, hands, lost)
+        if type(lost) is Buffer and (not lost.is_alive() or lost.block.owner is not giving.core.owner):
+            raise giving.unfit(lost, transfer)
+        if not giving.core.check_in(transfer):
+            raise giving.not_out(transfer.held())
+        _end(giving, transfer, lost)
     except BaseException:
-        giving.core.undo_sign_in(hands)
-        if hands.are_owners():
-            _end(giving, hands, lost)  # again: an interrupt must not leave it to nobody
+        giving.core.undo_partial_check_in(transfer)
+        if transfer.are_owners():
+            _end(giving, transfer, lost)  # again: an interrupt must not leave it to nobody
         raise
 
 
-def _end(giving: Returning, hands: Hands, lost: Any) -> None:
-    """The roll has let go of it. May be done again."""
+def _end(giving: Returning, transfer: Transfer, lost: Any) -> None:
+    """The table of outstanding elements has let go of it. May be done again."""
     if type(lost) is Buffer and not giving.core.tracks_elements():
-        lost.block.home = None  # or it would come home in the place of another, as there is no roll
+        lost.block.owner = None  # else it would be returned in place of another: nothing is listed as outstanding
     giving.tracker.forget([lost])
     giving.written_off.append(id(lost))
-    giving.core.lose(hands)
+    giving.core.write_off_transfer(transfer)
 
 
-def _lose(giving: Returning, holder: Holder) -> bool:
+def _abandoned(giving: Returning, holder: Holder) -> bool:
     """Lose what nobody has at hand. False: it is not out."""
-    hands = Hands(1)
-    hands.hold(holder)  # in the place of the element
+    transfer = Transfer(1)
+    transfer.hold(holder)  # in the place of the element
     try:
-        # The roll first: an interrupt before has changed nothing, and one behind it finds the proof in the hands.
-        if giving.core.strike(hands, holder.address):
-            _end_held(giving, hands, holder)
+        # The table of outstanding elements first: an interrupt before has changed nothing, and one behind it finds the proof
+        # in the transfer.
+        if giving.core.remove_address(transfer, holder.address):
+            _end_held(giving, transfer, holder)
     except BaseException:
-        if hands.are_owners():
-            _end_held(giving, hands, holder)
+        if transfer.are_owners():
+            _end_held(giving, transfer, holder)
         raise
-    return hands.are_owners()
+    return transfer.are_owners()
 
 
-def _end_held(giving: Returning, hands: Hands, holder: Holder) -> None:
+def _end_held(giving: Returning, transfer: Transfer, holder: Holder) -> None:
     """The same as `_end`. May be done again."""
     giving.written_off.append(holder.address)
-    giving.core.lose(hands)
+    giving.core.write_off_transfer(transfer)
     giving.tracker.drop(holder)
 
 
@@ -79,10 +81,10 @@ def write_off_all(giving: Returning) -> int:
     held = giving.tracker.holders(giving.supply.clock.now())
     giving.written_off.extend(holder.address for holder in held)
     try:
-        lost = giving.core.lose_all()
+        lost = giving.core.write_off_all_out()
         giving.tracker.clear()
     except BaseException:
-        giving.core.lose_all()  # again, to the end
+        giving.core.write_off_all_out()  # again, to the end
         giving.tracker.clear()
         raise
     return int(lost)
@@ -91,7 +93,7 @@ def write_off_all(giving: Returning) -> int:
 def notice(giving: Returning) -> None:
     """Write off what no longer exists: objects that their users have dropped."""
     for holder in giving.tracker.gone(giving.supply.clock.now()):
-        if _lose(giving, holder):
+        if _abandoned(giving, holder):
             log.warning(
                 "%s: %s has dropped %s, taken at %s: it is written off; free it, or use `with pool.lease()`",
                 giving.called,

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from mempool import lifecycle, parking
-from mempool._core import Hands, Reserve
+from mempool._core import Decisions, Transfer
 from mempool.native import get_ident, start_new_thread
 from mempool.sources.moves import move
 
@@ -23,7 +23,7 @@ log: logging.Logger = logging.getLogger("mempool")
 class _Job:
     __slots__ = ("context", "is_fill", "work")
 
-    def __init__(self, work: Callable[[Hands], object], context: contextvars.Context, is_fill: bool) -> None:
+    def __init__(self, work: Callable[[Transfer], object], context: contextvars.Context, is_fill: bool) -> None:
         self.work = work
         self.context = context
         self.is_fill = is_fill
@@ -37,24 +37,24 @@ class Offload:
 
     __slots__ = ("_core", "_jobs", "_runner", "_token", "_waiting", "called", "fills")
 
-    def __init__(self, core: Reserve, called: str, fills: dict[Hands, int]) -> None:
+    def __init__(self, core: Decisions, called: str, fills: dict[Transfer, int]) -> None:
         self.called: str = called
-        self.fills: dict[Hands, int] = fills  # of Ends
+        self.fills: dict[Transfer, int] = fills  # of Ends
         self._core = core
-        self._jobs: dict[Hands, _Job] = {}
+        self._jobs: dict[Transfer, _Job] = {}
         self._token: deque[int] = deque([0])  # whoever has it does the jobs, and looks again when it has put it back
         self._runner: int | None = None  # the ident of that thread
         self._waiting: list[SimpleQueue[None]] = []
 
     # -- handing over
 
-    def dispose(self, hands: Hands, work: Callable[[Hands], object]) -> bool:
-        """Have `work` dispose of what these hands hold, which is condemned. False: the caller is to do it."""
-        receiver = self._new_job(hands.count - hands.first, work)
+    def dispose(self, transfer: Transfer, work: Callable[[Transfer], object]) -> bool:
+        """Have `work` dispose of what this transfer holds, which is is_surplus. False: the caller is to do it."""
+        receiver = self._new_job(transfer.count - transfer.first, work)
         if receiver is None:
             return False
         try:
-            self._core.pass_on(hands, receiver)
+            self._core.pass_on(transfer, receiver)
         finally:
             if receiver.count:
                 self._begin()
@@ -62,7 +62,7 @@ class Offload:
                 self._jobs.pop(receiver, None)
         return bool(receiver.count)
 
-    def fill(self, fill: Hands, work: Callable[[Hands], object]) -> bool:
+    def fill(self, fill: Transfer, work: Callable[[Transfer], object]) -> bool:
         """Have `work` go on with this fill and end it. False: the caller is to do it."""
         try:
             return self._new_job(0, work, fill) is not None
@@ -70,7 +70,7 @@ class Offload:
             if fill in self._jobs:
                 self._begin()
 
-    def has(self, fill: Hands) -> bool:
+    def has(self, fill: Transfer) -> bool:
         """Whether this fill was handed over and has not ended."""
         return fill in self._jobs
 
@@ -79,17 +79,17 @@ class Offload:
         if self._jobs:
             self._begin()
 
-    def _new_job(self, elements: int, work: Callable[[Hands], object], fill: Hands | None = None) -> Hands | None:
+    def _new_job(self, elements: int, work: Callable[[Transfer], object], fill: Transfer | None = None) -> Transfer | None:
         try:
             if lifecycle.is_ending() or not parking.stopped_here():
                 return None
-            hands = Hands(elements) if fill is None else fill
+            transfer = Transfer(elements) if fill is None else fill
             job = _Job(work, contextvars.copy_context(), fill is not None)
             lifecycle.unfinished[self] = None
-            self._jobs[hands] = job
+            self._jobs[transfer] = job
         except MemoryError:
             return None
-        return hands
+        return transfer
 
     def _begin(self) -> None:
         lifecycle.unfinished[self] = None
@@ -103,13 +103,13 @@ class Offload:
 
     # -- doing it
 
-    def _next(self) -> Hands | None:
+    def _next(self) -> Transfer | None:
         """What is to be done next."""
-        for hands, job in list(self._jobs.items()):
+        for transfer, job in list(self._jobs.items()):
             # A job whose elements are still being moved is none yet. Uncompiled, hands looked at without the lock show
             # a part of them: the rest, moved after that part was disposed of, would be forgotten.
-            if job.is_fill or self._core.held_by(hands):
-                return hands
+            if job.is_fill or self._core.held_by(transfer):
+                return transfer
         return None
 
     def _run(self) -> None:
@@ -126,8 +126,8 @@ class Offload:
                 if not token:
                     break
                 self._runner = get_ident()
-                while (hands := self._next()) is not None:
-                    self._do(hands, interrupts)
+                while (transfer := self._next()) is not None:
+                    self._do(transfer, interrupts)
             finally:
                 if token:
                     self._runner = None
@@ -137,16 +137,16 @@ class Offload:
         if interrupts:
             raise interrupts[0]
 
-    def _do(self, hands: Hands, interrupts: list[BaseException]) -> None:
-        job = self._jobs[hands]
+    def _do(self, transfer: Transfer, interrupts: list[BaseException]) -> None:
+        job = self._jobs[transfer]
         try:
-            job.context.run(job.work, hands)
+            job.context.run(job.work, transfer)
         except Exception:
             log.exception("%s: the source failed in a thread; whoever gave it this to do has gone on", self.called)
         except BaseException as error:  # noqa: BLE001 - raised when all is done
             interrupts.append(error)
-        if job.is_fill or hands.first >= hands.count:
-            self._jobs.pop(hands, None)
+        if job.is_fill or transfer.first >= transfer.count:
+            self._jobs.pop(transfer, None)
 
     # -- the end
 
@@ -176,7 +176,7 @@ class Offload:
                 self._waiting.remove(waiting)
 
     def _progress(self) -> int:
-        figures = self._core.figures()
+        figures = self._core.snapshot()
         made: int = figures["made"]
         disposed: int = figures["disposed"]
         return made + disposed
@@ -187,7 +187,7 @@ class Offload:
             "any longer",
             self.called,
             seconds,
-            self._core.figures()["disposing"],
+            self._core.snapshot()["disposing"],
         )
 
     def after_fork(self, survivor: int) -> Callable[[], object] | None:
@@ -196,10 +196,10 @@ class Offload:
             return None  # the source's code has forked: that thread is here, and goes on
         self._token, self._runner = deque([0]), None
         self._waiting.clear()
-        for hands, job in list(self._jobs.items()):
+        for transfer, job in list(self._jobs.items()):
             if job.is_fill:
-                self._jobs.pop(hands, None)
-                self.fills.pop(hands, None)
+                self._jobs.pop(transfer, None)
+                self.fills.pop(transfer, None)
             else:
                 job.context = job.context.copy()  # the parent's thread may be in the other one
         # In a thread: the source may need a lock that the parent's thread had, and `os.fork` must return nevertheless.

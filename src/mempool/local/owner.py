@@ -24,10 +24,10 @@ class Owner:
         """Say who takes back what was dropped."""
         self._returning = weakref.ref(returning)
 
-    def recover(self, dropped: list[Buffer]) -> str:
+    def reclaim(self, dropped: list[Buffer]) -> str:
         """Take back a buffer that its user has dropped. Returns what to warn of, if anything."""
         returning = None if self._returning is None else self._returning()
         if returning is None:
             self._source.free(dropped[0])
             return ""
-        return returning.recover(dropped)
+        return returning.reclaim(dropped)

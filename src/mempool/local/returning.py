@@ -1,7 +1,7 @@
 """Returning: what comes back from users, and what a call that failed had taken.
 
-Each call here may be done again after an exception has cut it short, and then finishes what it began: the hands tell how far
-it came.
+Each call here may be done again after an exception has cut it short, and then finishes what it began: the transfer tells how
+far it came.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mempool import messages
-from mempool._core import Ends, Hands, Reserve, Ticket
-from mempool.buffer import Buffer, entrust, has_lost, prepare, renew
+from mempool._core import Decisions, Ends, Ticket, Transfer
+from mempool.buffer import Buffer, entrust, has_lost, prepare, revoke
 from mempool.engine import Tracker
 from mempool.errors import DoubleFree, ForeignElement
 from mempool.lease import Lease
@@ -39,52 +39,52 @@ class Returning(Ends):
 
     __slots__ = (
         "_abandoned",
+        "_abandoning",
         "_lingering",
-        "_recovering",
         "called",
         "supply",
         "tracker",
         "written_off",
     )
 
-    def __init__(self, core: Reserve, called: str, supply: Supply, tracker: Tracker) -> None:
+    def __init__(self, core: Decisions, called: str, supply: Supply, tracker: Tracker) -> None:
         super().__init__(core)
         self.called: str = called
         self.supply: Supply = supply
         self.tracker: Tracker = tracker
         self.written_off: deque[int] = deque(maxlen=WRITTEN_OFF_NAMED)  # addresses
         self._lingering: dict[int, weakref.ref[Buffer]] = {}  # by the identity of the handle that is kept by views
-        self._abandoned: deque[Hands] = deque()
-        self._recovering: deque[int] = deque([0])
+        self._abandoned: deque[Transfer] = deque()
+        self._abandoning: deque[int] = deque([0])
 
     # -- what a call had taken
 
-    def take_back(self, hands: Hands, *, again: bool = False) -> None:
+    def undo_call(self, transfer: Transfer, *, again: bool = False) -> None:
         """What `cancel` does. again: it was cut short before."""
-        self.core.leave(hands)
-        self.core.arrive(hands, False)
-        self.core.retract(hands)
+        self.core.cancel(transfer)
+        self.core.complete(transfer, False)
+        self.core.retract(transfer)
         if self.tracker.knows_holders:
-            self.tracker.forget(hands.held())
-        if hands.checked and not hands.condemned and self.supply.reset is not None:
+            self.tracker.forget(transfer.held())
+        if transfer.checked and not transfer.is_surplus and self.supply.reset is not None:
             # What a check leaves behind (zeros, in place of a pattern) is not what it wants to find the next time.
             try:
-                for element in hands.held():
+                for element in transfer.held():
                     self.supply.reset(element)
-                hands.checked = False
+                transfer.checked = False
             except BaseException as error:
                 if again or not isinstance(error, MemoryError):
-                    self.core.condemn(hands)
-                    self.supply.dispose(hands)
+                    self.core.mark_surplus(transfer)
+                    self.supply.dispose(transfer)
                 raise
-        if has_lost(hands):
-            self.core.condemn(hands)
-        self.core.give(hands)
-        self.supply.dispose(hands)
-        if hands.wanted > 1 and isinstance(hands, Ticket):
+        if has_lost(transfer):
+            self.core.mark_surplus(transfer)
+        self.core.take_back(transfer)
+        self.supply.dispose(transfer)
+        if transfer.wanted > 1 and isinstance(transfer, Ticket):
             self.supply.dispose_surplus()  # what it had gathered and nobody else waits for
 
-    def abandon(self, ticket: Hands) -> None:
+    def abandon(self, ticket: Transfer) -> None:
         """The loop of this ticket's caller is closed: what it got goes to the next. Many may be lost one after another."""
         self._abandoned.append(ticket)
         # An inbox, because handing back may find the next in line lost, too, and this call is at its bottom.
@@ -92,71 +92,71 @@ class Returning(Ends):
         while self._abandoned:
             token: deque[int] = deque()
             try:
-                move(self._recovering, token)
+                move(self._abandoning, token)
                 if not token:
                     break  # whoever has it sees to this one, too
                 while self._abandoned:
                     try:
                         self.cancel(self._abandoned[0])
-                    except Exception as error:  # noqa: BLE001 - raised below, when all are home
+                    except Exception as error:  # noqa: BLE001 - raised below, when all are back
                         errors.append(error)
                     self._abandoned.popleft()
             finally:
-                move(token, self._recovering)
+                move(token, self._abandoning)
         if errors:
             raise errors[0]
 
     # -- what a user gives back
 
-    def give(self, hands: Hands, *, renewing: bool = True, broken: bool = False, lingering: bool = False) -> int:
-        """Take what these hands hold back from its user. Returns how many were kept. May be done again, to finish it.
+    def give(self, transfer: Transfer, *, revoking: bool = True, broken: bool = False, lingering: bool = False) -> int:
+        """Take what this transfer holds back from its user. Returns how many were kept. May be done again, to finish it.
 
-        renewing: the handles of buffers die; see buffer.py. broken: nobody else shall get them. lingering: what is viewed
+        revoking: the handles of buffers die; see buffer.py. broken: nobody else shall get them. lingering: what is viewed
         goes out again, kept by its views.
         """
-        total = hands.count - hands.first
+        total = transfer.count - transfer.first
         if not total:
             return 0
         if self.core.is_deciding():
-            again = functools.partial(self.give, hands, renewing=renewing, broken=broken, lingering=lingering)
+            again = functools.partial(self.give, transfer, revoking=revoking, broken=broken, lingering=lingering)
             self.core.later.append(functools.partial(self._give_late, again))
             return total
         is_reset = self.supply.reset is None and not broken
         known: list[Any] = []
-        hands.checked = False  # a user has had them since
+        transfer.checked = False  # a user has had them since
         try:
-            if not hands.are_owners():
-                unfit = prepare(hands, self.core.home, lingering) if renewing else None
+            if not transfer.are_owners():
+                unfit = prepare(transfer, self.core.owner, lingering) if revoking else None
                 if unfit is not None:
-                    raise self.unfit(unfit, hands)
-                if not self.core.sign_in(hands):
-                    raise self.not_out(hands.held())
+                    raise self.unfit(unfit, transfer)
+                if not self.core.check_in(transfer):
+                    raise self.not_out(transfer.held())
             if self.tracker.knows_holders:
-                known = self.tracker.forget(hands.held())
-            if renewing:
-                viewed = renew(hands, lingering)
+                known = self.tracker.forget(transfer.held())
+            if revoking:
+                viewed = revoke(transfer, lingering)
                 if viewed is not None:
-                    self._put_out(hands, known)
-                    raise self.unfit(viewed, hands)
+                    self._undo_check_in(transfer, known)
+                    raise self.unfit(viewed, transfer)
             if lingering:
-                self._linger(hands)
-                total = hands.count - hands.first
+                self._linger(transfer)
+                total = transfer.count - transfer.first
             if broken:
-                self.core.condemn(hands)
+                self.core.mark_surplus(transfer)
             elif self.supply.reset is not None:
-                for element in hands.held():
+                for element in transfer.held():
                     self.supply.reset(element)
                 is_reset = True
-            if has_lost(hands):
-                self.core.condemn(hands)  # in a child of a fork: there is no memory to keep
-            self.core.give(hands)
-            kept = total - (hands.count - hands.first)
-            self.supply.dispose(hands)
+            if has_lost(transfer):
+                self.core.mark_surplus(transfer)  # in a child of a fork: there is no memory to keep
+            self.core.take_back(transfer)
+            kept = total - (transfer.count - transfer.first)
+            self.supply.dispose(transfer)
         except BaseException:
             try:
-                self._end_bringing(hands, known, is_reset, renewing, lingering)
+                self._finish_give_back(transfer, known, is_reset, revoking, lingering)
             except MemoryError:
-                self._end_bringing(hands, known, is_reset, renewing, lingering)
+                self._finish_give_back(transfer, known, is_reset, revoking, lingering)
             raise
         return kept
 
@@ -167,58 +167,60 @@ class Returning(Ends):
         except Exception:
             log.exception("%s: what a finalizer, a signal handler or a tracer freed could not be taken back", self.called)
 
-    def _end_bringing(self, hands: Hands, known: list[Any], is_reset: bool, renewing: bool, lingering: bool) -> None:
-        """Something flew: either these elements are the user's as before, or they go home."""
-        self.core.undo_sign_in(hands)
-        if hands.are_owners():
+    def _finish_give_back(
+        self, transfer: Transfer, known: list[Any], is_reset: bool, revoking: bool, lingering: bool
+    ) -> None:
+        """Something was raised: either these elements are the user's as before, or they are returned."""
+        self.core.undo_partial_check_in(transfer)
+        if transfer.are_owners():
             if self.tracker.knows_holders:  # while the handles are those it knows
-                known = known or self.tracker.forget(hands.held())
-            if renewing and renew(hands, lingering) is not None:
-                self._put_out(hands, known)
+                known = known or self.tracker.forget(transfer.held())
+            if revoking and revoke(transfer, lingering) is not None:
+                self._undo_check_in(transfer, known)
                 return
             if lingering:
-                self._linger(hands)
+                self._linger(transfer)
             if not is_reset:
-                self.core.condemn(hands)  # nobody knows what state it is in
-            self.take_back(hands)
+                self.core.mark_surplus(transfer)  # nobody knows what state it is in
+            self.undo_call(transfer)
 
-    def _linger(self, hands: Hands) -> None:
-        """What views keep goes out again, and comes home when they are gone: see `recover`. May be done again."""
-        self.core.linger(hands)
-        if hands.first:
-            self._remember_lingering(hands)
-            entrust(hands)
-            hands.let_go()
+    def _linger(self, transfer: Transfer) -> None:
+        """What views keep goes out again, and is returned when they are gone: see `reclaim`. May be done again."""
+        self.core.linger(transfer)
+        if transfer.first:
+            self._remember_lingering(transfer)
+            entrust(transfer)
+            transfer.let_go()
 
-    def _put_out(self, hands: Hands, known: list[Any]) -> None:
+    def _undo_check_in(self, transfer: Transfer, known: list[Any]) -> None:
         """Somebody views one of these elements: they are their user's again."""
         if self.tracker.knows_holders:
-            self.tracker.restore(hands.held(), known)
-        self.core.put_out(hands)
+            self.tracker.restore(transfer.held(), known)
+        self.core.undo_check_in(transfer)
 
-    def recover(self, dropped: list[Buffer]) -> str:
-        """A buffer that is out was dropped. Called by its finalizer, where what flies is swallowed. Returns a warning.
+    def reclaim(self, dropped: list[Buffer]) -> str:
+        """A buffer that is out was dropped. Called by its finalizer, where what is raised is swallowed. Returns a warning.
 
         The list holds it until it is taken over here; from then on nobody else comes back to it.
         """
-        hands = Hands(1)
-        hands.hold(dropped[0])
+        transfer = Transfer(1)
+        transfer.hold(dropped[0])
         lingered = dropped[0].lingers
-        hands.lingering = int(lingered)
+        transfer.lingering = int(lingered)
         where = ""
         try:
             buffer = dropped.pop()
-            # The hands know it now. This handle may be one that goes to the shelf, below.
+            # The transfer knows it now. This handle may be one that goes to the free list, below.
             buffer.lingers = False
             self._lingering.pop(id(buffer), None)
             where = self._taken_at(buffer)
-            self.give(hands)
+            self.give(transfer)
         except KeyboardInterrupt:
             dropped.clear()
-            self.give(hands)
+            self.give(transfer)
             raise
         except MemoryError:
-            self.give(hands, renewing=False)  # nobody else has this handle, so it may go home itself
+            self.give(transfer, revoking=False)  # nobody else has this handle, so it may be returned itself
         except (DoubleFree, ForeignElement):
             self.supply.source.free(buffer)  # it never arrived here
             return ""
@@ -228,16 +230,19 @@ class Returning(Ends):
 
     def after_fork(self) -> None:
         """Whoever was at it in another thread does not live here."""
-        self._recovering = deque([0])
+        self._abandoning = deque([0])
 
     # -- why it cannot be given back
 
-    def unfit(self, buffer: Buffer, hands: Hands) -> Exception:
+    def unfit(self, buffer: Buffer, transfer: Transfer) -> Exception:
         """Why this buffer cannot be freed."""
         if not buffer.is_alive():
             return DoubleFree(f"{self.called}: this buffer was freed already; free an element once, or use a lease")
-        if buffer.block.home is not self.core.home or sum(map(operator.is_, hands.held(), itertools.repeat(buffer))) > 1:
-            return self.not_out(hands.held())
+        if (
+            buffer.block.owner is not self.core.owner
+            or sum(map(operator.is_, transfer.held(), itertools.repeat(buffer))) > 1
+        ):
+            return self.not_out(transfer.held())
         views = buffer.views()
         what = f" ({viewers(buffer)})" if self.tracker.knows_holders else ""
         return BufferError(
@@ -263,7 +268,7 @@ class Returning(Ends):
                 "it; drop it, and write off only what nobody has any more"
             )
         # A buffer of this pool that a user has was out: another thread is freeing it now, or has just done so.
-        was_out = type(element) is Buffer and element.block.home is self.core.home
+        was_out = type(element) is Buffer and element.block.owner is self.core.owner
         if twice is not None or was_out or self.core.is_spare(element):
             return DoubleFree(
                 f"{self.called}: this {what} was freed already and is a spare; free an element once, or use a lease"
@@ -279,10 +284,10 @@ class Returning(Ends):
 
     # -- what lingers
 
-    def _remember_lingering(self, hands: Hands) -> None:
-        """For `_tell_lingering`: what has left these hands for its views."""
+    def _remember_lingering(self, transfer: Transfer) -> None:
+        """For `_describe_lingering`: what has left this transfer for its views."""
         try:
-            for element in hands.elements[: hands.first]:
+            for element in transfer.elements[: transfer.first]:
                 if element is not None:
                     self._lingering[id(element)] = weakref.ref(element)
         except MemoryError:

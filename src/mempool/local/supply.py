@@ -11,7 +11,7 @@ from operator import call, setitem
 from typing import Any
 
 from mempool import messages
-from mempool._core import Hands, Reserve
+from mempool._core import Decisions, Transfer
 from mempool.clock import SYSTEM_CLOCK, Clock
 from mempool.engine import NEVER
 from mempool.local.offloading import Offload
@@ -23,7 +23,7 @@ from mempool.sources.protocol import Room
 #: failing: whoever finds a spare of the reserve takes that, without asking before.
 REST_FIRST, REST_LAST = 0.001, 0.05
 #: A source's free that could not even be entered so many times in a row has lost its element.
-ENTERED_IN_VAIN = 3
+FREE_TRIES_MAX = 3
 
 
 class Supply:
@@ -49,8 +49,8 @@ class Supply:
         "source",
     )
 
-    def __init__(self, core: Reserve, called: str, source: Any, clock: Clock, *, rests: bool, batch_max: int) -> None:
-        self.core: Reserve = core
+    def __init__(self, core: Decisions, called: str, source: Any, clock: Clock, *, rests: bool, batch_max: int) -> None:
+        self.core: Decisions = core
         self.called: str = called
         self.source: Any = source
         self.clock: Clock = clock
@@ -73,40 +73,40 @@ class Supply:
 
     # -- asking
 
-    def ask(self, hands: Hands, elements: int, *, for_caller: bool) -> None:
-        """Ask the source for so many elements. When memory runs out there are fewer in the hands, or none."""
+    def ask(self, transfer: Transfer, elements: int, *, for_caller: bool) -> None:
+        """Ask the source for so many elements. When memory runs out there are fewer in the transfer, or none."""
         try:
-            if self.core.claim(hands, elements) > 0:
-                self.call(hands, for_caller)
+            if self.core.permit(transfer, elements) > 0:
+                self.call(transfer, for_caller)
         except MemoryError as error:
-            self.core.arrive(hands, for_caller)  # again, in case it was that which had too little
+            self.core.complete(transfer, for_caller)  # again, in case it was that which had too little
             self.note_failure(error)
 
-    def call(self, hands: Hands, for_caller: bool) -> None:
-        """Call the source as often as these hands have permissions; what it makes is counted, and lies in the hands."""
+    def call(self, transfer: Transfer, for_caller: bool) -> None:
+        """Call the source as often as this transfer have permissions; what it makes is counted, and lies in the transfer."""
         try:
-            hands.arrivals.extend([None] * hands.claims)
-            # One call into C: what the source returns lies in the hands before any exception can fly. Into places that
-            # are there already, because a list that has to grow may find no memory for that.
-            asking = starmap(self.source.alloc, repeat((), hands.claims))
-            any(map(setitem, repeat(hands.arrivals), count(), asking))
-            self._check_arrivals(hands)
+            transfer.made.extend([None] * transfer.permits)
+            # One call into C: what the source returns lies in the transfer before any exception can be raised. Into places
+            # that are there already, because a list that has to grow may find no memory for that.
+            asking = starmap(self.source.alloc, repeat((), transfer.permits))
+            any(map(setitem, repeat(transfer.made), count(), asking))
+            self._check_made(transfer)
         finally:
-            self.arrive(hands, for_caller)
-        if hands.twice is not None:
-            raise messages.returned_twice(self.called, self.source, hands.twice)
+            self.arrive(transfer, for_caller)
+        if transfer.twice is not None:
+            raise messages.returned_twice(self.called, self.source, transfer.twice)
 
-    def arrive(self, hands: Hands, for_caller: bool) -> None:
-        """What the source has made for these hands is counted."""
-        works = self._rest_seconds and hands.arrivals and hands.arrivals[0] is not None
-        self.core.arrive(hands, for_caller)
+    def arrive(self, transfer: Transfer, for_caller: bool) -> None:
+        """What the source has made for this transfer is counted."""
+        works = self._rest_seconds and transfer.made and transfer.made[0] is not None
+        self.core.complete(transfer, for_caller)
         if works:
             self.end_rest()
 
-    def _check_arrivals(self, hands: Hands) -> None:
+    def _check_made(self, transfer: Transfer) -> None:
         # Not above: CPython needs memory to enter a handler from far down in its function, and where there is none
         # it tries for ever.
-        if any(element is None for element in hands.arrivals):
+        if any(element is None for element in transfer.made):
             raise TypeError(
                 f"{self.called}: the source's alloc returned None or raised StopIteration; raise MemoryError where "
                 "nothing can be had"
@@ -132,7 +132,7 @@ class Supply:
             return  # several failed at the same time, or somebody found no spare: that is one failure
         self._rest_seconds = min(2 * self._rest_seconds, REST_LAST) or REST_FIRST
         self.rests_until = now + self._rest_seconds
-        if self.clock is SYSTEM_CLOCK:  # another's time the quick path cannot tell
+        if self.clock is SYSTEM_CLOCK:  # another's time the fast path cannot tell
             self.core.rest(self._rest_seconds)
 
     def end_rest(self) -> None:
@@ -148,8 +148,8 @@ class Supply:
 
         Else the machine would be filled to the brim, for a promise that is not kept in the end.
         """
-        f = self.core.figures()
-        lacking: int = min(f["reserve"] - f["spare"] - f["filling"], f["limit"] - (f["made"] - f["disposed"] + f["claimed"]))
+        f = self.core.snapshot()
+        lacking: int = min(f["reserve"] - f["spare"] - f["filling"], f["limit"] - (f["made"] - f["disposed"] + f["permits"]))
         room_for = protocol.found(self.source, "room_for")
         if room_for is None or lacking <= 0:
             return
@@ -180,49 +180,53 @@ class Supply:
 
     # -- disposing
 
-    def dispose(self, hands: Hands, fill: Hands | None = None, *, here: bool = False) -> None:
-        """Call the source's free for what these hands hold. Goes on to the last whatever flies; then raises the first.
+    def dispose(self, transfer: Transfer, fill: Transfer | None = None, *, here: bool = False) -> None:
+        """Call the source's free for all that this transfer holds, whatever is raised; then raise the first.
 
         here: even where an event loop stands still meanwhile, and a thread could be given this to do.
         """
         # No thread counts what somebody has disposed of already, when what interrupted him has left only that to be done.
-        is_handed_over = self.offload is not None and not here and hands.first < hands.count and not hands.entered
-        if is_handed_over and self.offload.dispose(hands, self._dispose_here):  # type: ignore[union-attr]  # it is not None
+        is_handed_over = (
+            self.offload is not None and not here and transfer.first < transfer.count and not transfer.free_called
+        )
+        if is_handed_over and self.offload.dispose(transfer, self._dispose_here):  # type: ignore[union-attr]  # it is not None
             return
         errors: list[BaseException] = []
         vain = 0
-        while hands.first < hands.count:
-            if not hands.entered:
+        while transfer.first < transfer.count:
+            if not transfer.free_called:
                 vain += 1
                 try:
                     free = self.source.free
-                    # One call into C: `entered` has an entry from the moment on at which the source's free is called.
-                    hands.entered.extend(map(call, (room_for_a_frame, free), (None, hands.elements[hands.first])))
+                    # One call into C: `free_called` has an entry from the moment on at which the source's free is called.
+                    transfer.free_called.extend(
+                        map(call, (room_for_a_frame, free), (None, transfer.elements[transfer.first]))
+                    )
                 except BaseException as error:  # noqa: BLE001 - raised below, when all is disposed of
-                    if hands.entered and not was_entered(free, error):
-                        hands.entered.clear()
+                    if transfer.free_called and not was_entered(free, error):
+                        transfer.free_called.clear()
                     errors.append(error)
-            if hands.entered or vain == ENTERED_IN_VAIN:
+            if transfer.free_called or vain == FREE_TRIES_MAX:
                 vain = 0
-                self.core.dispose_of(hands, fill)
+                self.core.disposed_one(transfer, fill)
         if errors:
             raise errors[0]
 
-    def _dispose_here(self, hands: Hands) -> None:
-        self.dispose(hands, here=True)
+    def _dispose_here(self, transfer: Transfer) -> None:
+        self.dispose(transfer, here=True)
 
-    def dispose_surplus(self, fill: Hands | None = None, *, here: bool = False) -> None:
+    def dispose_surplus(self, fill: Transfer | None = None, *, here: bool = False) -> None:
         """Goes on to the last whatever the source raises; then raises the first. (An interrupt ends it.)"""
         errors: list[Exception] = []
         while True:
-            hands = Hands(self._batch_max)
+            transfer = Transfer(self._batch_max)
             try:
-                if not self.core.surplus(hands):
+                if not self.core.evict(transfer):
                     break
-                self.dispose(hands, fill, here=here)
+                self.dispose(transfer, fill, here=here)
             except BaseException as error:
-                self.dispose(hands, fill, here=here)  # the rest
-                if not isinstance(error, Exception) or not hands.count:
+                self.dispose(transfer, fill, here=here)  # the rest
+                if not isinstance(error, Exception) or not transfer.count:
                     raise
                 errors.append(error)
         if errors:

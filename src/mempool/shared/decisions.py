@@ -586,7 +586,7 @@ def may_reap(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong)
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def condemn(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong) -> cython.ulonglong:
+def mark_surplus(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong) -> cython.ulonglong:
     """This client was proven dead. GOT: reap it. NOTHING: it is reaped already."""
     word: cython.ulonglong = client_word(tx, client)
     if not is_live(tx):

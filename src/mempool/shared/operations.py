@@ -26,7 +26,6 @@ if not cython.compiled:  # compiled, all are in one file
         attach,
         bury,
         close,
-        condemn,
         detach,
         give,
         grow,
@@ -37,6 +36,7 @@ if not cython.compiled:  # compiled, all are in one file
         look_at_client,
         look_at_place,
         look_at_slot,
+        mark_surplus,
         populated,
         pump,
         reap_place,
@@ -323,7 +323,7 @@ def run_reap(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong)
     outcome: cython.ulonglong
     while True:
         tx.begin()
-        outcome = condemn(tx, client, epoch)
+        outcome = mark_surplus(tx, client, epoch)
         if tx.finish():
             break
     if outcome == GOT:

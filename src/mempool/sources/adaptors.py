@@ -39,8 +39,8 @@ _DONE: deque[object] = deque(maxlen=0)
 
 
 # Each alloc below has the element in a list from the moment on at which it exists, by one call into C, and gives it back
-# if anything flies: no interrupt loses one. In one frame: one further in could be interrupted between its end and the next
-# step of its caller.
+# if anything is raised: no interrupt loses one. In one frame: one further in could be interrupted between its end and the
+# next step of its caller.
 
 
 class Adaptor(Generic[T]):
@@ -159,7 +159,7 @@ class Limited(Adaptor[T]):
             if not permit:
                 permit.extend(itertools.islice(self._fresh, 1))
             if not permit:
-                move(self._free, permit)  # none is fresh any more, so only what came home meanwhile counts
+                move(self._free, permit)  # none is fresh any more, so only what was returned meanwhile counts
             if not permit:
                 raise MemoryError(f"Limited: {_elements(self.elements_max, 'exist')} already, as many as may be")
             made.extend(itertools.starmap(self.source.alloc, _ONCE))

@@ -39,7 +39,7 @@ class Buffers:
         `mempool.sources.memory.Memory`. It is verified; memory that cannot be had at this level raises MemoryError.
     align: the address is a multiple of it: a power of two up to 2 MiB; None: a page, or less for small elements.
     huge: ask for transparent huge pages.
-    zero: "free" wipes what comes home before anybody else can have it; "alloc" hands out zeros; "never" does neither.
+    zero: "free" wipes what is returned before anybody else can have it; "alloc" hands out zeros; "never" does neither.
     poison: fill spares with a pattern and raise PoisonError when one was written to meanwhile; also by MEMPOOL_POISON=1.
     numa_node: on which node the pages lie; None: where the kernel likes.
     dontfork: keep the memory out of children of a fork, for memory that is pinned, registered with a device or read into
@@ -95,7 +95,7 @@ class Buffers:
         self.size: int = self._memory.size
         self._zero = zero
         self._poison = poison or os.environ.get("MEMPOOL_POISON", "") not in ("", "0")
-        # There only where needed: a pool that has to call them cannot take its quick path.
+        # There only where needed: a pool that has to call them cannot take its fast path.
         if zero == "free" or self._poison:
             self.reset: Callable[[Buffer], None] = self._wipe
         if zero == "alloc" or self._poison:
@@ -152,9 +152,9 @@ class Buffers:
         if self._zero == "free":
             element.fill(0)
         try:
-            region = element.surrender()
+            region = element.detach()
         except MemoryError:
-            region = element.surrender()  # once more: who frees an element does not come back
+            region = element.detach()  # once more: who frees an element does not come back
         try:
             self._memory.give(region)
         except BaseException as error:

@@ -220,7 +220,7 @@ def _replay(lines: Iterable[str], source: Source[Any]) -> Replay:
         left += len(out)
     finally:
         seconds = time.perf_counter() - began
-        # Goes on to the last whatever flies; then raises the first. Here: another function might not be entered.
+        # Goes on to the last whatever is raised; then raises the first. Here: another function might not be entered.
         errors: list[BaseException] = []
         errors_max = len(out) + 3
         while out and len(errors) < errors_max:

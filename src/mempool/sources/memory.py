@@ -1,7 +1,7 @@
 """Memory: where the bytes of a source live. Blocks of pages, cut into regions of one size.
 
 Pages come from the kernel by mmap and go back to it by munmap; the interpreter's allocator has no part in it. A region
-that shares its block with others stays mapped until all of the block are home; then the block is unmapped at once.
+that shares its block with others stays mapped until all of the block are back; then the block is unmapped at once.
 
 No lock: take and give may be called from any thread, and by a finalizer or a signal handler in the middle of each other.
 A free place is a number that lies in exactly one list, and moves from one to another within one call into C (`move`),
@@ -26,7 +26,7 @@ from mempool.sources.sizes import compared, in_words, parse_size
 #: Bytes. Elements smaller than it share blocks of about this size.
 BLOCK = 64 << 10
 #: Elements in a block at most: a deque of so many gets its room back without asking for memory. In huge pages there are
-#: more, or most of the page would lie idle; there, a few hundred bytes may be needed when one comes home.
+#: more, or most of the page would lie idle; there, a few hundred bytes may be needed when one is returned.
 PLACES_MAX, PLACES_MAX_HUGE = 1024, 16384
 #: Bytes; the largest alignment that can be asked for.
 ALIGN_MAX = 2 << 20
@@ -191,9 +191,9 @@ class Memory:
                     return Region(self, block, held)
             except BaseException as error:
                 if block is not None and held:
-                    self._bring_home(block, held)
+                    self._give_back(block, held)
                 elif isinstance(error, MemoryError) and self._open:
-                    continue  # meanwhile another thread has mapped a block, or a place came home
+                    continue  # meanwhile another thread has mapped a block, or a place was returned
                 raise
 
     def give(self, region: Region) -> None:
@@ -215,9 +215,9 @@ class Memory:
             self._retire(block, held)
         else:
             try:
-                self._bring_home(block, held)
+                self._give_back(block, held)
             except BaseException:
-                self._bring_home(block, held)
+                self._give_back(block, held)
                 raise
         region._block = None  # whoever keeps the region does not keep the bytes
 
@@ -304,7 +304,7 @@ class Memory:
             self._credit = length + min(left.size - length, headroom.CREDIT_MAX) // 8
         self._credit -= length
 
-    def _bring_home(self, block: _Block, held: list[int]) -> None:
+    def _give_back(self, block: _Block, held: list[int]) -> None:
         """The place is free again; a block whose places are all free is unmapped. May be done again, to finish it."""
         if block.places == 1:
             held.clear()  # nobody knows of the block but the region
@@ -331,7 +331,7 @@ class Memory:
             try:
                 self._open[block] = None
             except MemoryError:
-                pass  # nobody finds its free places until the next of its regions comes home
+                pass  # nobody finds its free places until the next of its regions is returned
         if not block.free:
             self._shut(block)
 
@@ -340,7 +340,7 @@ class Memory:
             self._open.pop(block, None)
         finally:
             if block.free and block.forks == forks.count():
-                self._open[block] = None  # one came home in between
+                self._open[block] = None  # one was returned in between
 
 
 class Region:
@@ -369,7 +369,7 @@ class Region:
         """The bytes: writable, contiguous, of format "B"."""
 
     def __del__(self) -> None:
-        # One whose constructor was interrupted is brought home by `take`.
+        # One whose constructor was interrupted is returned by `take`.
         if getattr(self, "view", None) is None or not self._held or self._is_finalizing():
             return
         if self._block is not None:
@@ -433,7 +433,7 @@ class _Block:
         self.address: int = address
         self.stride: int = shape.stride
         self.places: int = shape.places
-        # Each place that is not in a region is in one of these. They have their room from the start: coming home asks for
+        # Each place that is not in a region is in one of these. They have their room from the start: being returned asks for
         # no memory.
         self.free: collections.deque[int] = collections.deque(range(shape.places - 1, -1, -1))
         self.last: collections.deque[int] = collections.deque(self.free)

@@ -15,7 +15,7 @@ class Objects(Generic[T]):
 
     make: called without arguments; makes a new object each time; raises MemoryError when it cannot.
     dispose: called with an element that is no longer needed; None: it is dropped.
-    reset: called with each element that comes home, before anybody else can have it; None: nothing to do. An element
+    reset: called with each element that is returned, before anybody else can have it; None: nothing to do. An element
         whose reset raises is disposed of.
     """
 

@@ -70,7 +70,7 @@ def leak_check(request: pytest.FixtureRequest) -> Iterator[None]:
             yield
     finally:
         del request.config.stash[WATCH]
-    gc.collect()  # what goes home by itself is no leak
+    gc.collect()  # what is returned by itself is no leak
     leaks = watch.leaks()
     if leaks:
         pytest.fail(f"elements were not freed. {'. '.join(leaks)}. Free each, or use a lease", pytrace=False)

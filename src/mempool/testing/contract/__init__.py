@@ -16,11 +16,11 @@
     LineContract        who waits, in which order, and how it ends
     RetryContract       a source that recovers serves the line
     RestContract        a source that has just failed is left alone
-    SlowSourceContract  nobody sleeps beside what comes home while the head asks
+    SlowSourceContract  nobody sleeps beside what is returned while the head asks
     ResizeContract      the promise changed, live
     GuaranteeContract   what is covered, owed and unfunded
     BulkContract        many at once
-    LeaseContract       elements that go home by themselves
+    LeaseContract       elements that are returned by themselves
     LeaseManyContract   many of them together
     LossContract        what is broken, and what is lost with its holder
     CloseContract       the end

@@ -144,7 +144,7 @@ class InputContract(Contract):
     # -- elements
 
     def test_freeing_twice_is_an_error(self) -> None:
-        """DoubleFree names the pool; the element came home once."""
+        """DoubleFree names the pool; the element was returned once."""
         pool, source = self.pool(1, name="frames")
         element = pool.alloc()
         pool.free(element)
@@ -153,7 +153,7 @@ class InputContract(Contract):
         self.audit(pool, source)
 
     def test_freeing_what_was_disposed_of_is_an_error(self) -> None:
-        """An element that came home and was disposed of is this pool's no more."""
+        """An element that was returned and was disposed of is this pool's no more."""
         pool, source = self.pool(0, keep=0)
         element = pool.alloc()
         pool.free(element)
@@ -198,7 +198,7 @@ class InputContract(Contract):
         self.audit(pool, source)
 
     def test_more_frees_than_allocs_are_noticed_without_tracking(self) -> None:
-        """track="nothing" does not look at elements, but more cannot come home than went out."""
+        """track="nothing" does not look at elements, but more cannot be returned than went out."""
         pool, source = self.pool(1, track="nothing")
         element = pool.alloc()
         pool.free(element)

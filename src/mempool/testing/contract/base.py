@@ -33,7 +33,7 @@ waits: pytest.MarkDecorator = pytest.mark.usefixtures("calling")
 
 
 def same(one: object, other: object) -> bool:
-    """Whether these are one element. A buffer has another handle each time it comes home."""
+    """Whether these are one element. A buffer has another handle each time it is returned."""
     return identity_of(one) == identity_of(other)
 
 

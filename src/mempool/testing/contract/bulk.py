@@ -76,7 +76,7 @@ class BulkContract(Contract):
     @waits
     @pytest.mark.parametrize("failing", [fails, raises])
     def test_all_or_nothing(self, failing: Any) -> None:
-        """A call that cannot have all has none: what it had got goes home."""
+        """A call that cannot have all has none: what it had got is returned."""
         pool, source = self.pool(1, works, works, failing, otherwise=fails)
         with pytest.raises((PoolTimeout, SourceBroken)):
             self.alloc_many(pool, 4, timeout=0)
@@ -106,7 +106,7 @@ class BulkContract(Contract):
 
     @waits
     def test_the_head_gathers_what_comes_home(self) -> None:
-        """A big request at the head of the line is served when enough has come home; not before."""
+        """A big request at the head of the line is served when enough has been returned; not before."""
         pool, source = self.pool(3, otherwise=fails)
         elements = self.alloc_many(pool, 3)
         gathering = self.wait_for_many(pool, 3)
@@ -161,7 +161,7 @@ class BulkContract(Contract):
 
     @waits
     def test_a_cancelled_gatherer_leaves_no_more_than_keep(self) -> None:
-        """The same when what was gathered came home while it waited."""
+        """The same when what was gathered was returned while it waited."""
         pool, source = self.pool(4, otherwise=fails, keep=4)
         elements = self.alloc_many(pool, 4)
         big = self.wait_for_many(pool, 4, timeout=1)
@@ -236,7 +236,7 @@ class BulkContract(Contract):
 
     @waits
     def test_a_full_line_turns_a_bulk_request_away_with_nothing(self) -> None:
-        """LineFull: what it had got goes home."""
+        """LineFull: what it had got is returned."""
         pool, source = self.pool(0, *[works] * 2, otherwise=fails, max_waiting=0, keep=5)
         with pytest.raises(LineFull):
             self.alloc_many(pool, 3)

@@ -48,7 +48,7 @@ class GuaranteeContract(Contract):
         assert parts(pool.guarantee()) == (3, 3, 0, 0)
 
     def test_what_is_out_is_owed(self) -> None:
-        """owed: the part of the reserve that elements now out will refill when they come home."""
+        """owed: the part of the reserve that elements now out will refill when they are returned."""
         pool, _source = self.pool(3, otherwise=fails)
         elements = [pool.alloc(), pool.alloc()]
         assert parts(pool.guarantee()) == (3, 1, 2, 0)
@@ -99,7 +99,7 @@ class GuaranteeContract(Contract):
         self.audit(pool, source)
 
     def test_frees_fund_what_was_unfunded(self) -> None:
-        """Elements that come home fill an unfunded reserve; nothing is disposed of before it is full."""
+        """Elements that are returned fill an unfunded reserve; nothing is disposed of before it is full."""
         pool, source = self.pool(0)
         elements = [pool.alloc() for _ in range(3)]
         source.otherwise = fails

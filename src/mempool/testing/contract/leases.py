@@ -1,4 +1,4 @@
-"""Elements that go home by themselves."""
+"""Elements that are returned by themselves."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class LeaseContract(Contract):
         self.audit(pool, source)
 
     def test_a_lease_can_be_held(self) -> None:
-        """`.element` takes it at the first access; `.release()` sends it home."""
+        """`.element` takes it at the first access; `.release()` returns it."""
         pool, source = self.pool(1)
         lease = pool.lease()
         element = lease.element
@@ -110,14 +110,14 @@ class LeaseContract(Contract):
         self.audit(pool, source, out=[other])
 
     def test_releasing_before_taking_is_an_error(self) -> None:
-        """A lease that has taken nothing cannot send it home."""
+        """A lease that has taken nothing cannot return it."""
         pool, source = self.pool(1)
         with pytest.raises(RuntimeError):
             pool.lease().release()
         self.audit(pool, source)
 
     def test_an_element_freed_behind_the_leases_back_is_noticed(self) -> None:
-        """The lease's release is then a double free; the element came home once."""
+        """The lease's release is then a double free; the element was returned once."""
         pool, source = self.pool(1)
         lease = pool.lease()
         pool.free(lease.element)
@@ -136,7 +136,7 @@ class LeaseContract(Contract):
         self.audit(pool, source)
 
     def test_a_dropped_lease_goes_home_and_warns(self) -> None:
-        """A lease dropped without release goes home at once, with a ResourceWarning that names the pool."""
+        """A lease dropped without release is returned at once, with a ResourceWarning that names the pool."""
         pool, source = self.pool(1, name="frames")
         lease = pool.lease()
         assert lease.element is not None
@@ -146,7 +146,7 @@ class LeaseContract(Contract):
         self.audit(pool, source)
 
     def test_a_dropped_lease_goes_home_also_where_warnings_are_errors(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The element is home before anybody is warned, or whatever comes of the warning."""
+        """The element is back before anybody is warned, or whatever comes of the warning."""
         pool, source = self.pool(1)
         unraisable: list[Any] = []
         monkeypatch.setattr(sys, "unraisablehook", lambda args: unraisable.append(args.exc_type))
@@ -161,7 +161,7 @@ class LeaseContract(Contract):
 
     @waits
     def test_a_dropped_lease_serves_the_line(self) -> None:
-        """What comes home by itself goes to the first in line."""
+        """What is returned by itself goes to the first in line."""
         pool, source = self.pool(1, otherwise=fails)
         lease = pool.lease()
         element = lease.element
@@ -173,7 +173,7 @@ class LeaseContract(Contract):
         self.audit(pool, source, out=[element])
 
     def test_a_lease_keeps_its_pool(self) -> None:
-        """A pool whose last reference is a lease's lives until the element is home."""
+        """A pool whose last reference is a lease's lives until the element is back."""
         source = self.make_source()
         pool = self.new_pool(source, 1)
         lease = pool.lease()

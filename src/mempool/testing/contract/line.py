@@ -128,7 +128,7 @@ class LineContract(Contract):
             self.clock.wait_until_parked(1)
             self.clock.advance(0.25)
             assert pool.try_alloc() is None
-            pool.resize(limit=5 + source.alloc_calls)  # news, which wakes the head in vain
+            pool.resize(limit=5 + source.alloc_calls)  # which wakes the head in vain
         assert not waiter.done()
         self.clock.wait_until_parked(1)
         self.clock.advance(0.25)

@@ -71,7 +71,7 @@ class LossContract(Contract):
 
     @waits
     def test_a_write_off_serves_who_waits_at_the_limit(self) -> None:
-        """It counts against the limit no more, which is news to the line."""
+        """It counts against the limit no more, which is a reason to ask the source at once."""
         pool, source = self.pool(1, limit=1)
         lost = pool.alloc()
         waiting = self.wait_for(pool)
@@ -80,7 +80,7 @@ class LossContract(Contract):
 
     @pytest.mark.parametrize("how", ["discard", "write_off"])
     def test_a_spare_is_neither_broken_nor_lost(self, how: str) -> None:
-        """It is home: DoubleFree, and nothing has changed."""
+        """It is back: DoubleFree, and nothing has changed."""
         pool, source = self.pool(1)
         element = pool.alloc()
         pool.free(element)

@@ -44,7 +44,7 @@ class ResizeContract(Contract):
         self.audit(pool, source)
 
     def test_shrinking_below_what_is_out_disposes_on_return(self) -> None:
-        """Elements out are not touched; beyond `keep` they are disposed of when they come home."""
+        """Elements out are not touched; beyond `keep` they are disposed of when they are returned."""
         pool, source = self.pool(4, otherwise=fails)
         elements = [pool.alloc() for _ in range(4)]
         pool.resize(1, keep=1)
@@ -112,7 +112,7 @@ class ResizeContract(Contract):
 
     @pytest.mark.parametrize("at_once", [True, False])
     def test_a_lowered_limit_disposes_of_what_comes_home_above_it(self, at_once: bool) -> None:
-        """Elements out beyond a lowered limit are disposed of when they come home, as far as the reserve allows."""
+        """Elements out beyond a lowered limit are disposed of when they are returned, as far as the reserve allows."""
         pool, source = self.pool(2, keep=10, otherwise=works)
         elements = [pool.alloc() for _ in range(6)]
         pool.resize(limit=4)

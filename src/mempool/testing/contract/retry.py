@@ -13,12 +13,12 @@ from mempool.testing.waiting import wait_until
 
 #: Seconds after which the head of the line asks the source by itself: 50 ms, then doubling steps up to 5 s.
 STEPS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0)
-#: Seconds. The least time between two questions to a source that fails, whatever the news.
+#: Seconds. The least time between two questions to a source that fails, whatever has changed.
 SOONEST = 0.001
 
 
 class RetryContract(Contract):
-    """The head of the line asks the source: by itself, and at every news."""
+    """The head of the line asks the source: by itself, and at every change."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"resize"})
 
@@ -34,7 +34,7 @@ class RetryContract(Contract):
 
     @waits
     def test_the_head_asks_again_by_itself_in_doubling_steps(self) -> None:
-        """Without any news: after 50 ms, then in doubling steps up to 5 s (kernel: every 5 s)."""
+        """Without any change: after 50 ms, then in doubling steps up to 5 s (kernel: every 5 s)."""
         pool, source = self.pool(0, otherwise=fails, patience=1000)
         waiter = self.wait_for(pool)
         self.clock.wait_until_parked(1)
@@ -45,10 +45,10 @@ class RetryContract(Contract):
 
     @waits
     def test_news_does_not_make_the_head_more_patient(self) -> None:
-        """A head that was woken by news and failed asks again as soon as if there had been none."""
+        """A head that was woken by a change and failed asks again as soon as if there had been none."""
         pool, source = self.pool(0, otherwise=fails)
         self.wait_for(pool)
-        for waiting in range(1, 7):  # newcomers are news
+        for waiting in range(1, 7):  # newcomers are a reason to ask the source at once
             self.clock.wait_until_parked(waiting)  # the head, too, which has heard of the last one
             calls = source.alloc_calls
             self.clock.advance(2 * SOONEST)
@@ -74,7 +74,7 @@ class RetryContract(Contract):
 
     @waits
     def test_a_newcomer_has_the_head_ask_at_once(self) -> None:
-        """A newcomer is news: the head asks the source, and is served before the newcomer."""
+        """A newcomer is a reason to ask the source at once: the head asks the source, and is served before the newcomer."""
         pool, source = self.pool(0, otherwise=fails)
         head = self.wait_for(pool)
         self.clock.wait_until_parked(1)
@@ -89,7 +89,7 @@ class RetryContract(Contract):
 
     @waits
     def test_news_within_a_millisecond_is_asked_once(self) -> None:
-        """At most once a millisecond, whatever the news."""
+        """At most once a millisecond, whatever has changed."""
         pool, source = self.pool(0, otherwise=fails)
         self.wait_for(pool)
         self.clock.wait_until_parked(1)
@@ -107,7 +107,7 @@ class RetryContract(Contract):
 
     @waits
     def test_a_source_that_has_recovered_drains_the_line_in_order(self) -> None:
-        """A head that is served by the source passes the news on, until the line is empty."""
+        """A head that is served by the source has the next one ask at once, until the line is empty."""
         pool, source = self.pool(0, otherwise=fails)
         waiters = [self.wait_for(pool) for _ in range(5)]
         self.clock.wait_until_parked(5)

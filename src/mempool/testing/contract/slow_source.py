@@ -1,4 +1,4 @@
-"""While the head of the line is inside a slow source, what comes home serves those behind it: nobody sleeps beside it."""
+"""While the head of the line is inside a slow source, what is returned serves those behind it: nobody sleeps beside it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class SlowSourceContract(Contract):
 
     @waits
     def test_what_a_big_request_has_gathered_stays_its_own_while_it_asks(self) -> None:
-        """It asks for what it lacks; only what comes home beyond that is for those behind it."""
+        """It asks for what it lacks; only what is returned beyond that is for those behind it."""
         pool, source = self.pool(3, otherwise=fails)
         elements = self.alloc_many(pool, 3)
         big = self.wait_in_thread(pool, 2)
@@ -148,12 +148,12 @@ class SlowSourceContract(Contract):
 
     @waits
     def test_a_slow_source_is_left_alone_for_as_long_as_it_took(self) -> None:
-        """Else a head that asks whenever there is news would never be out of it when something comes home."""
+        """Else a head that asks whenever something has changed would never be out of it when something is returned."""
         pool, source = self.pool(1, otherwise=fails)
         element = self.alloc(pool)
         head = self.wait_in_thread(pool)
         self.let_the_head_ask_slowly(pool, source)
-        newcomer = self.wait_for(pool)  # which is news
+        newcomer = self.wait_for(pool)  # which is a reason to ask the source at once
         self.clock.wait_until_parked(1)
         self.clock.advance(2.0)
         calls = source.alloc_calls

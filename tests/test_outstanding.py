@@ -1,4 +1,4 @@
-"""The roll of elements that are out: beside a set that cannot be wrong, and when two free the same at once."""
+"""The outstanding elements: beside a set that cannot be wrong, and when two free the same at once."""
 
 import random
 import threading
@@ -8,20 +8,20 @@ import pytest
 
 import mempool
 from mempool import Objects, Pool, PoolError
-from mempool._core import Hands, Reserve
-from mempool._core.reserve import UNCHANGED
-from mempool._core.roll import Roll
+from mempool._core import Decisions, Transfer
+from mempool._core.decisions import UNCHANGED
+from mempool._core.outstanding import Outstanding
 from mempool.testing import Element, ScriptedSource
 
 pure = pytest.mark.skipif(mempool.IMPLEMENTATION == "compiled", reason="stops the pure core between two bytecodes")
 
 
-def hands_with(elements: Iterable[object]) -> Hands:
+def transfer_of(elements: Iterable[object]) -> Transfer:
     elements = list(elements)
-    hands = Hands(len(elements))
+    transfer = Transfer(len(elements))
     for element in elements:
-        hands.hold(element)
-    return hands
+        transfer.hold(element)
+    return transfer
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -29,21 +29,21 @@ def test_it_agrees_with_a_set(seed: int) -> None:
     """Thousands of elements in and out in any order: each is listed exactly while it is out."""
     chance = random.Random(seed)
     elements = [bytearray(chance.choice([1, 64, 4096])) for _ in range(3000)]
-    roll, out = Roll(), set()
-    roll.make_room(len(elements))
+    outstanding, out = Outstanding(), set()
+    outstanding.make_room(len(elements))
     for _ in range(20_000):
         place = chance.randrange(len(elements))
-        hands = hands_with([elements[place]])
+        transfer = transfer_of([elements[place]])
         if place in out:
-            assert roll.sign_in(hands)
+            assert outstanding.check_in(transfer)
             out.remove(place)
         else:
-            assert not roll.sign_in(hands)
-            roll.sign_out(hands)
+            assert not outstanding.check_in(transfer)
+            outstanding.check_out(transfer)
             out.add(place)
-    assert [roll.lists(element) for element in elements] == [place in out for place in range(len(elements))]
-    assert roll.sign_in(hands_with(elements[place] for place in out))
-    assert not any(map(roll.lists, elements))
+    assert [outstanding.contains(element) for element in elements] == [place in out for place in range(len(elements))]
+    assert outstanding.check_in(transfer_of(elements[place] for place in out))
+    assert not any(map(outstanding.contains, elements))
 
 
 def test_each_is_listed_wherever_it_lies() -> None:
@@ -52,61 +52,64 @@ def test_each_is_listed_wherever_it_lies() -> None:
     elements = [bytearray(8) for _ in range(1000)]
     for _ in range(200):
         out = chance.sample(range(len(elements)), 16)
-        roll = Roll()
-        roll.make_room(16)
-        roll.sign_out(hands_with(elements[place] for place in out))
-        assert [place for place in range(len(elements)) if roll.lists(elements[place])] == sorted(out)
-        assert roll.sign_in(hands_with(elements[place] for place in out))
+        outstanding = Outstanding()
+        outstanding.make_room(16)
+        outstanding.check_out(transfer_of(elements[place] for place in out))
+        assert [place for place in range(len(elements)) if outstanding.contains(elements[place])] == sorted(out)
+        assert outstanding.check_in(transfer_of(elements[place] for place in out))
 
 
 @pytest.mark.parametrize("for_reserve", [True, False])
 def test_there_is_room_for_all_that_was_asked_for(for_reserve: bool) -> None:
     """A table that is full has no end at which the search for a stranger stops."""
-    reserve = Reserve(True, False, False)
+    reserve = Decisions(True, False, False)
     reserve.retarget(16, 64, UNCHANGED, [None] * 64)
-    both = Hands(16), Hands(16)
-    for hands in both:
-        assert (reserve.claim_to_fill(hands, False) if for_reserve else reserve.claim(hands, 16)) == 16
-        hands.arrivals.extend([object() for _ in range(16)])
-        reserve.arrive(hands, True)
-        reserve.sign_out(hands)
-        assert all(map(reserve.is_out, hands.held()))
+    both = Transfer(16), Transfer(16)
+    for transfer in both:
+        assert (reserve.permit_fill(transfer, False) if for_reserve else reserve.permit(transfer, 16)) == 16
+        transfer.made.extend([object() for _ in range(16)])
+        reserve.complete(transfer, True)
+        reserve.check_out(transfer)
+        assert all(map(reserve.is_out, transfer.held()))
     assert not reserve.is_out(object())
 
 
 def test_it_grows_while_elements_are_out() -> None:
     """Making room forgets nobody."""
-    roll, elements = Roll(), [object() for _ in range(5000)]
+    outstanding, elements = Outstanding(), [object() for _ in range(5000)]
     for number, element in enumerate(elements, 1):
-        roll.make_room(number)
-        roll.sign_out(hands_with([element]))
-    assert all(map(roll.lists, elements))
-    assert roll.sign_in(hands_with(elements))
+        outstanding.make_room(number)
+        outstanding.check_out(transfer_of([element]))
+    assert all(map(outstanding.contains, elements))
+    assert outstanding.check_in(transfer_of(elements))
 
 
-@pytest.mark.skipif(mempool.IMPLEMENTATION == "pure", reason="uncompiled, the roll is a dict, which grows when it must")
+@pytest.mark.skipif(
+    mempool.IMPLEMENTATION == "pure",
+    reason="uncompiled, the table of outstanding elements is a dict, which grows when it must",
+)
 def test_without_memory_for_a_larger_table_the_old_one_is_kept() -> None:
-    roll, elements = Roll(), [object() for _ in range(5)]
-    roll.make_room(5)
-    roll.sign_out(hands_with(elements))
+    outstanding, elements = Outstanding(), [object() for _ in range(5)]
+    outstanding.make_room(5)
+    outstanding.check_out(transfer_of(elements))
     with pytest.raises(MemoryError):
-        roll.make_room(1 << 55)  # bytes enough for no machine
-    assert all(map(roll.lists, elements))
-    assert not roll.lists(object())
-    assert roll.sign_in(hands_with(elements))
+        outstanding.make_room(1 << 55)  # bytes enough for no machine
+    assert all(map(outstanding.contains, elements))
+    assert not outstanding.contains(object())
+    assert outstanding.check_in(transfer_of(elements))
 
 
 def test_signing_in_is_all_or_nothing() -> None:
-    """One that is not out, anywhere among the others, and none is struck off."""
-    roll, elements = Roll(), [object() for _ in range(20)]
-    roll.make_room(20)
-    roll.sign_out(hands_with(elements[:19]))
+    """One that is not out, anywhere among the others, and none is removed."""
+    outstanding, elements = Outstanding(), [object() for _ in range(20)]
+    outstanding.make_room(20)
+    outstanding.check_out(transfer_of(elements[:19]))
     for place in range(20):
         order = [*elements[:19]]
         order.insert(place, elements[19])
-        assert not roll.sign_in(hands_with(order))
-        assert not roll.sign_in(hands_with([*elements[:19], elements[place % 19]]))
-        assert all(map(roll.lists, elements[:19]))
+        assert not outstanding.check_in(transfer_of(order))
+        assert not outstanding.check_in(transfer_of([*elements[:19], elements[place % 19]]))
+        assert all(map(outstanding.contains, elements[:19]))
 
 
 def test_an_element_that_was_lost_does_not_count_for_another_at_its_address() -> None:
@@ -178,22 +181,22 @@ def test_of_many_threads_that_free_the_same_element_one_passes() -> None:
 
 @pure
 def test_an_element_freed_while_many_are_being_freed_comes_home_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody frees one of the elements between free_many's look at the roll and its entry: a double free, and nothing
-    happens; no element comes home twice.
+    """Somebody frees one of the elements between free_many's look at the table of outstanding elements and its entry: a
+    double free, and nothing happens; no element is returned twice.
     """
     source = ScriptedSource()
     pool = Pool(source, 0, keep=9)
     elements = pool.alloc_many(3)
-    lists = Roll.lists
+    contains = Outstanding.contains
 
-    def lists_and_is_overtaken(roll: Roll, element: object) -> bool:
-        answer = lists(roll, element)
+    def lists_and_is_overtaken(outstanding: Outstanding, element: object) -> bool:
+        answer = contains(outstanding, element)
         if element is elements[2]:
-            monkeypatch.setattr(Roll, "lists", lists)
+            monkeypatch.setattr(Outstanding, "contains", contains)
             pool.free(elements[1])
         return answer
 
-    monkeypatch.setattr(Roll, "lists", lists_and_is_overtaken)
+    monkeypatch.setattr(Outstanding, "contains", lists_and_is_overtaken)
     with pytest.raises(PoolError):
         pool.free_many(elements)
     assert (pool.stats().spare, pool.stats().out) == (1, 2)

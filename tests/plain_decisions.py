@@ -1,6 +1,6 @@
 """The decisions of the reserve once more, one caller after another, with nothing but lists: what test_decisions.py compares.
 
-Written from ARCHITECTURE.md, not from reserve.py: where the two say the same in different words, that is the point.
+Written from ARCHITECTURE.md, not from decisions.py: where the two say the same in different words, that is the point.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ MANY = 1 << 62
 
 
 @dataclass(eq=False)
-class PlainHands:
+class PlainTransfer:
     """What one caller owns, and where it stands."""
 
     wanted: int
     held: list[object] = field(default_factory=list)
-    claims: int = 0
+    permits: int = 0
     filling: bool = False
-    condemned: bool = False
+    is_surplus: bool = False
     refused: bool = False
     state: int = WAITING
     thread: int = 0
-    can_be_lost: bool = False
-    asks_for: PlainHands | None = None
+    may_be_gone: bool = False
+    asks_for: PlainTransfer | None = None
     joined: int = 0
 
     @property
@@ -35,7 +35,7 @@ class PlainHands:
         return self.wanted - len(self.held)
 
 
-class PlainReserve:
+class PlainDecisions:
     """`told` are those whom the last decision must wake."""
 
     def __init__(self) -> None:
@@ -44,15 +44,15 @@ class PlainReserve:
         self.limit = self.waiting_max = MANY
         self.closed = self.dismissed = False
         self.spares: list[object] = []
-        self.made = self.disposed = self.disposing = self.claimed = self.filling = self.fills = 0
+        self.made = self.disposed = self.disposing = self.permits = self.filling = self.fills = 0
         self.starved = False
         self.from_spare = self.from_source = self.from_reserve = self.from_line = 0
         self.resizes = -1
-        self.line: list[PlainHands] = []
+        self.line: list[PlainTransfer] = []
         self.joined = 0
         self.asked = 0  # how many the first in line is asking the source for
-        self.drainers: list[PlainHands] = []
-        self.told: list[PlainHands] = []
+        self.drainers: list[PlainTransfer] = []
+        self.to_wake: list[PlainTransfer] = []
 
     # -- what the numbers mean
 
@@ -67,11 +67,11 @@ class PlainReserve:
     @property
     def room(self) -> int:
         """How many more the limit allows to be asked for."""
-        return self.limit - self.existing - self.claimed
+        return self.limit - self.existing - self.permits
 
     @property
-    def servable(self) -> list[PlainHands]:
-        """Who can take what comes home: all but the first, while that is inside the source."""
+    def servable(self) -> list[PlainTransfer]:
+        """Who can take what is returned: all but the first, while that is inside the source."""
         return self.line[1:] if self.asked else self.line
 
     @property
@@ -84,8 +84,8 @@ class PlainReserve:
         """How many are kept for the first in line, should the source give nothing."""
         return self.line[0].wanted if self.asked and not self.servable else 0
 
-    def figures(self) -> dict[str, Any]:
-        same = "reserve keep closed made disposed disposing claimed filling asked fills starved resizes"
+    def snapshot(self) -> dict[str, Any]:
+        same = "reserve keep closed made disposed disposing permits filling asked fills starved resizes"
         same += " from_spare from_source from_reserve from_line out"
         return {name: getattr(self, name) for name in same.split()} | {
             "spare": len(self.spares),
@@ -94,9 +94,9 @@ class PlainReserve:
 
     # -- steps that several decisions have in common
 
-    def prod(self) -> None:
+    def retry_head_now(self) -> None:
         if self.line and self.room > 0:
-            self.told.append(self.line[0])
+            self.to_wake.append(self.line[0])
 
     def serve(self) -> None:
         head_served = False
@@ -112,140 +112,140 @@ class PlainReserve:
                 ticket.held.append(self.spares.pop())
                 self.from_line += 1
             ticket.state = SERVED
-            self.told.append(ticket)
-        if self.servable and self.servable[0].can_be_lost and self.free_spares > 0:
-            self.told.append(self.servable[0])
+            self.to_wake.append(ticket)
+        if self.servable and self.servable[0].may_be_gone and self.free_spares > 0:
+            self.to_wake.append(self.servable[0])
         if head_served:
-            self.prod()
+            self.retry_head_now()
 
-    def gone(self, ticket: PlainHands) -> None:
+    def gone(self, ticket: PlainTransfer) -> None:
         if self.line[0] is ticket:
             self.asked = 0
         self.line.remove(ticket)
 
     def came_home(self) -> None:
         if self.out == 0:
-            self.told += self.drainers
+            self.to_wake += self.drainers
 
     def end_line(self) -> None:
         for ticket in self.line:
             ticket.state = CLOSED
-        self.told += self.line
+        self.to_wake += self.line
         self.line = []
         self.asked = 0
 
     # -- decisions
 
-    def take(self, hands: PlainHands, from_reserve: bool) -> bool:
+    def take_spares(self, transfer: PlainTransfer, from_reserve: bool) -> bool:
         at_hand = len(self.spares) - (0 if from_reserve else self.reserve)
-        if not self.line and not (from_reserve and at_hand < hands.missing):
-            for _ in range(min(hands.missing, max(0, at_hand))):
+        if not self.line and not (from_reserve and at_hand < transfer.missing):
+            for _ in range(min(transfer.missing, max(0, at_hand))):
                 beyond = len(self.spares) > self.reserve
                 self.from_spare += beyond
                 self.from_reserve += not beyond
-                hands.held.append(self.spares.pop())
-        return not hands.missing
+                transfer.held.append(self.spares.pop())
+        return not transfer.missing
 
-    def claim(self, hands: PlainHands, elements: int) -> int:
+    def permit(self, transfer: PlainTransfer, elements: int) -> int:
         if self.closed:
             return -1
-        if hands.asks_for is not None:
-            if self.line[:1] != [hands.asks_for]:
+        if transfer.asks_for is not None:
+            if self.line[:1] != [transfer.asks_for]:
                 return 0
             elements = min(elements, self.line[0].wanted - len(self.spares))
         granted = max(0, min(elements, self.room))
-        hands.refused = not granted
-        hands.joined = self.joined if granted else hands.joined
-        self.asked += granted if hands.asks_for is not None else 0
-        self.claimed += granted
-        hands.claims += granted
+        transfer.refused = not granted
+        transfer.joined = self.joined if granted else transfer.joined
+        self.asked += granted if transfer.asks_for is not None else 0
+        self.permits += granted
+        transfer.permits += granted
         return granted
 
-    def begin_fill(self, fill: PlainHands) -> None:
+    def begin_fill(self, fill: PlainTransfer) -> None:
         if not fill.filling and not self.closed:
             fill.filling, self.starved = True, False
             self.fills += 1
 
-    def end_fill(self, fill: PlainHands) -> None:
+    def end_fill(self, fill: PlainTransfer) -> None:
         self.fills = max(0, self.fills - fill.filling)  # a fork may have counted it out
         fill.filling = False
 
-    def claim_to_fill(self, hands: PlainHands, beyond_out: bool, fill: PlainHands) -> int:
+    def permit_fill(self, transfer: PlainTransfer, beyond_out: bool, fill: PlainTransfer) -> int:
         lacking = self.reserve - len(self.spares) - self.filling - (self.out if beyond_out else 0)
-        granted = 0 if self.closed else max(0, min(lacking, hands.wanted, self.room))
+        granted = 0 if self.closed else max(0, min(lacking, transfer.wanted, self.room))
         if not granted:
-            room_is_taken = self.starved or self.claimed + self.disposing > 0
+            room_is_taken = self.starved or self.permits + self.disposing > 0
             self.starved = not self.closed and lacking > 0 and room_is_taken
             self.end_fill(fill)
-        self.claimed += granted
+        self.permits += granted
         self.filling += granted
-        hands.claims += granted
-        hands.filling |= granted > 0
+        transfer.permits += granted
+        transfer.filling |= granted > 0
         return granted
 
-    def arrive(self, hands: PlainHands, arrivals: list[object], for_caller: bool) -> None:
+    def complete(self, transfer: PlainTransfer, arrivals: list[object], for_caller: bool) -> None:
         was_full = self.room <= 0
         arrived = [element for element in arrivals if element is not None]
-        self.starved &= len(arrived) >= hands.claims
-        hands.held += arrived
+        self.starved &= len(arrived) >= transfer.permits
+        transfer.held += arrived
         self.made += len(arrived)
         self.from_source += len(arrived) if for_caller else 0
-        self.claimed = max(0, self.claimed - hands.claims)  # a fork may have made them void
-        self.filling = max(0, self.filling - (hands.claims if hands.filling else 0))
-        if hands.asks_for is not None and self.asked and self.line[0] is hands.asks_for:
+        self.permits = max(0, self.permits - transfer.permits)  # a fork may have made them void
+        self.filling = max(0, self.filling - (transfer.permits if transfer.filling else 0))
+        if transfer.asks_for is not None and self.asked and self.line[0] is transfer.asks_for:
             self.asked = 0
             self.serve()
-        own_room = hands.asks_for is not None and self.line[:1] == [hands.asks_for] and hands.joined == self.joined
-        if was_full and len(arrived) < hands.claims and self.line[:1] != [hands] and not own_room:
-            self.prod()
-        hands.claims = 0
-        hands.filling = False
+        own_room = transfer.asks_for is not None and self.line[:1] == [transfer.asks_for] and transfer.joined == self.joined
+        if was_full and len(arrived) < transfer.permits and self.line[:1] != [transfer] and not own_room:
+            self.retry_head_now()
+        transfer.permits = 0
+        transfer.filling = False
 
-    def give(self, hands: PlainHands) -> None:
-        if hands.condemned or not hands.held:
+    def take_back(self, transfer: PlainTransfer) -> None:
+        if transfer.is_surplus or not transfer.held:
             return
-        while hands.held and not self.closed:
+        while transfer.held and not self.closed:
             too_many = self.existing - self.disposing - self.limit
             if (
                 not self.servable
                 and len(self.spares) >= self.laid_by
-                and (len(self.spares) >= self.keep or (len(self.spares) >= self.reserve and too_many >= len(hands.held)))
+                and (len(self.spares) >= self.keep or (len(self.spares) >= self.reserve and too_many >= len(transfer.held)))
             ):
                 break
-            self.spares.append(hands.held.pop(0))
+            self.spares.append(transfer.held.pop(0))
             self.serve()
-        self.condemn(hands)
+        self.mark_surplus(transfer)
 
-    def condemn(self, hands: PlainHands) -> None:
-        if not hands.condemned:
-            hands.condemned = True
-            self.disposing += len(hands.held)
+    def mark_surplus(self, transfer: PlainTransfer) -> None:
+        if not transfer.is_surplus:
+            transfer.is_surplus = True
+            self.disposing += len(transfer.held)
             self.came_home()
 
-    def surplus(self, hands: PlainHands) -> int:
+    def evict(self, transfer: PlainTransfer) -> int:
         def is_one() -> bool:
             too_many = self.existing - self.disposing - self.limit
             keep = 0 if self.closed else max(self.keep, self.laid_by)
             return len(self.spares) > keep or (len(self.spares) > max(self.reserve, self.laid_by) and too_many > 0)
 
-        while not self.servable and hands.missing and is_one():
-            hands.held.append(self.spares.pop())
-            hands.condemned = True
+        while not self.servable and transfer.missing and is_one():
+            transfer.held.append(self.spares.pop())
+            transfer.is_surplus = True
             self.disposing += 1
-        return len(hands.held)
+        return len(transfer.held)
 
-    def dispose_of(self, hands: PlainHands, fill: PlainHands) -> None:
-        if not hands.held:
+    def disposed_one(self, transfer: PlainTransfer, fill: PlainTransfer) -> None:
+        if not transfer.held:
             return
         if self.starved:
             self.begin_fill(fill)
-        hands.held.pop(0)
+        transfer.held.pop(0)
         if self.disposing:
             self.disposing -= 1
             self.disposed += 1
-        self.prod()
+        self.retry_head_now()
 
-    def join(self, ticket: PlainHands, places: int) -> int:
+    def join(self, ticket: PlainTransfer, slots: int) -> int:
         if self.closed:
             return IS_CLOSED
         if not self.servable and self.free_spares >= ticket.missing:
@@ -260,7 +260,7 @@ class PlainReserve:
             return IS_TOO_MANY
         if len(self.line) >= self.waiting_max:
             return IS_FULL
-        self.capacity = max(self.capacity, places)
+        self.capacity = max(self.capacity, slots)
         self.line.append(ticket)
         self.joined += 1
         was_first = self.line[0] is ticket
@@ -271,10 +271,10 @@ class PlainReserve:
             self.serve()
         self.came_home()
         if not was_first:
-            self.prod()
+            self.retry_head_now()
         return IN_LINE
 
-    def withdraw(self, ticket: PlainHands) -> bool:
+    def withdraw(self, ticket: PlainTransfer) -> bool:
         if ticket not in self.line:
             return False
         was_first, was_next = self.line[0] is ticket, self.servable[:1] == [ticket]
@@ -283,10 +283,10 @@ class PlainReserve:
         if was_first or was_next:
             self.serve()
         if was_first:
-            self.prod()
+            self.retry_head_now()
         return True
 
-    def retarget(self, reserve: int | None, keep: int | None, limit: int | None, places: int, fill: PlainHands) -> int:
+    def retarget(self, reserve: int | None, keep: int | None, limit: int | None, slots: int, fill: PlainTransfer) -> int:
         if self.closed:
             return IS_CLOSED
         reserve = self.reserve if reserve is None else reserve
@@ -297,10 +297,10 @@ class PlainReserve:
             return LIMIT_TOO_LOW
         given = self.keep_given if keep is None else keep
         new_keep = 2 * reserve if given is None else max(given, reserve)
-        if new_keep > max(self.capacity, places):
+        if new_keep > max(self.capacity, slots):
             raise ValueError
         grew, raised = reserve > self.reserve, limit > self.limit
-        self.capacity = max(self.capacity, places)
+        self.capacity = max(self.capacity, slots)
         self.reserve, self.keep, self.keep_given, self.limit = reserve, new_keep, given, limit
         self.resizes += 1
         if grew:
@@ -309,11 +309,11 @@ class PlainReserve:
         for ticket in [ticket for ticket in self.line if ticket.wanted > max(1, limit)]:
             self.gone(ticket)
             ticket.state = IMPOSSIBLE
-            self.told.append(ticket)
+            self.to_wake.append(ticket)
         if self.line[:1] != head or self.servable[:1] != following:
             self.serve()
         if self.line[:1] != head or raised:
-            self.prod()
+            self.retry_head_now()
         return GROWN if grew else CHANGED
 
     def close(self) -> None:
@@ -323,9 +323,9 @@ class PlainReserve:
     def dismiss(self) -> None:
         self.dismissed = True
         self.end_line()
-        self.told += self.drainers
+        self.to_wake += self.drainers
 
-    def watch_drain(self, ticket: PlainHands, watch: bool) -> bool:
+    def watch_drain(self, ticket: PlainTransfer, watch: bool) -> bool:
         self.drainers = [other for other in self.drainers if other is not ticket] + [ticket] * watch
         return self.out == 0
 
@@ -335,9 +335,9 @@ class PlainReserve:
                 ticket.state = WITHDRAWN
         self.line = [ticket for ticket in self.line if ticket.thread == survivor]
         self.drainers = [ticket for ticket in self.drainers if ticket.thread == survivor]
-        self.claimed = self.filling = self.asked = 0
+        self.permits = self.filling = self.asked = 0
         self.fills, self.starved = fills, False
         self.disposed += self.disposing
         self.disposing = 0
         self.serve()
-        self.prod()
+        self.retry_head_now()

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Where alloc and free come in: the quick path, without a Python frame. All that is not quick is the Pool's.
+"""Where alloc and free come in: the fast path, without a Python frame. All that is not quick is the Pool's.
 
 This class is the base of `mempool.Pool`, which adds the slow path: asking the source, waiting, errors.
 """
@@ -16,13 +16,13 @@ else:
     except ModuleNotFoundError:
         from mempool._core import _cython as cython
 
-if cython.compiled:  # the rest is in quick.pxd
+if cython.compiled:  # the rest is in fast_path.pxd
     from cython.cimports.mempool.lease import Lease, new_lease
 else:
-    from mempool._core.books import Books
     from mempool._core.deciding import put_in, take_out
-    from mempool._core.reserve import Reserve
-    from mempool._core.roll import Roll
+    from mempool._core.decisions import Decisions
+    from mempool._core.outstanding import Outstanding
+    from mempool._core.state import State
     from mempool.lease import Lease, new_lease
 
 #: Take the pool's own timeout. A word, because what reads signatures (FastAPI) takes Ellipsis for what must be given.
@@ -30,25 +30,25 @@ DEFAULT = "default"
 
 
 @cython.cclass
-class Quick:
+class FastPath:
     """`alloc`, `free` and `lease` of a pool."""
 
-    core: Reserve
-    books: Books
-    roll: Roll
+    core: Decisions
+    state: State
+    outstanding: Outstanding
     tracks: cython.bint
 
     def __cinit__(self) -> None:
-        # So that the gates of the quick path are shut until `_decide_quickly`, whoever calls before; and for ever, where the
+        # So that the gates of the fast path are shut until `_decide_quickly`, whoever calls before; and for ever, where the
         # engine is of another kind.
-        self.core = Reserve(False, False, False)
-        self.books = Books()
+        self.core = Decisions(False, False, False)
+        self.state = State()
 
-    def _decide_quickly(self, core: Reserve) -> None:
-        """Let the quick path work on the state of this core."""
+    def _decide_quickly(self, core: Decisions) -> None:
+        """Let the fast path work on the state of this core."""
         self.core = core
-        self.books = core.books
-        self.roll = core.roll
+        self.state = core.state
+        self.outstanding = core.outstanding
         self.tracks = core.tracks
 
     def alloc(self, *, timeout: Any = "default") -> Any:
@@ -69,11 +69,11 @@ class Quick:
         ticket: Any = None
         try:
             ticket = self._engine.ticket(1)  # type: ignore[attr-defined]  # this and the rest are BasePool's
-            if cython.compiled or not (self.core.quick_alloc and take_out(self.core, ticket)):
+            if cython.compiled or not (self.core.fast_alloc and take_out(self.core, ticket)):
                 self._obtain(ticket, timeout)  # type: ignore[attr-defined]
             return ticket.elements[0]
         except BaseException as error:
-            last: Any = self._salvage(ticket, error)
+            last: Any = self._cancel_or_take_last(ticket, error)
             if last is None:
                 raise
         return last  # not above: Cython crashes on a return from there when the error has no traceback
@@ -89,12 +89,12 @@ class Quick:
             element: object = take_warm(self)
             if element is not None:
                 return element
-        hands: Any = None
+        transfer: Any = None
         try:
-            hands = self._engine.ticket(1)  # type: ignore[attr-defined]
-            return self._alloc_now(hands, True)
+            transfer = self._engine.ticket(1)  # type: ignore[attr-defined]
+            return self._alloc_now(transfer, True)
         except BaseException as error:
-            last: Any = self._salvage(hands, error)
+            last: Any = self._cancel_or_take_last(transfer, error)
             if last is None:
                 raise
         return last  # see alloc
@@ -105,45 +105,45 @@ class Quick:
             element: object = take_at_last(self)
             if element is not None:
                 return element
-        hands: Any = None
+        transfer: Any = None
         try:
-            hands = self._engine.ticket(1)  # type: ignore[attr-defined]
-            return self._alloc_now(hands, False)
+            transfer = self._engine.ticket(1)  # type: ignore[attr-defined]
+            return self._alloc_now(transfer, False)
         except BaseException as error:
-            last: Any = self._salvage(hands, error)
+            last: Any = self._cancel_or_take_last(transfer, error)
             if last is None:
                 raise
         return last  # see alloc
 
-    def _alloc_now(self, hands: Any, ask: bool) -> Any:
+    def _alloc_now(self, transfer: Any, ask: bool) -> Any:
         """One element without waiting, or None. ask: the source, too.
 
-        The caller made the hands and empties them if this fails: an interrupt that strikes as this returns finds only him.
+        The caller made the transfer and empties it if this fails: an interrupt that strikes as this returns finds only him.
         """
         engine: Any = self._engine  # type: ignore[attr-defined]  # BasePool's
-        if not engine.try_take(hands, ask_source=ask):
+        if not engine.try_take(transfer, ask_source=ask):
             return None
-        engine.check_out(hands)
-        return hands.elements[0]
+        engine.check_out(transfer)
+        return transfer.elements[0]
 
-    def _salvage(self, hands: Any, error: BaseException) -> Any:
-        """A call that was to take one element has failed: what it got goes home. None: the error is to be raised again.
+    def _cancel_or_take_last(self, transfer: Any, error: BaseException) -> Any:
+        """A call that was to take one element has failed: what it got is returned. None: the error is to be raised again.
 
         Or an element, when memory was lacking, compiled. The source's lack was dealt with before, so this was one of the
         small objects that an orderly call needs; a spare can be had without any. (A task could not even be resumed.)
         """
-        if hands is not None:
-            self._engine.cancel(hands)  # type: ignore[attr-defined]
+        if transfer is not None:
+            self._engine.cancel(transfer)  # type: ignore[attr-defined]
         if cython.compiled and isinstance(error, MemoryError):
             return take_at_last(self)
         return None
 
     def free(self, element: Any, *, linger: bool = False) -> None:
-        """Give an element back: to the first in line, else to the shelf while `spare < keep`, else to the source.
+        """Give an element back: to the first in line, else to the free list while `spare < keep`, else to the source.
 
         Never blocks. May be called from anywhere: finalizers, weakref callbacks, signal handlers, any thread, any loop.
 
-        linger: a buffer that is still viewed is no error: its handle dies at once, and its memory comes home by itself
+        linger: a buffer that is still viewed is no error: its handle dies at once, and its memory is returned by itself
             when the last view ends. What is no Buffer has no views, and is freed as ever.
 
         Raises DoubleFree, ForeignElement (with `track` other than "nothing"), BufferError while somebody views a buffer,
@@ -153,14 +153,14 @@ class Quick:
             if put_warm(self, element):
                 return
             if hand_on(self, element):
-                self.core.spread_news()
+                self.core.wake_pending()
                 return
-        elif self.core.quick_free and put_in(self.core, element):
+        elif self.core.fast_free and put_in(self.core, element):
             return
         self._free_slowly(element, linger)  # type: ignore[attr-defined]
 
     def lease(self, *, timeout: Any = "default", linger: bool = False) -> Lease:  # type: ignore[type-arg]  # compiled, it has none
-        """An element that goes home by itself: for `with`, for `async with`, or held; see Lease.
+        """An element that is returned by itself: for `with`, for `async with`, or held; see Lease.
 
         timeout: as for alloc. linger: as for free, at the end of the lease.
         """
@@ -170,19 +170,19 @@ class Quick:
 
 
 if not cython.compiled:
-    Quick.core = Reserve(False, False, False)  # as __cinit__ says
+    FastPath.core = Decisions(False, False, False)  # as __cinit__ says
 
 
 @cython.final
 @cython.cclass
 class Warm:
-    """`WARM[pool]`: a spare that `alloc` would take at once, compiled, signed out; else None.
+    """`WARM[pool]`: a spare that `alloc` would take at once, compiled, checked out; else None.
 
     A subscription and not a call, for a coroutine that returns it: an interrupt can fly when a call has come back, before
     what it returned has a name; from here to the end of `return` there is no such place.
     """
 
-    def __getitem__(self, pool: Quick) -> Any:
+    def __getitem__(self, pool: FastPath) -> Any:
         if cython.compiled:
             return take_warm(pool)
         return None
@@ -195,4 +195,4 @@ def adopt(pool_type: type) -> None:
     """Make the quick methods this type's own. CPython's specialized calls demand that `self` is exactly of their type."""
     if cython.compiled:
         for name in ("alloc", "try_alloc", "alloc_reserved", "free", "lease"):
-            setattr(pool_type, name, mempool_own_method(pool_type, Quick.__dict__[name]))
+            setattr(pool_type, name, mempool_own_method(pool_type, FastPath.__dict__[name]))

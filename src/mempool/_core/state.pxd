@@ -1,4 +1,4 @@
-from mempool._core.line cimport Hands, Ticket
+from mempool._core.transfer cimport Transfer, Ticket
 from mempool.buffer cimport Buffer
 
 cdef extern from *:
@@ -33,7 +33,7 @@ cdef extern from *:
     long long mempool_moment(double seconds) noexcept
     bint mempool_is_before(long long moment) noexcept
 
-cdef class Books:
+cdef class State:
     cdef Py_ssize_t reserve
     cdef Py_ssize_t keep
     cdef Py_ssize_t limit
@@ -47,7 +47,7 @@ cdef class Books:
     cdef Py_ssize_t disposing
     cdef Py_ssize_t written_off
     cdef Py_ssize_t strays
-    cdef Py_ssize_t claimed
+    cdef Py_ssize_t permits
     cdef Py_ssize_t filling
     cdef Py_ssize_t fills
     cdef bint starved
@@ -64,43 +64,43 @@ cdef class Books:
     cdef Py_ssize_t wait_histogram[8]
     cdef double wait_seconds_total
     cdef double wait_seconds_max
-    cdef Py_ssize_t floor
-    cdef Py_ssize_t room
+    cdef Py_ssize_t fast_alloc_above
+    cdef Py_ssize_t fast_free_below
     cdef bint full
     cdef long long rests_until
     cdef Py_ssize_t capacity
-    cdef list places
+    cdef list slots
     cdef Ticket head
     cdef Ticket tail
-    cdef Ticket news
+    cdef Ticket first_to_wake
     cdef tuple drainers
     cdef list undo
     cdef tuple ends
     cdef Py_ssize_t out(self) noexcept
     cdef Py_ssize_t excess(self) noexcept
-    cdef void tune(self, bint quick_alloc, bint quick_free) noexcept
-    cdef void shelve(self, element)
-    cdef void unshelve(self, Hands hands)
-    cdef void take_lost(self, Hands hands)
-    cdef bint has_on_shelf(self, element)
+    cdef void set_gates(self, bint fast_alloc, bint fast_free) noexcept
+    cdef void push_spare(self, element)
+    cdef void pop_spare(self, Transfer transfer)
+    cdef void pop_lost(self, Transfer transfer)
+    cdef bint has_spare(self, element)
     cdef bint has_near_top(self, element, Py_ssize_t most)
-    cdef void install(self, list places)
+    cdef void install(self, list slots)
     cdef Ticket first_in_line(self)
     cdef Ticket next_to_serve(self)
     cdef Py_ssize_t held_back(self) noexcept
     cdef bint has_use_for_another(self) noexcept
     cdef Py_ssize_t kept_for_line(self) noexcept
-    cdef void line_up(self, Ticket ticket)
-    cdef void step_out(self, Ticket ticket)
-    cdef void tell(self, Ticket ticket)
-    cdef void prod_head(self)
+    cdef void enqueue(self, Ticket ticket)
+    cdef void dequeue(self, Ticket ticket)
+    cdef void wake_later(self, Ticket ticket)
+    cdef void retry_head_now(self)
 
 
 # Compiled, nothing is raised in the middle of a decision, and nobody looks meanwhile.
 
-cdef inline void note(Books books, Hands hands) noexcept:
+cdef inline void note(State state, Transfer transfer) noexcept:
     pass
 
 
-cdef inline void settle(Books books, Ticket ticket, Py_ssize_t state) noexcept:
-    ticket.state = state
+cdef inline void settle(State state, Ticket ticket, Py_ssize_t outcome) noexcept:
+    ticket.state = outcome

@@ -1,0 +1,274 @@
+# cython: language_level=3
+"""The base of the decisions: how the state are read, and how news spreads. Read state.py first."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from typing import TYPE_CHECKING, Any
+
+from mempool._core.transfer import SERVED
+
+if TYPE_CHECKING:
+    from mempool._core import _cython as cython
+else:
+    try:
+        import cython
+    except ModuleNotFoundError:
+        from mempool._core import _cython as cython
+
+if not cython.compiled:  # compiled, the .pxd beside this file says the same
+    from mempool._core import _cython as cython
+    from mempool._core.deciding import new_lock, new_queue, refusal, settle
+    from mempool._core.outstanding import Outstanding
+    from mempool._core.state import State
+    from mempool._core.transfer import Ticket, Transfer
+
+HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+
+@cython.cclass
+class BaseDecisions:
+    """The state and the table of outstanding elements of one pool."""
+
+    state: State
+    outstanding: Outstanding
+    tracks: cython.bint
+    fast_alloc: cython.bint
+    fast_free: cython.bint
+    owner: Any
+    lock: Any  # uncompiled: see deciding.py
+    later: Any
+    process: Any
+
+    def __init__(self, tracks: bool, fast_alloc: bool, fast_free: bool, owner: object = None) -> None:
+        """tracks: keep a table of the elements that are out.
+
+        fast_alloc, fast_free: nobody needs to be told of each element that goes out, or is returned.
+        owner: what a Buffer of this pool is told about where it belongs.
+        """
+        self.owner = owner
+        if not cython.compiled:
+            self.lock = new_lock()
+            self.later = new_queue()
+            self.process = os.getpid()
+        self.state = State()
+        self.outstanding = Outstanding()
+        self.tracks = tracks
+        self.fast_alloc = fast_alloc and HAS_GIL
+        self.fast_free = fast_free and HAS_GIL
+
+    # -- the end of a decision
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def commit(self, state: State) -> cython.void:
+        """The last step of every decision. (Uncompiled, this call is also what makes a method a decision: deciding.py.)"""
+        if cython.compiled:
+            state.set_gates(self.fast_alloc, self.fast_free)
+
+    def is_deciding(self) -> bool:
+        """Uncompiled: whether a finalizer, a signal handler or a tracer calls this in the middle of a decision."""
+        return not cython.compiled and bool(self.lock._is_owned())
+
+    def lock_belongs_here(self) -> None:
+        """Uncompiled: the lock is this process's, and none that a fork has left behind."""
+        if not cython.compiled:
+            self.process = os.getpid()
+
+    def expect_reserve(self) -> None:
+        """Let the table of outstanding elements grow now for all that the reserve will need, and not step by step, each time
+        moving what is on it.
+
+        What does not work now may do so later: whoever asks the source makes room for as much as it asks for.
+        """
+        if cython.compiled and self.tracks:  # uncompiled, a dict grows when it must
+            try:
+                with cython.critical_section(self):  # type: ignore[type-var]  # compiled only
+                    state: State = self.state
+                    self.outstanding.make_room(state.made - state.disposed + state.reserve)
+            except MemoryError:
+                pass
+
+    def rest(self, seconds: cython.double) -> None:
+        """Let the fast path take of the reserve without asking the source for so long; 0: no longer."""
+        if cython.compiled:
+            self.state.rests_until = 0 if seconds == 0 else mempool_moment(seconds)  # type: ignore[name-defined]
+
+    def wake_pending(self) -> None:
+        """Wake those whom a decision concerned. (Uncompiled, what surrounds the decision does it.)"""
+        if cython.compiled:
+            ticket: Ticket | None
+            while True:
+                # Here, and not within the decision: it may die, and what it got with it, whose finalizer may run anything.
+                ticket = None
+                with cython.critical_section(self):  # type: ignore[type-var]  # compiled only
+                    ticket = self.state.first_to_wake
+                    if ticket is None:
+                        return
+                    self.state.first_to_wake = ticket.next_to_wake
+                    ticket.next_to_wake = None
+                    ticket.in_wake_queue = False
+                try:
+                    ticket.wake()
+                except BaseException:
+                    try:
+                        ticket.wake()  # it may be done twice, and must not be lost
+                    finally:
+                        self.wake_pending()  # the others must hear of it whatever befell this one
+                    raise
+
+    @cython.cfunc
+    def serve_line(self, state: State) -> cython.void:
+        """Serve those in the line, first to last, as long as the spares suffice. A head inside the source is passed over."""
+        served: cython.bint = False
+        ticket: Ticket | None = state.next_to_serve()
+        while ticket is not None:
+            if state.spare - state.held_back() < ticket.wanted:
+                if state.asked == 0 or state.spare < state.capacity:
+                    break
+                # The free list has no place for what the head holds back and what the next one gathers. A full free list is
+                # enough for any one of them, and the first is the first.
+                ticket = state.first_in_line()
+                if ticket is None:
+                    break
+            served = served or ticket is state.first_in_line()
+            state.dequeue(ticket)
+            while ticket.count < ticket.wanted:
+                state.pop_spare(ticket)
+                state.from_line += 1
+            settle(state, ticket, SERVED)
+            state.wake_later(ticket)
+            ticket = state.next_to_serve()
+        if ticket is not None and ticket.may_be_gone and state.spare > state.held_back():
+            state.wake_later(ticket)  # it gathers: if nobody is there any more, those behind must not wait for it
+        if served:
+            state.retry_head_now()
+
+    @cython.cfunc
+    def wake_drainers(self, state: State) -> cython.void:
+        if state.drainers and state.out() == 0:
+            for ticket in state.drainers:
+                state.wake_later(ticket)
+
+    @cython.critical_section
+    def count_wait(self, outcome: cython.Py_ssize_t, seconds: cython.double) -> None:
+        """For the statistics: somebody has waited so long. outcome: SERVED, CLOSED or WITHDRAWN, or TIMED_OUT."""
+        bucket: cython.Py_ssize_t = 0
+        bound: cython.double = 0.0001  # WAIT_BUCKETS[0]; each of the others is ten times the one before
+        while bucket < 7 and seconds > bound:
+            bucket += 1
+            bound *= 10
+        state: State = self.state
+        if not cython.compiled:
+            state.waits = list(state.waits)  # the old ones stay as they are, should this be taken back
+            state.wait_histogram = list(state.wait_histogram)
+        state.waits[outcome] += 1
+        state.wait_histogram[bucket] += 1
+        state.wait_seconds_total += seconds
+        state.wait_seconds_max = max(state.wait_seconds_max, seconds)
+        self.commit(state)
+
+    # -- looking
+
+    def is_closed(self) -> bool:
+        return self.state.closed
+
+    def is_dismissed(self) -> bool:
+        """Whether nobody may wait any more."""
+        return self.state.dismissed
+
+    def waiting(self) -> int:
+        """How many stand in the line."""
+        return self.state.waiting
+
+    @cython.critical_section
+    def must_enqueue(self, transfer: Transfer) -> bool:
+        """Whether there is nothing to be had, and nobody to be asked: others wait, or all that the limit allows is out.
+
+        This transfer has not asked the source, then; see Decisions.join.
+        """
+        state: State = self.state
+        if state.closed or transfer.wanted == transfer.count:
+            return False
+        is_full: cython.bint = state.made - state.disposed + state.permits >= state.limit
+        if state.first_in_line() is None and (state.spare > 0 or not is_full):
+            return False
+        transfer.defer()
+        return True
+
+    def is_first(self, ticket: Ticket) -> bool:
+        return self.state.first_in_line() is ticket
+
+    def tickets(self, state: State) -> list[Ticket]:
+        tickets: list[Ticket] = []
+        ticket: Ticket | None = state.head
+        while ticket is not None:
+            tickets.append(ticket)
+            ticket = ticket.behind
+        return tickets
+
+    @cython.critical_section
+    def queue(self) -> list[Ticket]:
+        """The tickets in the line, first to last."""
+        return self.tickets(self.state)
+
+    def tracks_elements(self) -> bool:
+        """Whether outstanding elements are listed."""
+        return self.tracks
+
+    @cython.critical_section
+    def remove_address(self, transfer: Transfer, address: int) -> bool:
+        """Take the address of an element that is out from the outstanding ones. False: it was not there.
+
+        Nobody has it at hand: this transfer holds something in its place. They are owners in the very step that strikes it.
+        """
+        if not cython.compiled and self.is_deciding():
+            raise refusal(self)
+        return self.tracks and self.outstanding.remove_address(transfer, address)
+
+    @cython.critical_section
+    def is_out(self, element: Any) -> bool:
+        return self.tracks and self.outstanding.contains(element)
+
+    @cython.critical_section
+    def is_spare(self, element: Any) -> bool:
+        """A search through all spares: for error messages."""
+        return self.state.has_spare(element)
+
+    def capacity(self) -> int:
+        return self.state.capacity
+
+    @cython.critical_section
+    def snapshot(self) -> dict[str, Any]:
+        """All numbers of the state at one moment."""
+        state: State = self.state
+        return {
+            "reserve": state.reserve,
+            "keep": state.keep,
+            "limit": state.limit,
+            "waiting_max": state.waiting_max,
+            "closed": bool(state.closed),
+            "spare": state.spare,
+            "out": state.out(),
+            "made": state.made,
+            "disposed": state.disposed,
+            "disposing": state.disposing,
+            "written_off": state.written_off,
+            "permits": state.permits,
+            "filling": state.filling,
+            "fills": state.fills,
+            "starved": bool(state.starved),
+            "lingering": state.lingering,
+            "waiting": state.waiting,
+            "asked": state.asked,
+            "from_spare": state.from_spare,
+            "from_source": state.from_source,
+            "from_reserve": state.from_reserve,
+            "from_line": state.from_line,
+            "resizes": state.resizes,
+            "waits": list(state.waits),
+            "wait_histogram": list(state.wait_histogram),
+            "wait_seconds_total": state.wait_seconds_total,
+            "wait_seconds_max": state.wait_seconds_max,
+        }

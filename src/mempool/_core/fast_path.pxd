@@ -1,0 +1,157 @@
+# cython: language_level=3
+"""The C side of FastPath, and the fast path, which is inlined where alloc, free and leases come in.
+
+The fast path: one spare out of many, nobody in line; or one of the reserve, where the source cannot be asked, or rests
+because it has just failed. The slow path comes to the same. No critical section here, and no
+name for what is only read: each would cost a pair of reference counts, a tenth of the whole. The GIL keeps these few
+lines whole; on a build without one, the gates `fast_alloc_above` and `fast_free_below` are never open.
+"""
+
+from cpython.list cimport PyList_GET_ITEM
+from mempool._core.state cimport State, mempool_is_before
+from mempool._core.transfer cimport Transfer
+from mempool._core.decisions cimport Decisions
+from mempool._core.outstanding cimport Outstanding
+from mempool.buffer cimport DEAD, LIVE, Buffer, new_handle
+
+cdef str DEFAULT
+
+cdef class FastPath:
+    cdef object __weakref__
+    cdef readonly Decisions core
+    cdef State state
+    cdef Outstanding outstanding
+    cdef bint tracks
+
+cdef extern from *:
+    """
+    /* Take what lies in a place and leave None: the reference moves, and no count changes but None's. */
+    static inline PyObject *mempool_pick(PyObject *places, Py_ssize_t i) {
+        PyObject *element = PyList_GET_ITEM(places, i);
+        Py_INCREF(Py_None);
+        PyList_SET_ITEM(places, i, Py_None);
+        return element;
+    }
+    /* Put an element into a place that holds None. */
+    static inline void mempool_place(PyObject *places, Py_ssize_t i, PyObject *element) {
+        Py_DECREF(Py_None);
+        Py_INCREF(element);
+        PyList_SET_ITEM(places, i, element);
+    }
+    /* The same method as one of this very type: CPython calls it faster than an inherited one. */
+    static inline PyObject *mempool_own_method(PyObject *type, PyObject *method) {
+        return PyDescr_NewMethod((PyTypeObject *)type, ((PyMethodDescrObject *)method)->d_method);
+    }
+    """
+    object mempool_own_method(object type, object method)
+    object mempool_pick(list slots, Py_ssize_t i)
+    void mempool_place(list slots, Py_ssize_t i, object element)
+
+
+cdef inline object take_top(FastPath self):
+    """The top spare, checked out."""
+    self.state.spare -= 1
+    if self.tracks:
+        self.outstanding.add_pointer(<void*>PyList_GET_ITEM(self.state.slots, self.state.spare))
+    return mempool_pick(self.state.slots, self.state.spare)
+
+
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
+
+
+cdef inline object take_at_last(FastPath self):
+    """A spare, whether of the reserve or beyond it."""
+    if self.state.fast_alloc_above == PY_SSIZE_T_MAX or self.state.spare <= 0:  # the gate is closed
+        return None
+    if self.state.spare > self.state.fast_alloc_above:
+        self.state.from_spare += 1
+    else:
+        self.state.from_reserve += 1
+    return take_top(self)
+
+
+cdef inline object take_unasked(FastPath self):
+    """One of the reserve, if there is no source to be asked before; see Supply._rest."""
+    if not self.state.full and (self.state.rests_until == 0 or not mempool_is_before(self.state.rests_until)):
+        return None
+    return take_at_last(self)
+
+
+cdef inline object take_warm(FastPath self):
+    """A spare that may be had without asking the source, checked out; or None: go the slow way."""
+    if self.state.spare <= self.state.fast_alloc_above:
+        return take_unasked(self)
+    self.state.from_spare += 1
+    return take_top(self)
+
+
+cdef inline bint put_warm(FastPath self, element) except? -1:
+    """Take back an element that is out while there is room and nobody waits. False: go the slow way."""
+    if self.state.spare >= self.state.fast_free_below:
+        return False
+    if type(element) is Buffer:
+        return put_buffer(self, <Buffer>element)
+    if self.tracks:
+        if not self.outstanding.remove_pointer(<void*>element):
+            return False
+    elif element is None or self.state.made - self.state.disposed - self.state.disposing <= self.state.spare:
+        return False  # nothing, or nothing is out
+    mempool_place(self.state.slots, self.state.spare, element)
+    self.state.spare += 1
+    return True
+
+
+cdef inline bint is_free_to_go(FastPath self, Buffer buffer) noexcept:
+    """Whether it is this pool's, is out, and nobody looks at its memory."""
+    if buffer.state != LIVE or buffer.exporter != NULL or buffer.fills > 0:
+        return False
+    return buffer.block.owner is self.core.owner and not buffer.block.is_lost
+
+
+cdef inline bint hand_on(FastPath self, element) except? -1:
+    """Give an element that is out to whoever waits, as Decisions.check_in and give do, without a transfer. False: go the slow way.
+
+    The caller then wakes those who are due, when it has noted that the element is no longer its own: a wake may raise.
+    """
+    cdef Buffer next_handle = None
+    cdef State state = self.state
+    if not self.core.fast_free or state.closed or state.head is None or not state.has_use_for_another():
+        return False
+    if state.spare >= state.capacity or state.out() <= 0:
+        return False
+    if type(element) is Buffer:
+        if not is_free_to_go(self, <Buffer>element):
+            return False
+        next_handle = new_handle((<Buffer>element).block)
+    if self.tracks:
+        if not self.outstanding.remove_pointer(<void*>element):
+            return False
+    elif element is None:
+        return False
+    if next_handle is None:
+        state.push_spare(element)
+    else:
+        (<Buffer>element).state = DEAD
+        next_handle.state = LIVE
+        state.push_spare(next_handle)
+    self.core.serve_line(state)
+    self.core.wake_drainers(state)
+    self.core.commit(state)
+    return True
+
+
+cdef inline bint put_buffer(FastPath self, Buffer buffer) except? -1:
+    """The same for a buffer: this handle dies, another one of the same memory goes to the free list."""
+    if not is_free_to_go(self, buffer):
+        return False
+    if not self.tracks and self.state.made - self.state.disposed - self.state.disposing <= self.state.spare:
+        return False  # nothing is out: it was written off
+    cdef Buffer next_handle = new_handle(buffer.block)
+    if self.tracks and not self.outstanding.remove_pointer(<void*>buffer):
+        return False
+    buffer.state = DEAD
+    next_handle.state = LIVE
+    mempool_place(self.state.slots, self.state.spare, next_handle)
+    self.state.spare += 1
+    return True
