@@ -38,7 +38,7 @@ DIRECTIVES = {
     "binding": False,  # True costs 40 % of a warm alloc + free
     "embedsignature": True,  # inspect.signature and help() read it
     "embedsignature.format": "clinic",
-    "freethreading_compatible": True,  # declared, not yet tested
+    # Not "freethreading_compatible": it is not, see docs/explanation/proof.md. Importing turns the GIL on.
 }
 FLAGS = ["/O2"] if os.name == "nt" else ["-O3", "-g0"]  # without -g0 most of a wheel is debug information
 

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from scenes import Broken, Call, Scene, again, call, cancelled, driven, exists, in_time, raises
+from calls_that_free_and_resize import found_again
+from scenes import Broken, Call, Scene, again, call, cancelled, driven, each, exists, in_time, raises
 
 import mempool
 from mempool import parking
+from mempool.local import offloading
 
 Routine = Callable[[], Coroutine[Any, Any, object]]
 
@@ -271,3 +273,57 @@ def lease_async_body_raises(scene: Scene) -> Call:
             raise Broken
 
     return raises(Broken, driven(routine))
+
+
+# -- surplus that a thread disposes of
+
+
+def _in_a_thread_later(scene: Scene) -> Call:
+    """What would begin in a thread begins after the call: the sweeps make memory lack, or interrupt, in one thread."""
+    start = offloading.start_new_thread
+
+    def start_later(run: Call, arguments: tuple[()]) -> int:
+        return 0  # whoever ends the scene has it done
+
+    def begin() -> None:
+        offloading.start_new_thread = start
+
+    scene.at_end.append(begin)
+
+    def ready() -> None:
+        offloading.start_new_thread = start_later
+
+    return ready
+
+
+@call(in_loop=True, offload=True)
+def free_many_beside_a_loop(scene: Scene) -> Call:
+    scene.got[0] = scene.pool.alloc_many(5)
+    return each(_in_a_thread_later(scene), lambda: scene.pool.free_many(scene.got[0]))
+
+
+@call(in_loop=True, offload=True)
+def free_beside_a_loop(scene: Scene) -> Call:
+    scene.others = scene.pool.alloc_many(5)
+    scene.pool.resize(0, keep=0)
+    scene.got[0] = scene.others.pop()
+    return each(_in_a_thread_later(scene), lambda: scene.pool.free(scene.got[0]))
+
+
+@call(in_loop=True, offload=True)
+def discard_beside_a_loop(scene: Scene) -> Call:
+    scene.got[0] = scene.pool.alloc()
+    return each(_in_a_thread_later(scene), lambda: scene.pool.discard(scene.got[0]))
+
+
+@call(in_loop=True, offload=True)
+def write_off_beside_a_loop(scene: Scene) -> Call:
+    element = scene.got[0] = scene.pool.alloc()
+    found_again(scene, element)
+    return each(_in_a_thread_later(scene), lambda: scene.pool.write_off(element))
+
+
+@call(in_loop=True, offload=True, buffers={})
+def free_buffers_beside_a_loop(scene: Scene) -> Call:
+    scene.got[0] = scene.pool.alloc_many(5)
+    return each(_in_a_thread_later(scene), lambda: scene.pool.free_many(scene.got[0]))

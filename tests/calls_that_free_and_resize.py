@@ -399,7 +399,7 @@ def lease_discard(scene: Scene) -> Call:
     return made
 
 
-def _found(scene: Scene, element: object) -> None:
+def found_again(scene: Scene, element: object) -> None:
     """What was written off is somebody's still, in the end: the source has it back from him."""
 
     def found() -> None:
@@ -413,14 +413,14 @@ def _found(scene: Scene, element: object) -> None:
 @call()
 def write_off(scene: Scene) -> Call:
     element = scene.got[0] = scene.pool.alloc()
-    _found(scene, element)
+    found_again(scene, element)
     return lambda: scene.pool.write_off(element)
 
 
 @call(track="holders")
 def write_off_by_holder(scene: Scene) -> Call:
     element = scene.got[0] = scene.pool.alloc()
-    _found(scene, element)
+    found_again(scene, element)
     holder = scene.pool.holders()[0]
     return lambda: scene.pool.write_off(holder)
 
@@ -428,5 +428,5 @@ def write_off_by_holder(scene: Scene) -> Call:
 @call()
 def write_off_all(scene: Scene) -> Call:
     element = scene.got[0] = scene.pool.alloc()
-    _found(scene, element)
+    found_again(scene, element)
     return scene.pool.write_off_all

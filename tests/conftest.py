@@ -11,7 +11,9 @@ import warnings
 from datetime import datetime
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
+from sweeps import LONG
 
 #: How fast inputs are made and how many are refused depends on the machine's load and on the draw, and not on the pool.
 LENIENT = settings(
@@ -40,6 +42,20 @@ def pytest_report_header() -> str:
     loaded = Path(decisions.__file__)
     built = datetime.fromtimestamp(loaded.stat().st_mtime)  # noqa: DTZ006 - the reader's own clock
     return f"mempool core: {IMPLEMENTATION}, built {built:%H:%M} from {loaded}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The second of two runs, with the other core, leaves out what the first has answered for both.
+
+    That is each test marked `once`, and each marked `long_on_both` unless the whole sweeps run.
+    """
+    if os.environ.get("MEMPOOL_SECOND_RUN") != "1":
+        return
+    answered = {"once"} if LONG else {"once", "long_on_both"}
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in answered)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 _finished = itertools.count(1)

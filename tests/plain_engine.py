@@ -568,6 +568,9 @@ class PlainEngine:
             state.close()
         self._dispose_surplus()
 
+    def finish(self) -> None:
+        """See Engine. It has no thread."""
+
     def is_ending(self) -> bool:
         """See Engine."""
         return self._state.dismissed

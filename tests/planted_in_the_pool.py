@@ -81,7 +81,7 @@ PLANTED: dict[str, Planted] = IN_THE_CORE | {
     "try_alloc never asks the source": (Pool, "try_alloc", Pool.alloc_reserved),
     "the reserve is taken before the source is asked": (LocalEngine, "try_take", take_the_reserve_first),
     "a resize fills nothing": (LocalEngine, "_fill", fill_nothing),
-    "a shrink disposes of nothing": (Supply, "dispose_surplus", lambda _supply, *_fill: None),
-    "a free disposes of nothing": (Supply, "dispose", lambda _supply, _transfer, *_fill: None),
+    "a shrink disposes of nothing": (Supply, "dispose_surplus", lambda _supply, *_fill, **_here: None),
+    "a free disposes of nothing": (Supply, "dispose", lambda _supply, _transfer, *_fill, **_here: None),
 }
 NOBODY_IS_WOKEN: Planted = (State, "wake_later", lambda _state, _ticket: None)

@@ -182,6 +182,7 @@ class Scene:
             self.pool = mempool.Pool(self.adaptor, 2, keep=3, limit=5, name="scene", **options)
         self.pool._clock = self.clock
         self.tracks = options.get("track") != "nothing"
+        self.offloads = options.get("offload", False)
         self.got: list[Any] = [None] * 8
         #: What came from the source and not from the pool.
         self.made: list[Any] = [None]
@@ -257,6 +258,8 @@ class Scene:
         return self.pool.stats().out > 0 and not self.pool.core.is_spare(element)
 
     def audit(self) -> None:
+        if self.offloads:
+            self.pool._engine.finish()
         snapshot = self.pool.core.snapshot()
         existing = len(self.source.existing())
         assert snapshot["out"] == 0, f"{snapshot['out']} out, and nobody has them"

@@ -97,6 +97,7 @@ def interrupted_everywhere() -> Iterator[Interrupter]:
     No garbage is collected within a call: the interrupt would hit some finalizer, which swallows it.
     """
     gc.collect()
+    gc.freeze()  # a collection before each interrupt looks through what that call made, and not through all of pytest
     gc.disable()
     try:
         for _ in range(2):  # the first call fills caches, and takes more bytecodes than any that follows

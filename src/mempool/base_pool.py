@@ -568,7 +568,11 @@ class BasePool(FastPath, Generic[T]):
         return self
 
     async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
-        await self._in_a_thread(self.close)
+        await self._in_a_thread(self._close_and_finish)
+
+    def _close_and_finish(self) -> None:
+        self.close()
+        self._engine.finish()
 
     def __enter__(self) -> Self:
         return self

@@ -298,6 +298,9 @@ class Engine(Protocol):
     def close(self) -> None:
         """Hand out nothing any more: settle every ticket in the line, dispose of the spares."""
 
+    def finish(self) -> None:
+        """Return when no thread of the engine's own has anything left to do that a call has given it."""
+
     def is_ending(self) -> bool:
         """Whether nobody may wait any more."""
 

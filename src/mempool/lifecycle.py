@@ -6,9 +6,10 @@ import concurrent.futures.thread  # noqa: F401 - registers its hook before ours,
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
-from mempool import parking
+from mempool import native, parking
 from mempool.sources import forks  # noqa: F401 - registers its hook before ours, so that ours knows what is lost
 
 if TYPE_CHECKING:
@@ -18,6 +19,22 @@ if TYPE_CHECKING:
 _engines: dict[int, weakref.ref[Engine]] = {}
 #: Not empty: the interpreter joins its threads.
 _ending: list[bool] = []
+
+
+class Unfinished(Protocol):
+    """Work that a daemon thread has, and that must not be lost with it."""
+
+    def finish(self, patience: float | None = None) -> None:
+        """Do it, or wait until it is done, or until nothing was done for so many seconds."""
+
+    def after_fork(self, survivor: int) -> Callable[[], object] | None:
+        """Only the thread with this ident lives. Returns what remains to be done once all pools are sound."""
+
+
+#: Seconds for which the end of the interpreter waits for a source that gets nothing done.
+END_PATIENCE = 5.0
+#: Who has such work now. Held here, because its pool may be dropped before it is done.
+unfinished: dict[Unfinished, None] = {}
 
 
 def register(engine: Engine) -> None:
@@ -39,9 +56,16 @@ def engines() -> list[Engine]:
     return [engine for engine in living if engine is not None]
 
 
+def is_ending() -> bool:
+    """Whether the interpreter joins its threads."""
+    return bool(_ending)
+
+
 def _after_fork_in_child() -> None:
     """The child has working pools: nobody stands in the line but the forking thread."""
-    remaining = [rest for engine in engines() if (rest := engine.after_fork()) is not None]
+    survivor = native.get_ident()
+    remaining = [rest for work in list(unfinished) if (rest := work.after_fork(survivor)) is not None]
+    remaining += [rest for engine in engines() if (rest := engine.after_fork()) is not None]
     parking.wake_this_thread()
     errors: list[Exception] = []
     for rest in remaining:
@@ -58,6 +82,8 @@ def _at_exit() -> None:
     _ending.append(True)
     for engine in engines():
         engine.end_waiting()
+    for work in list(unfinished):
+        work.finish(END_PATIENCE)
 
 
 if hasattr(os, "register_at_fork"):

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     get_ident: Callable[[], int] = threading.get_ident
     local = threading.local
     RLock: Callable[[], Any] = threading.RLock
+    start_new_thread: Callable[[Callable[[], object], tuple[()]], int] = threading._start_new_thread  # type: ignore[attr-defined]
 else:
     get_ident = _unpatched("get_ident")
     local = _unpatched("_local")
     RLock = _unpatched("RLock")
+    start_new_thread = _unpatched("start_new_thread")

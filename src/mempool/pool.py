@@ -36,7 +36,10 @@ class Pool(BasePool[T]):
         "identity".
     patience: seconds after which a wait is logged, once; None: never.
     offload: when a task needs an element (`alloc_async`, `alloc_many_async`, `async with pool.lease()`), a thread asks the
-        source, and the event loop goes on; for a source that takes long. The timeout then bounds its time, too.
+        source, and the event loop goes on; for a source that takes long. The timeout then bounds its time, too. Likewise a
+        thread disposes of the surplus of `free`, `free_many`, leases and cancelled tasks where an event loop runs, and makes
+        what `discard` and `write_off` make anew; what the source raises there is logged. `close` disposes of the spares
+        before it returns; `async with pool` leaves that to a thread, too, and ends when all of it is done.
 
     Raises MemoryError when the source cannot make the reserve: before it makes anything, where it can say so; else what it
     made is disposed of. TypeError for a source that does not fit. Kernel: mempool_create.
@@ -75,6 +78,7 @@ class Pool(BasePool[T]):
             waiting_max=sys.maxsize if max_waiting is None else self._count("max_waiting", max_waiting),
             batch_max=self._batch_max,
             rests=self._rests,
+            offload=bool(offload),
         )
         super().__init__(engine, timeout=timeout, patience=patience, offload=offload)
         self._decide_quickly(engine.core)

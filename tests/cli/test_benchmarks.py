@@ -34,6 +34,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
+@pytest.mark.long_on_both
 def test_a_quick_run_prints_ratios_beside_their_targets(tmp_path: Path) -> None:
     """`--json` writes the same figures: median, spread and verdict."""
     figures = tmp_path / "figures.json"
@@ -149,6 +150,7 @@ def test_a_crowd_counts_every_holder_and_how_long_he_waited() -> None:
     assert 1 / 3 <= seen.fairness <= 1
 
 
+@pytest.mark.long_on_both
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the resident size is read from /proc")
 def test_bookkeeping_is_measured_in_a_child_of_its_own() -> None:
     """A deque costs a pointer for each element, and a pool that has them all on its free list at least that."""

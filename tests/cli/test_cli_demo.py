@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,10 +50,10 @@ JOB = Job(
 )
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """Files of all sizes around the chunk's, in folders."""
-    root = tmp_path / "tree"
+@pytest.fixture(scope="module")
+def many_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of all sizes around the chunk's, in folders. Nobody changes them."""
+    root = tmp_path_factory.mktemp("files") / "tree"
     for number in range(FILES):
         folder = root / f"folder {number % 3}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,11 +61,23 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def tree(many_files: Path, tmp_path: Path) -> Path:
+    """The same, of the test's own."""
+    return Path(shutil.copytree(many_files, tmp_path / "tree"))
+
+
 def demo(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The command, in a process, with what suits a small tree."""
     command = [sys.executable, "-m", "mempool", "demo", "--rounds=1", "--workers=8", "--buffer-size=64 KiB", "--reserve=2"]
     command += ["--limit=24", "--memory=8 MiB", "--latency=1", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture(scope="module")
+def shown(many_files: Path) -> subprocess.CompletedProcess[str]:
+    """One run with the figures, at which several tests look: it takes seconds."""
+    return demo(many_files, "--json", "-")
 
 
 # -- the main job ---------------------------------------------------------------------------------------------------
@@ -93,9 +106,11 @@ def test_files_fail_without_a_pool_and_none_fails_with_one_or_with_a_queue(tree:
     assert pool["resizes"] == 1
 
 
-def test_while_memory_is_out_the_pool_has_what_it_promised_and_no_more_and_the_queue_what_it_had(tree: Path) -> None:
+def test_while_memory_is_out_the_pool_has_what_it_promised_and_no_more_and_the_queue_what_it_had(
+    shown: subprocess.CompletedProcess[str],
+) -> None:
     """What the pool had beyond its reserve it has given back: the others get as much as beside the queue."""
-    figures = json.loads(demo(tree, "--json", "-").stdout)
+    figures = json.loads(shown.stdout)
     (spare, out, _, again), (queue_spare, queue_out, *_) = (figures[run]["phases"] for run in ("run_b", "run_c"))
     assert 1 <= out["buffers"] <= 2
     assert figures["run_b"]["pool"]["made"] > figures["options"]["reserve"], "it has grown"
@@ -107,6 +122,7 @@ def test_while_memory_is_out_the_pool_has_what_it_promised_and_no_more_and_the_q
     assert abs(out["ballast"] - queue_out["ballast"]) < figures["options"]["limit"] * size / 2
 
 
+@pytest.mark.long_on_both
 def test_the_pool_is_faster_with_memory_to_spare_as_it_grows_where_the_queue_cannot(tree: Path) -> None:
     """Each read waits for a far disk: eight workers with eight buffers against eight workers with two."""
     figures = json.loads(demo(tree, "--latency=40", "--json", "-").stdout)
@@ -116,6 +132,7 @@ def test_the_pool_is_faster_with_memory_to_spare_as_it_grows_where_the_queue_can
     assert spare["reads"] / spare["seconds"] > 1.3 * queue_spare["reads"] / queue_spare["seconds"]
 
 
+@pytest.mark.long_on_both
 def test_where_the_queue_has_as_many_buffers_the_demo_says_that_it_does_as_well(tree: Path) -> None:
     """Nothing is bent: a queue of more than the pool's limit fails no file, and what it costs is said."""
     told = demo(tree, "--queue=64", "--json", "-")
@@ -127,15 +144,14 @@ def test_where_the_queue_has_as_many_buffers_the_demo_says_that_it_does_as_well(
     assert "more than the pool from the others while memory is out" in told.stderr
 
 
-def test_a_grow_while_memory_is_out_says_what_it_falls_short_of(tree: Path) -> None:
+def test_a_grow_while_memory_is_out_says_what_it_falls_short_of(shown: subprocess.CompletedProcess[str]) -> None:
     """The guarantee that a resize returns is shown: 24 promised, 22 of them not there; and all, once memory is back."""
-    told = demo(tree, "--json", "-")
-    figures = json.loads(told.stdout)
+    figures = json.loads(shown.stdout)
     grow, refill = figures["run_b"]["resizes"]
     assert (grow["from"], grow["to"]) == (2, 24)
     assert grow["unfunded"] == 22
     assert refill["unfunded"] == 0
-    assert "pool.resize(reserve=24) -> Guarantee(promised=24, " in told.stderr, "the lines for people go elsewhere"
+    assert "pool.resize(reserve=24) -> Guarantee(promised=24, " in shown.stderr, "the lines for people go elsewhere"
 
 
 def test_a_task_of_asyncio_works_in_the_same_line_and_the_planted_mistake_is_caught(tree: Path) -> None:
@@ -147,6 +163,7 @@ def test_a_task_of_asyncio_works_in_the_same_line_and_the_planted_mistake_is_cau
     assert figures["run_c"]["is_returning"]
 
 
+@pytest.mark.long_on_both
 def test_the_output_to_a_pipe_is_plain_lines(tree: Path) -> None:
     """No colours, no bars; the words, the table, the audit and the verdict at the end."""
     told = demo(tree)
@@ -157,6 +174,7 @@ def test_the_output_to_a_pipe_is_plain_lines(tree: Path) -> None:
     assert told.stdout.endswith("passed: run B failed no file\n")
 
 
+@pytest.mark.long_on_both
 def test_only_regular_files_are_hashed(tree: Path, tmp_path: Path) -> None:
     """A FIFO would never end, a link would lead elsewhere; an empty file has a digest too."""
     os.mkfifo(tree / "fifo")
@@ -171,6 +189,7 @@ def test_only_regular_files_are_hashed(tree: Path, tmp_path: Path) -> None:
     assert figures["not_regular"] == 3
 
 
+@pytest.mark.long_on_both
 def test_one_file_is_enough_to_show_it(tree: Path) -> None:
     """Memory is out before the first file of one, too."""
     figures = json.loads(demo(tree / "folder 1" / "1", "--json", "-").stdout)
@@ -179,6 +198,7 @@ def test_one_file_is_enough_to_show_it(tree: Path) -> None:
     assert figures["run_c"]["files"]["done"] == 1
 
 
+@pytest.mark.long_on_both
 def test_each_run_ends_in_time_and_counts_what_it_has_not_reached(tree: Path) -> None:
     """Memory runs out within the time, too."""
     told = demo(tree, "--rounds=5000", "--seconds=2", "--json", "-")
@@ -190,6 +210,7 @@ def test_each_run_ends_in_time_and_counts_what_it_has_not_reached(tree: Path) ->
     assert figures["run_a"]["seconds"] < 15  # 300,000 files would take minutes
 
 
+@pytest.mark.long_on_both
 def test_an_interrupt_ends_it_with_its_children(tree: Path) -> None:
     """As from a keyboard, to all processes of the group; one line and a shell's status."""
     command = [sys.executable, "-m", "mempool", "demo", "--rounds=20000", "--seconds=50", tree]
@@ -523,6 +544,7 @@ def test_more_files_than_digests_have_room_is_a_bad_argument(tree: Path, capsys:
     assert told.out == ""
 
 
+@pytest.mark.long_on_both
 @pytest.mark.parametrize(
     ("broken", "fault"),
     [

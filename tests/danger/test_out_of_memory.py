@@ -182,6 +182,7 @@ def _finalizers_may_fail(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     functions()
     monkeypatch.setattr(sys, "unraisablehook", lambda _unraisable: None)
     gc.collect()
+    gc.freeze()  # what is looked through once need not be looked through before each of a thousand tests
     gc.disable()
     yield
     gc.enable()

@@ -6,7 +6,6 @@ Each scene is a process of its own, because a process is patched once and for al
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import os
 import subprocess
 import sys
@@ -79,7 +78,16 @@ def scene(library: str, order: str, script: str, timeout: float = 90) -> str:
     return ended.stdout
 
 
-both = pytest.mark.parametrize(("library", "order"), list(itertools.product(("gevent", "eventlet"), ORDERS)))
+#: Each library in each order; with the other core each library and each order, and all four in `make long`.
+both = pytest.mark.parametrize(
+    ("library", "order"),
+    [
+        pytest.param("gevent", "mempool first", marks=pytest.mark.long_on_both),
+        ("gevent", "patched first"),
+        ("eventlet", "mempool first"),
+        pytest.param("eventlet", "patched first", marks=pytest.mark.long_on_both),
+    ],
+)
 
 
 @both

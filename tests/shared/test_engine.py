@@ -12,11 +12,13 @@ import pytest
 from shared_children import Parent, child
 
 from mempool.errors import DoubleFree, ForeignElement, LineFull, PoolClosed
-from mempool.testing import wait_until
+from mempool.testing.waiting import wait_until
 
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
 from mempool.shared.engine import SharedEngine, Ticket, TicketState
+
+pytestmark = pytest.mark.once
 
 MEBIBYTE = 1 << 20
 

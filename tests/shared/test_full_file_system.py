@@ -14,6 +14,8 @@ pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine:
 
 from mempool.shared.engine import Handle, SharedEngine
 
+pytestmark = pytest.mark.once
+
 MEBIBYTE = 1 << 20
 
 

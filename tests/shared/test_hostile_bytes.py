@@ -21,6 +21,8 @@ pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine:
 
 from mempool.shared.engine import SharedEngine
 
+pytestmark = pytest.mark.once
+
 #: What a field holds that somebody has chosen.
 CHOSEN = [0, 1, 2, 3, 0xFF, 0xFFFF, 0xFFFFFF, 1 << 31, 1 << 62, (1 << 64) - 1]
 

@@ -16,6 +16,8 @@ from mempool.shared.transaction import Transaction
 
 greenlet = pytest.importorskip("greenlet", reason="stopping a process in the middle needs greenlets")
 
+pytestmark = pytest.mark.once
+
 #: At which of its steps the third is killed: with elements, or half way to populating or punching one.
 DEATHS = range(2, 120, 9)
 

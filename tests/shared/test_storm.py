@@ -18,6 +18,8 @@ pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine:
 
 from mempool.shared.engine import Handle, SharedEngine, TicketState
 
+pytestmark = pytest.mark.once
+
 WORKERS = 4
 STAMP = struct.Struct("QQ")
 

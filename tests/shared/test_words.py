@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from mempool.shared import decisions, words
 
+pytestmark = pytest.mark.once
+
 bits = [st.integers(0, (1 << width) - 1) for width in range(65)]
 
 

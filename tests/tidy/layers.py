@@ -134,6 +134,18 @@ def imports() -> set[tuple[str, str]]:
     return {(who, whom) for who, whom in pairs if who != whom}
 
 
+def reached_by(path: Path, pairs: Iterable[tuple[str, str]]) -> set[str]:
+    """What a file outside of the package imports, and what that imports, and so on. The package itself leads nowhere."""
+    reached = imported_by(path, modules())
+    todo = [module for module in reached if module != "mempool"]
+    while todo:
+        who = todo.pop()
+        more = {whom for importer, whom in pairs if importer == who} - reached
+        reached |= more
+        todo += [module for module in more if module != "mempool"]
+    return reached
+
+
 def layer_of(module: str) -> str:
     """The layer of a module, or of the innermost package that has one. LookupError: the package grew a module of none."""
     part = module

@@ -8,6 +8,9 @@ import layers
 import pytest
 from layers import ALLOWED, EXCEPTIONS, LAYER_OF
 
+pytestmark = pytest.mark.once
+TESTS = Path(__file__).parent.parent
+
 
 @pytest.fixture(scope="module")
 def pairs() -> set[tuple[str, str]]:
@@ -37,6 +40,16 @@ def test_each_exception_is_still_needed(pairs: set[tuple[str, str]]) -> None:
     sound = pairs - set(EXCEPTIONS)
     needed = {pair for pair in pairs if not layers.is_allowed(*pair) or layers.circles({*sound, pair})}
     assert set(EXCEPTIONS) - needed == set()
+
+
+def test_what_is_tested_once_has_one_life(pairs: set[tuple[str, str]]) -> None:
+    """No file of tests that only one of the two runs has imports what is compiled or not, directly or by way of others."""
+    two_lives = {module for module, paths in layers.modules().items() if any(path.suffix == ".pxd" for path in paths)}
+    files = [path for path in TESTS.rglob("test_*.py") if "\npytestmark = pytest.mark.once\n" in path.read_text("utf-8")]
+    reached = {path.name: layers.reached_by(path, pairs) & two_lives for path in files}
+    assert len(files) > 8
+    assert {name: modules for name, modules in reached.items() if modules} == {}
+    assert layers.reached_by(TESTS / "test_outstanding.py", pairs) & two_lives
 
 
 def test_an_import_is_found_wherever_it_stands(tmp_path: Path) -> None:

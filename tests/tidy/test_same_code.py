@@ -12,6 +12,8 @@ import pytest
 import same_code
 from same_code import compare, main, pieces_of
 
+pytestmark = pytest.mark.once
+
 OLD = '''
 """A module."""
 

@@ -44,6 +44,7 @@ def tool(name: str) -> str:
     return found
 
 
+@pytest.mark.once
 def test_mypy_reveals_what_is_demanded() -> None:
     """mypy --strict finds no error in a user's code, and each type is the one that stands beside it."""
     done = subprocess.run(
@@ -58,6 +59,7 @@ def test_mypy_reveals_what_is_demanded() -> None:
     assert " error: " not in done.stdout, done.stdout
 
 
+@pytest.mark.once
 def test_pyright_reveals_what_is_demanded() -> None:
     """The same for pyright."""
     done = subprocess.run(

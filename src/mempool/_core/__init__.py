@@ -63,5 +63,12 @@ if IMPLEMENTATION == "pure" and os.environ.get("MEMPOOL_REQUIRE_COMPILED", "") n
     raise ImportError(
         "mempool: MEMPOOL_REQUIRE_COMPILED is set and the core is not compiled; install with a C compiler, or unset it"
     )
+if IMPLEMENTATION == "pure" and not getattr(sys, "_is_gil_enabled", lambda: True)():
+    # Uncompiled, references to its memory are taken for views of a buffer, and a new element is known by having one: without
+    # the GIL other threads' references come and go meanwhile. `tests/danger/test_without_the_gil.py`
+    raise ImportError(
+        "mempool: the core is not compiled, and this Python runs without the GIL, on which the uncompiled core relies; "
+        "install with a C compiler, or start Python with PYTHON_GIL=1"
+    )
 
 __all__ = ["IMPLEMENTATION", "Decisions", "Ends", "FastPath", "Queueing", "Ticket", "Transfer"]

@@ -47,6 +47,7 @@ IDLE: dict[str, Callable[..., bool]] = {
     "disposed_one": lambda transfer, *_: transfer.first >= transfer.count,
     "end_fill": lambda fill: not fill.filling,
     "must_enqueue": lambda _transfer: True,
+    "held_by": lambda _transfer: True,
     "take_back": lambda transfer: transfer.is_surplus or transfer.first >= transfer.count,
     "evict": lambda transfer: True,
     "take_spares": lambda transfer, _from_reserve: True,
@@ -55,7 +56,7 @@ IDLE: dict[str, Callable[..., bool]] = {
 #: What nobody needs an answer of.
 POSTPONED = ("after_fork", "count_wait")
 #: What only looks.
-LOOKS = ("figures", "must_enqueue", "sign_in_unknown")
+LOOKS = ("snapshot", "held_by", "must_enqueue", "check_in_unknown")
 
 new_queue = deque
 

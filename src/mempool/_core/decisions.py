@@ -257,7 +257,7 @@ class Decisions(BaseDecisions):
 
     @cython.critical_section
     def pass_on(self, transfer: Transfer, receiver: Transfer) -> None:
-        """What this transfer holds is the receiver's, as far as it wants it."""
+        """What this transfer holds is the receiver's, as far as it wants it; is_surplus, where it is."""
         state: State = self.state
         note(state, transfer)
         note(state, receiver)
@@ -266,7 +266,14 @@ class Decisions(BaseDecisions):
             transfer.elements[transfer.first] = None
             transfer.first += 1
         receiver.refused = transfer.refused
+        if transfer.is_surplus:
+            receiver.is_surplus = True
         self.commit(state)
+
+    @cython.critical_section
+    def held_by(self, transfer: Transfer) -> int:
+        """How many elements this transfer holds, at a moment at which none is being moved."""
+        return transfer.count - transfer.first
 
     @cython.critical_section
     def check_out(self, transfer: Transfer) -> None:

@@ -24,6 +24,7 @@ from mempool.clock import SYSTEM_CLOCK, Clock
 from mempool.engine import Snapshot, Tracker, UnderWay, Waker
 from mempool.errors import LineFull, PoolClosed
 from mempool.local import losses
+from mempool.local.offloading import Offload
 from mempool.local.owner import Owner
 from mempool.local.returning import Returning
 from mempool.local.supply import Supply
@@ -59,7 +60,8 @@ class LocalEngine(Queueing):
     """Decides for one pool, and does what was decided. See Engine in engine.py for what is promised of each call.
 
     batch_max: elements made or disposed of in one batch; between two, other threads' calls get their turn. rests: whether a
-    source that has failed is left alone for a while.
+    source that has failed is left alone for a while. offload: whether a thread calls the source where an event loop runs, in
+    calls that do not need its answer.
     """
 
     __slots__ = (
@@ -84,6 +86,7 @@ class LocalEngine(Queueing):
         waiting_max: int = sys.maxsize,
         batch_max: int = 64,
         rests: bool = True,
+        offload: bool = False,
     ) -> None:
         self.name: str = name
         self.called: str = messages.called(name)
@@ -98,6 +101,8 @@ class LocalEngine(Queueing):
         self.core.set_waiting_max(min(waiting_max, sys.maxsize))
         self.supply: Supply = Supply(self.core, self.called, source, self._clock, rests=rests, batch_max=batch_max)
         self.giving: Returning = Returning(self.core, self.called, self.supply, tracker)
+        if offload:
+            self.supply.offload = Offload(self.core, self.called, self.giving.fills)
         owner.belongs_to(self.giving)
         #: See Engine. No method, because that would be a frame more, which needs memory.
         self.cancel: Callable[[Transfer], None] = self.giving.cancel
@@ -201,6 +206,8 @@ class LocalEngine(Queueing):
         return self.supply.failed_at + seconds - self._clock.now()
 
     def _ask_for_head(self, ticket: Ticket, now: float) -> None:
+        if self.supply.offload is not None:
+            self.supply.offload.resume()
         began = self._clock.now()
         self._ask_for_line(ticket)
         # What is returned while the head is inside the source goes to those behind it. So that the head has its turn, too, a
@@ -244,8 +251,27 @@ class LocalEngine(Queueing):
         try:
             self.core.begin_fill(fill)  # before: what is about to be made anew is never unfunded
             self.giving.give(transfer, broken=True)
-            self._fill(beyond_out=True, fill=fill)
+            self._make_anew(fill)
         finally:
+            self._end_making(fill)
+
+    def _make_anew(self, fill: Transfer) -> None:
+        """Make what the reserve lacks; if the pool offloads, in a thread where an event loop would stand still meanwhile."""
+        offload = self.supply.offload
+        if offload is None or not offload.fill(fill, self._make_in_thread):
+            self._fill(beyond_out=True, fill=fill)
+
+    def _make_in_thread(self, fill: Transfer) -> None:
+        self.giving.fills[fill] = get_ident()
+        try:
+            if not lifecycle.is_ending():  # else nobody would use what is made
+                self._fill(beyond_out=True, fill=fill)
+        finally:
+            self.giving.end_fill(fill)
+
+    def _end_making(self, fill: Transfer) -> None:
+        """Whatever flew, before or after the thread had it."""
+        if self.supply.offload is None or not self.supply.offload.has(fill):
             self.giving.end_fill(fill)
 
     # -- what is lost
@@ -256,9 +282,9 @@ class LocalEngine(Queueing):
         try:
             self.core.begin_fill(fill)
             losses.write_off(self.giving, lost)
-            self._fill(beyond_out=True, fill=fill)
+            self._make_anew(fill)
         finally:
-            self.giving.end_fill(fill)
+            self._end_making(fill)
 
     def write_off_all(self) -> int:
         """See Engine."""
@@ -266,9 +292,9 @@ class LocalEngine(Queueing):
         try:
             self.core.begin_fill(fill)
             lost = losses.write_off_all(self.giving)
-            self._fill(beyond_out=True, fill=fill)
+            self._make_anew(fill)
         finally:
-            self.giving.end_fill(fill)
+            self._end_making(fill)
         return lost
 
     def notice_lost(self) -> None:
@@ -295,7 +321,7 @@ class LocalEngine(Queueing):
                     self._fill(beyond_out=False, fill=fill)
             finally:
                 self.giving.end_fill(fill, forget=False)
-                self.supply.dispose_surplus(fill)
+                self.supply.dispose_surplus(fill, here=True)
             if fill.filling:
                 # Another fill ended while what was disposed of here took its room under the limit: this goes on with it.
                 self._fill(beyond_out=True, fill=fill)
@@ -448,7 +474,12 @@ class LocalEngine(Queueing):
     def close(self) -> None:
         """See Engine."""
         self.core.close()
-        self.supply.dispose_surplus()
+        self.supply.dispose_surplus(here=True)
+
+    def finish(self) -> None:
+        """See Engine."""
+        if self.supply.offload is not None:
+            self.supply.offload.finish()
 
     def watch_drained(self, ticket: Ticket, waker: Waker | None) -> bool:
         """See Engine."""
@@ -478,4 +509,4 @@ class LocalEngine(Queueing):
         lost = Transfer(self.core.snapshot()["spare"])
         self.core.evict_lost(lost)
         self.core.after_fork(survivor, sum(fill.filling for fill in self.giving.fills))
-        return functools.partial(self.supply.dispose, lost) if lost.count else None
+        return functools.partial(self.supply.dispose, lost, here=True) if lost.count else None

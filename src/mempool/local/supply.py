@@ -14,6 +14,7 @@ from mempool import messages
 from mempool._core import Decisions, Transfer
 from mempool.clock import SYSTEM_CLOCK, Clock
 from mempool.engine import NEVER
+from mempool.local.offloading import Offload
 from mempool.sources import protocol
 from mempool.sources.entering import room_for_a_frame, was_entered
 from mempool.sources.protocol import Room
@@ -28,6 +29,9 @@ FREE_TRIES_MAX = 3
 class Supply:
     """The source of one pool. rests: whether it is left alone for a while after a failure."""
 
+    #: Who disposes where an event loop runs; None: the caller does, wherever it is.
+    offload: Offload | None
+
     __slots__ = (
         "_batch_max",
         "_rest_seconds",
@@ -38,6 +42,7 @@ class Supply:
         "core",
         "failed_at",
         "failures",
+        "offload",
         "reset",
         "rests_until",
         "said",
@@ -51,6 +56,7 @@ class Supply:
         self.clock: Clock = clock
         self.reset: Callable[[Any], object] | None = protocol.found(source, "reset")
         self.check: Callable[[Any], object] | None = protocol.found(source, "check")
+        self.offload = None
         self.failures: int = 0
         self.said: str | None = None
         self.failed_at: float = -NEVER  # by the clock
@@ -174,8 +180,17 @@ class Supply:
 
     # -- disposing
 
-    def dispose(self, transfer: Transfer, fill: Transfer | None = None) -> None:
-        """Call the source's free for all that this transfer holds, whatever is raised; then raise the first."""
+    def dispose(self, transfer: Transfer, fill: Transfer | None = None, *, here: bool = False) -> None:
+        """Call the source's free for all that this transfer holds, whatever is raised; then raise the first.
+
+        here: even where an event loop stands still meanwhile, and a thread could be given this to do.
+        """
+        # No thread counts what somebody has disposed of already, when what interrupted him has left only that to be done.
+        is_handed_over = (
+            self.offload is not None and not here and transfer.first < transfer.count and not transfer.free_called
+        )
+        if is_handed_over and self.offload.dispose(transfer, self._dispose_here):  # type: ignore[union-attr]  # it is not None
+            return
         errors: list[BaseException] = []
         vain = 0
         while transfer.first < transfer.count:
@@ -197,7 +212,10 @@ class Supply:
         if errors:
             raise errors[0]
 
-    def dispose_surplus(self, fill: Transfer | None = None) -> None:
+    def _dispose_here(self, transfer: Transfer) -> None:
+        self.dispose(transfer, here=True)
+
+    def dispose_surplus(self, fill: Transfer | None = None, *, here: bool = False) -> None:
         """Goes on to the last whatever the source raises; then raises the first. (An interrupt ends it.)"""
         errors: list[Exception] = []
         while True:
@@ -205,9 +223,9 @@ class Supply:
             try:
                 if not self.core.evict(transfer):
                     break
-                self.dispose(transfer, fill)
+                self.dispose(transfer, fill, here=here)
             except BaseException as error:
-                self.dispose(transfer, fill)  # the rest
+                self.dispose(transfer, fill, here=here)  # the rest
                 if not isinstance(error, Exception) or not transfer.count:
                     raise
                 errors.append(error)
