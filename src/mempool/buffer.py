@@ -358,6 +358,12 @@ def first_handle(region: Any, source: Any) -> Buffer:
     return buffer
 
 
+def handle_of(block: Block) -> Buffer:
+    """Another handle of memory whose last one is dead. It owns the memory from its `begin` on."""
+    buffer: Buffer = new_handle(block)
+    return buffer
+
+
 def exported(element: Any) -> Any:
     """What code in C looks at this element through: itself; where handles cannot export their memory, a view."""
     return element if EXPORTS or type(element) is not Buffer else element[:]

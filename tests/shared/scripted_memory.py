@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from mempool.buffer import next_handle
+from mempool.buffer import handle_of
 from mempool.shared.pool import SharedPool
 from mempool.shared.pool_engine import PoolEngine
 from mempool.testing import ScriptedSource
@@ -24,7 +24,7 @@ class Slots:
         if self.engine is None:  # a look at the source before there is a pool
             return type("Element", (), {})()
         assert self.engine._tx.populate_here(self.here.slot)
-        return next_handle(self.engine.block_of(self.here.slot))
+        return handle_of(self.engine.block_of(self.here.slot))
 
     def free(self, element: Any) -> None:
         if self.engine is not None:
@@ -40,12 +40,14 @@ class ScriptedMemory:
         self.elements: dict[int, Any] = {}
 
     def make(self, slot: int) -> bool:
-        self.slots.here.slot = slot
+        outer, self.slots.here.slot = getattr(self.slots.here, "slot", -1), slot
         try:
             self.elements[slot] = self.source.alloc()
         except MemoryError as error:
             self.engine._said = f"MemoryError: {error}"
             return False
+        finally:
+            self.slots.here.slot = outer  # of the call in the middle of which this one was made
         return True
 
     def drop(self, slot: int) -> None:

@@ -610,13 +610,13 @@ cdef class Transaction:
     # -- what is so
 
     def look(self):
-        """(reserve, keep, limit, made, spares, waiting, closed, version), all of one moment."""
+        """(reserve, keep, limit, made, spares, waiting, closed, version, gathered), all of one moment."""
         self.ready()
         run_look(self)
         cdef uint64_t gate = self.gate
         return (
             reserve_of(self.value), keep_of(self.value), limit_of(self.value), self.count, spares(gate), waiting(gate),
-            is_closed(gate), mp_version(self.t.root),
+            is_closed(gate), mp_version(self.t.root), self.place,
         )
 
     def copy(self):

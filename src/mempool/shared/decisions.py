@@ -354,7 +354,7 @@ def shrink(tx: Transaction) -> cython.ulonglong:
     if not is_live(tx):
         return GONE
     targets: cython.ulonglong = tx.read(TARGETS)
-    kept: cython.ulonglong = keep_of(targets)
+    kept: cython.ulonglong = max(keep_of(targets), reserve_of(targets))  # a keep that was given may be below it
     if is_closed(tx.gate):
         kept = 0
     elif made_of(tx.read(BARE_LIST)) > limit_of(targets):
@@ -389,9 +389,13 @@ def grow(tx: Transaction, goal: cython.ulonglong, under_way: cython.ulonglong) -
 @cython.cfunc
 @cython.exceptval(check=False)
 def look(tx: Transaction) -> cython.ulonglong:
-    """`value`: the targets, `count`: how many are made, `tx.gate`: the rest; all of one moment."""
+    """`value`: the targets, `count`: how many are made, `place`: how many the first in line has gathered; all of one moment.
+
+    `tx.gate`: the rest.
+    """
     tx.value = tx.read(TARGETS)
     tx.count = made_of(tx.read(BARE_LIST))
+    tx.place = granted_of(tx.read(place_word(tx, head_of(tx.read(LINE))))) if waiting(tx.gate) > 0 else 0
     return GOT
 
 

@@ -83,6 +83,8 @@ class Snapshot:
     closed: bool
     version: int
     """How many transactions there have been."""
+    gathered: int
+    """What the first in line has got until now of what it wants."""
 
     @property
     def out(self) -> int:

@@ -21,6 +21,7 @@ if not cython.compiled:  # compiled, all are in one file
         GONE,
         GOT,
         GRANTED,
+        NOTHING,
         TO_POPULATE,
         TO_PUNCH,
         add,

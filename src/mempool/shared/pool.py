@@ -11,6 +11,7 @@ from mempool import registry
 from mempool._core.fast_path import adopt
 from mempool.base_pool import BasePool
 from mempool.buffer import Buffer, fit
+from mempool.errors import PoolClosed
 from mempool.shared import listing
 from mempool.sources.sizes import parse_size
 from mempool.tracking import TRACKERS
@@ -49,7 +50,8 @@ class SharedPool(BasePool[Buffer]):
 
     Needs the compiled core, on Linux on x86-64; ImportError elsewhere. Raises ValueError where the pool that is there has
     another size, MemoryError where the reserve cannot be had (and then none is made), PoolCorrupt for a broken file,
-    PermissionError for another user's, LineFull where `clients` processes use it.
+    PermissionError for another user's, LineFull where `clients` processes use it, PoolClosed where it was closed for all and
+    others still use it.
     """
 
     __slots__ = ("_file",)
@@ -148,10 +150,17 @@ class SharedPool(BasePool[Buffer]):
                     return create(), True
                 except FileExistsError:
                     continue  # another process was faster
-            if not client.snapshot().closed or len(client.clients()) > 1:
+            if not client.snapshot().closed:
                 return client, False
-            self._unlink(client)  # it was closed for all, and nobody is left: the name is free
+            users = len(client.clients()) - 1
+            if users == 0:
+                self._unlink(client)  # it was closed for all, and nobody is left: the name is free
             client.detach()
+            if users > 0:
+                raise PoolClosed(
+                    f"{self._called()} was closed for all, and {users} process{'es' * (users > 1)} still use it; wait until "
+                    "they have ended, or use another name"
+                )
         raise FileExistsError(f"{self._called()}: {self._file} is made and removed again all the time; find out by whom")
 
     @classmethod
@@ -185,9 +194,9 @@ class SharedPool(BasePool[Buffer]):
         return int(self._engine.snapshot().out)
 
     def unlink(self) -> None:
-        """Take the name away: the next one to use it makes a new pool. Who uses this one goes on; the memory goes with the last.
+        """Take the name away: the next one to use it makes a new pool.
 
-        Does nothing where the name is another pool's by now.
+        Who uses this one goes on; its memory goes with the last of them. Does nothing where the name is another pool's now.
         """
         self._unlink(self._engine.client)
 

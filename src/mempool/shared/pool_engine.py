@@ -20,7 +20,7 @@ from typing import Any
 
 from mempool import lifecycle, messages
 from mempool._core import IMPLEMENTATION, Transfer
-from mempool.buffer import Block, Buffer, entrust, next_handle, prepare, renew
+from mempool.buffer import Block, Buffer, entrust, handle_of, prepare, revoke
 from mempool.clock import SYSTEM_CLOCK, Clock
 from mempool.engine import CLOSED, NEVER, SERVED, WAIT_BUCKETS, WAITING, Snapshot, Tracker, UnderWay, Waker
 from mempool.errors import DoubleFree, ForeignElement, LineFull
@@ -67,10 +67,10 @@ class Owner:
         self.name: str = engine.name
         self._engine = weakref.ref(engine)
 
-    def recover(self, dropped: list[Buffer]) -> str:
+    def reclaim(self, dropped: list[Buffer]) -> str:
         """Take back a buffer that its user has dropped. Returns what to warn of, if anything."""
         engine = self._engine()
-        return "" if engine is None else engine.recover(dropped)
+        return "" if engine is None else engine.take_dropped(dropped)
 
     def free(self, _buffer: Buffer) -> None:
         """A buffer that never was out is dropped: its ticket has the element."""
@@ -116,8 +116,8 @@ class Ticket(Owning):
 class PoolEngine:
     """An Engine; see there what each call promises.
 
-    client: this process' share in the file. waiting_max: how many may wait. on_reclaim: called with how many killed processes
-    this one has reclaimed the elements of.
+    client: this process' share in the file. waiting_max: how many may wait. on_reclaim: called with the number of killed
+    processes whose elements this one has reclaimed.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class PoolEngine:
         self.clock: Clock = SYSTEM_CLOCK
         self.tracker: Any = tracker
         self.under_way: dict[tuple[int, object], UnderWay] = {}
-        self.home = Owner(self)
+        self.owner = Owner(self)
         self._tx = client._tx
         self._waiting_max = waiting_max
         self._on_reclaim = on_reclaim
@@ -239,14 +239,14 @@ class PoolEngine:
         """A buffer of what this handle has leased, not alive yet."""
         block = self.block_of(handle.slot)
         block.region.handle = handle
-        return next_handle(block)
+        return handle_of(block)
 
     def block_of(self, slot: int) -> Block:
         """The memory of a slot in this process: one object as long as the engine lives, so that views can be compared."""
         block = self._blocks.get(slot)
         if block is None:
-            block = Block(Region(self.client, slot), self.home)
-            block.owner = self.home
+            block = Block(Region(self.client, slot), self.owner)
+            block.owner = self.owner
             self._blocks[slot] = block
         return block
 
@@ -256,20 +256,31 @@ class PoolEngine:
         """See Engine."""
         self._require_open()
         waiting = self._tx.look()[5]
-        if ticket.lacking() < ticket.wanted:
-            ticket.give_back()  # who waits holds nothing back from those before him
         if self._waiting_max is not None and waiting >= self._waiting_max and not ticket.take(SPARES):
             raise LineFull(f"{self.called}: {messages.in_line(waiting)} already, as max_waiting allows; try again later")
         ticket.waker, ticket.owner = waker, waker.owner
+        got = self._set_aside(ticket)
         self._waiting[ticket] = None
         try:
             self._join(ticket)
+            got.give_back()  # when it stands in line: to those before it, or to itself, but to nobody else
         except BaseException:
             self._waiting.pop(ticket, None)
             raise
-        if ticket.refused and waiting == 0 and ticket.is_first():
+        if not ticket.is_first():
+            self._have_head_retry()  # who comes may bring what it lacks
+        elif ticket.refused and waiting == 0:
             ticket.retry_now = True  # it came after others who have gone: nobody has asked for it
         self._listen()
+
+    def _set_aside(self, ticket: Ticket) -> Ticket:
+        """A ticket with what this one has got, which is then without: who waits holds nothing back from those before him."""
+        aside = self.returning(())
+        for number, handle in enumerate(ticket.handles):
+            if handle.lease:
+                aside.handles.append(handle)
+                ticket.handles[number] = self._tx.handles(1)[0]
+        return aside
 
     def _join(self, ticket: Ticket) -> None:
         outcome = ticket.join()
@@ -317,13 +328,13 @@ class PoolEngine:
         ticket.rest_until = now + 2 * (self.clock.now() - began)
         ticket.ask_at = max(ticket.ask_at or 0.0, ticket.rest_until)
 
-    def _prod(self) -> None:
-        """There is a reason to ask the source at once: the first in line asks for memory, if he is of this process; those of
-        others see it themselves.
-        """
+    def _have_head_retry(self) -> None:
+        """There is news: the first in line asks for memory, if it is of this process; those of others see it themselves."""
         for ticket in list(self._waiting):
-            ticket.retry_now = True
-            ticket.wake()
+            if ticket.place >= 0:
+                ticket.retry_now = True
+                ticket.wake()
+                break
 
     def dequeue(self, ticket: Ticket, waker: Waker, outcome: int | None, seconds: float) -> None:
         """See Engine."""
@@ -332,7 +343,9 @@ class PoolEngine:
         if self._waiting.pop(ticket, self) is None:
             if outcome is not None:
                 self._tx.note_wait(outcome, sum(seconds > bound for bound in WAIT_BUCKETS), seconds)
-            self._prod()
+            self._have_head_retry()
+            if self._is_closed_here:
+                self._after_return()
 
     def queue(self) -> Sequence[Ticket]:
         """See Engine. Those of this process."""
@@ -358,10 +371,10 @@ class PoolEngine:
         self._out.pop(region.slot, None)
 
     def _after_return(self) -> None:
-        """Something has come back: who waits for that is told, and a process that has ended its share leaves with the last."""
+        """Something has come back: who waits for that is told; a process that has ended its share leaves with the last."""
         if not self._out:
             _in_use.pop(id(self), None)
-            if self._is_closed_here:
+            if self._is_closed_here and not self._waiting:
                 self.client.detach()
         if self._draining and self.snapshot().out == 0:
             for waker in list(self._draining.values()):
@@ -381,17 +394,17 @@ class PoolEngine:
         """See Engine."""
         transfer = Transfer(len(ticket.elements))
         for element in ticket.elements:
-            if type(element) is not Buffer or element.block.owner is not self.home:
+            if type(element) is not Buffer or element.block.owner is not self.owner:
                 raise self._foreign(element)
             transfer.hold(element)
-        unfit = prepare(transfer, self.home, linger)
+        unfit = prepare(transfer, self.owner, linger)
         if unfit is not None:
             raise self._unfit(unfit, transfer)
         for element in ticket.elements:
             if not element.block.is_lost:
                 self._tx.check(element.block.region.handle)
         known = self.tracker.forget(ticket.elements)
-        viewed = renew(transfer, linger)
+        viewed = revoke(transfer, linger)
         if viewed is not None:
             self.tracker.restore(transfer.held(), known)
             raise self._unfit(viewed, transfer)
@@ -403,6 +416,8 @@ class PoolEngine:
                 ticket.handles.pop()
         bared = ticket.give_back()
         self._after_return()
+        if (bared or broken) and self._waiting:
+            self._have_head_retry()  # there is room under the limit
         return int(total - bared)
 
     def _end(self, ticket: Ticket, transfer: Transfer) -> int:
@@ -419,7 +434,7 @@ class PoolEngine:
                 total += 1
         return total
 
-    def recover(self, dropped: list[Buffer]) -> str:
+    def take_dropped(self, dropped: list[Buffer]) -> str:
         """A buffer that is out was dropped. Called by its finalizer, where what is raised is swallowed. Returns a
         warning.
         """
@@ -451,11 +466,12 @@ class PoolEngine:
     def _unfit(self, buffer: Buffer, transfer: Transfer) -> Exception:
         """Why this buffer cannot be freed."""
         if not buffer.is_alive() or sum(other is buffer for other in transfer.held()) > 1:
-            return DoubleFree(f"{self.called}: this buffer was freed already; free an element once, or use a lease")
+            what = messages.describe(buffer)
+            return DoubleFree(f"{self.called}: this {what} was freed already; free an element once, or use a lease")
         views = buffer.views()
         return BufferError(
-            f"{self.called}: this buffer is still viewed through {views} view{messages.s(views)}: a slice such as buf[:n] or "
-            "an array still looks at it; use `with buf[:] as view:` inside the lease, `del` it before the block ends, or "
+            f"{self.called}: this buffer is still viewed through {views} view{messages.s(views)}: a slice such as buf[:n] "
+            "or an array still looks at it; use `with buf[:] as view:` inside the lease, `del` it before the block ends, or "
             "lease(linger=True) or free(buf, linger=True), which return it when the last view ends"
         )
 
@@ -471,8 +487,8 @@ class PoolEngine:
     def write_off(self, lost: Any) -> None:
         """See Engine. What a killed process held is reclaimed by itself, and nothing else can be lost."""
         raise TypeError(
-            f"{self.called}: nothing of a shared pool is written off: what a killed process held is reclaimed by itself; free "
-            "or discard what this one holds"
+            f"{self.called}: nothing of a shared pool is written off: what a killed process held is reclaimed by itself; "
+            "free or discard what this one holds"
         )
 
     def write_off_all(self) -> int:
@@ -488,10 +504,14 @@ class PoolEngine:
         """See Engine."""
         grew = self._retarget(reserve, keep, limit)
         self._tx.ring_all()
-        self._prod()
+        for ticket in list(self._waiting):
+            ticket.wake()  # the limit may be less than it wants
+        self._have_head_retry()
         if grew:
             self._fill(decisions.FOR_RESERVE)
         self._tx.shrink()
+        if self._tx.look()[3] < self._tx.look()[0]:
+            self._fill(decisions.BEYOND_OUT)  # what was punched here took the room of another's grow
         self._after_return()
 
     def _retarget(self, reserve: int | None, keep: int | None, limit: int | None | EllipsisType) -> bool:
@@ -501,13 +521,10 @@ class PoolEngine:
             word, old_reserve, old_keep, old_limit, followed = self._tx.targets()
             new_reserve = old_reserve if reserve is None else reserve
             follows = keep is None and followed
-            if keep is not None:
-                new_keep = keep
-            else:
-                new_keep = 2 * new_reserve if follows else max(old_keep, new_reserve)
+            new_keep = keep if keep is not None else 2 * new_reserve if follows else old_keep
             most = self.client.layout.slots
             new_limit = old_limit if limit is ... else most if limit is None else limit
-            check_targets(self.called, most, new_reserve, new_keep, new_limit)
+            check_targets(self.called, most, new_reserve, new_reserve if keep is None else keep, new_limit)
             if self._tx.exchange(word, new_reserve, min(new_keep, MOST), min(new_limit, most), follows):
                 self._tx.note(RESIZES)
                 return new_reserve > old_reserve
@@ -553,15 +570,16 @@ class PoolEngine:
         counts, nanoseconds, longest = self._tx.totals()
         being_made, disposing = self._tx.being_made, self._tx.disposing
         existing = now.made - being_made
-        lacking, out = max(0, now.reserve - now.spare), max(0, existing - now.spare - disposing)
+        spare = now.spare + now.gathered  # what the first in line has gathered is nobody's else's, and not out yet
+        lacking, out = max(0, now.reserve - spare), max(0, existing - spare - disposing)
         closed = now.closed or self._is_closed_here
         owed = 0 if closed else min(lacking, out)
         return Snapshot(
             reserve=now.reserve,
-            keep=now.keep,
+            keep=max(now.keep, now.reserve),
             limit=None if now.limit >= self.client.layout.slots else now.limit,
             closed=closed,
-            spare=now.spare,
+            spare=spare,
             out=out,
             lingering=len(self._lingering),
             made=counts[MADE],
@@ -663,6 +681,9 @@ class PoolEngine:
         for ticket in list(self._waiting):
             ticket.is_dismissed = True
             ticket.wake()
+
+    def finish(self) -> None:
+        """See Engine. Its thread only looks around."""
 
     def is_ending(self) -> bool:
         """See Engine."""
