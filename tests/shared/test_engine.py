@@ -402,3 +402,21 @@ def test_numbers_that_cannot_be_are_refused(pool_path: Path, number: str) -> Non
         with pytest.raises(ValueError, match="not"):
             make(pool_path, **{number: wrong})
     assert not pool_path.exists()
+
+
+def test_a_share_that_has_ended_closes_nothing_in_a_child(pool_path: Path) -> None:
+    """The numbers of its descriptors are others' by then."""
+    engine = make(pool_path)
+    numbers = engine._file, engine._lock
+    engine.detach()
+    others = [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]
+    assert set(numbers) <= set(others)
+
+    def look(_parent: Parent) -> None:
+        for number in others:
+            os.fstat(number)
+
+    with child(look) as process:
+        assert process.end() == 0
+    for number in others:
+        os.close(number)

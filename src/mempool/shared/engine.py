@@ -131,6 +131,10 @@ class SharedEngine:
         self.nonce = nonce
         # Never locked: what a child opens anew, whatever has become of the name.
         self._file = file
+        found = os.fstat(file)
+        self._identity = found.st_dev, found.st_ino
+        # Held while descriptors are looked through, so that nobody closes them meanwhile. A finalizer may come back here.
+        self._reaping = threading.RLock()
         # An open file of its own, because locks belong to open files. -1: none.
         self._lock = -1
         self._mapping = map_file(file, path, layout)
@@ -183,10 +187,9 @@ class SharedEngine:
 
     def unlink(self) -> None:
         """Take the file's name away, if the name is still this file's."""
-        mine = os.fstat(self._file)
         with contextlib.suppress(FileNotFoundError):
             found = self.path.stat(follow_symlinks=False)
-            if (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino):
+            if (found.st_dev, found.st_ino) == self._identity:
                 self.path.unlink()
 
     @classmethod
@@ -256,11 +259,14 @@ class SharedEngine:
 
     def detach(self) -> None:
         """This process uses the pool no more; whatever it had is returned, and its handles are dead. The pool goes on."""
-        self._finalizer()
+        with self._reaping:
+            # First: the numbers of closed descriptors are soon others', and a child of a fork would close those.
+            self._lock = self._file = -1
+            self._finalizer()
 
     def after_fork(self) -> None:
         """In a child: attach anew. What the parent had stays the parent's. Called by itself at the first use."""
-        if os.getpid() != self._pid:
+        if os.getpid() != self._pid and self._file >= 0:
             self._drop_inherited()
             self._pid = os.getpid()
             self._here = locks.this_process()
@@ -272,6 +278,7 @@ class SharedEngine:
 
     def _drop_inherited(self) -> None:
         """Close what the parent locked. Never unlock it: the lock is one, and the parent's."""
+        self._reaping = threading.RLock()  # another thread of the parent may have it
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -468,13 +475,16 @@ class SharedEngine:
     def reap_dead(self) -> int:
         """Return what killed processes had. How many there were. Any process may do so at any time, and several at once."""
         reaped = 0
-        for number in range(self.layout.clients):
-            state, epoch, *record = self._tx.look_at_client(number)
-            if number == self._tx.me or state == words.ABSENT:
-                continue
-            if state == words.LIVE and not self._is_gone(number, locks.Process(*record)):
-                continue
-            reaped += self._tx.reap(number, epoch)
+        with self._reaping:
+            for number in range(self.layout.clients):
+                if self._lock < 0:
+                    break  # this process has left
+                state, epoch, *record = self._tx.look_at_client(number)
+                if number == self._tx.me or state == words.ABSENT:
+                    continue
+                if state == words.LIVE and not self._is_gone(number, locks.Process(*record)):
+                    continue
+                reaped += self._tx.reap(number, epoch)
         return reaped
 
     def _is_gone(self, number: int, process: locks.Process) -> bool:
