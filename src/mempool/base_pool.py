@@ -313,7 +313,7 @@ class BasePool(FastPath, Generic[T]):
         try:
             error.add_note(  # type: ignore[attr-defined]  # every BaseException's
                 f"{self._called()}: the lease is over, but a view in this traceback keeps its buffer, which is returned "
-                "when the traceback is dropped"
+                "when the traceback is dropped, at the latest with the next gc.collect()"
             )
         except (AttributeError, MemoryError, TypeError):
             pass  # of a user's class that has no notes; or there is no memory for one
