@@ -91,7 +91,7 @@ class PlainEngine:
         self._written_off: set[int] = set()
         self._lost = 0
         self._waits = [0] * 8
-        self._histogram = [0] * 8
+        self._histogram = [0] * (len(WAIT_BUCKETS) + 1)
         self._seconds = self._seconds_max = 0.0
         self._failures = 0
         self._said: str | None = None

@@ -13,6 +13,8 @@ PoolError ...           what can go wrong
 mempool.linux           the kernel's own names
 """
 
+import os
+
 from mempool._core import IMPLEMENTATION
 from mempool.buffer import Buffer
 from mempool.errors import (
@@ -39,6 +41,11 @@ from mempool.stats import Guarantee, PoolStats
 from mempool.tracking import Holder
 
 __version__ = "0.1.0"
+
+if os.environ.get("MEMPOOL_WATCH"):
+    from mempool.watch.publishing import begin_from_environment
+
+    begin_from_environment()
 
 __all__ = [
     "IMPLEMENTATION",

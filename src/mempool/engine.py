@@ -20,7 +20,8 @@ NEVER = float("inf")
 #: The states of a ticket, and how else a wait can end.
 WAITING, SERVED, CLOSED, WITHDRAWN, TIMED_OUT, IMPOSSIBLE = range(6)
 #: Upper bounds, in seconds, of the buckets in which waits are counted; the last bucket has none.
-WAIT_BUCKETS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+#: 1, 2 and 5 of each decade from 10 microseconds on: two pools in trouble must not look alike.
+WAIT_BUCKETS = (*(step * 10**power / 1e5 for power in range(7) for step in (1, 2, 5)), 100.0)
 
 
 class Waker(Protocol):

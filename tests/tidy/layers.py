@@ -52,6 +52,7 @@ LAYER_OF = {
     "mempool.tracking": "tracking",
     "mempool.viewers": "tracking",
     "mempool.waiting": "core",
+    "mempool.watch": "watch",
 }
 #: What each layer may import beside itself.
 ALLOWED = {
@@ -71,11 +72,12 @@ ALLOWED = {
     "face": {"base", "core", "seam", "words", "parking", "tracking", "explain", "helpers"},
     "registry": {"face"},
     "pool": {"base", "core", "words", "sources", "tracking", "local", "face", "registry"},
-    "package": {"base", "core", "words", "sources", "tracking", "helpers", "registry", "pool"},
+    "watch": {"base", "core", "seam", "words", "sources", "lifecycle", "explain"},
+    "package": {"base", "core", "words", "sources", "tracking", "helpers", "registry", "pool", "watch"},
     "adapters": {"base", "sources", "pool", "package"},
     "tools": {
         *{"base", "core", "seam", "words", "parking", "sources", "tracking", "lifecycle", "deadlock", "explain", "local"},
-        *{"helpers", "face", "registry", "pool", "package", "adapters"},
+        *{"helpers", "face", "registry", "pool", "package", "adapters", "watch"},
     },
 }
 #: (who, whom): why, and what will end it. Shorter with each step; at the end it is empty.

@@ -40,7 +40,7 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
 #: Beside the states of a ticket, how a wait can end.
 TIMED_OUT = 4
 #: Upper bounds, in seconds, of the buckets in which waits are counted; the last bucket has none.
-WAIT_BUCKETS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+WAIT_BUCKETS = (*(step * 10**power / 1e5 for power in range(7) for step in (1, 2, 5)), 100.0)
 #: What `join` answers.
 IN_LINE, HAS_ALL, IS_CLOSED, IS_FULL, IS_TOO_MANY = range(5)
 #: So many spares are looked at for an element that the source may have returned before; see is_here.

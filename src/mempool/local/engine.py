@@ -458,7 +458,7 @@ class LocalEngine(Queueing):
             wait_histogram=tuple(f["wait_histogram"]),
             wait_seconds_total=f["wait_seconds_total"],
             wait_seconds_max=f["wait_seconds_max"],
-            source_failures=self.supply.failures,
+            source_failures=f["source_failures"],
             source_said=self.supply.said,
             source_rests=max(0.0, self.supply.rests_until - self._clock.now()),
             level=self.supply.level,

@@ -41,7 +41,6 @@ class Supply:
         "clock",
         "core",
         "failed_at",
-        "failures",
         "offload",
         "reset",
         "rests_until",
@@ -57,7 +56,6 @@ class Supply:
         self.reset: Callable[[Any], object] | None = protocol.found(source, "reset")
         self.check: Callable[[Any], object] | None = protocol.found(source, "check")
         self.offload = None
-        self.failures: int = 0
         self.said: str | None = None
         self.failed_at: float = -NEVER  # by the clock
         self.rests_until: float = -NEVER
@@ -120,8 +118,10 @@ class Supply:
 
     def note_failure(self, error: MemoryError) -> None:
         """The source has run out of memory."""
-        self.failures += 1
+        self.core.count_failure()
         self.said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        if (slot := self.core.slot()) is not None:
+            slot.say(self.said)
         self.failed_at = self.clock.now()
         if self._rests:
             self._rest(self.failed_at)
