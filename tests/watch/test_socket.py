@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from programs import Program
@@ -27,6 +27,10 @@ from mempool.watch.directory import WatchError
 def socket_path() -> str:
     (process,) = watch.processes()
     return process._page.socket_path
+
+
+def open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def raw(path: str, *pieces: bytes, wait: float = 5) -> bytes:
@@ -144,7 +148,7 @@ def test_a_resize_runs_where_the_user_has_it_run(folder: Path) -> None:
     """`loop.call_soon_threadsafe`: in the loop's thread."""
 
     class Source:
-        threads: list[int] = []
+        threads: ClassVar[list[int]] = []
 
         def alloc(self) -> object:
             self.threads.append(threading.get_ident())
@@ -162,11 +166,10 @@ def test_a_resize_runs_where_the_user_has_it_run(folder: Path) -> None:
         assert set(Source.threads) == {threading.get_ident()}
 
     asyncio.run(main())
+    held = Pool(Objects(object), 1, name="later")
     with pytest.raises(watch.Refused, match="closed"):
-        Pool(Objects(object), 1, name="later")
-        held = Pool(Objects(object), 1, name="again")
-        watch.find("again").resize(2)
-    del held
+        watch.find("later").resize(2)
+    assert held.reserve == 1
 
 
 def test_two_pools_of_one_name_are_told_apart_by_number(folder: Path) -> None:
@@ -234,7 +237,7 @@ def test_thousands_of_hostile_connections_leak_nothing_and_the_next_is_answered(
     with Program(body) as program:
         path = socket_path()
         assert watch.find("frames").why()
-        before = len(os.listdir(f"/proc/{program.pid}/fd"))
+        before = open_files(program.pid)
         for number in range(rounds):
             connection = socket.socket(socket.AF_UNIX)
             try:
@@ -262,7 +265,7 @@ def test_thousands_of_hostile_connections_leak_nothing_and_the_next_is_answered(
         assert time.perf_counter() - began < 0.5 * SLACK
         for connection in half_open:
             connection.close()
-        wait_until(lambda: len(os.listdir(f"/proc/{program.pid}/fd")) <= before)
+        wait_until(lambda: open_files(program.pid) <= before)
 
 
 #: A machine that does other things as well.
