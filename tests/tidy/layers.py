@@ -30,6 +30,8 @@ LAYER_OF = {
     "mempool.errands": "base",
     "mempool.errors": "base",
     "mempool.explain": "explain",
+    "mempool.fleet": "fleet",
+    "mempool.fleet.dask": "engine of a fleet",
     "mempool.garbage": "base",
     "mempool.greenlets": "base",
     "mempool.lease": "core",
@@ -75,9 +77,11 @@ ALLOWED = {
     "watch": {"base", "core", "seam", "words", "sources", "lifecycle", "explain"},
     "package": {"base", "core", "words", "sources", "tracking", "helpers", "registry", "pool", "watch"},
     "adapters": {"base", "sources", "pool", "package"},
+    "fleet": {"base", "pool"},
+    "engine of a fleet": {"registry", "pool", "fleet"},
     "tools": {
         *{"base", "core", "seam", "words", "parking", "sources", "tracking", "lifecycle", "deadlock", "explain", "local"},
-        *{"helpers", "face", "registry", "pool", "package", "adapters", "watch"},
+        *{"helpers", "face", "registry", "pool", "package", "adapters", "watch", "fleet", "engine of a fleet"},
     },
 }
 #: (who, whom): why, and what will end it. Shorter with each step; at the end it is empty.
