@@ -98,7 +98,9 @@ class SimulatedFleet:
         self.steps_back: int = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
-        self.nodes: dict[str, SimulatedNode] = {f"node-{number:03}": SimulatedNode(f"node-{number:03}") for number in range(nodes)}
+        self.nodes: dict[str, SimulatedNode] = {
+            f"node-{number:03}": SimulatedNode(f"node-{number:03}") for number in range(nodes)
+        }
         self.controller: Controller = controller(self, revisions=Revisions(lambda: self.time))
         for node in self.nodes.values():
             self.controller.joined(node.name)

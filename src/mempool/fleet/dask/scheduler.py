@@ -47,7 +47,7 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
     idempotent: bool = True  # each client registers it
 
     def __init__(self, path: str | None = None) -> None:
-        self._path = path
+        self._path: str | None = path
 
     async def start(self, scheduler: Any) -> None:
         """Begin, with what the file says."""
@@ -63,7 +63,7 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
         self._within = WITHIN_SECONDS
         self._watchers: set[asyncio.Future[None]] = set()
         orders = self._file.load() if self._file else []
-        self.controller = Controller(self, changed=self._wake)
+        self.controller: Controller = Controller(self, changed=self._wake)
         self.controller.restore(orders)
         if orders:
             self._prepare_later_workers()
