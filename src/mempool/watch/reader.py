@@ -113,6 +113,7 @@ class Reader:
 
     def __init__(self, directory: str | None = None) -> None:
         self.directory: str = default_directory() if directory is None else directory
+        self._read: dict[str, tuple[bytes, Page]] = {}
 
     def pages(self, *, dead: bool = False) -> Iterator[Page]:
         """Of each process that lives (dead: that does not), by pid. Raises WatchError where the directory is unfit."""
@@ -128,13 +129,26 @@ class Reader:
                     continue
                 try:
                     if is_locked(fd) != dead:
-                        yield read(fd, os.path.join(self.directory, name))
+                        yield self._page(fd, name)
                 except OSError:
                     pass  # of a file system that does not do what it promised
                 finally:
                     os.close(fd)
         finally:
             os.close(folder)
+
+    def _page(self, fd: int, name: str) -> Page:
+        """What this file says. One that says the same as the last time is not understood anew."""
+        raw = os.pread(fd, layout.PAGE_BYTES, 0)
+        known = self._read.get(name)
+        # The same bytes, and no step between them: the sequence numbers are among them.
+        if known is not None and known[0] == raw and all(pool.stable for pool in known[1].pools):
+            return known[1]
+        page = read(fd, os.path.join(self.directory, name))
+        if len(self._read) > 1000:
+            self._read.clear()
+        self._read[name] = (raw, page)
+        return page
 
 
 def _by_pid(name: str) -> tuple[int, str]:

@@ -18,6 +18,8 @@ def state_of(figures: Figures | None, why: str = "") -> tuple[int, str]:
     f = figures
     if f is None:
         return UNREADABLE, why
+    if f.spare >= f.reserve and not f.waiting and not f.closed and f.stable:
+        return WELL, "ok"  # most of them: `top` asks for each in each frame
     said = []
     badness = WELL
     if f.unfunded:
