@@ -27,13 +27,15 @@ WAIT_BUCKETS = (*(step * 10**power / 1e5 for power in range(7) for step in (1, 2
 class Waker(Protocol):
     """Whom to wake: a thread, a task, a greenlet."""
 
-    owner: object
-    """Who waits: anything hashable that is equal to itself only, and the same in all calls of this caller."""
     may_be_gone: bool
     """Whether `wake` may find that the caller can run no more, like a task whose loop is closed."""
     on_gone: Callable[[], object] | None
     """Set by the pool where `may_be_gone`, and None while nobody waits. `wake` calls it, if it is not None, when the caller
     can run no more: its place in the line, and what it was given, go to the next."""
+
+    @property
+    def owner(self) -> object:
+        """Who waits: anything hashable that is equal to itself only, and the same in all calls of this caller."""
 
     def wake(self) -> None:
         """End the parking, now or the next time: a `park` that begins later returns at once, then.

@@ -461,10 +461,10 @@ class Decisions(BaseDecisions):
             state.written_off -= found
 
     @cython.critical_section
-    def disposed_one(self, transfer: Transfer, fill: Transfer | None = None) -> None:
+    def disposed_one(self, transfer: Transfer, fill: Transfer | None = None, is_lost: cython.bint = False) -> None:
         """The source's free has come back for the first element in this transfer: it is gone.
 
-        fill: begins by this, if another ended for want of the room that is there now.
+        fill: begins by this, if another ended for want of the room that is there now. is_lost: it could not be called.
         """
         state: State = self.state
         note(state, transfer)
@@ -480,6 +480,8 @@ class Decisions(BaseDecisions):
         if state.disposing > 0:  # else a fork has counted it already
             state.disposing -= 1
             state.disposed += 1
+            if is_lost:
+                state.written_off += 1
         if fill is not None and state.starved:
             note(state, fill)
             self.count_fill(state, fill)

@@ -484,7 +484,7 @@ class LocalEngine(Queueing):
     def watch_drained(self, ticket: Ticket, waker: Waker | None) -> bool:
         """See Engine."""
         if waker is not None:
-            ticket.set_waiter(waker.wake, waker.owner, get_ident())
+            ticket.set_waiter(waker.wake, None, get_ident())
         return bool(self.core.watch_drain(ticket, waker is not None))
 
     def is_ending(self) -> bool:

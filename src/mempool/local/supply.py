@@ -208,7 +208,7 @@ class Supply:
                     errors.append(error)
             if transfer.free_called or vain == FREE_TRIES_MAX:
                 vain = 0
-                self.core.disposed_one(transfer, fill)
+                self.core.disposed_one(transfer, fill, not transfer.free_called)
         if errors:
             raise errors[0]
 
