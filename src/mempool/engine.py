@@ -282,8 +282,11 @@ class Engine(Protocol):
         sense together, MemoryError, PoolClosed; nothing has changed then.
         """
 
-    def refill(self) -> None:
-        """Try to make what is unfunded."""
+    def refill(self, seconds: float = NEVER) -> None:
+        """Try to make what is unfunded. After so many seconds, by its clock, the rest stays unfunded."""
+
+    def trim(self, spares: int) -> int:
+        """Dispose of so many spares beyond the reserve, at most, whatever `keep` says. Returns how many went."""
 
     # -- looking
 

@@ -22,7 +22,9 @@ REFERENCE = "\n".join(page.read_text("utf-8") for page in sorted((DOCS / "refere
 PUBLIC_MODULES = (
     "mempool",
     "mempool.linux",
+    "mempool.maintenance",
     "mempool.parking",
+    "mempool.pressure",
     "mempool.registry",
     "mempool.sources",
     "mempool.testing",

@@ -395,12 +395,17 @@ class Decisions(BaseDecisions):
         self.wake_pending()
 
     @cython.critical_section
-    def evict(self, transfer: Transfer) -> int:
-        """Move spares beyond `keep` (all, when the pool is closed) into this transfer, for the caller to dispose of."""
+    def evict(self, transfer: Transfer, is_idle: bool = False) -> int:
+        """Move spares beyond `keep` (all, when the pool is closed) into this transfer, for the caller to dispose of.
+
+        is_idle: those beyond the reserve, too.
+        """
         state: State = self.state
         note(state, transfer)
         keep: cython.Py_ssize_t = 0 if state.closed else max(state.keep, state.kept_for_line())
         reserve: cython.Py_ssize_t = max(state.reserve, state.kept_for_line())
+        if is_idle:
+            keep = min(keep, reserve)
         if state.next_to_serve() is None:
             while transfer.count < transfer.wanted and (
                 state.spare > keep or (state.spare > reserve and state.excess() > 0)

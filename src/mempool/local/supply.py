@@ -215,14 +215,20 @@ class Supply:
     def _dispose_here(self, transfer: Transfer) -> None:
         self.dispose(transfer, here=True)
 
-    def dispose_surplus(self, fill: Transfer | None = None, *, here: bool = False) -> None:
-        """Goes on to the last whatever the source raises; then raises the first. (An interrupt ends it.)"""
+    def dispose_surplus(self, fill: Transfer | None = None, *, here: bool = False, idle: int | None = None) -> int:
+        """Goes on to the last whatever the source raises; then raises the first. (An interrupt ends it.)
+
+        idle: so many at most, and from what is kept beyond the reserve, too. Returns how many it took.
+        """
         errors: list[Exception] = []
-        while True:
-            transfer = Transfer(self._batch_max)
+        taken = 0
+        while idle is None or taken < idle:
+            transfer = Transfer(self._batch_max if idle is None else min(self._batch_max, idle - taken))
             try:
-                if not self.core.evict(transfer):
+                surplus = self.core.evict(transfer, idle is not None)
+                if not surplus:
                     break
+                taken += surplus
                 self.dispose(transfer, fill, here=here)
             except BaseException as error:
                 self.dispose(transfer, fill, here=here)  # the rest
@@ -231,3 +237,4 @@ class Supply:
                 errors.append(error)
         if errors:
             raise errors[0]
+        return taken
