@@ -58,6 +58,11 @@ class Upkeep(Job):
 
     _is_finalizing = staticmethod(sys.is_finalizing)  # here, because at the end this module's `sys` is None already
 
+    # Of Job, for type checkers.
+    is_over: bool
+    next_at: float
+    call: Callable[[Callable[[], object]], object] | None
+
     def __init__(
         self,
         pool: BasePool[Any],
