@@ -18,6 +18,7 @@ COMPILED = (
     "src/mempool/_core/transfer.py",
     "src/mempool/buffer.py",
     "src/mempool/_core/outstanding.py",
+    "src/mempool/_core/mirror.py",
     "src/mempool/_core/state.py",
     "src/mempool/_core/base_decisions.py",
     "src/mempool/_core/decisions.py",

@@ -12,6 +12,7 @@ way there. test_every_call.py looks that none is missing.
 
 import calls_in_tasks
 import calls_of_buffers
+import calls_of_keepers
 import calls_of_linux
 import calls_of_many_leases
 import calls_of_memory
@@ -33,6 +34,7 @@ MODULES = (
     calls_of_sources,
     calls_of_memory,
     calls_of_linux,
+    calls_of_keepers,
 )
 
 #: Their names, for pytest.

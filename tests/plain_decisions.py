@@ -222,10 +222,10 @@ class PlainDecisions:
             self.disposing += len(transfer.held)
             self.came_home()
 
-    def evict(self, transfer: PlainTransfer) -> int:
+    def evict(self, transfer: PlainTransfer, is_idle: bool = False) -> int:
         def is_one() -> bool:
             too_many = self.existing - self.disposing - self.limit
-            keep = 0 if self.closed else max(self.keep, self.laid_by)
+            keep = 0 if self.closed else max(self.reserve if is_idle else self.keep, self.laid_by)
             return len(self.spares) > keep or (len(self.spares) > max(self.reserve, self.laid_by) and too_many > 0)
 
         while not self.servable and transfer.missing and is_one():

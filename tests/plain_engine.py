@@ -91,7 +91,7 @@ class PlainEngine:
         self._written_off: set[int] = set()
         self._lost = 0
         self._waits = [0] * 8
-        self._histogram = [0] * 8
+        self._histogram = [0] * (len(WAIT_BUCKETS) + 1)
         self._seconds = self._seconds_max = 0.0
         self._failures = 0
         self._said: str | None = None
@@ -177,12 +177,13 @@ class PlainEngine:
         if errors:
             raise errors[0]
 
-    def _dispose_surplus(self, fill: PlainTransfer | None = None) -> None:
+    def _dispose_surplus(self, fill: PlainTransfer | None = None, idle: int | None = None) -> int:
         errors = []
-        while True:
-            transfer = PlainTransfer(64)
+        taken = 0
+        while idle is None or taken < idle:
+            transfer = PlainTransfer(64 if idle is None else min(64, idle - taken))
             with self._deciding() as state:
-                state.evict(transfer)
+                taken += state.evict(transfer, idle is not None)
             if not transfer.held:
                 break
             try:
@@ -191,8 +192,9 @@ class PlainEngine:
                 errors.append(error)
         if errors:
             raise errors[0]
+        return taken
 
-    def _fill(self, fill: PlainTransfer, *, beyond_out: bool, all_or_raise: bool = False) -> None:
+    def _fill(self, fill: PlainTransfer, *, beyond_out: bool, all_or_raise: bool = False, until: float = NEVER) -> None:
         try:
             with self._deciding() as state:
                 state.begin_fill(fill)
@@ -213,6 +215,8 @@ class PlainEngine:
                     return
                 finally:
                     self.cancel(transfer)
+                if self.clock.now() >= until:
+                    return
         finally:
             with self._deciding() as state:
                 state.end_fill(fill)
@@ -505,9 +509,13 @@ class PlainEngine:
         if fill.filling:
             self._fill(fill, beyond_out=True)
 
-    def refill(self) -> None:
+    def refill(self, seconds: float = NEVER) -> None:
         """See Engine."""
-        self._fill(PlainTransfer(0), beyond_out=True)
+        self._fill(PlainTransfer(0), beyond_out=True, until=self.clock.now() + seconds)
+
+    def trim(self, spares: int) -> int:
+        """See Engine."""
+        return self._dispose_surplus(idle=spares)
 
     # -- looking
 

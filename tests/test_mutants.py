@@ -171,7 +171,7 @@ def test_a_new_reserve_holds_nothing() -> None:
     reserve = Decisions(False, False, False)
     snapshot = reserve.snapshot()
     expected = {"limit": UNLIMITED, "waiting_max": UNLIMITED, "closed": False, "resizes": -1}
-    expected |= {"waits": [0] * 8, "wait_histogram": [0] * 8}
+    expected |= {"waits": [0] * 8, "wait_histogram": [0] * 23}
     assert snapshot == dict.fromkeys(snapshot, 0) | expected
     assert reserve.capacity() == 0
 

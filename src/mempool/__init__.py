@@ -8,10 +8,14 @@ Lease, Leases           an element that is returned by itself; several together
 Chunk                   what `pool.read(file)` yields: a buffer with bytes in it
 Buffer                  an element of Buffers: memory in your hands, until you free it
 get                     the pool of a name
+upkeep                  refills, trims and warns in the background
 rescue                  a ballast that is thrown off when memory runs out
 PoolError ...           what can go wrong
+mempool.pressure        pools that follow the memory pressure of the machine
 mempool.linux           the kernel's own names
 """
+
+import os
 
 from mempool._core import IMPLEMENTATION
 from mempool.buffer import Buffer
@@ -29,6 +33,7 @@ from mempool.errors import (
 )
 from mempool.lease import Lease
 from mempool.leases import Leases
+from mempool.maintenance import upkeep
 from mempool.pool import Pool
 from mempool.reading import Chunk
 from mempool.registry import get
@@ -39,6 +44,11 @@ from mempool.stats import Guarantee, PoolStats
 from mempool.tracking import Holder
 
 __version__ = "0.1.0"
+
+if os.environ.get("MEMPOOL_WATCH"):
+    from mempool.watch.publishing import begin_from_environment
+
+    begin_from_environment()
 
 __all__ = [
     "IMPLEMENTATION",
@@ -71,4 +81,5 @@ __all__ = [
     "UseAfterFree",
     "get",
     "rescue",
+    "upkeep",
 ]

@@ -313,7 +313,7 @@ class BasePool(FastPath, Generic[T]):
         try:
             error.add_note(  # type: ignore[attr-defined]  # every BaseException's
                 f"{self._called()}: the lease is over, but a view in this traceback keeps its buffer, which is returned "
-                "when the traceback is dropped"
+                "when the traceback is dropped, at the latest with the next gc.collect()"
             )
         except (AttributeError, MemoryError, TypeError):
             pass  # of a user's class that has no notes; or there is no memory for one
@@ -529,7 +529,11 @@ class BasePool(FastPath, Generic[T]):
         return int(self._engine.snapshot().out)
 
     def drain(self, timeout: float | None | Literal["default"] = "default") -> None:
-        """Wait until no element is out. Raises PoolTimeout if some are when the time is up."""
+        """Wait until no element is out. Raises PoolTimeout if some are when the time is up.
+
+        With `track="holders"`, DeadlockError where the caller holds an element in a `with` block, or a task does whose event
+        loop this call stops: nobody could ever return it. `await pool.drain_async()` stops no loop.
+        """
         engine = self._engine
         parker = parking.parker_here(engine.clock)
         now = engine.clock.now
@@ -538,6 +542,7 @@ class BasePool(FastPath, Generic[T]):
             return
         key = explain.note_standstill(engine, "`await pool.drain_async()`")
         try:
+            explain.raise_undrainable(engine, deadline != NEVER)
             for seconds in self._drain(parker, now, deadline):
                 parker.park(seconds)
         finally:

@@ -257,7 +257,10 @@ class Buffer:
         return f"<Buffer of {self._called()}: {self.block.size} bytes at {self.block.region.address:#x}>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{self._called()}: a buffer can be neither copied nor pickled; copy its bytes")
+        raise TypeError(
+            f"{self._called()}: a buffer can be neither copied nor pickled; copy its bytes. An element must not be the "
+            "result of a task: it stays out for as long as the result is kept"
+        )
 
     # -- the end
 

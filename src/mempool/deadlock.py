@@ -39,13 +39,14 @@ def _find(engine: Engine, owner: object, tracked: list[Engine], is_certain: bool
     not, or is on its way. Who is left, when nobody is let off any more, waits for ever.
     """
     while True:
-        tickets: list[Ticket] = []
+        tickets: list[tuple[object, Ticket]] = []
         waits: dict[object, list[Engine]] = {owner: [engine]}
         for candidate in tracked:
             for ticket in candidate.queue():
-                if ticket.owner != owner and ticket.owner is not None:
-                    waits.setdefault(ticket.owner, []).append(candidate)
-                    tickets.append(ticket)
+                waiter = ticket.owner  # once: it is forgotten when the ticket leaves the line
+                if waiter != owner and waiter is not None:
+                    waits.setdefault(waiter, []).append(candidate)
+                    tickets.append((waiter, ticket))
         standstills = [call for candidate in tracked for call in list(candidate.under_way.values()) if call.stopped]
         stuck = set(waits)
         changed = True
@@ -58,7 +59,7 @@ def _find(engine: Engine, owner: object, tracked: list[Engine], is_certain: bool
                     changed = True
         if owner not in stuck:
             return None
-        if not any(ticket.is_settled() for ticket in tickets if ticket.owner in stuck):
+        if not any(ticket.is_settled() for waiter, ticket in tickets if waiter in stuck):
             break
         # Somebody was served between the look at the line and that at the holders: he waits no more, and holds something.
     lines = []
@@ -72,6 +73,17 @@ def _find(engine: Engine, owner: object, tracked: list[Engine], is_certain: bool
         how = " and stops its event loop, which `await pool.alloc_async()` would not" if stops else ""
         lines.append(f"{name_of(waiter)} waits in {', '.join(place.called for place in waits[waiter])}{how}")
     return lines
+
+
+def hold_up_drain(engine: Engine, owner: object, stopped: Iterable[object]) -> list[str]:
+    """What nobody can return while `owner` waits until all is, and keeps these from running; empty: nothing for certain."""
+    stuck, standing = {owner}, set(stopped)
+    owners = engine.tracker.owners()
+    if not any(is_bound and _cannot_run(holder, stuck, standing) for holder, is_bound in owners):
+        return []
+    how = " and stops its event loop, which `await pool.drain_async()` would not" if standing else ""
+    lines = [f"{engine.called}: {holder}" for holder in engine.tracker.holders(engine.clock.now())]
+    return [*lines, f"{name_of(owner)} drains {engine.called}{how}"]
 
 
 def _cannot_run(holder: object, stuck: set[object], stopped: set[object]) -> bool:

@@ -20,19 +20,22 @@ NEVER = float("inf")
 #: The states of a ticket, and how else a wait can end.
 WAITING, SERVED, CLOSED, WITHDRAWN, TIMED_OUT, IMPOSSIBLE = range(6)
 #: Upper bounds, in seconds, of the buckets in which waits are counted; the last bucket has none.
-WAIT_BUCKETS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+#: 1, 2 and 5 of each decade from 10 microseconds on: two pools in trouble must not look alike.
+WAIT_BUCKETS = (*(step * 10**power / 1e5 for power in range(7) for step in (1, 2, 5)), 100.0)
 
 
 class Waker(Protocol):
     """Whom to wake: a thread, a task, a greenlet."""
 
-    owner: object
-    """Who waits: anything hashable that is equal to itself only, and the same in all calls of this caller."""
     may_be_gone: bool
     """Whether `wake` may find that the caller can run no more, like a task whose loop is closed."""
     on_gone: Callable[[], object] | None
     """Set by the pool where `may_be_gone`, and None while nobody waits. `wake` calls it, if it is not None, when the caller
     can run no more: its place in the line, and what it was given, go to the next."""
+
+    @property
+    def owner(self) -> object:
+        """Who waits: anything hashable that is equal to itself only, and the same in all calls of this caller."""
 
     def wake(self) -> None:
         """End the parking, now or the next time: a `park` that begins later returns at once, then.
@@ -279,8 +282,11 @@ class Engine(Protocol):
         sense together, MemoryError, PoolClosed; nothing has changed then.
         """
 
-    def refill(self) -> None:
-        """Try to make what is unfunded."""
+    def refill(self, seconds: float = NEVER) -> None:
+        """Try to make what is unfunded. After so many seconds, by its clock, the rest stays unfunded."""
+
+    def trim(self, spares: int) -> int:
+        """Dispose of so many spares beyond the reserve, at most, whatever `keep` says. Returns how many went."""
 
     # -- looking
 

@@ -32,6 +32,16 @@ def raise_deadlock(engine: Engine, ticket: Any, has_deadline: bool) -> None:
         raise kind(messages.deadlock(engine.called, found.lines))
 
 
+def raise_undrainable(engine: Engine, has_deadline: bool) -> None:
+    """Raise DeadlockError if the caller, who drains, holds an element itself, or stops the loop of a task that does."""
+    if not engine.tracker.knows_holders:
+        return
+    lines = deadlock.hold_up_drain(engine, parking.current_owner(), parking.stopped_here())
+    if lines:
+        kind = DeadlockTimeout if has_deadline else DeadlockError
+        raise kind(messages.undrainable(engine.called, lines))
+
+
 def why_empty(engine: Engine) -> str:
     """One paragraph a person can act on."""
     remarks = engine.remarks() + [call.what for call in list(engine.under_way.values())]
@@ -45,8 +55,8 @@ def why_empty(engine: Engine) -> str:
 
 def _deadlocks(engine: Engine) -> list[str]:
     """A sentence, where all that could serve the first in line was taken by callers that wait themselves."""
-    first = next((ticket for ticket in engine.queue() if ticket.owner is not None), None)
-    found = None if first is None else deadlock.find_deadlock(engine, first.owner, lifecycle.engines())
+    first = next((owner for ticket in engine.queue() if (owner := ticket.owner) is not None), None)
+    found = None if first is None else deadlock.find_deadlock(engine, first, lifecycle.engines())
     if found is None:
         return []
     if found.is_certain:

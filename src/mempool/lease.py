@@ -90,7 +90,10 @@ class Lease:
         return GenericAlias(cls, item)
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{self.pool._called()}: a lease can be neither copied nor pickled; take another")
+        raise TypeError(
+            f"{self.pool._called()}: a lease can be neither copied nor pickled; take another. An element must not be the "
+            "result of a task: it stays out for as long as the result is kept"
+        )
 
     @cython.cfunc
     def _enter(self) -> Any:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _engines: dict[int, weakref.ref[Engine]] = {}
 #: Not empty: the interpreter joins its threads.
 _ending: list[bool] = []
+#: What is called with each new engine: at most one, see `on_register`.
+_hooks: list[Callable[[Engine], object]] = []
 
 
 class Unfinished(Protocol):
@@ -43,6 +45,13 @@ def register(engine: Engine) -> None:
         engine.end_waiting()
     key = id(engine)
     _engines[key] = weakref.ref(engine, lambda reference: _forget(key, reference))
+    for hook in tuple(_hooks):  # which may take itself away
+        hook(engine)
+
+
+def on_register(hook: Callable[[Engine], object] | None) -> None:
+    """Call this with each engine that is registered from now on, and nothing else any more. None: nothing."""
+    _hooks[:] = [] if hook is None else [hook]
 
 
 def _forget(key: int, reference: weakref.ref[Engine]) -> None:

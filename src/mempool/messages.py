@@ -88,6 +88,11 @@ def deadlock(called: str, lines: Iterable[str]) -> str:
     )
 
 
+def undrainable(called: str, lines: Iterable[str]) -> str:
+    """A drain that waits for what its own caller keeps from being returned."""
+    return f"{called}: it can never be drained by this caller. {'; '.join(lines)}. Return what you hold, and then drain"
+
+
 def why_empty(
     called: str, now: Snapshot, remarks: Sequence[str], holders: Sequence[object] | None, deadlocks: Sequence[str]
 ) -> str:

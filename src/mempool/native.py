@@ -7,7 +7,9 @@ apart. Here the thread is meant: after a fork all greenlets of the forking threa
 from __future__ import annotations
 
 import _thread
+import select
 import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +26,32 @@ def _unpatched(name: str) -> Any:
 
 
 if TYPE_CHECKING:
-    import threading
-
     get_ident: Callable[[], int] = threading.get_ident
     local = threading.local
     RLock: Callable[[], Any] = threading.RLock
     start_new_thread: Callable[[Callable[[], object], tuple[()]], int] = threading._start_new_thread  # type: ignore[attr-defined]
+    Lock: Callable[[], Any] = threading.Lock
 else:
     get_ident = _unpatched("get_ident")
     local = _unpatched("_local")
     RLock = _unpatched("RLock")
     start_new_thread = _unpatched("start_new_thread")
+    Lock = _unpatched("allocate_lock")
+
+
+def poll() -> Any:
+    """`select.poll()` of the system, which stops this thread and no greenlet."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None and gevent.is_module_patched("select"):
+        return gevent.get_original("select", "poll")()
+    if eventlet is not None and eventlet.is_monkey_patched("select"):
+        return eventlet.original("select").poll()
+    return select.poll()
+
+
+def start_thread(run: Callable[[], object], name: str) -> None:
+    """Begin a daemon thread of the system's. Raises RuntimeError where none can be had."""
+    if _thread.start_new_thread is start_new_thread:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    else:  # of a patched `threading`, a Thread would be a greenlet
+        start_new_thread(run, ())

@@ -61,7 +61,8 @@ class PoolStats:
     disposed: int
     """Given to the source's free, or written off. `made - disposed == spare + out + disposing`, always."""
     written_off: int
-    """The part of `disposed` that was lost with its holder, see `Pool.write_off`: the source's free was not called."""
+    """The part of `disposed` for which the source's free was not called: lost with its holder, see `Pool.write_off`; or an
+    interrupt, or memory that lacks, let nobody call it, three times in a row."""
     waiting: int
     """Callers in the line."""
     closed: bool

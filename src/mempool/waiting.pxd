@@ -74,7 +74,7 @@ cdef class Alarm:
     cdef void set(self, double when) except *
 
 cdef class AsyncioParker(Routine):
-    cdef readonly object owner
+    cdef object task
     cdef readonly bint may_be_gone
     cdef public object on_gone
     cdef readonly object now

@@ -404,7 +404,7 @@ def alarm_of(clock: Any, loop: Any) -> Alarm:
 class AsyncioParker(Routine):
     """A task of asyncio, whatever the loop, parks on a future; a wake-up from another thread goes through the loop."""
 
-    owner: object
+    task: Any  # a weak reference
     may_be_gone: cython.bint
     on_gone: Any
     now: Any
@@ -419,7 +419,10 @@ class AsyncioParker(Routine):
     def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop, task: Any = None) -> None:
         if not cython.compiled:
             Routine.__init__(self)
-        self.owner = task if task is not None else task_running_in(loop)
+        owner: Any = task if task is not None else task_running_in(loop)
+        # A weak reference: the error that ends a task's wait has this parker in its traceback, and the task keeps the error.
+        # A strong one would close a cycle, in which what the task had in its locals stays until a collection.
+        self.task = None if owner is None else weakref.ref(owner)
         self.may_be_gone = True
         self.on_gone = None
         self.now = clock.now
@@ -428,6 +431,11 @@ class AsyncioParker(Routine):
         self.future = self.timer = self.alarm = None
         self.seconds = NEVER
         self.is_woken = False
+
+    @property
+    def owner(self) -> object:
+        """See Waker."""
+        return None if self.task is None else self.task()
 
     def wake(self) -> None:
         """See Waker."""

@@ -17,7 +17,15 @@ import mempool
 
 PACKAGE = str(Path(mempool.__file__).parent)
 #: Not mempool.testing, nor the command line: who tests has memory.
-MODULES = ("mempool", "mempool.linux", "mempool.parking", "mempool.registry", "mempool.sources")
+MODULES = (
+    "mempool",
+    "mempool.linux",
+    "mempool.maintenance",
+    "mempool.parking",
+    "mempool.pressure",
+    "mempool.registry",
+    "mempool.sources",
+)
 #: What no entry needs to call, and why.
 EXEMPT = {
     "Buffer.__buffer__": "uncompiled, memoryview() calls it, from CPython 3.12 on",
@@ -27,6 +35,8 @@ EXEMPT = {
     "Buffer.__init__": "refuses, where a base has not refused before",
     "Buffer.begin": "for a source: Buffers calls it",
     "Chunk.__init__": "Pool.read makes them",
+    "Pressure.__init__": "`follow` makes them",
+    "Upkeep.__init__": "`upkeep` makes them",
     "Lease.__call__": "compiled, `with` calls it",
     "Leases.__init__": "Pool.lease_many makes them",
     "Pool.__aexit__": "a thread does it, beside which no sweep can take memory away: test_tasks_go_on.py",

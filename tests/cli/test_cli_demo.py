@@ -417,8 +417,11 @@ def test_run_b_passes_only_with_no_file_failed_and_books_that_balance(
     ("pooled", "queued", "finding"),
     [
         (100.0, 100.0, ("same", "pool and queue are equally fast then (1.00 x)")),
-        (100.0, 110.0, ("same", "pool and queue are equally fast then (0.91 x)")),
-        (100.0, 114.0, ("queue", "1.1 times as fast as the pool then")),
+        (100.0, 105.0, ("same", "pool and queue are equally fast then (0.95 x)")),
+        (105.0, 100.0, ("same", "pool and queue are equally fast then (1.05 x)")),
+        (100.0, 106.0, ("queue", "1.06 times as fast as the pool then")),
+        (100.0, 110.0, ("queue", "1.10 times as fast as the pool then")),
+        (107.0, 100.0, ("pool", "1.07 times as fast as the queue then")),
         (300.0, 100.0, ("pool", "3.0 times as fast as the queue then")),
         (100.0, 200.0, ("queue", "2.0 times as fast as the pool then")),
         (100.0, 0.0, ("note", "no speeds to compare then: too few files")),

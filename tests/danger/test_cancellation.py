@@ -117,6 +117,47 @@ def test_a_task_cancelled_between_the_offer_and_its_resumption_gives_it_to_the_n
     assert pool.stats().waits_cancelled + pool.stats().waits_served == 2
 
 
+@pytest.mark.parametrize("call", ["alloc_async", "alloc_many_async", "lease", "lease_many", "drain_async"])
+@pytest.mark.parametrize("offload", [False, True])
+def test_what_a_task_that_waited_in_vain_had_dies_with_it_and_without_a_collection(call: str, offload: bool) -> None:
+    """A task keeps the error by which it ended, with all frames of its traceback: none of them knows the task."""
+    source = ScriptedSource()
+    clock = ManualClock()
+    pool = clock.attach(Pool(source, 2, limit=2, timeout=1, offload=offload))
+    seen: list[weakref.ref[Witness]] = []
+
+    async def caller() -> None:
+        witness = Witness()
+        seen.append(weakref.ref(witness))
+        if call == "drain_async":
+            await pool.drain_async()
+        elif call.startswith("lease"):
+            async with pool.lease() if call == "lease" else pool.lease_many(1):
+                pass
+        else:
+            await (pool.alloc_async() if call == "alloc_async" else pool.alloc_many_async(1))
+
+    async def main() -> None:
+        held = pool.alloc_many(2)
+        task = asyncio.create_task(caller())
+        await turns(5)
+        clock.wait_until_parked(1)
+        clock.advance(1)
+        await asyncio.wait([task])
+        assert type(task.exception()) is PoolTimeout
+        del task
+        assert seen[0]() is None
+        pool.free_many(held)
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
+    audit(pool, source)
+
+
 class Witness:
     """What a caller has in a local of its own."""
 

@@ -435,6 +435,59 @@ def test_who_stops_the_loop_whose_task_holds_all_is_told(program: Any, timeout: 
 
 
 @STOPS
+@pytest.mark.parametrize("timeout", [None, SOON])
+@pytest.mark.parametrize(
+    "program", [_beside_a_task_of_asyncio, _beside_a_task_of_trio, _in_a_callback, _above_a_block_of_its_thread]
+)
+def test_who_drains_in_a_loop_whose_task_holds_an_element_is_told(program: Any, timeout: float | None) -> None:
+    """The holder can never return it; one is enough, whatever else is out. The message names the call to use."""
+    pool = make("frames", 2)
+    anna = Caller("anna")
+    held = anna.take(pool)
+    with pytest.raises(DeadlockError, match="pool 'frames': it can never be drained by this caller") as caught:
+        program(pool, lambda pool: pool.drain(timeout))
+    assert isinstance(caught.value, PoolTimeout) == (timeout is not None)
+    assert "stops its event loop, which `await pool.drain_async()` would not" in str(caught.value)
+    pool.free(held)
+    anna.ends()
+    audit(pool)
+
+
+def test_who_drains_inside_a_block_of_its_own_is_told() -> None:
+    """Also where no loop runs: the block ends only after the call."""
+    pool = make("frames")
+    with pool.lease(), pytest.raises(DeadlockError, match="Return what you hold, and then drain"):
+        pool.drain()
+    pool.drain(0)
+    audit(pool)
+
+
+@STOPS
+def test_a_drain_waits_for_what_another_may_return() -> None:
+    """What a task of the stopped loop took without a block, a thread may free; and what another thread holds, it returns."""
+    pool = make("frames", 2)
+    anna = Caller("anna")
+    theirs = anna.take(pool)
+
+    async def main() -> None:
+        element = await pool.alloc_async()
+
+        def free() -> None:
+            wait_until(lambda: "drain_async" in pool.why_empty())
+            pool.free(element)
+            pool.free(theirs)
+
+        freeing = threading.Thread(target=free)
+        freeing.start()
+        pool.drain(SOON)
+        freeing.join(SOON)
+
+    asyncio.run(main())
+    anna.ends()
+    audit(pool)
+
+
+@STOPS
 def test_who_waits_for_a_loop_that_stands_still_is_told_and_the_loop_goes_on() -> None:
     """A thread that holds the one element and wants the other, which a task has, whose loop waits for the first."""
     pool = make("frames", 2)

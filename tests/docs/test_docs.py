@@ -19,7 +19,17 @@ ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 REFERENCE = "\n".join(page.read_text("utf-8") for page in sorted((DOCS / "reference").glob("*.md")))
-PUBLIC_MODULES = ("mempool", "mempool.linux", "mempool.parking", "mempool.registry", "mempool.sources", "mempool.testing")
+PUBLIC_MODULES = (
+    "mempool",
+    "mempool.linux",
+    "mempool.maintenance",
+    "mempool.parking",
+    "mempool.pressure",
+    "mempool.registry",
+    "mempool.sources",
+    "mempool.testing",
+    "mempool.watch",
+)
 #: What a page may need and a user may not have: the page's code is skipped from there on.
 OPTIONAL = (
     "numpy",

@@ -149,6 +149,31 @@ def test_a_handler_of_signals_that_raises_on_the_way_in_is_seen_through() -> Non
 #: The stack of frames grows by blocks of 2048 words. This script goes so far down that some block is full at each word, and
 #: there has no memory of the system from the lookup of the source's free on, until that is looked up again. (All in C, so
 #: that the looking up itself needs no room on the stack.)
+class Short(Counted):
+    """Its free, once memory is short, finds none for its frame, each time."""
+
+    is_short = False
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "free" and self.is_short:
+            raise MemoryError
+        return super().__getattribute__(name)
+
+
+def test_an_element_whose_free_could_never_be_called_is_written_off() -> None:
+    """It counts as none that the source has back: `written_off` says so, and the error comes out."""
+    source = Short()
+    pool = Pool(source, 0, keep=0)
+    element = pool.alloc()
+    source.is_short = True
+    with pytest.raises(MemoryError):
+        pool.free(element)
+    stats = pool.stats()
+    assert (stats.made, stats.out, stats.disposing) == (1, 0, 0)
+    assert (stats.disposed, stats.written_off) == (1, 1)
+    assert source.freed == []
+
+
 SCRIPT = textwrap.dedent("""
     import functools, itertools, operator, resource
     from mempool import Pool

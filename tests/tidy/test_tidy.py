@@ -21,7 +21,16 @@ READABLE = ("*.py", "*.pyi", "*.pxd", "*.md", "*.toml", "*.yml", "*.cfg", "*.pml
 # Public beside `mempool` itself; each joins the promise once it exists.
 PUBLIC_MODULES = [
     name
-    for name in ("mempool", "mempool.linux", "mempool.testing", "mempool.sources", "mempool.errors", "mempool.registry")
+    for name in (
+        "mempool",
+        "mempool.linux",
+        "mempool.testing",
+        "mempool.sources",
+        "mempool.errors",
+        "mempool.registry",
+        "mempool.maintenance",
+        "mempool.pressure",
+    )
     if importlib.util.find_spec(name) is not None and hasattr(importlib.import_module(name), "__all__")
 ]
 PUBLIC = [(module, name) for module in PUBLIC_MODULES for name in importlib.import_module(module).__all__]

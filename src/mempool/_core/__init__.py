@@ -3,6 +3,7 @@
 state.py    what the pool knows, as one value, and how it is changed in one step
 transfer.py     Hands, what a call owns; Ticket, its place in the line
 outstanding.py     which elements are out, by identity
+mirror.py   the memory of a page on which other processes read them
 base_decisions.py   how the state are read
 decisions.py  the decisions
 ends.py     the ends that every call comes to
@@ -24,6 +25,7 @@ COMPILED_MODULES = (
     "mempool._core.transfer",
     "mempool.buffer",
     "mempool._core.outstanding",
+    "mempool._core.mirror",
     "mempool._core.state",
     "mempool._core.base_decisions",
     "mempool._core.decisions",

@@ -1,6 +1,23 @@
 from mempool._core.state cimport State, mempool_moment, note, settle
 from mempool._core.transfer cimport Transfer, Ticket
+from mempool._core.mirror cimport Mapping
 from mempool._core.outstanding cimport Outstanding
+
+cdef extern from *:
+    """
+    static const double mempool_steps[3] = {1.0, 2.0, 5.0};
+    """
+    const double STEPS "mempool_steps"[3]
+
+
+cdef inline long long *mirrored(Mapping mapping, Py_ssize_t at) except? NULL:
+    """Where the words of this slot lie. Aligned: a reader sees each of them whole. NULL where there is no mapping."""
+    if mapping is None:
+        return NULL
+    if at < 0 or at % 8 != 0 or at + 440 > mapping.size:
+        raise IndexError("no slot of this page")
+    return <long long *>(<char *>mapping.base + at)
+
 
 cdef class BaseDecisions:
     cdef State state

@@ -20,9 +20,12 @@ else:
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core import _cython as cython
     from mempool._core.deciding import new_lock, new_queue, refusal, settle
+    from mempool._core.mirror import Mirror
     from mempool._core.outstanding import Outstanding
     from mempool._core.state import State
     from mempool._core.transfer import Ticket, Transfer
+
+    STEPS = (1.0, 2.0, 5.0)
 
 HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
@@ -152,13 +155,50 @@ class BaseDecisions:
                 state.wake_later(ticket)
 
     @cython.critical_section
+    def count_failure(self) -> None:
+        """For the statistics: the source has run out of memory."""
+        state: State = self.state
+        state.source_failures += 1
+        self.commit(state)
+
+    def failures(self) -> int:
+        """How often the source ran out of memory."""
+        return self.state.source_failures
+
+    def mirror_to(self, slot: Any) -> None:
+        """From now on mirror all figures into this slot of a page: see watch/page.py. None: no longer."""
+        mapping: Any = None if slot is None else slot.mapping
+        at: cython.Py_ssize_t = 0 if slot is None else slot.at
+        before: Any = self.slot()  # which goes when this is done: that may run Python code
+        self.mirror_into(slot, mapping, at)
+        del before
+
+    @cython.critical_section
+    def mirror_into(self, slot: Any, mapping: Any, at: cython.Py_ssize_t) -> None:
+        """The step of `mirror_to`."""
+        state: State = self.state
+        if cython.compiled:
+            state.mirror = mirrored(mapping, at)  # type: ignore[name-defined]
+            state.slot = slot
+        else:
+            state.slot = slot
+            state.mirror = None if slot is None else Mirror(mapping, at)
+        self.commit(state)
+
+    def slot(self) -> Any:
+        """Where the figures are mirrored; None: nowhere."""
+        return self.state.slot
+
+    @cython.critical_section
     def count_wait(self, outcome: cython.Py_ssize_t, seconds: cython.double) -> None:
         """For the statistics: somebody has waited so long. outcome: SERVED, CLOSED or WITHDRAWN, or TIMED_OUT."""
         bucket: cython.Py_ssize_t = 0
-        bound: cython.double = 0.0001  # WAIT_BUCKETS[0]; each of the others is ten times the one before
-        while bucket < 7 and seconds > bound:
+        unit: cython.double = 1.0
+        # WAIT_BUCKETS, in units of 10 microseconds and of tens of them: bound for bound as exact as written there.
+        while bucket < 22 and seconds > STEPS[bucket % 3] * unit / 100000.0:
             bucket += 1
-            bound *= 10
+            if bucket % 3 == 0:
+                unit *= 10
         state: State = self.state
         if not cython.compiled:
             state.waits = list(state.waits)  # the old ones stay as they are, should this be taken back
@@ -267,6 +307,7 @@ class BaseDecisions:
             "from_reserve": state.from_reserve,
             "from_line": state.from_line,
             "resizes": state.resizes,
+            "source_failures": state.source_failures,
             "waits": list(state.waits),
             "wait_histogram": list(state.wait_histogram),
             "wait_seconds_total": state.wait_seconds_total,

@@ -54,7 +54,7 @@ IDLE: dict[str, Callable[..., bool]] = {
     "withdraw": lambda ticket: not ticket.in_line,
 }
 #: What nobody needs an answer of.
-POSTPONED = ("after_fork", "count_wait")
+POSTPONED = ("after_fork", "count_failure", "count_wait")
 #: What only looks.
 LOOKS = ("snapshot", "held_by", "must_enqueue", "check_in_unknown")
 
@@ -139,6 +139,8 @@ def decision(decide: Callable[..., Any], may_wake: bool = True) -> Callable[...,
                     end(state)
                 else:
                     state.undo = None
+                if state.mirror is not None:
+                    state.mirror.store(state)
                 is_behind = may_wake and (state.first_to_wake is not None or self.later)
                 self.lock.release()
             except BaseException:

@@ -40,7 +40,7 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
 #: Beside the states of a ticket, how a wait can end.
 TIMED_OUT = 4
 #: Upper bounds, in seconds, of the buckets in which waits are counted; the last bucket has none.
-WAIT_BUCKETS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+WAIT_BUCKETS = (*(step * 10**power / 1e5 for power in range(7) for step in (1, 2, 5)), 100.0)
 #: What `join` answers.
 IN_LINE, HAS_ALL, IS_CLOSED, IS_FULL, IS_TOO_MANY = range(5)
 #: So many spares are looked at for an element that the source may have returned before; see is_here.
@@ -395,12 +395,17 @@ class Decisions(BaseDecisions):
         self.wake_pending()
 
     @cython.critical_section
-    def evict(self, transfer: Transfer) -> int:
-        """Move spares beyond `keep` (all, when the pool is closed) into this transfer, for the caller to dispose of."""
+    def evict(self, transfer: Transfer, is_idle: bool = False) -> int:
+        """Move spares beyond `keep` (all, when the pool is closed) into this transfer, for the caller to dispose of.
+
+        is_idle: those beyond the reserve, too.
+        """
         state: State = self.state
         note(state, transfer)
         keep: cython.Py_ssize_t = 0 if state.closed else max(state.keep, state.kept_for_line())
         reserve: cython.Py_ssize_t = max(state.reserve, state.kept_for_line())
+        if is_idle:
+            keep = min(keep, reserve)
         if state.next_to_serve() is None:
             while transfer.count < transfer.wanted and (
                 state.spare > keep or (state.spare > reserve and state.excess() > 0)
@@ -461,10 +466,10 @@ class Decisions(BaseDecisions):
             state.written_off -= found
 
     @cython.critical_section
-    def disposed_one(self, transfer: Transfer, fill: Transfer | None = None) -> None:
+    def disposed_one(self, transfer: Transfer, fill: Transfer | None = None, is_lost: cython.bint = False) -> None:
         """The source's free has come back for the first element in this transfer: it is gone.
 
-        fill: begins by this, if another ended for want of the room that is there now.
+        fill: begins by this, if another ended for want of the room that is there now. is_lost: it could not be called.
         """
         state: State = self.state
         note(state, transfer)
@@ -480,6 +485,8 @@ class Decisions(BaseDecisions):
         if state.disposing > 0:  # else a fork has counted it already
             state.disposing -= 1
             state.disposed += 1
+            if is_lost:
+                state.written_off += 1
         if fill is not None and state.starved:
             note(state, fill)
             self.count_fill(state, fill)

@@ -8,7 +8,7 @@ lines whole; on a build without one, the gates `fast_alloc_above` and `fast_free
 """
 
 from cpython.list cimport PyList_GET_ITEM
-from mempool._core.state cimport State, mempool_is_before
+from mempool._core.state cimport MIRRORED_FROM_RESERVE, State, mempool_is_before, mirror_spare
 from mempool._core.transfer cimport Transfer
 from mempool._core.decisions cimport Decisions
 from mempool._core.outstanding cimport Outstanding
@@ -51,6 +51,7 @@ cdef extern from *:
 cdef inline object take_top(FastPath self):
     """The top spare, checked out."""
     self.state.spare -= 1
+    mirror_spare(self.state)
     if self.tracks:
         self.outstanding.add_pointer(<void*>PyList_GET_ITEM(self.state.slots, self.state.spare))
     return mempool_pick(self.state.slots, self.state.spare)
@@ -68,6 +69,8 @@ cdef inline object take_at_last(FastPath self):
         self.state.from_spare += 1
     else:
         self.state.from_reserve += 1
+        if self.state.mirror != NULL:
+            self.state.mirror[MIRRORED_FROM_RESERVE] = self.state.from_reserve
     return take_top(self)
 
 
@@ -99,6 +102,7 @@ cdef inline bint put_warm(FastPath self, element) except? -1:
         return False  # nothing, or nothing is out
     mempool_place(self.state.slots, self.state.spare, element)
     self.state.spare += 1
+    mirror_spare(self.state)
     return True
 
 
@@ -154,4 +158,5 @@ cdef inline bint put_buffer(FastPath self, Buffer buffer) except? -1:
     next_handle.state = LIVE
     mempool_place(self.state.slots, self.state.spare, next_handle)
     self.state.spare += 1
+    mirror_spare(self.state)
     return True

@@ -96,6 +96,7 @@ class Queueing:
     def dequeue(self, ticket: Ticket, waker: Any, outcome: int | None, seconds: cython.double) -> None:
         """See Engine."""
         self.core.cancel(ticket)
+        ticket.forget_owner()
         waker.on_gone = None
         if outcome is not None:
             self.core.count_wait(outcome, seconds)

@@ -33,6 +33,14 @@ cdef extern from *:
     long long mempool_moment(double seconds) noexcept
     bint mempool_is_before(long long moment) noexcept
 
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
+
+cdef enum:
+    MIRRORED_SPARE = 6
+    MIRRORED_FROM_SPARE = 16
+    MIRRORED_FROM_RESERVE = 18
+
 cdef class State:
     cdef Py_ssize_t reserve
     cdef Py_ssize_t keep
@@ -60,8 +68,9 @@ cdef class State:
     cdef Py_ssize_t from_reserve
     cdef Py_ssize_t from_line
     cdef Py_ssize_t resizes
+    cdef Py_ssize_t source_failures
     cdef Py_ssize_t waits[8]
-    cdef Py_ssize_t wait_histogram[8]
+    cdef Py_ssize_t wait_histogram[23]
     cdef double wait_seconds_total
     cdef double wait_seconds_max
     cdef Py_ssize_t fast_alloc_above
@@ -74,6 +83,8 @@ cdef class State:
     cdef Ticket tail
     cdef Ticket first_to_wake
     cdef tuple drainers
+    cdef long long *mirror
+    cdef object slot
     cdef list undo
     cdef tuple ends
     cdef Py_ssize_t out(self) noexcept
@@ -104,3 +115,62 @@ cdef inline void note(State state, Transfer transfer) noexcept:
 
 cdef inline void settle(State state, Ticket ticket, Py_ssize_t outcome) noexcept:
     ticket.state = outcome
+
+
+cdef extern from *:
+    """
+    #if defined(__GNUC__)
+    #define MEMPOOL_FENCE() __atomic_thread_fence(__ATOMIC_RELEASE)
+    #else
+    #define MEMPOOL_FENCE()
+    #endif
+    """
+    void MEMPOOL_FENCE() noexcept
+
+
+cdef inline void mirror_state(State state) noexcept:
+    """All figures into the slot of a page, if there is one, between an odd and an even sequence number.
+
+    The words are in the order of FIGURES in watch/layout.py; `figures_of` in mirror.py is the same.
+    """
+    cdef long long *words = state.mirror
+    cdef Py_ssize_t i
+    if words == NULL:
+        return
+    words[0] |= 1
+    MEMPOOL_FENCE()
+    words[2] = state.reserve
+    words[3] = state.keep
+    words[4] = -1 if state.limit == PY_SSIZE_T_MAX else state.limit
+    words[5] = state.closed
+    words[MIRRORED_SPARE] = state.spare
+    words[7] = state.made
+    words[8] = state.disposed
+    words[9] = state.disposing
+    words[10] = state.written_off
+    words[11] = state.permits
+    words[12] = state.fills
+    words[13] = state.starved
+    words[14] = state.lingering
+    words[15] = state.waiting
+    words[MIRRORED_FROM_SPARE] = state.from_spare
+    words[17] = state.from_source
+    words[MIRRORED_FROM_RESERVE] = state.from_reserve
+    words[19] = state.from_line
+    words[20] = state.resizes
+    words[21] = state.source_failures
+    for i in range(5):
+        words[22 + i] = state.waits[i]
+    for i in range(23):
+        words[27 + i] = state.wait_histogram[i]
+    (<double *>words)[50] = state.wait_seconds_total
+    (<double *>words)[51] = state.wait_seconds_max
+    MEMPOOL_FENCE()
+    words[0] += 1
+
+
+cdef inline void mirror_spare(State state) noexcept:
+    """The figures that the fast path changes."""
+    if state.mirror != NULL:
+        state.mirror[MIRRORED_SPARE] = state.spare
+        state.mirror[MIRRORED_FROM_SPARE] = state.from_spare

@@ -76,6 +76,7 @@ class State:
     from_reserve: cython.Py_ssize_t
     from_line: cython.Py_ssize_t
     resizes: cython.Py_ssize_t
+    source_failures: cython.Py_ssize_t
     waits: Any  # by outcome: see BaseDecisions.count_wait
     wait_histogram: Any  # by duration: see WAIT_BUCKETS
     wait_seconds_total: cython.double
@@ -93,6 +94,9 @@ class State:
     tail: Ticket | None
     first_to_wake: Ticket | None
     drainers: tuple[Ticket, ...]  # who waits for the last element to be returned
+    # Where all of this can be read from outside: see mirror.py. What is mirrored into a page's slot keeps it.
+    mirror: Any
+    slot: Any
     # Uncompiled: see deciding.py.
     undo: list[Any] | None  # what takes back the decision that is being made; None: none is
     ends: tuple[Any, ...]  # what others may see of it only when it is made
@@ -107,10 +111,12 @@ class State:
         self.starved = False
         self.lingering = self.waiting = self.joined = self.asked = 0
         self.from_spare = self.from_source = self.from_reserve = self.from_line = 0
+        self.source_failures = 0
         self.resizes = -1  # the first retarget is the constructor's
         if not cython.compiled:  # compiled, arrays that begin as zeros, like all of a new object
             self.waits = [0] * 8
-            self.wait_histogram = [0] * 8
+            self.wait_histogram = [0] * 23
+            self.mirror = None
         self.wait_seconds_total = self.wait_seconds_max = 0.0
         self.fast_alloc_above = UNLIMITED
         self.fast_free_below = 0
@@ -120,6 +126,7 @@ class State:
         self.slots = []
         self.head = self.tail = self.first_to_wake = None
         self.drainers = ()
+        self.slot = None
         self.undo = None
         self.ends = ()
 
@@ -143,6 +150,8 @@ class State:
         self.fast_alloc_above = self.reserve if is_open and fast_alloc else UNLIMITED
         self.fast_free_below = self.keep if is_open and fast_free and not self.drainers and self.excess() <= 0 else 0
         self.full = self.made - self.disposed + self.permits >= self.limit
+        if cython.compiled:  # uncompiled, what surrounds the decision does it
+            mirror_state(self)  # type: ignore[name-defined]
 
     # -- the free list: spares, last in, first out, so that warm memory is used again
 

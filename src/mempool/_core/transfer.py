@@ -156,6 +156,10 @@ class Ticket(Transfer):
         self.owner = owner
         self.thread = thread
 
+    def forget_owner(self) -> None:
+        """It has left the line. A task keeps the error that ends its wait, and so what the error's traceback refers to."""
+        self.owner = None
+
     def is_settled(self) -> bool:
         """No longer waiting: look at `state`."""
         return self.state != WAITING

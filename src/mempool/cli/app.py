@@ -12,6 +12,8 @@ from mempool import IMPLEMENTATION, __version__
 from mempool.cli.bench import bench
 from mempool.cli.demo import demo
 from mempool.cli.doctor import doctor
+from mempool.cli.top.command import top
+from mempool.cli.watching import list_pools, resize, why
 
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
 VERSION = f"%(prog)s %(version)s, {IMPLEMENTATION} core, Python {platform.python_version()}"
@@ -29,6 +31,10 @@ def mempool(context: click.Context) -> None:
 mempool.add_command(bench)
 mempool.add_command(demo)
 mempool.add_command(doctor)
+mempool.add_command(list_pools)
+mempool.add_command(resize)
+mempool.add_command(top)
+mempool.add_command(why)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from mempool._core import Decisions, Queueing, Ticket, Transfer
 from mempool._core import decisions as answers
 from mempool._core.decisions import IS_FULL, IS_TOO_MANY
 from mempool.clock import SYSTEM_CLOCK, Clock
-from mempool.engine import Snapshot, Tracker, UnderWay, Waker
+from mempool.engine import NEVER, Snapshot, Tracker, UnderWay, Waker
 from mempool.errors import LineFull, PoolClosed
 from mempool.local import losses
 from mempool.local.offloading import Offload
@@ -329,10 +329,14 @@ class LocalEngine(Queueing):
             self.giving.end_fill(fill)
             self.under_way.pop(token, None)
 
-    def refill(self) -> None:
+    def refill(self, seconds: float = NEVER) -> None:
         """See Engine."""
         self.supply.regain()
-        self._fill(beyond_out=True)
+        self._fill(beyond_out=True, until=self._clock.now() + seconds)
+
+    def trim(self, spares: int) -> int:
+        """See Engine."""
+        return self.supply.dispose_surplus(here=True, idle=spares)
 
     def _targets(self, reserve: int | None, keep: int | None, limit: int | None | EllipsisType) -> tuple[int, int, int]:
         most = sys.maxsize if limit is None else answers.UNCHANGED if limit is ... else limit
@@ -382,10 +386,12 @@ class LocalEngine(Queueing):
         self.giving.fills[fill] = get_ident()
         return fill
 
-    def _fill(self, *, beyond_out: bool, all_or_raise: bool = False, fill: Transfer | None = None) -> None:
+    def _fill(
+        self, *, beyond_out: bool, all_or_raise: bool = False, fill: Transfer | None = None, until: float = NEVER
+    ) -> None:
         """Make elements until the reserve is full, or (beyond_out) would be if all that is out was returned.
 
-        fill: has begun already, as a part of the decision that made it necessary.
+        fill: has begun already, as a part of the decision that made it necessary. until: when to leave the rest unfunded.
         """
         own = self._new_fill() if fill is None else fill
         try:
@@ -406,6 +412,8 @@ class LocalEngine(Queueing):
                     self.supply.note_failure(error)
                     if all_or_raise:
                         raise self._all_or_nothing(error) from error
+                    return
+                if self._clock.now() >= until:
                     return
                 # Cheap elements come in larger batches; dear ones one by one, so that a waiter gets each at once.
                 if self._clock.now() - began < BATCH_SECONDS:
@@ -458,7 +466,7 @@ class LocalEngine(Queueing):
             wait_histogram=tuple(f["wait_histogram"]),
             wait_seconds_total=f["wait_seconds_total"],
             wait_seconds_max=f["wait_seconds_max"],
-            source_failures=self.supply.failures,
+            source_failures=f["source_failures"],
             source_said=self.supply.said,
             source_rests=max(0.0, self.supply.rests_until - self._clock.now()),
             level=self.supply.level,
@@ -484,7 +492,7 @@ class LocalEngine(Queueing):
     def watch_drained(self, ticket: Ticket, waker: Waker | None) -> bool:
         """See Engine."""
         if waker is not None:
-            ticket.set_waiter(waker.wake, waker.owner, get_ident())
+            ticket.set_waiter(waker.wake, None, get_ident())
         return bool(self.core.watch_drain(ticket, waker is not None))
 
     def is_ending(self) -> bool:

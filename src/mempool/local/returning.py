@@ -247,8 +247,9 @@ class Returning(Ends):
         what = f" ({viewers(buffer)})" if self.tracker.knows_holders else ""
         return BufferError(
             f"{self.called}: this buffer is still viewed through {views} view{messages.s(views)}{what}: a slice "
-            "such as buf[:n] or an array still looks at it; use `with buf[:] as view:` inside the lease, `del` it "
-            "before the block ends, or lease(linger=True) or free(buf, linger=True), which return it when the last view ends"
+            "such as buf[:n] or an array looks at it; it is still out: end the view, then free(buf). Next time use "
+            "`with buf[:] as view:` inside the lease, `del` the view before the block ends, or use lease(linger=True) or "
+            "free(buf, linger=True), which return it when the last view ends"
         )
 
     def not_out(self, elements: list[Any]) -> Exception:

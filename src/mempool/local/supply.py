@@ -41,7 +41,6 @@ class Supply:
         "clock",
         "core",
         "failed_at",
-        "failures",
         "offload",
         "reset",
         "rests_until",
@@ -57,7 +56,6 @@ class Supply:
         self.reset: Callable[[Any], object] | None = protocol.found(source, "reset")
         self.check: Callable[[Any], object] | None = protocol.found(source, "check")
         self.offload = None
-        self.failures: int = 0
         self.said: str | None = None
         self.failed_at: float = -NEVER  # by the clock
         self.rests_until: float = -NEVER
@@ -120,8 +118,10 @@ class Supply:
 
     def note_failure(self, error: MemoryError) -> None:
         """The source has run out of memory."""
-        self.failures += 1
+        self.core.count_failure()
         self.said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        if (slot := self.core.slot()) is not None:
+            slot.say(self.said)
         self.failed_at = self.clock.now()
         if self._rests:
             self._rest(self.failed_at)
@@ -208,21 +208,27 @@ class Supply:
                     errors.append(error)
             if transfer.free_called or vain == FREE_TRIES_MAX:
                 vain = 0
-                self.core.disposed_one(transfer, fill)
+                self.core.disposed_one(transfer, fill, not transfer.free_called)
         if errors:
             raise errors[0]
 
     def _dispose_here(self, transfer: Transfer) -> None:
         self.dispose(transfer, here=True)
 
-    def dispose_surplus(self, fill: Transfer | None = None, *, here: bool = False) -> None:
-        """Goes on to the last whatever the source raises; then raises the first. (An interrupt ends it.)"""
+    def dispose_surplus(self, fill: Transfer | None = None, *, here: bool = False, idle: int | None = None) -> int:
+        """Goes on to the last whatever the source raises; then raises the first. (An interrupt ends it.)
+
+        idle: so many at most, and from what is kept beyond the reserve, too. Returns how many it took.
+        """
         errors: list[Exception] = []
-        while True:
-            transfer = Transfer(self._batch_max)
+        taken = 0
+        while idle is None or taken < idle:
+            transfer = Transfer(self._batch_max if idle is None else min(self._batch_max, idle - taken))
             try:
-                if not self.core.evict(transfer):
+                surplus = self.core.evict(transfer, idle is not None)
+                if not surplus:
                     break
+                taken += surplus
                 self.dispose(transfer, fill, here=here)
             except BaseException as error:
                 self.dispose(transfer, fill, here=here)  # the rest
@@ -231,3 +237,4 @@ class Supply:
                 errors.append(error)
         if errors:
             raise errors[0]
+        return taken

@@ -21,7 +21,7 @@ cdef extern from "protocol.h":
         uint64_t pid, started, pid_namespace
         uint32_t bell, listens
         uint64_t nanoseconds[4]
-        uint64_t counts[20]
+        uint64_t counts[52]
     ctypedef struct mp_store:
         mp_word *root
         mp_word *words
@@ -106,7 +106,8 @@ cdef enum:  # where in `counts` a process counts what: the first three as FROM_S
     RESIZES = 5
     OUTCOMES = 6  # how waits ended, by the states of a ticket from TICKET_SERVED on
     HISTOGRAM = 12
-    COUNTS = 20
+    BUCKETS = 23
+    COUNTS = 35
 
 cdef enum:  # mempool/engine.py says the same of tickets
     TICKET_WAITING = 0
@@ -568,6 +569,19 @@ cdef class Transaction:
             raise self.refused(outcome)
         return True
 
+    def trim(self, uint64_t spares):
+        """Give the memory of so many spares beyond the reserve back to the system, at most. How many."""
+        self.ready()
+        cdef uint64_t trimmed = 0, outcome
+        while trimmed < spares:
+            outcome = shrink_by_one(self, True)
+            if outcome == GONE:
+                raise self.gone()
+            if outcome != TO_PUNCH:
+                break
+            trimmed += 1
+        return trimmed
+
     def grow_by_one(self, uint64_t goal, uint64_t under_way):
         """One more is populated. True: it was. None: no more is lacking or allowed. False: there is no memory."""
         self.ready()
@@ -668,7 +682,7 @@ cdef class Transaction:
         """A wait has ended so, and was so long."""
         cdef uint64_t nanoseconds = <uint64_t>(min(max(seconds, 0.0), 1e9) * 1e9)
         cdef mp_client *record
-        if not (0 <= outcome < 6 and 0 <= bucket < 8):
+        if not (0 <= outcome < 6 and 0 <= bucket < BUCKETS):
             raise ValueError(f"no such wait: {outcome}, {bucket}")
         if self.me < self.clients:
             record = &self.store.clients[self.me]

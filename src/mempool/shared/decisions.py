@@ -349,15 +349,15 @@ def exchange(tx: Transaction, expected: cython.ulonglong, targets: cython.ulongl
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def shrink(tx: Transaction) -> cython.ulonglong:
-    """TO_PUNCH: a spare that is surplus. NOTHING: none is."""
+def shrink(tx: Transaction, to_reserve: cython.bint) -> cython.ulonglong:
+    """TO_PUNCH: a spare that is surplus, or (to_reserve) beyond the reserve. NOTHING: none is."""
     if not is_live(tx):
         return GONE
     targets: cython.ulonglong = tx.read(TARGETS)
     kept: cython.ulonglong = max(keep_of(targets), reserve_of(targets))  # a keep that was given may be below it
     if is_closed(tx.gate):
         kept = 0
-    elif made_of(tx.read(BARE_LIST)) > limit_of(targets):
+    elif to_reserve or made_of(tx.read(BARE_LIST)) > limit_of(targets):
         kept = reserve_of(targets)
     if spares(tx.gate) <= kept:
         return NOTHING

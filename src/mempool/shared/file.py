@@ -3,7 +3,7 @@
     0        header, 4 KiB: never changed, read once, compared with its checksum
     4096     the root, and beside it who asks the others to hold back
     4160     bells, 4 bytes for each place in the line
-    then     1 KiB for each client, then 16 bytes for each word
+    then     1,280 bytes for each client, then 16 bytes for each word
     then     2 MiB aligned: the slots, whole pages each
 
 All before the slots has memory from the beginning; a slot has it while it is not bare. The file has its full size from the
@@ -32,7 +32,7 @@ HEADER = struct.Struct("<8s6Q16s")
 PAGE = 4096
 ROOT = PAGE
 BELLS = ROOT + 64
-CLIENT_BYTES = 1024
+CLIENT_BYTES = 1280
 WORD = struct.Struct("<QQ")
 ALIGNMENT = 2 << 20
 #: Where the lock of client 0 lies: far beyond the end of any file, which a lock may.

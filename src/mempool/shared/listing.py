@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mempool import messages
-from mempool.engine import Snapshot
+from mempool.engine import WAIT_BUCKETS, Snapshot
 from mempool.stats import PoolStats, stats_of
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def engine_snapshot(engine: SharedEngine) -> Snapshot:
         from_line=0,
         resizes=0,
         waits=(0,) * 6,
-        wait_histogram=(0,) * 8,
+        wait_histogram=(0,) * (len(WAIT_BUCKETS) + 1),
         wait_seconds_total=0.0,
         wait_seconds_max=0.0,
         source_failures=0,

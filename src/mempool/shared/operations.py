@@ -157,14 +157,24 @@ def run_shrink(tx: Transaction) -> cython.ulonglong:
     """Punch what is surplus, until nothing is. NOTHING, GONE."""
     outcome: cython.ulonglong
     while True:
-        while True:
-            tx.begin()
-            outcome = shrink(tx)
-            if tx.finish():
-                break
+        outcome = shrink_by_one(tx, False)
         if outcome != TO_PUNCH:
             return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def shrink_by_one(tx: Transaction, to_reserve: cython.bint) -> cython.ulonglong:
+    """TO_PUNCH: a spare was punched. NOTHING: none is surplus, or (to_reserve) beyond the reserve. GONE."""
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = shrink(tx, to_reserve)
+        if tx.finish():
+            break
+    if outcome == TO_PUNCH:
         punch_mine(tx, tx.slot)
+    return outcome
 
 
 @cython.cfunc

@@ -529,9 +529,16 @@ class PoolEngine:
                 self._tx.note(RESIZES)
                 return new_reserve > old_reserve
 
-    def refill(self) -> None:
+    def refill(self, seconds: float = NEVER) -> None:
         """See Engine."""
-        self._fill(decisions.BEYOND_OUT)
+        self._fill(decisions.BEYOND_OUT, until=self.clock.now() + seconds)
+
+    def trim(self, spares: int) -> int:
+        """See Engine."""
+        trimmed = self._tx.trim(max(0, spares))
+        if trimmed and self._waiting:
+            self._have_head_retry()
+        return trimmed
 
     def fill_or_raise(self) -> None:
         """Make the reserve of a pool that has just been made. Raises MemoryError."""
@@ -543,8 +550,8 @@ class PoolEngine:
                 "(docker run --shm-size), or promise less"
             )
 
-    def _fill(self, goal: int) -> bool:
-        """Memory for what is lacking. Whether there was enough."""
+    def _fill(self, goal: int, until: float = NEVER) -> bool:
+        """Memory for what is lacking. Whether there was enough. until: when the rest is left."""
         self._fills += 1
         failures = self._tx.failures
         try:
@@ -558,6 +565,8 @@ class PoolEngine:
                 if grown is not True:
                     return grown is None
                 self._end_rest()
+                if until != NEVER and self.clock.now() >= until:
+                    return True
         finally:
             self._fills -= 1
             self._note_memory(failures)

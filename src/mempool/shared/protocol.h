@@ -48,9 +48,9 @@ typedef struct {                 /* one per client; written by it alone */
     uint32_t bell, listens;      /* bell: a futex that is rung for all of its tickets together, if it listens */
     uint64_t nanoseconds[4];     /* that its callers waited: in all, the longest */
     _Alignas(64) mp_intent intent[2];
-    uint64_t counts[20];         /* what it has done, and those before it under this number: for figures, and for no decision */
+    uint64_t counts[52];         /* what it has done, and those before it under this number: for figures, and for no decision */
 } mp_client;
-_Static_assert(sizeof(mp_word) == 16 && sizeof(mp_intent) == 400 && sizeof(mp_client) == 1024, "the layout of the file");
+_Static_assert(sizeof(mp_word) == 16 && sizeof(mp_intent) == 400 && sizeof(mp_client) == 1280, "the layout of the file");
 
 typedef struct {                 /* private to a process: where the shared parts are, and how big */
     mp_word *root;               /* behind it, in the same cache line: please */

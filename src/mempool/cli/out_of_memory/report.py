@@ -20,8 +20,8 @@ from mempool.cli.out_of_memory.words import OUT, OUT_AGAIN, PHASES, TO_SPARE, Jo
 
 NONE = "-"
 TITLES = {Run.BYTEARRAY: "bytearray", Run.POOL: "pool", Run.QUEUE: "queue"}
-#: Ratios of speeds this near to 1 are called the same: two runs of one program differ by as much.
-SAME = 0.1
+#: Speeds that differ by no more than this share are called the same.
+SAME = 0.05
 CAUGHT = "UseAfterFree"
 
 
@@ -224,11 +224,15 @@ def compare_speeds(when: str, pooled: float, queued: float) -> tuple[str, str]:
     if not pooled or not queued:
         return "note", f"no speeds to compare {when}: too few files"
     ratio = pooled / queued
-    if abs(ratio - 1) <= SAME:
+    if max(ratio, 1 / ratio) <= 1 + SAME:
         return "same", f"pool and queue are equally fast {when} ({ratio:.2f} x)"
     if ratio > 1:
-        return "pool", f"{ratio:.1f} times as fast as the queue {when}"
-    return "queue", f"{1 / ratio:.1f} times as fast as the pool {when}"
+        return "pool", f"{_times(ratio)} as fast as the queue {when}"
+    return "queue", f"{_times(1 / ratio)} as fast as the pool {when}"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f} times" if ratio < 2 else f"{ratio:.1f} times"
 
 
 def speed(run: Outcome, phase: int) -> float:

@@ -111,7 +111,7 @@ class AccountContract(Contract):
         assert stats.waits_cancelled == 0
         assert stats.wait_seconds_total == 6
         assert stats.wait_seconds_max == 3
-        assert [(bound, count) for bound, count in stats.wait_histogram if count] == [(10, 2)]
+        assert [(bound, count) for bound, count in stats.wait_histogram if count] == [(5, 2)]
         self.audit(pool, source, out=[element])
 
     @waits

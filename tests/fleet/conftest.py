@@ -1,0 +1,39 @@
+"""Clusters of Dask for the tests: loopback only, ended with the test."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+
+@contextlib.contextmanager
+def running(workers: int, **options: Any) -> Iterator[Any]:
+    """A LocalCluster and its client, as (cluster, client)."""
+    distributed = pytest.importorskip("distributed", reason="mempool[dask] is not installed")
+    options = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0} | options
+    if options.get("processes") or "protocol" in options:
+        options["host"] = "127.0.0.1"
+    with warnings.catch_warnings(), distributed.LocalCluster(n_workers=workers, **options) as cluster:
+        warnings.simplefilter("ignore")  # of distributed, about itself
+        with distributed.Client(cluster) as client:
+            yield cluster, client
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """What distributed logs of workers that are killed on purpose is none of a test's output."""
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(before)
+
+
+@pytest.fixture
+def cluster() -> Callable[..., contextlib.AbstractContextManager[Any]]:
+    return running

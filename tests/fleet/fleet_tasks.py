@@ -1,0 +1,115 @@
+"""What the workers of the tests run: worker processes import it from here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+from distributed import get_worker
+
+import mempool
+from mempool import Objects
+from mempool.testing import wait_until
+
+
+class Element:
+    """An object that can be told from others."""
+
+
+def objects() -> Objects[Element]:
+    return Objects(Element)
+
+
+class Gated:
+    """A source that fails, or stands still, as files of a folder say: `full` and `slow`. Says in which thread it ran."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def alloc(self) -> Element:
+        wait_until(lambda: not (self.folder / "slow").exists(), timeout=60)
+        if (self.folder / "full").exists():
+            raise MemoryError("the memory group is full")
+        (self.folder / f"thread {threading.current_thread().name}").touch()
+        return Element()
+
+    def free(self, _element: Element) -> None:
+        """Nothing to do."""
+
+
+class FailsOn:
+    """A source that has no memory on one worker, as long as a file is there."""
+
+    def __init__(self, folder: str, worker: str) -> None:
+        self.file = Path(folder) / worker
+
+    def alloc(self) -> Element:
+        if self.file.exists():
+            raise MemoryError("the memory group is full")
+        return Element()
+
+    def free(self, _element: Element) -> None:
+        """Nothing to do."""
+
+
+class BytesOfSecret:
+    """What only a worker may load: elsewhere it leaves a file."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __call__(self) -> Objects[Element]:
+        return objects()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _loaded, (self.folder,)
+
+
+def _loaded(folder: str) -> BytesOfSecret:
+    Path(folder, f"loaded by {os.getpid()}").touch()
+    return BytesOfSecret(folder)
+
+
+def pool_of(name: str) -> tuple[str, int, int]:
+    """In a task: of whose pool, which, and how large."""
+    pool = mempool.get(name)
+    return str(get_worker().name), id(pool), pool.reserve
+
+
+def use(name: str, number: int) -> int:
+    with mempool.get(name).lease(timeout=30):
+        return number
+
+
+def keep(name: str, _number: int) -> Any:
+    """An element as a task's result: the mistake."""
+    return mempool.get(name).alloc(timeout=0.2)
+
+
+def count(*elements: Any) -> int:
+    return len(elements)
+
+
+def stop_me() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def hold(name: str, folder: str) -> int:
+    """Have an element until a file appears; and say whose pool it was, before and after."""
+    pool = mempool.get(name)
+    with pool.lease() as element:
+        Path(folder, "held").touch()
+        wait_until(lambda: Path(folder, "go").exists(), timeout=60)
+        assert element is not None
+        return int(mempool.get(name) is pool and not pool.closed)
+
+
+def missing(name: str) -> str:
+    try:
+        mempool.get(name)
+    except LookupError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,32 @@
+"""A directory of pages for each test, on tmpfs, and nothing published afterwards."""
+
+from __future__ import annotations
+
+import gc
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+if not sys.platform.startswith("linux"):
+    collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where this test's processes put their pages."""
+    from mempool import watch
+
+    path = Path(f"/dev/shm/mempool-test-{os.getpid()}-{secrets.token_hex(3)}")
+    monkeypatch.setenv("MEMPOOL_WATCH_DIR", str(path))
+    monkeypatch.delenv("MEMPOOL_WATCH", raising=False)
+    gc.collect()  # the pools of other tests would be shown as well
+    try:
+        yield path
+    finally:
+        watch.unpublish()
+        shutil.rmtree(path, ignore_errors=True)
