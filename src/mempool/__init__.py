@@ -4,7 +4,7 @@ Pool                    the pool: alloc, free, lease, resize
 Objects, Buffers        where elements come from
 Limited, Logged, Faulty, OnFailure, Translated, Fallback    adaptors: a source around a source
 Guarantee, PoolStats    what a pool promises; what it has done
-Lease, Leases           an element that is returned by itself; several together
+Lease, Leases           holds an element and returns it at the end; several together
 Chunk                   what `pool.read(file)` yields: a buffer with bytes in it
 Buffer                  an element of Buffers: memory in your hands, until you free it
 get                     the pool of a name

@@ -83,10 +83,14 @@ class BasePool(FastPath, Generic[T]):
             raise
 
     def alloc_many(self, n: int, *, timeout: float | None | Literal["default"] = "default") -> list[T]:
-        """Take `n` elements, all or none. In the line, they are gathered as they are returned; nobody overtakes.
+        """Take `n` elements together: all of them or none.
 
-        More than the reserve is served as far as the source can, without a promise. Raises ValueError at once when `n`
-        exceeds the limit, or does so when a resize lowers it; and what `alloc` raises. Kernel: mempool_alloc_bulk.
+        If they are not there, the caller waits in the line (the wait queue). The pool gathers elements for it as they are
+        returned, and nobody overtakes it. `n` may be larger than the reserve; then the pool promises nothing, and serves
+        what the source can make.
+
+        Raises ValueError if `n` exceeds the limit, at once or when a resize lowers the limit; and what `alloc` raises.
+        Kernel: mempool_alloc_bulk.
         """
         ticket = self._engine.ticket(self._many(n))
         try:
@@ -111,7 +115,7 @@ class BasePool(FastPath, Generic[T]):
     def lease_many(
         self, n: int, *, timeout: float | None | Literal["default"] = "default", linger: bool = False
     ) -> Leases[T]:
-        """`n` elements that are returned together: for `with`, for `async with`, or held; see Leases.
+        """Lease `n` elements that are returned together: for `with`, for `async with`, or held; see Leases.
 
             with pool.lease_many(3) as frames:  # a list
                 ...
@@ -236,7 +240,7 @@ class BasePool(FastPath, Generic[T]):
     # -- freeing
 
     def free_many(self, elements: Iterable[T], *, linger: bool = False) -> int:
-        """Give elements back. All must be out, else nothing happens. Returns how many the pool kept or handed on.
+        """Return elements to the pool, all or none. Returns how many it kept or gave to waiting callers.
 
         linger: as for `free`; what lingers is not counted.
 
@@ -248,7 +252,7 @@ class BasePool(FastPath, Generic[T]):
         self._engine.give(self._engine.returning((element,)), linger=bool(linger))
 
     def array(self, shape: Any, dtype: Any = "uint8", *, timeout: float | None | Literal["default"] = "default") -> Any:
-        """A NumPy array over a buffer of this pool, which is returned when the array and all its views are gone.
+        """Make a NumPy array over a buffer of this pool. The buffer is returned when the array and all its views are gone.
 
         shape, dtype: as for `Buffer.array`. timeout: as for `alloc`. For pools of `Buffers`; needs `mempool[numpy]`.
 
@@ -274,9 +278,9 @@ class BasePool(FastPath, Generic[T]):
         """Raise ValueError where such an array does not fit into an element, if that is known before there is one."""
 
     def discard(self, element: T) -> None:
-        """Give back an element that is broken: the source's free is called, and nobody gets it again.
+        """Return an element that is broken (invalidate it): the source's free is called, and nobody gets it again.
 
-        It is made anew where the promise needs it, as by `refill`: what the source cannot make now is unfunded. The
+        A new one is made where the reserve needs it, as by `refill`: what the source cannot make now is unfunded. The
         element's `reset` is not called. In a lease, call `lease.discard()`, so that its end does not free it again.
 
         Raises what `free` raises, and what the source's alloc raises that is not MemoryError.
@@ -284,10 +288,10 @@ class BasePool(FastPath, Generic[T]):
         self._engine.discard(self._engine.returning((element,)))
 
     def write_off(self, lost: T | Holder) -> None:
-        """Say that an element is lost with its holder and is never returned: it exists no more, as far as the pool goes.
+        """Declare that an element is lost and will never be returned. The pool no longer counts it.
 
         lost: the element, or what `holders()` says of it where nobody has it at hand. There is room under the limit for
-        another; it is made anew where the promise needs it, as by `refill`. The source's free is not called, because the
+        another; a new one is made where the reserve needs it, as by `refill`. The source's free is not called, because the
         holder may still be using the memory; that of a `Buffer` goes back to the source when the last one drops it. Who
         frees it after all gets ForeignElement.
 
@@ -323,17 +327,24 @@ class BasePool(FastPath, Generic[T]):
     def resize(
         self, reserve: int | None = None, *, keep: int | None = None, limit: int | None | EllipsisType = ...
     ) -> Guarantee:
-        """Change the promise, live. Returns what is promised and covered when it is done.
+        """Change the reserve, `keep` or the limit of a pool in use. Returns what is promised and covered afterwards.
 
-        All targets change at one moment; the last resize to reach its moment wins. Then, outside of any lock, a grow
-        makes elements until the reserve is full or memory runs out, serving callers in the line on the way, and a shrink
-        disposes of the spares beyond `keep`. A `keep` that was given once stays, but is never below the reserve; one
-        that never was follows at twice the reserve. limit=None: no limit. Who waits in `alloc_many` for more than a lowered
-        limit allows gets ValueError. A grow for which the source says that there is no room makes nothing, and is unfunded;
-        `refill` makes what can be had of it.
+        reserve: the new reserve (minimum size); None: as before.
+        keep: how many spares stay warm (max idle); None: as before. A `keep` that was given once stays, but is raised to the
+            reserve where it is less. One that never was given is always twice the reserve.
+        limit: the new limit (max size); None: no limit; left out: as before.
 
-        Raises ValueError or TypeError for what makes no sense, MemoryError when not even the list of places can be had
-        (kernel: -ENOMEM), PoolClosed; nothing has changed then. Kernel: mempool_resize.
+        All targets change at one moment. Of several resizes, the last to reach that moment wins. Then, without a lock:
+
+        - a grow: the source makes elements until the reserve is full or memory runs out, and callers in the line
+          are served first. If the source says that it has no room for all of them, it makes none. What is lacking is
+          unfunded; `refill` makes as much of it as it can.
+        - a shrink: spares beyond `keep` are disposed of.
+
+        A caller that waits in `alloc_many` for more than a lowered limit allows gets ValueError.
+
+        Raises ValueError or TypeError for impossible targets, MemoryError if there is no memory for the list of places
+        (kernel: -ENOMEM), PoolClosed. Nothing has changed then. Kernel: mempool_resize.
         """
         if reserve is not None:
             reserve = self._count("reserve", reserve)
@@ -423,27 +434,27 @@ class BasePool(FastPath, Generic[T]):
         return held
 
     def hand_over(self, element: T) -> None:
-        """Say that another thread or task will free this element, so that its taker is not held for its holder.
+        """Declare that another thread or task will free this element. Its taker is no longer named as its holder.
 
-        An element on its way through a queue to a worker is nobody's until it is taken over or freed. Does nothing unless
-        `track="holders"`.
+        Call it before you pass the element on, through a queue for example. The element then has no holder until somebody
+        calls `take_over` or frees it. Does nothing unless `track="holders"`.
         """
         self._engine.tracker.hand_over(element)
 
     def take_over(self, element: T) -> None:
-        """Say that the caller is the holder of this element from now on, and that nobody else will free it.
+        """Declare that the caller holds this element from now on, and that nobody else will free it.
 
-        The counterpart of `hand_over`: `holders()` and `why_empty()` name the caller, since now, and it counts for
-        DeadlockError. Does nothing unless `track="holders"`, nor for an element that is not out.
+        The counterpart of `hand_over`. From now on `holders()` and `why_empty()` name the caller, and the element counts as
+        the caller's when a DeadlockError is decided. Does nothing unless `track="holders"`, or if the element is not out.
         """
         self._engine.tracker.take_over(element, self._engine.clock.now())
 
     def why_empty(self) -> str:
-        """One paragraph a person can act on: what is promised, out and awaited, who holds what, what the source said."""
+        """Explain in a paragraph why callers wait: what is out, who holds it, what the source said, and the way out."""
         return explain.why_empty(self._engine)
 
     def guarantee(self) -> Guarantee:
-        """What is promised now, and what covers it.
+        """Return what the pool promises now, and what covers it.
 
         With `track="holders"`, an object that its user has dropped without giving it back is written off by this, where
         its type allows weak references and has no finalizer; otherwise it counts as owed until `write_off`.
@@ -452,38 +463,38 @@ class BasePool(FastPath, Generic[T]):
         return guarantee_of(self._engine.snapshot())
 
     def stats(self) -> PoolStats:
-        """What the pool is and has done, all of one moment."""
+        """Return the pool's numbers, all of one moment."""
         return stats_of(self.name, self._engine.snapshot())
 
     @property
     def reserve(self) -> int:
-        """How many elements the pool promises."""
+        """How many elements the pool promises (the minimum size)."""
         return int(self._engine.snapshot().reserve)
 
     @property
     def keep(self) -> int:
-        """How many spares stay warm."""
+        """How many spares stay warm (max idle)."""
         return int(self._engine.snapshot().keep)
 
     @property
     def limit(self) -> int | None:
-        """How many elements may exist at once; None: as many as the source makes."""
+        """How many elements may exist at once (max size); None: as many as the source makes."""
         limit: int | None = self._engine.snapshot().limit
         return limit
 
     @property
     def spare(self) -> int:
-        """Elements in the pool's hands now."""
+        """Elements in the pool now (idle)."""
         return int(self._engine.snapshot().spare)
 
     @property
     def out(self) -> int:
-        """Elements in users' hands now, or on the way there or back."""
+        """Elements that users have now (in use), or that are on the way there or back."""
         return int(self._engine.snapshot().out)
 
     @property
     def waiting(self) -> int:
-        """Callers in the line now."""
+        """Callers in the line (the wait queue) now."""
         return int(self._engine.snapshot().waiting)
 
     @property

@@ -117,10 +117,10 @@ class Exporter:
 @cython.no_gc  # as for Lease; it refers to nothing that could refer to it
 @cython.cclass
 class Buffer:
-    """So many bytes of a pool: a writable, contiguous buffer for `readinto`, `recv_into`, `memoryview`, `numpy`, ...
+    """A block of memory from a pool: a writable, contiguous buffer for `readinto`, `recv_into`, `memoryview`, `numpy`, ...
 
-    After `free` it is dead, and every access through it raises UseAfterFree. `free` raises BufferError as long as
-    anybody still views the memory. One that is dropped is returned by itself, and warns with ResourceWarning.
+    After `free` the buffer is dead: every access raises UseAfterFree. `free` raises BufferError while a view of the memory
+    exists. A buffer that is dropped while it is out is returned by itself, with a ResourceWarning.
     """
 
     block: Block

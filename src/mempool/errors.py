@@ -20,15 +20,15 @@ class LineFull(PoolError):
 
 
 class DeadlockError(PoolError):
-    """Everything that could serve this caller is held by callers that wait, too, or by tasks whose event loop they stop."""
+    """All elements are held by callers that wait, too, or by tasks whose event loop these stop."""
 
 
 class DeadlockTimeout(DeadlockError, PoolTimeout):
-    """The same, where the caller had given a time: it would run out in vain."""
+    """A DeadlockError for a caller that gave a timeout: it could only run out."""
 
 
 class DoubleFree(PoolError, ValueError):
-    """An element was given back that has been returned already."""
+    """An element was freed a second time."""
 
 
 class UseAfterFree(PoolError, ValueError):
@@ -36,7 +36,7 @@ class UseAfterFree(PoolError, ValueError):
 
 
 class PoisonError(PoolError):
-    """A spare was written to while it lay in the pool: somebody uses memory that he has freed."""
+    """A spare was written to while it lay in the pool: some code uses memory that it has freed."""
 
 
 class ForeignElement(PoolError, ValueError):

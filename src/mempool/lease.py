@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""A lease: an element that is returned by itself."""
+"""Lease: one element that is returned when its block ends."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
 @cython.no_gc  # a free list of objects that the collector knows would finalize each place only once
 @cython.cclass
 class Lease:
-    """One element of a pool, for use once: by `with`, by `async with`, or held and released by hand.
+    """Holds one element of a pool and returns it at the end. Use it once: with `with`, `async with`, or `release()`.
 
         with pool.lease() as buf: ...
         async with pool.lease() as buf: ...
         lease = pool.lease(); use(lease.element); lease.release()
 
-    A lease that is dropped while it holds an element returns it at once and warns with ResourceWarning. Do not tie it
-    into a reference cycle (`element.lease = lease`): compiled, the collector does not know leases, and it stays for ever.
+    Others call it a checkout or a guard. If a lease is dropped while it holds an element, the element is returned at once,
+    with a ResourceWarning. Do not put a lease into a reference cycle (`element.lease = lease`): the collector does not know
+    compiled leases, so the element would stay out for ever.
     """
 
     pool: Any  # a Pool
@@ -134,7 +135,7 @@ class Lease:
     @cython.cfunc
     def _warm(self) -> object:
         """A spare beyond the reserve, held; or None: always, uncompiled."""
-        # Where there is no fast way back, that needs a transfer, which must be there before there is no memory for it.
+        # Where there is no quick way back, that needs a transfer, which must be there before there is no memory for it.
         if cython.compiled and self.pool.core.fast_free:
             self.thing = take_warm(self.pool)
             if self.thing is not None:
@@ -183,13 +184,15 @@ class Lease:
         return leaving
 
     def release(self) -> None:
-        """Return the element. Raises DoubleFree the second time, RuntimeError when it never took one, BufferError while
-        somebody views a buffer.
+        """Return the element to the pool.
+
+        Raises DoubleFree the second time, RuntimeError if the lease never took an element, BufferError while a view of the
+        buffer exists.
         """
         self._release(self.linger)
 
     def discard(self) -> None:
-        """The element is broken: `Pool.discard` it. A `with` block in which this is called ends without another word."""
+        """Return the element as broken; see `Pool.discard`. The `with` block around this call then ends without an error."""
         transfer: Any = None if self.state != HELD else self._returning_transfer()
         if transfer is None or self.state != HELD or not (cython.compiled or self._claim("releaser", get_ident())):
             raise self._without()
@@ -239,7 +242,7 @@ class Lease:
     @cython.cfunc
     @cython.exceptval(-1, check=True)
     def _hand_on(self) -> cython.bint:
-        """Compiled: return the element by a fast way, whether it came by one or not. False: go the slow way."""
+        """Compiled: return the element by a quick way, whether it came by one or not. False: go the slow way."""
         if self.transfer is None:
             if not hand_on(self.pool, self.thing):  # type: ignore[name-defined]
                 return False

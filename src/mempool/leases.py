@@ -18,14 +18,15 @@ NEW, WAITING, HELD, RELEASING, RELEASED = range(5)
 
 
 class Leases(Generic[T]):
-    """Several elements of a pool, all or none, for use once: by `with`, by `async with`, or held and released by hand.
+    """Holds several elements of a pool, all or none, and returns them together. Use it once.
 
         with pool.lease_many(3) as frames: ...  # a list
         async with pool.lease_many(3) as frames: ...
         leases = await pool.lease_many(3); use(leases.elements); leases.release()
 
-    All are returned at the end, whatever becomes of the list. Where one of them was freed by hand meanwhile, the others are
-    returned all the same, and the end raises. What is dropped while it holds elements returns them, with a ResourceWarning.
+    At the end all elements are returned, even if you have changed the list. If you have freed one of them by hand, the
+    others are returned, and the end raises. If the object is dropped while it holds elements, they are returned, with a
+    ResourceWarning.
     """
 
     __slots__ = ("_claims", "_each", "_linger", "_pool", "_state", "_ticket", "_timeout", "_wanted")

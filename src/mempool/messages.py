@@ -40,9 +40,9 @@ def lingering(number: int, viewers: Sequence[str]) -> str:
     """What its users have freed, and views keep. viewers: those that are known."""
     what = f" ({'; '.join(viewers)})" if viewers else ""
     freed = (
-        "1 of those out lingers: its user has freed it, and it is returned with its last view"
+        "1 of those out lingers: its user has freed it, and it is returned when its last view ends"
         if number == 1
-        else f"{number} of those out linger: their users have freed them, and each is returned with its last view"
+        else f"{number} of those out linger: their users have freed them, and each is returned when its last view ends"
     )
     return f"{freed}{what}; drop the views, or the traceback that holds them"
 

@@ -24,13 +24,13 @@ _numbers = itertools.count(1)
 class Pool(BasePool[T]):
     """A reserve of elements that can always be had, even when making new ones fails.
 
-    source: where elements come from, an object with `alloc()` and `free(element)`.
-    reserve: how many elements the pool promises. They are made before the constructor returns.
-    keep: how many spares stay warm, at least `reserve`; None: twice the reserve, and it follows the reserve.
-    limit: how many elements may exist at once; None: as many as the source makes.
+    source: where elements come from (the factory), an object with `alloc()` and `free(element)`.
+    reserve: how many elements the pool promises (the minimum size). They are made before the constructor returns.
+    keep: how many spares stay warm (max idle), at least `reserve`; None: always twice the reserve.
+    limit: how many elements may exist at once (max size); None: as many as the source makes.
     name: for messages and statistics; None: a number.
     timeout: what a call waits at most when it does not say; seconds, None: for ever.
-    max_waiting: how many callers may stand in the line; one more raises LineFull; None: any number.
+    max_waiting: how many callers may stand in the line (the wait queue); one more raises LineFull; None: any number.
     track: "identity": a double or a foreign free raises; "nothing": not looked at; "holders": also who holds what since
         when, and deadlocks raise, see `holders()`; None: what the environment variable MEMPOOL_TRACK says, else
         "identity".

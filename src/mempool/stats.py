@@ -14,11 +14,11 @@ class Guarantee:
     """What a pool promises at one moment. `promised == min(spare, promised) + owed + filling + unfunded`."""
 
     promised: int
-    """The reserve: how many elements the pool promises."""
+    """The reserve (minimum size): how many elements the pool promises."""
     spare: int
-    """Elements in the pool's hands."""
+    """Elements in the pool (idle)."""
     owed: int
-    """The part of the reserve that elements now out will refill when they are returned, those that linger among them."""
+    """The part of the reserve that elements now out (outstanding) will refill when they are returned, lingering ones too."""
     unfunded: int
     """The part of the reserve that not even every return would fill: a grow ran out of memory. See `Pool.refill`."""
     filling: int = 0
@@ -45,13 +45,13 @@ class PoolStats:
     reserve: int
     """How many are promised."""
     keep: int
-    """How many spares stay warm."""
+    """How many spares stay warm (max idle)."""
     limit: int | None
-    """How many may exist at once; None: as many as the source makes."""
+    """How many may exist at once (max size); None: as many as the source makes."""
     spare: int
-    """In the pool's hands."""
+    """In the pool (idle)."""
     out: int
-    """In users' hands, or on the way there or back."""
+    """In use, or on the way to a user or back."""
     lingering: int
     """The part of `out` that users have freed, and that is returned when its last view ends: see `linger` of `Pool.free`."""
     disposing: int
@@ -64,7 +64,7 @@ class PoolStats:
     """The part of `disposed` for which the source's free was not called: lost with its holder, see `Pool.write_off`; or an
     interrupt, or memory that lacks, let nobody call it, three times in a row."""
     waiting: int
-    """Callers in the line."""
+    """Callers in the line (the wait queue)."""
     closed: bool
     """Whether the pool is closed."""
     served_from_spare: int

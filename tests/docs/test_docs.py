@@ -21,6 +21,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 REFERENCE = "\n".join(page.read_text("utf-8") for page in sorted((DOCS / "reference").glob("*.md")))
 PUBLIC_MODULES = (
     "mempool",
+    "mempool.export",
     "mempool.linux",
     "mempool.maintenance",
     "mempool.parking",
@@ -40,6 +41,7 @@ OPTIONAL = (
     "pyarrow",
     "torch",
     "trio",
+    "opentelemetry",
     "prometheus_client",
     "click",
     "rich",

@@ -237,7 +237,7 @@ def test_leaky(leak_check, track):
 
 
 def test_a_test_that_frees_all_passes(pytester: pytest.Pytester) -> None:
-    """leak_check is content when all are back, also those that fixtures return, and with pools of no interest."""
+    """leak_check is content when all are returned, also those that fixtures return, and with pools of no interest."""
     result = run(
         pytester,
         """

@@ -1,16 +1,16 @@
 """The core: decides, never waits. Compiled where the install could compile it; `MEMPOOL_PURE=1` loads the source as it is.
 
-state.py    what the pool knows, as one value, and how it is changed in one step
-transfer.py     Hands, what a call owns; Ticket, its place in the line
-outstanding.py     which elements are out, by identity
-mirror.py   the memory of a page on which other processes read them
-base_decisions.py   how the state are read
-decisions.py  the decisions
-ends.py     the ends that every call comes to
-queueing.py what a call that must wait goes through
-deciding.py what makes a decision one step, uncompiled
-fast_path.py    where alloc and free come in
-(../lease.py, ../buffer.py and ../waiting.py are compiled too.)
+state.py           what the pool knows, as one value
+transfer.py        Transfer, what a call owns; Ticket, its place in the line
+outstanding.py     which elements are out, by address
+mirror.py          the memory of a page on which other processes read the numbers
+base_decisions.py  the base of the decisions: how the state is read, how the line is served
+decisions.py       the decisions, each one step
+deciding.py        what makes a decision one step where the core is not compiled
+ends.py            undoing a call, whatever was raised in it
+queueing.py        a call that may have to wait
+fast_path.py       alloc and free as users call them
+(../lease.py, ../buffer.py and ../waiting.py are compiled, too.)
 """
 
 from __future__ import annotations

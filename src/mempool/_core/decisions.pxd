@@ -18,7 +18,7 @@ cdef class Decisions(BaseDecisions):
     cpdef bint withdraw(self, Ticket ticket) except -1
     cpdef cancel(self, Transfer ticket)
     cpdef check_out(self, Transfer transfer)
-    cpdef bint sign_in_unknown(self, Transfer transfer) except -1
+    cpdef bint check_in_unknown(self, Transfer transfer) except -1
     cdef bint is_here(self, State state, Transfer own, Py_ssize_t index)
     cdef void empty_line(self, State state)
     cdef void count_written_off(self, State state, Py_ssize_t elements)

@@ -296,9 +296,9 @@ class Decisions(BaseDecisions):
             raise refusal(self)
         if self.tracks:
             return self.outstanding.check_in(transfer)
-        return self.sign_in_unknown(transfer)
+        return self.check_in_unknown(transfer)
 
-    def sign_in_unknown(self, transfer: Transfer) -> bool:
+    def check_in_unknown(self, transfer: Transfer) -> bool:
         """The same where there is no table of outstanding elements: all that can be said is how many are out."""
         if self.state.out() < transfer.count - transfer.first:
             return False  # more would be returned than went out

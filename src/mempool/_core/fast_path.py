@@ -139,15 +139,17 @@ class FastPath:
         return None
 
     def free(self, element: Any, *, linger: bool = False) -> None:
-        """Give an element back: to the first in line, else to the free list while `spare < keep`, else to the source.
+        """Return an element to the pool.
 
-        Never blocks. May be called from anywhere: finalizers, weakref callbacks, signal handlers, any thread, any loop.
+        The first caller in the line gets it. If nobody waits, it becomes a spare while `spare < keep`; otherwise the source
+        disposes of it. Never blocks. May be called from anywhere: finalizers, weakref callbacks, signal handlers, any
+        thread, any loop.
 
-        linger: a buffer that is still viewed is no error: its handle dies at once, and its memory is returned by itself
-            when the last view ends. What is no Buffer has no views, and is freed as ever.
+        linger: accept a buffer that is still viewed. Its handle dies at once; its memory is returned when the last view
+            ends. Elements that are no Buffer are freed as without it.
 
-        Raises DoubleFree, ForeignElement (with `track` other than "nothing"), BufferError while somebody views a buffer,
-        or what the source's free raises. Kernel: mempool_free.
+        Raises DoubleFree, ForeignElement (unless `track="nothing"`), BufferError while a view of the buffer exists, and what
+        the source's free raises. Kernel: mempool_free.
         """
         if cython.compiled:
             if put_warm(self, element):
@@ -160,7 +162,7 @@ class FastPath:
         self._free_slowly(element, linger)  # type: ignore[attr-defined]
 
     def lease(self, *, timeout: Any = "default", linger: bool = False) -> Lease:  # type: ignore[type-arg]  # compiled, it has none
-        """An element that is returned by itself: for `with`, for `async with`, or held; see Lease.
+        """Lease an element, which is returned at the end: for `with`, for `async with`, or held; see Lease.
 
         timeout: as for alloc. linger: as for free, at the end of the lease.
         """

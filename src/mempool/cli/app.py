@@ -12,6 +12,7 @@ from mempool import IMPLEMENTATION, __version__
 from mempool.cli.bench import bench
 from mempool.cli.demo import demo
 from mempool.cli.doctor import doctor
+from mempool.cli.export import export
 from mempool.cli.top.command import top
 from mempool.cli.watching import list_pools, resize, why
 
@@ -31,6 +32,7 @@ def mempool(context: click.Context) -> None:
 mempool.add_command(bench)
 mempool.add_command(demo)
 mempool.add_command(doctor)
+mempool.add_command(export)
 mempool.add_command(list_pools)
 mempool.add_command(resize)
 mempool.add_command(top)

@@ -389,7 +389,7 @@ class LocalEngine(Queueing):
     def _fill(
         self, *, beyond_out: bool, all_or_raise: bool = False, fill: Transfer | None = None, until: float = NEVER
     ) -> None:
-        """Make elements until the reserve is full, or (beyond_out) would be if all that is out was returned.
+        """Make elements until the reserve is full, or (beyond_out) would be if all that is out were returned.
 
         fill: has begun already, as a part of the decision that made it necessary. until: when to leave the rest unfunded.
         """

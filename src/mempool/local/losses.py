@@ -47,7 +47,9 @@ def write_off(giving: Returning, lost: Any) -> None:
 def _end(giving: Returning, transfer: Transfer, lost: Any) -> None:
     """The table of outstanding elements has let go of it. May be done again."""
     if type(lost) is Buffer and not giving.core.tracks_elements():
-        lost.block.owner = None  # else it would be returned in place of another: nothing is listed as outstanding
+        lost.block.owner = (
+            None  # or it would be returned in the place of another, as there is no table of outstanding elements
+        )
     giving.tracker.forget([lost])
     giving.written_off.append(id(lost))
     giving.core.write_off_transfer(transfer)

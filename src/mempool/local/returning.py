@@ -98,7 +98,7 @@ class Returning(Ends):
                 while self._abandoned:
                     try:
                         self.cancel(self._abandoned[0])
-                    except Exception as error:  # noqa: BLE001 - raised below, when all are back
+                    except Exception as error:  # noqa: BLE001 - raised below, when all are returned
                         errors.append(error)
                     self._abandoned.popleft()
             finally:

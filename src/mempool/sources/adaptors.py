@@ -101,14 +101,14 @@ def _elements(number: int, do: str = "") -> str:
 
 
 class Limited(Adaptor[T]):
-    """No more than so many elements, or bytes, exist at once; beyond that, alloc raises MemoryError.
+    """Bounds how many elements, or bytes, of the source exist at once. Beyond that, alloc raises MemoryError.
 
-    elements_max: elements.
-    bytes_max: bytes, as a number or in words; needs to know how large an element is.
-    size: bytes of an element, where the source does not tell it by a `size` of its own.
+    elements_max: how many elements may exist.
+    bytes_max: how many bytes they may have together, as a number or in words. The size of an element must be known.
+    size: bytes of an element, if the source has no `size` of its own.
 
-    Unlike a pool's `limit`, it holds for all pools that share this source. An element that a pool has written off
-    counts until the source's free is called for it: for a `Buffer` when its last holder drops it, for a plain object never.
+    Unlike a pool's `limit`, the bound holds for all pools that share this source. An element that a pool has written off
+    counts until the source's free is called for it: for a `Buffer`, when its last holder drops it; else never.
     """
 
     def __init__(
@@ -187,13 +187,13 @@ class Limited(Adaptor[T]):
 
 
 class Faulty(Adaptor[T]):
-    """Fails on purpose, with MemoryError, so that what is done then is exercised. After the kernel's fault attributes.
+    """Raises MemoryError on purpose, to test what happens then. Modelled on the kernel's fault injection.
 
-    probability: of each alloc to fail, 0 to 1.
-    every: each so many'th alloc fails; 0: none does.
-    next: the next so many allocs fail; again by `fail_next`.
-    times: failures at most, all in all; None: any number.
-    seed: makes the sequence of random failures the same each time.
+    probability: the probability that an alloc fails, 0 to 1.
+    every: every n-th alloc fails; 0: none does.
+    next: how many of the next allocs fail; `fail_next` sets it again.
+    times: how many failures there may be altogether; None: any number.
+    seed: the same seed gives the same random failures.
     """
 
     def __init__(
@@ -210,9 +210,9 @@ class Faulty(Adaptor[T]):
         if not 0.0 <= probability <= 1.0:
             raise ValueError(f"Faulty: probability is 0 to 1, not {probability!r}")
         self.probability: float = float(probability)
-        """Of each alloc to fail. May be changed at any time."""
+        """The probability that an alloc fails. May be changed at any time."""
         self.every: int = _count("Faulty: every", every)
-        """Each so many'th alloc fails; 0: none does. May be changed at any time."""
+        """Every n-th alloc fails; 0: none does. May be changed at any time."""
         self._calls = itertools.count(1)
         self._due: Iterator[None] = itertools.repeat(None, _count("Faulty: next", next))
         self._budget = itertools.repeat(None) if times is None else itertools.repeat(None, _count("Faulty: times", times))
@@ -226,7 +226,7 @@ class Faulty(Adaptor[T]):
         return max(self._failures, default=0)
 
     def fail_next(self, n: int = 1) -> None:
-        """From now on: the next `n` allocs fail, whatever was said before."""
+        """Make the next `n` allocs fail. Replaces what `next` or an earlier call said."""
         self._due = itertools.repeat(None, _count("Faulty: n", n))
 
     def alloc(self) -> T:
@@ -250,14 +250,14 @@ class Faulty(Adaptor[T]):
 
 
 class OnFailure(Adaptor[T]):
-    """When the source fails, asks a function to find memory, and the source again.
+    """When the source fails, calls a function that may free memory, then asks the source again.
 
-    callback: called without arguments when alloc has raised MemoryError, in the thread that allocates. Returns true if
-        another try is worth it. `gc.collect` will do, which returns how much it has found; a cache: `lambda:
-        cache.clear() or True`. What it raises, alloc raises.
-    tries: how often it is asked during one alloc, at most.
+    callback: a function without arguments. It is called in the allocating thread after the source's alloc has raised
+        MemoryError, and returns true if another try is worth it. Examples: `gc.collect`, which returns how much it has
+        found; `lambda: cache.clear() or True`. If it raises, alloc raises the same.
+    tries: how often it is called during one alloc, at most.
 
-    An alloc within the callback is not helped: it would call it again, for ever.
+    If the callback itself allocates, it is not called for that: it would call itself for ever.
     """
 
     def __init__(self, source: Source[T], callback: Callable[[], object], *, tries: int = 8) -> None:
@@ -309,12 +309,12 @@ class OnFailure(Adaptor[T]):
 
 
 class Translated(Adaptor[T]):
-    """For a source that says in its own words that it has none: these exceptions of its alloc become MemoryError.
+    """Turns other exceptions of the source's alloc into MemoryError, so that the pool uses its reserve.
 
     errors: exception classes, one or more: `OSError`, a driver's own error, the PoolTimeout of a pool behind the source.
 
-    Only MemoryError opens a pool's reserve; whatever else a source raises goes to the caller as it is. The MemoryError
-    has the name and the text of what it stands for, which is its `__cause__`.
+    A pool uses its reserve only after a MemoryError; any other exception of a source reaches the caller. The MemoryError
+    carries the name and the text of the original exception, which is its `__cause__`.
     """
 
     def __init__(self, source: Source[T], *errors: type[Exception]) -> None:
@@ -324,7 +324,7 @@ class Translated(Adaptor[T]):
                 f"Translated: say which exceptions mean that there is no memory, such as OSError; not {errors!r}"
             )
         self.errors: tuple[type[Exception], ...] = errors
-        """What becomes MemoryError."""
+        """The exceptions that become MemoryError."""
 
     def alloc(self) -> T:
         """Make an element."""
@@ -346,11 +346,12 @@ class Translated(Adaptor[T]):
 
 
 class Fallback(Adaptor[T]):
-    """Asks the first source, and the second where that fails. Each element goes back to the source that made it.
+    """Asks a second source when the first one fails. Each element is returned to the source that made it.
 
-    first, second: sources of elements that are alike to their user. `level` is the weaker of theirs, `size` the larger.
+    first, second: two sources whose elements a user can treat alike. `level` is the weaker of their levels, `size` the
+        larger of their sizes.
 
-    An element is known by its identity, so it may be of any kind; a `Buffer` by its memory, which outlives its handle.
+    Elements may be of any type: they are told apart by identity, and a `Buffer` by its memory, which outlives its handle.
     """
 
     def __init__(self, first: Source[T], second: Source[T]) -> None:

@@ -32,23 +32,23 @@ _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
 class Buffers:
-    """Elements of so many bytes. An element is a `mempool.Buffer`: a writable buffer that dies when it is freed.
+    """Makes buffers of a fixed size, whose memory is really there. Each element is a `mempool.Buffer`.
 
     size: bytes, as a number or in words: 65536, "64 KiB", "1.5 MiB". Small ones share pages.
     level: how much of the memory is really there: "virtual", "backed", "resident", "locked" or "huge"; see
         `mempool.sources.memory.Memory`. It is verified; memory that cannot be had at this level raises MemoryError.
     align: the address is a multiple of it: a power of two up to 2 MiB; None: a page, or less for small elements.
     huge: ask for transparent huge pages.
-    zero: "free" wipes what is returned before anybody else can have it; "alloc" hands out zeros; "never" does neither.
-    poison: fill spares with a pattern and raise PoisonError when one was written to meanwhile; also by MEMPOOL_POISON=1.
-    numa_node: on which node the pages lie; None: where the kernel likes.
+    zero: "free": a buffer is wiped when it is returned; "alloc": it is wiped before it is handed out; "never": neither.
+    poison: fill spares with a pattern, and raise PoisonError if one was written to; MEMPOOL_POISON=1 does the same.
+    numa_node: the NUMA node on which the pages lie; None: the kernel chooses.
     dontfork: keep the memory out of children of a fork, for memory that is pinned, registered with a device or read into
         past the cache. A child's pool has lost its spares and makes new ones; a buffer from before the fork raises
         UseAfterFree there, and is accepted, and disposed of, when it is freed. Its views from before must not be used.
     memory: where the bytes come from, in place of the kernel's anonymous memory: an object that gives and takes regions,
-        see `mempool.sources.Provider`. It decides on the size and on all that is said of memory above.
+        see `mempool.sources.Provider`. It decides the size and all options about memory above.
 
-    Raises ValueError or TypeError for what can never be had.
+    Raises ValueError or TypeError for options that can never be met.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ TORN = "?"
 
 
 class Logged(Adaptor[T]):
-    """Writes down what is asked of the source: a CSV file that `replay` can play again.
+    """Writes each call of the source to a CSV file, which `replay` can repeat.
 
     to: a path, which is appended to; or an open file, whose descriptor is written to.
 
@@ -43,9 +43,9 @@ class Logged(Adaptor[T]):
         element   its number, the first is 1; nothing for fail and error
         size      bytes of the element; nothing where nobody knows
 
-    Each line is one call of the system, so that the file is complete up to the moment at which a process dies, and that
-    finalizers and signal handlers may write too. A line that cannot be written (the disk is full) disturbs nobody; it is
-    counted in `lines_lost`. Where a part of one was written, it ends with a question mark, and `replay` passes over it.
+    Each line is written by one system call. So the file is complete up to the moment at which a process dies, and finalizers
+    and signal handlers may write, too. If a line cannot be written (the disk is full), the caller goes on, and `lines_lost`
+    counts the line. A line that was written in part ends with a question mark; `replay` skips it.
     """
 
     def __init__(self, source: Source[T], *, to: str | os.PathLike[str] | IO[Any]) -> None:
@@ -172,13 +172,13 @@ class Replay:
 
 
 def replay(file: str | os.PathLike[str] | Iterable[str], source: Source[Any]) -> Replay:
-    """Ask a source (or a pool) again for what a log of `Logged` tells, as fast as it goes, in the order of the log.
+    """Repeat the calls in a log of `Logged` on a source or a pool, in the order of the log, as fast as possible.
 
-    file: its path, or its lines. Times and threads of the log are not heeded: all happens in the calling thread.
+    file: its path, or its lines. The times and threads in the log are ignored: all calls are made in the calling thread.
 
-    An alloc that fails now is counted, and its free is left out. One that failed then is tried too, and given back at once
-    where it works now. All elements are given back when it ends, however it ends; and one whose number comes
-    again, which was another process's, before that. Raises ValueError for what is no log.
+    If an alloc fails now, it is counted, and its free is left out. An alloc that failed in the log is tried, too; if it
+    works now, the element is returned at once. At the end, even after an error, all elements are returned. If a number comes
+    again (another process wrote it), the earlier element is returned first. Raises ValueError if this is no log.
     """
     if isinstance(file, str | os.PathLike):
         with Path(file).open(encoding="ascii", newline="") as lines:

@@ -1,7 +1,7 @@
 """Memory: where the bytes of a source live. Blocks of pages, cut into regions of one size.
 
 Pages come from the kernel by mmap and go back to it by munmap; the interpreter's allocator has no part in it. A region
-that shares its block with others stays mapped until all of the block are back; then the block is unmapped at once.
+that shares its block with others stays mapped until all of the block are free; then the block is unmapped at once.
 
 No lock: take and give may be called from any thread, and by a finalizer or a signal handler in the middle of each other.
 A free place is a number that lies in exactly one list, and moves from one to another within one call into C (`move`),
@@ -369,7 +369,7 @@ class Region:
         """The bytes: writable, contiguous, of format "B"."""
 
     def __del__(self) -> None:
-        # One whose constructor was interrupted is returned by `take`.
+        # One whose constructor was interrupted is taken back by `take`.
         if getattr(self, "view", None) is None or not self._held or self._is_finalizing():
             return
         if self._block is not None:

@@ -11,12 +11,12 @@ T = TypeVar("T")
 
 
 class Objects(Generic[T]):
-    """Elements made by a function.
+    """Makes elements of any type by calling a function.
 
-    make: called without arguments; makes a new object each time; raises MemoryError when it cannot.
-    dispose: called with an element that is no longer needed; None: it is dropped.
-    reset: called with each element that is returned, before anybody else can have it; None: nothing to do. An element
-        whose reset raises is disposed of.
+    make: a function without arguments that returns a new object at each call, and raises MemoryError when it cannot.
+    dispose: a function that is called with an element that the pool no longer needs; None: the element is dropped.
+    reset: a function that is called with each element that is returned, before anybody else gets it; None: nothing is
+        called. If it raises, the element is disposed of.
     """
 
     def __init__(

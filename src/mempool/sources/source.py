@@ -8,14 +8,19 @@ T = TypeVar("T")
 
 
 class Source(Protocol[T]):
-    """Where elements come from. `alloc` may fail with MemoryError.
+    """Makes and disposes of elements (a factory). `alloc` may raise MemoryError; then the pool uses its reserve.
 
-    It may have more: `reset(element)`, called with what is returned, and `check(element)`, called with what is about to
-    be handed out; an element at which one of them raises is disposed of. `level`: how its memory is guaranteed.
-    `room_for(elements)`, which returns a `Room`, how many more could be made, or None: asked before many are. `regain()`,
-    which brings memory to its level again where a fork took it: `Pool.refill` calls it.
+    Only `alloc` and `free` are required. The pool also uses these, if the source has them:
 
-    A source to which such a name means another thing says so: `pool_uses = ()`, or `pool_uses = ("reset",)` for some.
+    - `reset(element)`: is called when an element is returned. If it raises, the element is disposed of.
+    - `check(element)`: is called before an element is handed out. If it raises, the element is disposed of.
+    - `level`: how the memory of an element is guaranteed.
+    - `room_for(elements)`: is called before many elements are made. Returns a `Room` that says how many can be made;
+      None: no objection.
+    - `regain()`: is called by `Pool.refill`. Brings memory to its level again after a fork.
+
+    If one of these names means something else in your source, set `pool_uses = ()`; or name those that the pool shall use:
+    `pool_uses = ("reset",)`.
     """
 
     def alloc(self) -> T:

@@ -145,7 +145,7 @@ class CloseContract(Contract):
         pool.drain(timeout=0)
 
     def test_drain_waits_until_all_are_home(self) -> None:
-        """drain returns when the last element is back, and not before."""
+        """drain returns when the last element is returned, and not before."""
         pool, source = self.pool(0, keep=1)
         elements = [pool.alloc() for _ in range(3)]
         draining = self.drain(pool)
@@ -157,7 +157,7 @@ class CloseContract(Contract):
         self.audit(pool, source)
 
     def test_drain_is_told_of_an_element_that_could_not_be_reset(self) -> None:
-        """It is back, though it is disposed of."""
+        """It is returned, though it is disposed of."""
 
         def broken(_element: object) -> None:
             raise SourceBroken
@@ -209,7 +209,7 @@ class CloseContract(Contract):
         self.audit(pool, source)
 
     def test_a_resize_while_draining_is_not_waited_for_ever(self) -> None:
-        """Elements that are made for the reserve do not keep drain from seeing that all are back."""
+        """Elements that are made for the reserve do not keep drain from seeing that all are returned."""
         pool, source = self.pool(1, works)
         element = pool.alloc()
         draining = self.drain(pool)

@@ -146,7 +146,7 @@ class LeaseContract(Contract):
         self.audit(pool, source)
 
     def test_a_dropped_lease_goes_home_also_where_warnings_are_errors(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The element is back before anybody is warned, or whatever comes of the warning."""
+        """The element is returned before anybody is warned, or whatever comes of the warning."""
         pool, source = self.pool(1)
         unraisable: list[Any] = []
         monkeypatch.setattr(sys, "unraisablehook", lambda args: unraisable.append(args.exc_type))
@@ -173,7 +173,7 @@ class LeaseContract(Contract):
         self.audit(pool, source, out=[element])
 
     def test_a_lease_keeps_its_pool(self) -> None:
-        """A pool whose last reference is a lease's lives until the element is back."""
+        """A pool whose last reference is a lease's lives until the element is returned."""
         source = self.make_source()
         pool = self.new_pool(source, 1)
         lease = pool.lease()

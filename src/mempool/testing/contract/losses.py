@@ -80,7 +80,7 @@ class LossContract(Contract):
 
     @pytest.mark.parametrize("how", ["discard", "write_off"])
     def test_a_spare_is_neither_broken_nor_lost(self, how: str) -> None:
-        """It is back: DoubleFree, and nothing has changed."""
+        """It is returned already: DoubleFree, and nothing has changed."""
         pool, source = self.pool(1)
         element = pool.alloc()
         pool.free(element)
