@@ -3,6 +3,7 @@
 Pool                    the pool: alloc, free, lease, resize
 Objects, Buffers        where elements come from
 Limited, Logged, Faulty, OnFailure, Translated, Fallback    adaptors: a source around a source
+SharedPool              a pool of buffers that several processes share, exact after kill -9; Linux on x86-64
 Guarantee, PoolStats    what a pool promises; what it has done
 Lease, Leases           holds an element and returns it at the end; several together
 Chunk                   what `pool.read(file)` yields: a buffer with bytes in it
@@ -38,6 +39,7 @@ from mempool.pool import Pool
 from mempool.reading import Chunk
 from mempool.registry import get
 from mempool.rescue import rescue
+from mempool.shared.pool import SharedPool
 from mempool.sources import Buffers, Fallback, Faulty, Limited, Logged, Objects, OnFailure, Translated
 from mempool.sources.source import Source
 from mempool.stats import Guarantee, PoolStats
@@ -76,6 +78,7 @@ __all__ = [
     "PoolError",
     "PoolStats",
     "PoolTimeout",
+    "SharedPool",
     "Source",
     "Translated",
     "UseAfterFree",

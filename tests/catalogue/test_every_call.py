@@ -48,6 +48,7 @@ EXEMPT = {
     "Parker": "a protocol: it has no code",
     "TaskParker": "a protocol: it has no code",
     "Waker": "a protocol: it has no code",
+    "SharedPool": "its engine is killed at each step instead, see tests/shared; here nobody else would use the pool",
     "Provider": "a protocol: it has no code",
     "RegionLike": "a protocol: it has no code",
     "Source": "a protocol: it has no code",

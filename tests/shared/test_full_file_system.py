@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
+from mempool.errors import PoolTimeout
 from mempool.shared.engine import Handle, SharedEngine
+from mempool.shared.pool import SharedPool
+from mempool.testing import wait_until
 
 pytestmark = pytest.mark.once
 
@@ -115,3 +120,39 @@ except MemoryError as error:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert "ulimit -v" in done.stdout
+
+
+def shared(small: Path, **options: Any) -> SharedPool:
+    return SharedPool("pool", **{"size": MEBIBYTE, "reserve": 4, "limit": 64, "folder": small.parent, **options})
+
+
+def test_a_pool_whose_reserve_does_not_fit_is_not_made(small: Path) -> None:
+    """MemoryError that says what to do; neither the file nor its memory is left."""
+    with pytest.raises(MemoryError, match="shm-size"):
+        shared(small, reserve=40)
+    assert list(small.parent.iterdir()) == []
+    assert os.statvfs(small.parent).f_bfree * 4096 > 31 * MEBIBYTE
+
+
+def test_a_shared_pool_goes_on_with_what_there_is(small: Path) -> None:
+    """alloc has the reserve, then waits; a grow is unfunded, until there is room; each byte handed out can be written."""
+    pool = shared(small)
+    fill(small.parent, 2 * MEBIBYTE)
+    held = []
+    while (buf := pool.try_alloc()) is not None:
+        buf.fill(7)
+        held.append(buf)
+    assert 4 <= len(held) <= 6
+    with pytest.raises(PoolTimeout, match="its file system is full"):
+        pool.alloc(timeout=0)
+    grown = pool.resize(20)
+    assert (grown.held, grown.unfunded) == (False, 20 - len(held))
+    waiter = threading.Thread(target=lambda: held.append(pool.alloc(timeout=30)))
+    waiter.start()
+    wait_until(lambda: pool.waiting == 1)
+    (small.parent / "others").unlink()
+    waiter.join(30)
+    held[-1].fill(8)
+    assert pool.refill().held
+    pool.free_many(held)
+    assert (pool.out, pool.verify()) == (0, [])

@@ -88,8 +88,8 @@ class Look:
 
 
 def folder() -> Path:
-    """Where the shared pools of this user lie: /dev/shm/mempool-UID."""
-    return Path(os.environ.get("MEMPOOL_SHARED_FOLDER") or f"/dev/shm/mempool-{os.geteuid()}")
+    """Where the shared pools of this user lie: /dev/shm/mempool-pools-UID."""
+    return Path(os.environ.get("MEMPOOL_SHARED_FOLDER") or f"/dev/shm/mempool-pools-{os.geteuid()}")
 
 
 def path_of(name: str) -> Path:
