@@ -27,7 +27,7 @@ PY := $(BIN)/python
 STAMPS := $(VENV)/.stamps
 TOOLS := $(VENV)/build-tools
 SOURCES := $(shell find src -name '*.py' -o -name '*.pxd' -o -name '*.pyi' -o -name py.typed \
-	-o -path 'src/mempool/shared/*.[ph]*') \
+	-o -path 'src/mempool/shared/*.[ph]*' -o -path 'src/mempool/web/*') \
 	$(shell find src -mindepth 1 -type d -not -name __pycache__ -not -name '*.egg-info') \
 	$(wildcard benchmarks/*.py) setup.py pyproject.toml README.md LICENSE
 PIP := $(PY) -m pip --disable-pip-version-check --no-input -q

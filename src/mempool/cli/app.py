@@ -15,6 +15,7 @@ from mempool.cli.doctor import doctor
 from mempool.cli.export import export
 from mempool.cli.top.command import top
 from mempool.cli.watching import list_pools, resize, why
+from mempool.cli.web import web
 
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
 VERSION = f"%(prog)s %(version)s, {IMPLEMENTATION} core, Python {platform.python_version()}"
@@ -36,6 +37,7 @@ mempool.add_command(export)
 mempool.add_command(list_pools)
 mempool.add_command(resize)
 mempool.add_command(top)
+mempool.add_command(web)
 mempool.add_command(why)
 
 
