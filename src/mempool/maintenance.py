@@ -194,8 +194,8 @@ class Upkeep(Job):
 
     def _trim(self, engine: Any, before: Snapshot, s: Snapshot, now: float, idle: float) -> None:
         least = self._spare_min
-        # Who was not served from spares found none beyond the reserve, perhaps between two looks. If that did not count, a pool
-        # that is busy by bursts would be trimmed and filled in turns.
+        # Who was not served from spares found none beyond the reserve, perhaps between two looks. Else a pool that is busy
+        # by bursts would be trimmed and filled in turns.
         spare = s.spare if not_from_spare(s) == not_from_spare(before) else min(s.spare, s.reserve)
         if now - least[-1][0] >= idle / 10:
             least.append((now, spare))
