@@ -244,13 +244,13 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
         return self._answer(Answer(pool, order.revision, standings))
 
     async def mempool_answer(self, pool: str, revision: int, timeout: float) -> dict[str, Any]:
-        """Wait until each worker is there, or one refuses, and say how it stands."""
+        """Wait until each worker is there, or one refuses, and say how it stands. revision: 0 for the latest."""
+        revision = revision or self.controller.order_for(pool).revision
 
         def is_over() -> bool:
             answer = self.controller.answer(pool, revision)
             return answer.is_applied or answer.count(Outcome.REFUSED) > 0
 
-        self.controller.order_for(pool)
         await self._wait(is_over, timeout)
         return self._answer(self.controller.answer(pool, revision))
 
