@@ -91,7 +91,7 @@ $(STAMPS)/extra-%: pyproject.toml | $(STAMPS)/mempool
 	@touch $@
 
 # -- commands -------------------------------------------------------------------------------------------------------
-demo: $(STAMPS)/mempool $(STAMPS)/extra-cli
+demo: $(STAMPS)/mempool $(STAMPS)/extra-cli $(if $(findstring --fleet,$(ARGS)),$(STAMPS)/extra-dask)
 	$(BIN)/mempool demo $(ARGS)
 
 # REPORTS=dir writes compiled.xml and pure.xml there. Where no C compiler was found the pure suite is all there is, unless
