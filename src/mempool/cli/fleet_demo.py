@@ -22,7 +22,8 @@ from mempool import Buffers
 WORKERS, CLIPS, FRAMES = 4, 60, 6
 FRAME = 256 * 1024  # bytes
 #: Per worker, before and after the resize.
-BEFORE, AFTER = {"reserve": 1, "limit": 2}, {"reserve": 3, "limit": 4}
+BEFORE: dict[str, Any] = {"reserve": 1, "limit": 2}
+AFTER: dict[str, Any] = {"reserve": 3, "limit": 4}
 #: So many clips are done when the pools are resized, and when a worker is killed.
 RESIZED_AT, KILLED_AT = 15, 25
 #: Seconds that a frame is looked at, and that all of it may take.
