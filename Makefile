@@ -27,7 +27,7 @@ PY := $(BIN)/python
 STAMPS := $(VENV)/.stamps
 TOOLS := $(VENV)/build-tools
 SOURCES := $(shell find src -name '*.py' -o -name '*.pxd' -o -name '*.pyi' -o -name py.typed \
-	-o -path 'src/mempool/shared/*.[ph]*') \
+	-o -path 'src/mempool/shared/*.[ph]*' -o -path 'src/mempool/web/*') \
 	$(shell find src -mindepth 1 -type d -not -name __pycache__ -not -name '*.egg-info') \
 	$(wildcard benchmarks/*.py) setup.py pyproject.toml README.md LICENSE
 PIP := $(PY) -m pip --disable-pip-version-check --no-input -q
@@ -91,7 +91,7 @@ $(STAMPS)/extra-%: pyproject.toml | $(STAMPS)/mempool
 	@touch $@
 
 # -- commands -------------------------------------------------------------------------------------------------------
-demo: $(STAMPS)/mempool $(STAMPS)/extra-cli
+demo: $(STAMPS)/mempool $(STAMPS)/extra-cli $(if $(findstring --fleet,$(ARGS)),$(STAMPS)/extra-dask)
 	$(BIN)/mempool demo $(ARGS)
 
 # REPORTS=dir writes compiled.xml and pure.xml there. Where no C compiler was found the pure suite is all there is, unless

@@ -10,6 +10,8 @@ resize.py        the cost of a resize, and what other threads see of it
 memory.py        a warm buffer beside fresh memory; bookkeeping; what stays resident
 growth.py        the cost of a call as spares, elements out and callers in line grow
 failure.py       a source that fails more and more often
+watch.py         what it costs to be seen from outside
+fleet.py         pools on many workers of Dask; simulated_fleet.py: a thousand of them over a bad network
 report.py        the table
 plots.py         the pictures
 
@@ -27,7 +29,18 @@ from concurrent.futures import ProcessPoolExecutor
 from mempool.benchmarks.measure import Row
 
 #: In the order in which they run.
-GROUPS = ("uncontended", "running_out", "asynchronous", "contended", "resize", "memory", "growth", "failure")
+GROUPS = (
+    "uncontended",
+    "running_out",
+    "asynchronous",
+    "contended",
+    "resize",
+    "memory",
+    "growth",
+    "failure",
+    "watch",
+    "fleet",
+)
 
 
 def run(group: str, *, quick: bool) -> Iterator[Row]:

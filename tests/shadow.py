@@ -24,6 +24,8 @@ class Shadow:
     out: int = 0
     made: int = 0
     disposed: int = 0
+    written_off: int = 0  # the part of those that the source never had back
+    lingering: int = 0  # the part of those out that only views keep
     failures: int = 0
     resizes: int = 0
     closed: bool = False
@@ -119,6 +121,27 @@ class Shadow:
             if self.dispose():
                 yield "raises"
 
+    def discard(self) -> Iterator[str]:
+        """One that is out is broken. Where the source's free raises, nothing is made anew."""
+        self.out -= 1
+        if self.dispose():
+            yield "raises"
+        else:
+            yield from self.fill(beyond_out=True)
+
+    def write_off(self) -> Iterator[str]:
+        """One that is out is lost: the source does not have it back, and it counts against the limit no more."""
+        self.out -= 1
+        self.disposed += 1
+        self.written_off += 1
+        return self.fill(beyond_out=True)
+
+    def end_view(self) -> Iterator[str]:
+        """The last view of one that lingers ends."""
+        self.lingering -= 1
+        self.out -= 1
+        return self.come_home(1)
+
     def lay_by(self, elements: int) -> None:
         """Lay these on the free list and serve the line from it."""
         self.spare += elements
@@ -138,7 +161,7 @@ class Shadow:
                 yield "raises"
 
     def fill(self, beyond_out: bool) -> Iterator[str]:
-        while self.spare + (self.out if beyond_out else 0) < self.reserve:
+        while not self.closed and self.spare + (self.out if beyond_out else 0) < self.reserve:
             answer = self.asked()
             if answer is Step.RAISES:
                 yield "raises"

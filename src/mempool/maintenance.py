@@ -6,7 +6,7 @@ Each look, once a second, does what was asked for, in this order:
               standstill, because buffers that were dropped in a reference cycle are out until then
     refill    something is unfunded: it is made, in turns of REFILL_SECONDS; after a turn that the source ended there is none
               for 1 s, then twice as long each time, up to a minute, until the source works again
-    idle      spares beyond the reserve that no look of the last `idle` seconds saw in use go back to the source
+    idle      spares beyond the reserve that were there at all looks of the last `idle` seconds go back to the source
     held      elements that have been out for `held_warning` seconds are told of, each once
 
 Invariants:
@@ -148,7 +148,7 @@ class Upkeep(Job):
                 self._tell_held(engine, s, now, self._held_seconds)
             goes_on = self._refills and self._refill(engine, now)
             if self._idle is not None:
-                self._trim(engine, s, now, self._idle)
+                self._trim(engine, before, s, now, self._idle)
             self._seen = engine.snapshot()
             return goes_on
 
@@ -192,18 +192,22 @@ class Upkeep(Job):
 
     # -- idle
 
-    def _trim(self, engine: Any, s: Snapshot, now: float, idle: float) -> None:
+    def _trim(self, engine: Any, before: Snapshot, s: Snapshot, now: float, idle: float) -> None:
         least = self._spare_min
+        # Who was not served from spares found none beyond the reserve, perhaps between two looks. Else a pool that is busy
+        # by bursts would be trimmed and filled in turns.
+        spare = s.spare if not_from_spare(s) == not_from_spare(before) else min(s.spare, s.reserve)
         if now - least[-1][0] >= idle / 10:
-            least.append((now, s.spare))
+            least.append((now, spare))
         else:
-            least[-1] = (least[-1][0], min(least[-1][1], s.spare))
+            least[-1] = (least[-1][0], min(least[-1][1], spare))
         while len(least) > 1 and least[1][0] <= now - idle:
             least.popleft()
         if least[0][0] > now - idle:
             return  # the beginning is not as long ago as that
         spares = min(spare for _, spare in least) - s.reserve
         if spares > 0 and s.waiting == 0:
+            self._spare_min = deque((at, spare - spares) for at, spare in least)  # what comes from now on is not idle yet
             try:
                 trimmed = engine.trim(spares)
                 log.info("pool %r: %d spares were idle for %s, and are given back", self._name, trimmed, in_words(idle))
@@ -258,6 +262,11 @@ def served(s: Snapshot) -> int:
     return s.from_spare + s.from_source + s.from_reserve + s.from_line
 
 
+def not_from_spare(s: Snapshot) -> int:
+    """How many of them while there was no spare beyond the reserve."""
+    return s.from_source + s.from_reserve + s.from_line
+
+
 _kept: weakref.WeakSet[Upkeep] = weakref.WeakSet()
 
 
@@ -282,7 +291,7 @@ def upkeep(
     refill: make what is unfunded, as `pool.refill()`: again after 1 s where the source fails, then in doubling steps up to a
         minute.
     idle: seconds after which spares that nobody used are given back, down to the reserve. None: `keep` stays warm. A use
-        that begins and ends between two looks is not seen.
+        that begins and ends between two looks is seen only where it took all spares beyond the reserve.
     held_warning: seconds after which an element that is out is told of in the log, once: who took it and where with
         `track="holders"`, how many without. None: never.
     garbage: collect garbage, once, where callers wait in vain while elements are out: before the first of them gives up.

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
@@ -23,8 +24,8 @@ from typing import Any, Self
 import pytest
 from sweeps import audit
 
-from mempool import Buffers, Pool
-from mempool.testing import ScriptedSource, Step, wait_until_async
+from mempool import Buffers, Pool, PoolTimeout
+from mempool.testing import ManualClock, ScriptedSource, Step, wait_until_async
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 #: What is said once, uncompiled on Python 3.11, is none of an example's lines.
@@ -461,3 +462,84 @@ def test_samples_run_as_a_script(tmp_path: Path) -> None:
     told = run("arrays", tmp_path / "sound")
     assert told.stdout.splitlines()[0].startswith("2048 2048 "), told.stderr
     assert (tmp_path / "sound.half").read_bytes() == b"\x00\x08\x00\xf8" * 20_000
+
+
+# -- decode_farm
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """Six moving pictures of five grey frames each, the level of each frame known; all formats lossless."""
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    pytest.importorskip("distributed", reason="mempool[dask] is not installed")
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for number in range(6):
+        frames = [image.new("L", (64, 48), color=20 * number + second) for second in range(5)]
+        name = folder / f"{number}.{('gif', 'png')[number % 2]}"
+        frames[0].save(name, save_all=True, append_images=frames[1:])
+    return folder
+
+
+def test_a_farm_decodes_every_clip_while_its_pools_are_resized(clips: Path) -> None:
+    """Two worker processes; the brightness of each clip is that of its frames, and the resize reaches both."""
+    told = run("decode_farm", clips)
+    assert told.returncode == 0, told.stderr
+    found = sorted((line.split() for line in told.stdout.splitlines()), key=lambda words: words[-1])
+    assert found == [
+        ["5", "frames", f"{20 * number + 2:.2f}", str(path)] for number, path in enumerate(sorted(clips.iterdir()))
+    ]
+    assert re.search(r"^revision \d+: 2 applied$", told.stderr, re.MULTILINE)
+
+
+# -- spill_results
+
+
+def test_results_spill_through_the_reserve_while_memory_is_out(tmp_path: Path) -> None:
+    """The source of the buffers has nothing more to give: the one of the reserve serves every spill, and every read."""
+    pytest.importorskip("distributed", reason="mempool[dask] is not installed")
+    module = load("spill_results")
+    source: ScriptedSource[Any] = ScriptedSource(source=Buffers(module.HEADER + module.BLOCK))
+    pool = Pool(source, 1, name="spill")
+    source.otherwise = Step.FAILS
+    store = module.SpillingResults(str(tmp_path / "file"), bytes_max=2000)
+    results = {f"task-{number}": os.urandom(700) for number in range(10)}
+    with store.file as file:
+        store.update(results)
+        store["figure"] = 7
+        assert len(store.cold) == 8
+        assert dict(store) == results | {"figure": 7}
+        file.seek(4)
+        file.write(bytes([results["task-0"][0] ^ 1]))
+        with pytest.raises(OSError, match="task-0 has changed"):
+            store["task-0"]
+    assert source.made == 1
+    audit(pool)
+
+
+def test_without_a_reserve_the_same_store_cannot_spill(tmp_path: Path) -> None:
+    """It needs memory to free memory, and has none; what it had is still there."""
+    pytest.importorskip("distributed", reason="mempool[dask] is not installed")
+    module = load("spill_results")
+    source: ScriptedSource[Any] = ScriptedSource(source=Buffers(module.HEADER + module.BLOCK))
+    source.otherwise = Step.FAILS
+    clock = ManualClock()
+    pool = clock.attach(Pool(source, 0, name="spill"))
+    store = module.SpillingResults(str(tmp_path / "file"), bytes_max=1000)
+    with store.file, ThreadPoolExecutor(1) as thread:
+        store["first"] = bytes(700)
+        second = thread.submit(store.__setitem__, "second", bytes(700))
+        clock.wait_until_parked(1)
+        clock.advance(6)
+        with pytest.raises(PoolTimeout, match="'spill'"):
+            second.result(SOON)
+        assert (len(store.warm), len(store.cold)) == (2, 0)
+    assert pool.stats().waits_timed_out == 1
+
+
+def test_spilling_runs_as_a_script(tmp_path: Path) -> None:
+    """A worker of Dask keeps its results in it, and every one can be had."""
+    pytest.importorskip("distributed", reason="mempool[dask] is not installed")
+    told = run("spill_results", tmp_path / "file", 20)
+    assert re.fullmatch(r"\d+ results spilled, 20 MiB in all\n", told.stdout), told.stderr
+    assert int(told.stdout.split()[0]) >= 10

@@ -15,12 +15,13 @@ import pytest
 def running(workers: int, **options: Any) -> Iterator[Any]:
     """A LocalCluster and its client, as (cluster, client)."""
     distributed = pytest.importorskip("distributed", reason="mempool[dask] is not installed")
-    options = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0} | options
+    options = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "memory_limit": 0} | options
     if options.get("processes") or "protocol" in options:
         options["host"] = "127.0.0.1"
     with warnings.catch_warnings(), distributed.LocalCluster(n_workers=workers, **options) as cluster:
         warnings.simplefilter("ignore")  # of distributed, about itself
         with distributed.Client(cluster) as client:
+            client.wait_for_workers(workers, timeout=60)
             yield cluster, client
 
 

@@ -122,7 +122,7 @@ def test_an_asynchronous_client_awaits_the_same_calls() -> None:
     """create, resize, wait and stats."""
 
     async def main() -> FleetStats:
-        options = {"processes": False, "dashboard_address": None, "asynchronous": True}
+        options = {"processes": False, "dashboard_address": "127.0.0.1:0", "asynchronous": True}
         async with (
             distributed.LocalCluster(n_workers=1, **options) as local,
             distributed.Client(local, asynchronous=True) as client,

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from shadow import Shadow
 from sweeps import LONG
 
-from mempool import Pool, PoolClosed, PoolError, PoolTimeout
+from mempool import Buffers, Pool, PoolClosed, PoolError, PoolTimeout
 from mempool.testing import Element, ManualClock, ScriptedSource, SourceBroken, Step
 
 works, fails, raises, slow = Step
@@ -29,17 +29,21 @@ class PoolBesideItsShadow(RuleBasedStateMachine):
 
     with_limit = True
 
+    def make_elements(self) -> Any:
+        """What the source really makes; None: plain objects."""
+        return None
+
     @initialize(reserve=small, keep=maybe_small, limit=maybe_small)
     def begin(self, reserve: int, keep: int | None, limit: int | None) -> None:
         keep = None if keep is None else reserve + keep
         limit = None if limit is None or not self.with_limit else reserve + limit + 1
         self.loop = asyncio.new_event_loop()
-        self.source: ScriptedSource[Element] = ScriptedSource()
+        self.source: ScriptedSource[Any] = ScriptedSource(source=self.make_elements())
         self.clock = ManualClock()
         self.pool = self.clock.attach(Pool(self.source, reserve, keep=keep, limit=limit))
         self.shadow = Shadow(reserve, keep, limit, spare=reserve, made=reserve, now=self.clock.now())
-        self.out: list[Element] = []
-        self.freed: list[Element] = []
+        self.out: list[Any] = []
+        self.freed: list[Any] = []
         self.tasks: list[asyncio.Task[list[Element]]] = []
 
     def teardown(self) -> None:
@@ -174,6 +178,24 @@ class PoolBesideItsShadow(RuleBasedStateMachine):
             with pytest.raises(PoolError):
                 self.pool.free(element)
 
+    # -- what is broken, and what is lost
+
+    @precondition(lambda self: self.out and not self.shadow.line)
+    @rule(data=st.data())
+    def discard(self, data: st.DataObject) -> None:
+        element = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+        self.freed.append(element)
+        self.both(lambda: self.pool.discard(element), self.shadow.discard())
+        assert not self.source.has([element])
+
+    @precondition(lambda self: self.out and not self.shadow.line)
+    @rule(data=st.data())
+    def write_off(self, data: st.DataObject) -> None:
+        element = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+        self.freed.append(element)
+        self.both(lambda: self.pool.write_off(element), self.shadow.write_off())
+        assert self.source.has([element])
+
     # -- the promise
 
     @open_pool
@@ -215,9 +237,11 @@ class PoolBesideItsShadow(RuleBasedStateMachine):
         assert stats.keep == shadow.keep
         assert stats.limit == shadow.limit
         assert stats.spare == shadow.spare
-        assert stats.out == shadow.out == len(self.out)
+        assert stats.out == shadow.out == len(self.out) + shadow.lingering
+        assert stats.lingering == shadow.lingering
         assert stats.made == shadow.made == self.source.made
-        assert stats.disposed == shadow.disposed == self.source.disposed
+        assert stats.disposed == shadow.disposed == self.source.disposed + shadow.written_off
+        assert stats.written_off == shadow.written_off
         assert stats.disposing == 0
         assert stats.waiting == len(shadow.line)
         assert stats.closed == shadow.closed
@@ -226,9 +250,38 @@ class PoolBesideItsShadow(RuleBasedStateMachine):
         guarantee = self.pool.guarantee()
         assert (guarantee.promised, guarantee.spare, guarantee.owed, guarantee.unfunded) == shadow.guarantee()
         assert guarantee.filling == 0  # no call is under way here
-        assert len(self.source.existing) == shadow.spare + shadow.out
+        assert len(self.source.existing) == shadow.spare + shadow.out + shadow.written_off
         assert self.source.has(self.out)
         assert self.source.wrong == []
+
+
+class PoolOfBuffers(PoolBesideItsShadow):
+    """The same with buffers, which views keep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.views: list[Any] = []
+
+    def make_elements(self) -> Any:
+        return Buffers(64)
+
+    @precondition(lambda self: self.out)
+    @rule(data=st.data())
+    def free_while_viewed(self, data: st.DataObject) -> None:
+        element = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+        self.freed.append(element)
+        self.views.append(element[:])
+        with pytest.raises(BufferError):
+            self.pool.free(element)
+        self.pool.free(element, linger=True)
+        self.shadow.lingering += 1
+
+    # What a free raises where the last view ends, Python swallows.
+    @precondition(lambda self: self.views and not self.shadow.bad_frees)
+    @rule(data=st.data())
+    def end_view(self, data: st.DataObject) -> None:
+        place = data.draw(st.integers(0, len(self.views) - 1))
+        self.both(lambda: self.views.pop(place), self.shadow.end_view())
 
 
 class PoolWithALine(PoolBesideItsShadow):
@@ -276,5 +329,7 @@ MACHINE = settings(
 )
 TestPool = PoolBesideItsShadow.TestCase
 TestPool.settings = MACHINE
+TestBuffers = pytest.mark.filterwarnings("ignore:.*a buffer was dropped:ResourceWarning")(PoolOfBuffers.TestCase)
+TestBuffers.settings = MACHINE
 TestLine = PoolWithALine.TestCase
 TestLine.settings = MACHINE

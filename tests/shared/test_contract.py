@@ -22,7 +22,7 @@ OTHERWISE = {
     ),
     "memory has no reset": (
         "drain_is_told_of_an_element_that_could_not_be_reset an_element_is_reset_when_it_comes_home "
-        "an_element_whose_reset_raises_is_disposed_of"
+        "an_element_whose_reset_raises_is_disposed_of what_lingers_is_reset_once_when_it_is_returned"
     ),
     "identity is always looked at": "more_frees_than_allocs_are_noticed_without_tracking",
     "what a killed process held is reclaimed, and nothing else can be lost": (

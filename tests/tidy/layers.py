@@ -61,6 +61,7 @@ LAYER_OF = {
     "mempool.viewers": "tracking",
     "mempool.waiting": "core",
     "mempool.watch": "watch",
+    "mempool.web": "web",
 }
 #: What each layer may import beside itself.
 ALLOWED = {
@@ -80,9 +81,10 @@ ALLOWED = {
     "face": {"base", "core", "seam", "words", "parking", "tracking", "explain", "helpers"},
     "registry": {"face"},
     "pool": {"base", "core", "words", "sources", "tracking", "local", "shared", "face", "registry"},
-    "watch": {"base", "core", "seam", "words", "sources", "lifecycle", "explain"},
+    "watch": {"base", "core", "seam", "words", "sources", "lifecycle", "explain", "shared"},
     "keepers": {"base", "core", "seam", "words", "sources", "tracking", "lifecycle", "face"},
     "export": {"seam", "lifecycle", "watch"},
+    "web": {"watch"},
     "package": {"base", "core", "words", "sources", "tracking", "helpers", "registry", "pool", "watch", "keepers"},
     "adapters": {"base", "sources", "pool", "package"},
     "fleet": {"base", "pool"},
@@ -99,6 +101,7 @@ ALLOWED = {
             "adapters",
             "watch",
             "export",
+            "web",
             "fleet",
             "engine of a fleet",
         },

@@ -13,8 +13,10 @@ from mempool.cli.bench import bench
 from mempool.cli.demo import demo
 from mempool.cli.doctor import doctor
 from mempool.cli.export import export
+from mempool.cli.fleet import fleet
 from mempool.cli.top.command import top
 from mempool.cli.watching import list_pools, resize, why
+from mempool.cli.web import web
 
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
 VERSION = f"%(prog)s %(version)s, {IMPLEMENTATION} core, Python {platform.python_version()}"
@@ -33,9 +35,11 @@ mempool.add_command(bench)
 mempool.add_command(demo)
 mempool.add_command(doctor)
 mempool.add_command(export)
+mempool.add_command(fleet)
 mempool.add_command(list_pools)
 mempool.add_command(resize)
 mempool.add_command(top)
+mempool.add_command(web)
 mempool.add_command(why)
 
 

@@ -81,6 +81,7 @@ MEMORY_MAX = 1 << 30
     help="How often each file is read.  [default: a small tree several times, a large one once]",
 )
 @click.option("--json", "figures", metavar="FILE", help="Write the figures to this file; - is the standard output.")
+@click.option("--fleet", is_flag=True, help="Another demo: four workers of Dask, a resize, and one of them is killed.")
 def demo(
     *,
     path: Path | None,
@@ -94,6 +95,7 @@ def demo(
     seconds: float,
     rounds: int | None,
     figures: str | None,
+    fleet: bool,
 ) -> int:
     """Hash every regular file below PATH while memory runs out.
 
@@ -103,7 +105,12 @@ def demo(
 
     The status is 0 if run B failed no file, its digests are right, the pool's books balance, and it saw the mistake that
     is planted: a buffer is used after it was returned.
+
+    With --fleet and nothing else: four workers of Dask decode sixty clips; in the midst their pools are resized, and one
+    is killed. The status is 0 if every clip was decoded, and every worker, the killed one's successor, too, was resized.
     """
+    if fleet:
+        return demo_fleet(click.get_current_context())
     if not sys.platform.startswith("linux"):
         raise click.ClickException(f"the demo needs Linux, where a limit on memory is enforced; this is {sys.platform}")
     if limit < reserve:
@@ -151,3 +158,23 @@ def demo(
         except OSError as error:
             raise click.FileError(figures, error.strerror) from None
     return 1 if report.faults else 0
+
+
+def demo_fleet(context: click.Context) -> int:
+    """`mempool demo --fleet`."""
+    given = [name for name in context.params if name != "fleet" and is_given(context, name)]
+    if given:
+        raise click.UsageError(f"--fleet goes without {', '.join(given)}")
+    try:
+        from mempool.cli.fleet_demo import run
+
+        faults = run(click.echo)
+    except ModuleNotFoundError as missing:
+        raise click.ClickException(f"this demo needs {missing.name}: pip install 'mempool[dask]'") from None
+    click.echo(f"{len(faults)} fault{'' if len(faults) == 1 else 's'}" if faults else "every promise was kept")
+    return 1 if faults else 0
+
+
+def is_given(context: click.Context, name: str) -> bool:
+    """Whether an argument or option was on the command line."""
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE

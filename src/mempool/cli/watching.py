@@ -10,7 +10,7 @@ import click
 
 from mempool.cli.tables import HEAD, cells, lines_of
 from mempool.stats import guarantee_of, stats_of
-from mempool.watch import NoAnswer, Refused, WatchError
+from mempool.watch import NoAnswer, Refused, WatchError, shared_pools
 from mempool.watch.layout import Figures
 from mempool.watch.outside import PoolView, find, parse_target, snapshot_of
 from mempool.watch.reader import Row
@@ -120,6 +120,8 @@ def why_of(row: Row, patience: float) -> tuple[str, bool]:
     """What is said of this pool, and whether its process was silent."""
     if row.figures is None:
         return row.why, False
+    if row.where == shared_pools.WHERE:
+        return shared_pools.why(row.pool), False
     by_figures = f"{row.pool}: {sentence(row.figures)}"
     try:
         pool = find(f"{row.pool}#{row.number}@{row.where}")
@@ -168,6 +170,8 @@ def resize(
     """
     if reserve is None and keep is None and limit is None:
         raise click.UsageError("a resize needs --reserve, --keep or --limit")
+    if (shared := shared_name(target)) is not None and not dry_run:
+        return resize_shared(shared, reserve, keep, limit, expect)
     try:
         pool = find(target)
     except WatchError as error:
@@ -189,6 +193,25 @@ def resize(
         f"{pool.name}@{pool.pid}: {answer['promised']} promised (was {before}), {answer['spare']} spare"
         + (f", {answer['unfunded']} unfunded: memory ran out" if answer["unfunded"] else "")
     )
+    return 0
+
+
+def shared_name(target: str) -> str | None:
+    """The name of the shared pool that is meant; None: it is a pool of one process."""
+    name, _, where = parse_target(target)
+    if where not in {None, shared_pools.WHERE}:
+        return None
+    rows = rows_for(target)
+    return name if where is not None or (rows and all(row.where == shared_pools.WHERE for row in rows)) else None
+
+
+def resize_shared(name: str, reserve: int | None, keep: int | None, limit: int | None, expect: int | None) -> int:
+    """Change what a pool of several processes promises; this one joins it for as long as that takes."""
+    try:
+        before, promised, spare = shared_pools.resize(name, reserve, keep=keep, limit=limit, expect=expect)
+    except WatchError as error:
+        raise WatchUsageError(str(error)) from None
+    click.echo(f"{name}@{shared_pools.WHERE}: {promised} promised (was {before}), {spare} spare")
     return 0
 
 

@@ -105,7 +105,12 @@ def path_of(name: str) -> Path:
 def names() -> list[str]:
     """The names of this user's shared pools, sorted. What else lies in the folder is left out."""
     try:
-        return sorted(entry.name for entry in os.scandir(folder()) if NAME.fullmatch(entry.name) and entry.is_file())
+        # Pages of mempool.watch lie there, too.
+        return sorted(
+            entry.name
+            for entry in os.scandir(folder())
+            if NAME.fullmatch(entry.name) and entry.is_file() and not entry.name.endswith(".page")
+        )
     except FileNotFoundError:
         return []
 

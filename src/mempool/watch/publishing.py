@@ -159,7 +159,7 @@ def _begin(steer: bool, _engine: object) -> None:
     lifecycle.on_register(None)
     try:
         publish(steer=steer)
-    except (OSError, MemoryError) as error:
+    except (OSError, MemoryError, RuntimeError) as error:  # RuntimeError: there is no memory for a thread
         warnings.warn(f"mempool: the pools of this process are not published: {error}", RuntimeWarning, stacklevel=2)
 
 

@@ -304,7 +304,10 @@ class Server:
         if callable(steer):
             steer(run)
         else:
-            threading.Thread(target=run, name="mempool.watch.resize", daemon=True).start()
+            try:
+                threading.Thread(target=run, name="mempool.watch.resize", daemon=True).start()
+            except (MemoryError, RuntimeError):
+                run()  # there is no memory for a thread: the others wait until it is done
 
     def _steered_answer(self, engine: Any, work: Callable[[], object], what: str, by: str) -> bytes:
         try:

@@ -15,7 +15,7 @@ from typing import Protocol
 from mempool.watch.reader import Page, Reader, Row, rows_of
 
 #: Functions that list pools which no page shows: those of several processes have a file of their own.
-ROW_SOURCES: list[str] = []
+ROW_SOURCES: list[str] = ["mempool.watch.shared_pools:rows"]
 
 
 class RowSource(Protocol):

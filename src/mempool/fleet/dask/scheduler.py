@@ -29,6 +29,8 @@ log: logging.Logger = logging.getLogger("mempool.fleet")
 
 #: Seconds until an order to one worker counts as lost. The worker may have it all the same.
 SEND_SECONDS = 2.0
+#: The same for a worker that has not answered before, at most.
+SEND_SECONDS_MAX = 30.0
 #: Seconds in which a worker answers; what is not done by then it says in a heartbeat.
 WITHIN_SECONDS = 1.0
 #: Seconds between two looks at the heartbeats that have come.
@@ -60,6 +62,7 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
         self._seen: dict[str, float] = {}
         self._faults: dict[str, str] = {}
         self._fitted: set[str] = set()  # workers that take orders
+        self._patience: dict[str, float] = {}  # seconds, for workers that have not answered
         self._within = WITHIN_SECONDS
         self._watchers: set[asyncio.Future[None]] = set()
         orders = self._file.load() if self._file else []
@@ -92,6 +95,7 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
         self._seen.pop(worker, None)
         self._faults.pop(worker, None)
         self._fitted.discard(worker)
+        self._patience.pop(worker, None)
         for key in [key for key in self._sent if key[0] == worker]:
             self._sent.pop(key)[1].cancel()
 
@@ -109,13 +113,16 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
             return  # a worker that is stopped has it in its inbox
         task = self._loop.create_task(self._deliver(node, order, self._within))
         self._sent[key] = order.revision, task
-        self._loop.call_later(SEND_SECONDS, self._give_up, node, order, task)
+        self._loop.call_later(self._patience.get(node, SEND_SECONDS), self._give_up, node, order, task)
 
     def _give_up(self, node: str, order: Order, task: asyncio.Task[None]) -> None:
         # Nobody waits for the end of a cancellation: to close the connection to a stopped process may have to wait itself.
         if not task.done():
             task.cancel()
-            standing = Standing(Outcome.UNREACHABLE, f"no answer within {SEND_SECONDS:g} s")
+            # A machine that is so busy that no answer comes in time would be made busier by each try, and never get there.
+            seconds = self._patience.get(node, SEND_SECONDS)
+            self._patience[node] = min(2 * seconds, SEND_SECONDS_MAX)
+            standing = Standing(Outcome.UNREACHABLE, f"no answer within {seconds:g} s")
             self.controller.answered(node, order.pool, order.revision, standing)
 
     async def _deliver(self, node: str, order: Order, within: float) -> None:
@@ -130,6 +137,7 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
                 await internals.call_worker(self._scheduler, node, internals.PLUGIN_ADD, plugin=plugin, name=NAME)
                 answer = await internals.call_worker(self._scheduler, node, "mempool_apply", order=wire, within=within)
             self._fitted.add(node)
+            self._patience.pop(node, None)
             standing = _standing(answer)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
             standing = Standing(Outcome.UNREACHABLE, f"{type(error).__name__}: {error}")
@@ -244,13 +252,13 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
         return self._answer(Answer(pool, order.revision, standings))
 
     async def mempool_answer(self, pool: str, revision: int, timeout: float) -> dict[str, Any]:
-        """Wait until each worker is there, or one refuses, and say how it stands."""
+        """Wait until each worker is there, or one refuses, and say how it stands. revision: 0 for the latest."""
+        revision = revision or self.controller.order_for(pool).revision
 
         def is_over() -> bool:
             answer = self.controller.answer(pool, revision)
             return answer.is_applied or answer.count(Outcome.REFUSED) > 0
 
-        self.controller.order_for(pool)
         await self._wait(is_over, timeout)
         return self._answer(self.controller.answer(pool, revision))
 

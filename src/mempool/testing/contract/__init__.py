@@ -22,6 +22,7 @@
     BulkContract        many at once
     LeaseContract       elements that are returned by themselves
     LeaseManyContract   many of them together
+    LingerContract      what is freed while something still looks at it
     LossContract        what is broken, and what is lost with its holder
     CloseContract       the end
     InputContract       bad input changes nothing
@@ -49,7 +50,7 @@ pytest.register_assert_rewrite(
         f"mempool.testing.contract.{room}"
         for room in (
             *("account", "alloc", "bad_input", "base", "bulk", "closing", "guarantees", "lease_many", "leases"),
-            *("line", "losses", "resize", "resting", "retry", "slow_source", "whole"),
+            *("line", "lingering", "losses", "resize", "resting", "retry", "slow_source", "whole"),
         )
     ]
 )
@@ -65,6 +66,7 @@ from mempool.testing.contract.whole import (  # noqa: E402 - after the above
     LeaseContract,
     LeaseManyContract,
     LineContract,
+    LingerContract,
     LossContract,
     PoolContract,
     ResizeContract,
@@ -84,6 +86,7 @@ __all__ = [
     "LeaseContract",
     "LeaseManyContract",
     "LineContract",
+    "LingerContract",
     "LossContract",
     "PoolContract",
     "ResizeContract",

@@ -12,6 +12,7 @@ from mempool.testing.contract.guarantees import GuaranteeContract
 from mempool.testing.contract.lease_many import LeaseManyContract
 from mempool.testing.contract.leases import LeaseContract
 from mempool.testing.contract.line import LineContract
+from mempool.testing.contract.lingering import LingerContract
 from mempool.testing.contract.losses import LossContract
 from mempool.testing.contract.resize import ResizeContract
 from mempool.testing.contract.resting import RestContract
@@ -31,6 +32,7 @@ class PoolContract(
     BulkContract,
     LeaseContract,
     LeaseManyContract,
+    LingerContract,
     LossContract,
     CloseContract,
     InputContract,
@@ -49,6 +51,7 @@ __all__ = [
     "LeaseContract",
     "LeaseManyContract",
     "LineContract",
+    "LingerContract",
     "LossContract",
     "PoolContract",
     "ResizeContract",

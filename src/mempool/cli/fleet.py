@@ -1,0 +1,102 @@
+"""`mempool fleet`: the pools of a Dask cluster, a row per pool and worker; and a resize of one of them on all workers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from typing import Any
+
+import click
+
+#: Seconds to reach the scheduler.
+CONNECT_SECONDS = 10
+
+
+@click.command(short_help="List and resize the pools of a Dask cluster.")
+@click.argument("scheduler", metavar="ADDRESS")
+@click.argument("pool", required=False)
+@click.option("--reserve", type=click.IntRange(0), help="How many elements each worker promises from now on.")
+@click.option("--limit", type=click.IntRange(0), help="How many may exist at once on each worker.")
+@click.option("--keep", type=click.IntRange(0), help="How many spares stay warm on each worker.")
+@click.option("--wait", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="Until all workers have it.")
+@click.option("--json", "as_json", is_flag=True, help="Write what there is as JSON.")
+def fleet(
+    *,
+    scheduler: str,
+    pool: str | None,
+    reserve: int | None,
+    limit: int | None,
+    keep: int | None,
+    wait: float,
+    as_json: bool,
+) -> int:
+    """List the pools on the workers of the Dask scheduler at ADDRESS, like tcp://farm:8786. With POOL and targets: resize.
+
+    The figures are those of the last heartbeats. The status is 0 if each worker has the latest revision and covers its
+    promise, 1 if one has not, or if there is no such scheduler.
+    """
+    try:
+        import distributed
+
+        from mempool.fleet.dask import Fleet
+    except ModuleNotFoundError as missing:
+        raise click.ClickException(f"this needs {missing.name}: pip install 'mempool[dask]'") from None
+    given: dict[str, Any] = {"reserve": reserve, "limit": limit, "keep": keep}
+    given = {what: number for what, number in given.items() if number is not None}
+    if given and pool is None:
+        raise click.UsageError(f"say which pool gets --{', --'.join(given)}: mempool fleet {scheduler} POOL ...")
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore")  # distributed's, about itself
+    try:
+        client = distributed.Client(scheduler, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"no scheduler answers at {scheduler}: {error}") from None
+    with client:
+        there = Fleet(client)
+        try:
+            if pool is not None and given:
+                return _resize(there, pool, given, wait)
+            return _show(there, pool, as_json=as_json)
+        except (LookupError, ValueError) as error:
+            raise click.ClickException(str(error.args[0])) from None
+
+
+def _resize(there: Any, pool: str, given: dict[str, Any], wait: float) -> int:
+    answer = there[pool].resize(**given)
+    if wait and not answer.is_applied:
+        try:
+            answer = answer.wait(timeout=wait)
+        except TimeoutError:
+            answer = there[pool].answer()
+    click.echo(str(answer))
+    return 0 if answer.is_applied else 1
+
+
+def _show(there: Any, pool: str | None, *, as_json: bool) -> int:
+    stats = there.stats()
+    if pool is not None and pool not in stats.pools:
+        raise LookupError(f"the fleet has no pool {pool!r}; it has {', '.join(map(repr, stats.pools)) or 'none'}")
+    chosen = type(stats)({name: answer for name, answer in stats.pools.items() if pool in {None, name}}, stats.faults)
+    if as_json:
+        click.echo(json.dumps(as_document(chosen), indent=2))
+    elif chosen.pools:
+        click.echo(str(chosen))
+    else:
+        click.echo("no pool of a fleet there; Fleet(client).create makes one", err=True)
+    return 0 if chosen.pools and all(answer.is_applied for answer in chosen.pools.values()) else 1
+
+
+def as_document(stats: Any) -> dict[str, Any]:
+    """What `--json` writes: by pool, its revision, and by worker what its last heartbeat says."""
+    pools = {}
+    for name, answer in stats.pools.items():
+        workers = {}
+        for worker, standing in answer.nodes.items():
+            r = standing.report
+            figures = (
+                {} if r is None else {f: getattr(r, f) for f in ("reserve", "limit", "spare", "out", "waiting", "unfunded")}
+            )
+            workers[worker] = {"outcome": str(standing.outcome), "detail": standing.detail, **figures}
+        pools[name] = {"revision": answer.revision, "workers": workers}
+    return {"schema": 1, "pools": pools, "faults": dict(stats.faults)}
