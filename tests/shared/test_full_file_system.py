@@ -19,8 +19,6 @@ from mempool.shared.engine import Handle, SharedEngine
 from mempool.shared.pool import SharedPool
 from mempool.testing import wait_until
 
-pytestmark = pytest.mark.once
-
 MEBIBYTE = 1 << 20
 
 
