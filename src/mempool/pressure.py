@@ -404,6 +404,9 @@ class Pressure(Job):
 
 def element_size(pool: BasePool[Any]) -> int | None:
     """Bytes of an element, where elements are buffers of one size; else None."""
+    layout: Any = getattr(getattr(pool._engine, "client", None), "layout", None)  # of a SharedPool
+    if layout is not None:
+        return int(layout.size)
     source: Any = getattr(getattr(pool._engine, "supply", None), "source", None)
     while isinstance(source, Adaptor):
         source = source.source
