@@ -12,6 +12,7 @@ pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine:
 from mempool.shared import listing
 from mempool.shared.engine import SharedEngine
 from mempool.shared.errors import PoolCorrupt
+from mempool.shared.pool import SharedPool
 
 
 @pytest.fixture
@@ -79,3 +80,12 @@ def test_what_is_no_pool_says_so(listed: Path) -> None:
     listed.write_bytes(b"no pool")
     with pytest.raises(PoolCorrupt, match="not a shared pool"):
         listing.look(listed.name)
+
+
+def test_a_resize_from_outside_leaves_what_it_was_not_asked_to_change(listed: Path) -> None:
+    """A keep that nobody has given goes on to follow the reserve."""
+    pool = SharedPool(listed.name, size=4096, reserve=1, limit=16, folder=listed.parent)
+    listing.resize(listed.name, 3)
+    assert (pool.reserve, pool.keep, pool.limit) == (3, 6, 16)
+    pool.resize(2)
+    assert pool.keep == 4

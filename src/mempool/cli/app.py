@@ -14,6 +14,7 @@ from mempool.cli.demo import demo
 from mempool.cli.doctor import doctor
 from mempool.cli.export import export
 from mempool.cli.fleet import fleet
+from mempool.cli.shared import reap, rm, verify
 from mempool.cli.top.command import top
 from mempool.cli.watching import list_pools, resize, why
 from mempool.cli.web import web
@@ -37,8 +38,11 @@ mempool.add_command(doctor)
 mempool.add_command(export)
 mempool.add_command(fleet)
 mempool.add_command(list_pools)
+mempool.add_command(reap)
 mempool.add_command(resize)
+mempool.add_command(rm)
 mempool.add_command(top)
+mempool.add_command(verify)
 mempool.add_command(web)
 mempool.add_command(why)
 

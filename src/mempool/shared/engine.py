@@ -132,6 +132,8 @@ class SharedEngine:
         # Never locked: what a child opens anew, whatever has become of the name.
         self._file = file
         found = os.fstat(file)
+        #: How many killed processes were reaped when this one attached.
+        self.reaped = 0
         self._identity = found.st_dev, found.st_ino
         # Held while descriptors are looked through, so that nobody closes them meanwhile. A finalizer may come back here.
         self._reaping = threading.RLock()
@@ -240,7 +242,7 @@ class SharedEngine:
         self._finalizer = weakref.finalize(self, _detach, self._tx, [self._file, self._lock], self._pid)
         self._find_number()
         self._tx.revive = _Revive(self)
-        self.reap_dead()
+        self.reaped += self.reap_dead()
 
     def _find_number(self) -> None:
         for number in range(self.layout.clients):
@@ -250,6 +252,7 @@ class SharedEngine:
             if state == words.LIVE and locks.still_maps(locks.Process(*record), self._mapped_as, self._here):
                 locks.unlock(self._lock, number)  # it lives, and has lost its descriptors
                 continue
+            self.reaped = int(state != words.ABSENT)  # it takes a dead one's place, and returns what that had
             self._tx.attach(number, self._lock, self._here.pid, self._here.started, self._here.pid_namespace)
             return
         raise LineFull(
@@ -282,6 +285,11 @@ class SharedEngine:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    @property
+    def number(self) -> int:
+        """Which client of the file this process is."""
+        return self._tx.me
 
     # -- take and give
 
@@ -405,6 +413,20 @@ class SharedEngine:
         """
         limit = self.snapshot().limit if limit is None else limit
         self._tx.retarget(*self._targets(self.layout, reserve, keep, limit))
+        self._tx.shrink()
+        self._tx.grow()
+        return self.snapshot()
+
+    def change(self, reserve: int, keep: int | None, limit: int | None) -> Snapshot:
+        """The same, where what is None stays as it is: a keep that nobody has given follows at twice the reserve."""
+        while True:
+            word, _, old_keep, old_limit, follows = self._tx.targets()
+            limit_now = old_limit if limit is None else limit
+            keep_now = keep if keep is not None else 2 * reserve if follows else max(old_keep, reserve)
+            self._targets(self.layout, reserve, min(keep_now, limit_now), limit_now)
+            if self._tx.exchange(word, reserve, keep_now, limit_now, follows and keep is None):
+                break
+        self._tx.ring_all()
         self._tx.shrink()
         self._tx.grow()
         return self.snapshot()

@@ -152,7 +152,8 @@ def look_at(path: str | os.PathLike[str]) -> Look:
 def resize(name: str, reserve: int, *, keep: int | None = None, limit: int | None = None) -> Look:
     """Change the promise of the pool of this name, live, and look at it then.
 
-    keep: None: the reserve. limit: None: as it is. Joins for as long as that takes.
+    keep: None: as it is, or twice the reserve where nobody has given one. limit: None: as it is. Joins for as long as that
+    takes.
 
     Raises ValueError, PoolClosed, and as `look`; LineFull where as many processes use the pool as it was made for.
     """
@@ -160,7 +161,7 @@ def resize(name: str, reserve: int, *, keep: int | None = None, limit: int | Non
 
     engine = SharedEngine.attach(path_of(name))
     try:
-        engine.resize(reserve, keep, limit)
+        engine.change(reserve, keep, limit)
     finally:
         engine.detach()
     return look(name)

@@ -1,0 +1,78 @@
+"""The commands for pools that several processes share."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("click")
+pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from shared_children import Parent, child
+
+from mempool.cli.app import run
+from mempool.shared import listing
+from mempool.shared.pool import SharedPool
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="mempool-test-", dir="/dev/shm"))
+    monkeypatch.setenv("MEMPOOL_SHARED_FOLDER", str(made))
+    yield made
+    shutil.rmtree(made)
+
+
+def hold(parent: Parent) -> None:
+    held = SharedPool.attach("frames").alloc_many(2)
+    parent.tell(len(held))
+    parent.wait()
+
+
+def test_what_a_killed_process_held_is_reaped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And the words agree before and after."""
+    pool = SharedPool("frames", size=4096, reserve=2, limit=4)
+    with child(hold) as process:
+        assert process.hear() == 2
+        assert run(["verify", "frames"]) == 0
+        process.end(signal.SIGKILL)
+    assert pool.out == 2
+    assert run(["reap", "frames"]) == 0
+    assert run(["verify", "frames"]) == 0
+    assert pool.out == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "frames: all agrees",
+        "frames: 1 killed process reaped",
+        "frames: all agrees",
+    ]
+
+
+def test_a_pool_is_removed_only_where_nobody_uses_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither its name nor its memory is left then."""
+    pool = SharedPool("frames", size=4096, reserve=2, limit=4)
+    assert run(["rm", "frames"]) == 1
+    assert "is used by process" in capsys.readouterr().err
+    pool.close()
+    assert run(["rm", "frames"]) == 0
+    assert listing.names() == []
+    assert run(["rm", "frames"]) == 1
+    assert "there is no shared pool" in capsys.readouterr().err
+
+
+def test_words_that_do_not_agree_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A status of 1, and what is wrong."""
+    pool = SharedPool("frames", size=4096, reserve=2, limit=4)
+    layout = pool._engine.client.layout
+    with (folder / "frames").open("r+b") as file:
+        file.seek(layout.words + 16 * 3)  # the first slot
+        file.write(bytes([9]))
+    assert run(["verify", "frames"]) == 1
+    assert "in no state that there is" in capsys.readouterr().out
