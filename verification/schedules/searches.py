@@ -27,7 +27,7 @@ from typing import Any
 
 import mempool
 from verification.schedules import lock
-from verification.schedules.world import it
+from verification.schedules.world import it, kept
 
 FOLDER = Path(__file__).resolve().parent
 LIBRARY = Path(mempool.__file__).resolve().parent
@@ -56,6 +56,7 @@ def is_visible(place: object) -> bool:
 def collect_garbage(iteration: int) -> None:
     """Between schedules only: a pool that is collected in the midst of one would add steps to it, or meet its locks."""
     gc.disable()
+    kept.clear()
     if iteration % 100 == 0:
         gc.collect()
 

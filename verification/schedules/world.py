@@ -62,8 +62,21 @@ class StandingClock(clock.Clock):
         wakes.get()
 
 
+#: What would die with a thread of this schedule, whose end the tool has noted by then: it would stop a finalizer at its
+#: first step, and nobody would ever let it go on. The caller may be the last to refer to a pool, which closes itself; and a
+#: thread's locals note where it is parked.
+kept: list[object] = []
+
+
+class _Local(parking._Local):
+    def __init__(self) -> None:
+        super().__init__()
+        kept.append(self.parked)
+
+
 # The tool's threads are not Python's `threading.Thread`s and have no name there.
 parking.current_owner = threading.get_ident
+parking._local = _Local()
 parking.SimpleQueue = Wakes  # type: ignore[misc,assignment]
 clock.SYSTEM_CLOCK = StandingClock()
 base_decisions.new_lock = deciding.new_lock = Lock
@@ -72,6 +85,7 @@ base_decisions.new_lock = deciding.new_lock = Lock
 def together(*callers: Callable[[], object]) -> None:
     """Run each in a thread of its own, to the end."""
     with it.no_interleave():
+        kept.extend(callers)
         threads = [it.spawn(caller) for caller in callers]
     for thread in threads:
         thread.join()
