@@ -35,7 +35,7 @@ export PIP_DEFAULT_TIMEOUT ?= 180
 export PIP_RETRIES ?= 10
 PYTEST := $(PY) -m pytest
 
-.PHONY: help demo test long ci dev check coverage stress bench verify verify-here mutate memcheck docs site-check clean print-python
+.PHONY: help demo test long ci dev check coverage stress stress-ft stress-ft-here bench verify verify-here mutate memcheck docs site-check clean print-python
 
 help:
 	@echo "make demo     run the main job: hash a tree of files while memory runs out"
@@ -46,6 +46,7 @@ help:
 	@echo "make check    ruff, mypy, pyright and the tidy test"
 	@echo "make coverage which lines the tests reach, as pages in build/coverage"
 	@echo "make stress   minutes of threads against resizers"
+	@echo "make stress-ft the same without the GIL, on a Python that .ci/free-threaded makes"
 	@echo "make bench    measure beside everything else there is, and draw the plots of the docs"
 	@echo "make verify   search the schedules (Python >= 3.12), run the Spin model where spin is installed"
 	@echo "make mutate   plant bugs and see that the tests catch them"
@@ -128,6 +129,14 @@ stress: $(STAMPS)/mempool $(STAMPS)/extra-test
 	$(PYTEST) -m stress -o timeout=600 -o faulthandler_timeout=580 $(ARGS)
 	MEMPOOL_LEAK_ROUNDS=1000 $(PYTEST) -m "stress or not stress" tests/danger/test_leaks.py $(ARGS)
 	MEMPOOL_SWEEP_PLACES=1000000 MEMPOOL_PURE=1 $(PYTEST) -o timeout=600 -o faulthandler_timeout=580 tests/danger/test_interrupts.py $(ARGS)
+
+# For a Python without the GIL: ten minutes, and five under an allocator that tells of what is used after it was freed.
+stress-ft:
+	PYTHON_GIL=0 $(MAKE) --no-print-directory stress-ft-here VENV=.venv-free-threaded PYTHON="$$(bash .ci/free-threaded --build | tail -n 1)"
+
+stress-ft-here: $(STAMPS)/mempool
+	$(PY) -m verification.without_the_gil $(or $(SECONDS),600) $(ARGS)
+	PYTHONMALLOC=debug $(PY) -m verification.without_the_gil $(or $(SECONDS),300) $(ARGS)
 
 bench: $(STAMPS)/mempool $(STAMPS)/extra-bench
 	$(BIN)/mempool bench --plot 'docs/img/bench-{group}.svg' $(ARGS)

@@ -99,7 +99,6 @@ def convergence(seeds: int) -> Iterator[Row]:
 
 def run(*, quick: bool) -> Iterator[Row]:
     """All rows of the group."""
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")  # distributed's, about itself
     yield from convergence(SEEDS_QUICK if quick else SEEDS)
     try:
@@ -108,6 +107,7 @@ def run(*, quick: bool) -> Iterator[Row]:
         why = Missing.by(error).why.replace("'.[bench]'", "'.[dask]'")
         yield Row(GROUP, "resize", BESIDE, note=why)
         return
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     yield heartbeat()
     for workers, protocol, target in SIZES:
         yield resizes(workers, protocol, target, ROUNDS_QUICK if quick else ROUNDS)

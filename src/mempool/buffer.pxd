@@ -1,6 +1,7 @@
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
 from libc.string cimport memset
 from mempool._core.transfer cimport Transfer
+from mempool._core.mutex cimport WITHOUT_GIL, add, atomic_int, atomic_ssize, swap_size
 
 cdef class Block:
     cdef readonly object region
@@ -25,10 +26,11 @@ cdef class Buffer:
     cdef object __weakref__
     cdef readonly Block block
     cdef Buffer next_handle
-    cdef int state
+    cdef atomic_int state
     cdef public bint lingers
     cdef void *exporter
     cdef int fills
+    cdef atomic_ssize watch
     cdef object view
     cdef object lent
 
@@ -36,7 +38,79 @@ cdef inline Buffer new_handle(Block block):
     """A handle that is not in force yet: nobody can look through it."""
     cdef Buffer buffer = Buffer.__new__(Buffer)
     buffer.block = block
+    if WITHOUT_GIL:
+        buffer.watch = GONE
     return buffer
+
+
+# Without the GIL, who looks at the memory and whether the handle is in force is one number, so that of who begins to look and
+# who frees it one comes first. Views have an exporter each: one that several threads share could die under them.
+
+cdef extern from *:
+    """
+    #define MEMPOOL_VIEW ((Py_ssize_t)1 << 16)
+    #define MEMPOOL_GONE (PY_SSIZE_T_MAX / 2 + 1)
+    """
+    const Py_ssize_t VIEW "MEMPOOL_VIEW"
+    const Py_ssize_t GONE "MEMPOOL_GONE"
+
+cdef enum:
+    FILL = 1
+    FILLS = 0xFFFF
+
+
+cdef inline bint begin_look(Buffer self, Py_ssize_t look) noexcept:
+    """A view or a fill begins. False: the handle is not in force."""
+    cdef Py_ssize_t watch
+    while True:
+        watch = self.watch
+        if watch & GONE:
+            return False
+        if swap_size(&self.watch, watch, watch + look):
+            return True
+
+
+cdef inline void end_look(Buffer self, Py_ssize_t look):
+    """The last view of a handle that was freed lets go of the next handle, which it kept."""
+    cdef Buffer kept = None
+    if add(&self.watch, -look) == GONE:
+        kept = self.next_handle
+        self.next_handle = None
+
+
+cdef inline void enforce(Buffer self) noexcept:
+    """It is in force from now on."""
+    if WITHOUT_GIL:
+        self.watch = 0
+    self.state = LIVE
+
+
+cdef inline bint revoke_unseen(Buffer self) noexcept:
+    """It is dead from now on. False: it is already, or somebody looks."""
+    if not swap_size(&self.watch, 0, GONE):
+        return False
+    self.state = DEAD
+    return True
+
+
+cdef inline bint revoke_seen(Buffer self, Buffer next_handle):
+    """The same whoever views it: its views keep the next handle from now on. False: it is dead already, or being filled."""
+    cdef Py_ssize_t watch
+    while True:
+        watch = self.watch
+        if watch & GONE or watch & FILLS:
+            return False
+        next_handle.lingers = watch > 0
+        self.next_handle = next_handle if watch > 0 else None
+        if swap_size(&self.watch, watch, watch | GONE):
+            self.state = DEAD
+            return True
+
+
+cdef inline void reinstate(Buffer self):
+    """It is in force again: another of those that were freed with it could not be."""
+    self.state = LIVE
+    add(&self.watch, -GONE)
 
 cdef inline void overwrite(Block block, int byte) noexcept:
     """Needs no memory, and lets other threads run."""

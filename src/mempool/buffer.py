@@ -43,6 +43,7 @@ EXPORTS: bool = cython.compiled or sys.version_info >= (3, 12)
 if cython.compiled:
     from cython.cimports.cpython import Py_buffer
 else:  # compiled, the .pxd beside this file says the same
+    from mempool._core.mutex import WITHOUT_GIL, atomic_int, atomic_ssize
     from mempool._core.transfer import Transfer
 
     UNUSED = 0
@@ -106,6 +107,9 @@ class Exporter:
 
     def __dealloc__(self) -> None:
         if cython.compiled and self.buffer is not None:
+            if WITHOUT_GIL:
+                end_look(self.buffer, VIEW)  # type: ignore[name-defined]
+                return
             self.buffer.exporter = cython.NULL  # before its last reference goes, whose finalizer looks here
 
     def __repr__(self) -> str:
@@ -125,10 +129,11 @@ class Buffer:
 
     block: Block
     next_handle: Buffer | None
-    state: cython.int
+    state: atomic_int
     lingers: cython.bint  # its user has freed it; only the views of the handle that he had keep this one
     exporter: cython.p_void  # compiled: NULL, or the Exporter, which is not owned from here
     fills: cython.int  # compiled: how many write without the GIL
+    watch: atomic_ssize  # compiled, without the GIL: who looks at it, and whether it is in force; see the .pxd
     view: Any  # uncompiled: what the views look through
     lent: Any  # uncompiled: None, or what those views look through on account of which it lingers
 
@@ -143,6 +148,13 @@ class Buffer:
         if cython.compiled:
             if self.state != LIVE or self.block.is_lost:
                 raise self._dead()
+            if WITHOUT_GIL:
+                exporter: Exporter = Exporter.__new__(Exporter)
+                if not begin_look(self, VIEW):  # type: ignore[name-defined]
+                    raise self._dead()
+                exporter.buffer = self
+                expose(exporter, buffer, flags)
+                return
             expose(exporter_of(self), buffer, flags)
 
     def __releasebuffer__(self, buffer: cython.pointer[Py_buffer]) -> None:
@@ -173,6 +185,9 @@ class Buffer:
     def views(self) -> int:
         """How many look at the memory through this handle now. (Slices of one memoryview are one.)"""
         if cython.compiled:
+            if WITHOUT_GIL:
+                watch: cython.Py_ssize_t = self.watch & ~GONE  # type: ignore[name-defined]
+                return watch // VIEW + (watch & FILLS)  # type: ignore[name-defined]
             return references(self.exporter) + self.fills
         kept = _count_keepers(self.view, self.block) + _count_keepers(self.lent, self.block) if _kept else 0
         seen = 0 if self.view is None else sys.getrefcount(self.view) - _REFERENCES_UNSEEN
@@ -221,6 +236,12 @@ class Buffer:
         if cython.compiled:
             if self.state != LIVE or self.block.is_lost:
                 raise self._dead()
+            if WITHOUT_GIL:
+                if not begin_look(self, FILL):  # type: ignore[name-defined]
+                    raise self._dead()
+                overwrite(self.block, number)
+                end_look(self, FILL)  # type: ignore[name-defined]
+                return
             self.fills += 1  # nobody can free it meanwhile; other threads run. An exporter would need memory
             overwrite(self.block, number)
             self.fills -= 1
@@ -272,11 +293,18 @@ class Buffer:
 
     def begin(self) -> None:
         """The memory is this handle's from now on. For a source."""
-        self.state = LIVE
+        if cython.compiled:
+            enforce(self)  # type: ignore[name-defined]
+        else:
+            self.state = LIVE
 
     def _is_being_filled(self) -> bool:
         """Whether another thread is in `fill`. (Uncompiled, that is a view.)"""
-        return cython.compiled and self.fills > 0
+        if not cython.compiled:
+            return False
+        if WITHOUT_GIL:
+            return (self.watch & FILLS) > 0  # type: ignore[name-defined]
+        return self.fills > 0
 
     def is_alive(self) -> bool:
         """Whether the memory can be looked at through this handle."""
@@ -287,7 +315,7 @@ class Buffer:
         if self.state != LIVE or self.block.is_lost:
             raise self._dead()
         if cython.compiled:
-            if self.views() > 0:
+            if self.views() > 0 or (WITHOUT_GIL and not revoke_unseen(self)):  # type: ignore[name-defined]
                 raise BufferError(f"{self._called()}: {self.views()} views of this buffer are alive; drop them first")
         else:
             _shut(self)
@@ -298,6 +326,8 @@ class Buffer:
 
     def _forsake(self) -> None:
         """The end of a handle whose memory is lost, whoever views it. For the source's free."""
+        if WITHOUT_GIL:
+            revoke_seen(self, None)  # type: ignore[name-defined]
         self.state = DEAD
 
     def __del__(self) -> None:
@@ -386,7 +416,9 @@ def prepare(transfer: Transfer, owner: Any, lingering: cython.bint = False) -> B
     lingering: views are no obstacle.
     """
     elements = transfer.held()
+    i: cython.Py_ssize_t = transfer.first - 1
     for element in elements:
+        i += 1
         if type(element) is Buffer:
             buffer: Buffer = element
             if buffer.state != LIVE or buffer.block.owner is not owner:
@@ -395,7 +427,12 @@ def prepare(transfer: Transfer, owner: Any, lingering: cython.bint = False) -> B
                 continue  # there is nothing to pass on, nor to be viewed
             if buffer._is_being_filled() if lingering else buffer.views() > 0:
                 return buffer
-            if buffer.next_handle is None:
+            if WITHOUT_GIL:
+                # In this transfer and not in the handle, which another thread may be freeing as well.
+                if transfer.successors is None:
+                    transfer.successors = [None] * transfer.count
+                transfer.successors[i] = new_handle(buffer.block)
+            elif buffer.next_handle is None:
                 buffer.next_handle = new_handle(buffer.block)
     if len(elements) > 1 and len(set(map(id, elements))) < len(elements):
         for element in elements:
@@ -412,6 +449,8 @@ def revoke(transfer: Transfer, lingering: cython.bint = False) -> Buffer | None:
     """
     i: cython.Py_ssize_t
     old: Buffer
+    if WITHOUT_GIL:
+        return _revoke_shared(transfer, lingering)
     if cython.compiled:
         # First a look at all, so that all are renewed or none: nothing here lets another thread run.
         for i in range(transfer.first, transfer.count):
@@ -446,6 +485,36 @@ def revoke(transfer: Transfer, lingering: cython.bint = False) -> Buffer | None:
             old.state = DEAD
             transfer.elements[i] = old.next_handle
             old.next_handle = None
+    return None
+
+
+@cython.cfunc
+def _revoke_shared(transfer: Transfer, lingering: cython.bint) -> Buffer | None:
+    """`revoke`, where other threads view and free the same handles meanwhile: each is dead in one step, by one of them."""
+    i: cython.Py_ssize_t
+    j: cython.Py_ssize_t
+    old: Buffer
+    next_handle: Buffer
+    if transfer.successors is None:
+        return None  # there are no buffers, or nothing to pass on
+    for i in range(transfer.first, transfer.count):
+        if transfer.successors[i] is None:
+            continue  # done before
+        old = transfer.elements[i]
+        next_handle = transfer.successors[i]
+        if not (revoke_seen(old, next_handle) if lingering else revoke_unseen(old)):  # type: ignore[name-defined]
+            for j in range(transfer.first, i):  # all are revoked or none
+                if transfer.successors[j] is not None:
+                    next_handle = transfer.successors[j]
+                    next_handle.lingers = False
+                    reinstate(transfer.elements[j])  # type: ignore[name-defined]
+            return old
+    for i in range(transfer.first, transfer.count):
+        if transfer.successors[i] is not None:
+            next_handle = transfer.successors[i]
+            enforce(next_handle)  # type: ignore[name-defined]
+            transfer.elements[i] = next_handle
+            transfer.successors[i] = None
     return None
 
 

@@ -1,4 +1,5 @@
 from mempool._core.transfer cimport Transfer
+from mempool._core.mutex cimport WITHOUT_GIL, atomic_int, swap
 from mempool._core.fast_path cimport FastPath, hand_on, put_warm, take_warm
 from mempool.waiting cimport FINISHED, Routine, go_on_inside, obtain, quicken
 
@@ -15,7 +16,7 @@ cdef class Lease:
     cdef object timeout
     cdef object thing
     cdef object transfer
-    cdef int state
+    cdef atomic_int state
     cdef bint linger
     cdef object _enter(self)
     cdef object _warm(self)
@@ -26,6 +27,9 @@ cdef class Lease:
     cdef bint _exit(self, exc) except? -1
     cdef bint _use(self) except? -1
     cdef bint _release(self, bint lingering) except? -1
+    cdef bint _release_shared(self, bint lingering) except? -1
+    cdef object _held(self)
+    cdef object _drop_thing(self)
     cdef bint _hand_on(self) except? -1
     cdef object _returning_transfer(self)
 
@@ -49,5 +53,10 @@ cdef extern from *:
     }
     """
     int mempool_put_into_type(object type, object name, object value) except -1
+
+
+cdef inline bint begin(Lease self, int state, int step) noexcept:
+    """Whether this caller is the one that goes on from here."""
+    return swap(&self.state, state, step)
 
 cpdef Lease new_lease(FastPath pool, object timeout, bint linger)

@@ -20,6 +20,7 @@ else:
         from mempool._core import _cython as cython
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
+    from mempool._core.mutex import WITHOUT_GIL, atomic_int
     from mempool._core.transfer import Transfer
     from mempool.waiting import FINISHED, Routine, go_on_inside, obtain, quicken
 
@@ -51,7 +52,7 @@ class Lease:
     timeout: Any
     thing: Any
     transfer: Any  # a ticket of the pool's engine
-    state: cython.int
+    state: atomic_int
     linger: cython.bint
 
     _is_finalizing = staticmethod(sys.is_finalizing)  # here, because at the end this module's `sys` is None already
@@ -66,10 +67,24 @@ class Lease:
             return self._enter()
         if self.state != HELD:
             raise self._without()
-        element: object = self.thing if self.transfer is None else self.transfer.elements[0]
+        element: object = self._held()
         if element is None:
             raise self._without()
         return element
+
+    # Without the GIL another thread may look while one lets go; and what was let go is not to die in between.
+
+    @cython.cfunc
+    @cython.critical_section
+    def _held(self) -> Any:
+        return self.thing if self.transfer is None else self.transfer.elements[0]
+
+    @cython.cfunc
+    @cython.critical_section
+    def _drop_thing(self) -> Any:
+        thing: object = self.thing
+        self.thing = None
+        return thing
 
     def __enter__(self) -> Any:
         return self._enter()
@@ -193,8 +208,15 @@ class Lease:
 
     def discard(self) -> None:
         """Return the element as broken; see `Pool.discard`. The `with` block around this call then ends without an error."""
-        transfer: Any = None if self.state != HELD else self._returning_transfer()
-        if transfer is None or self.state != HELD or not (cython.compiled or self._claim("releaser", get_ident())):
+        if WITHOUT_GIL and not begin(self, HELD, RELEASING):  # type: ignore[name-defined]
+            raise self._without()
+        try:
+            transfer: Any = None if self.state != HELD and not WITHOUT_GIL else self._returning_transfer()
+        except BaseException:
+            if WITHOUT_GIL:
+                self.state = HELD
+            raise
+        if transfer is None or not (WITHOUT_GIL or self._is_first_to_release()):
             raise self._without()
         try:
             self.state = RELEASING
@@ -212,6 +234,8 @@ class Lease:
     @cython.cfunc
     @cython.exceptval(-1, check=True)
     def _release(self, lingering: cython.bint) -> cython.bint:
+        if WITHOUT_GIL:
+            return self._release_shared(lingering)
         if self.state != HELD:
             raise self._without()
         if cython.compiled and self.transfer is None and put_warm(self.pool, self.thing):
@@ -222,7 +246,7 @@ class Lease:
             return True
         transfer: Any = self._returning_transfer()
         # Of two that release at once, one may; to make the transfer may have run anything. Uncompiled, the dict decides.
-        if transfer is None or self.state != HELD or not (cython.compiled or self._claim("releaser", get_ident())):
+        if transfer is None or not self._is_first_to_release():
             raise self._without()
         # The transfer tells how far it came: after an exception, dropping the lease does the rest.
         try:
@@ -239,6 +263,32 @@ class Lease:
         self.state = RELEASED
         return True
 
+    def _is_first_to_release(self) -> bool:
+        return self.state == HELD and (cython.compiled or self._claim("releaser", get_ident()))
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def _release_shared(self, lingering: cython.bint) -> cython.bint:
+        """`_release`, where other threads do the same at the same moment: who finds it held goes on."""
+        if not begin(self, HELD, RELEASING):  # type: ignore[name-defined]
+            raise self._without()
+        try:
+            if self.transfer is None and put_warm(self.pool, self.thing):  # type: ignore[name-defined]
+                self._drop_thing()
+            elif not self._hand_on():
+                transfer: Any = self._returning_transfer()
+                if transfer is None:
+                    raise self._without()
+                self.pool._engine.give(transfer, linger=lingering)
+        except PoolError:  # freed by hand behind the lease's back
+            self.state = RELEASED
+            raise
+        except BaseException:
+            self.state = HELD if self._returning_transfer() is not None else RELEASED
+            raise
+        self.state = RELEASED
+        return True
+
     @cython.cfunc
     @cython.exceptval(-1, check=True)
     def _hand_on(self) -> cython.bint:
@@ -246,7 +296,7 @@ class Lease:
         if self.transfer is None:
             if not hand_on(self.pool, self.thing):  # type: ignore[name-defined]
                 return False
-            self.thing = None
+            self._drop_thing()
         elif not self.pool.core.fast_free:
             return False  # also: an engine of another kind, with tickets of its own
         else:
@@ -273,7 +323,7 @@ class Lease:
             why = "waits for its element"
         elif self.state == DISCARDED:
             why = "was discarded already"
-        elif self.state == RELEASED or (self.transfer is not None and self.transfer.first > 0):
+        elif self.state == RELEASED or (not WITHOUT_GIL and self.transfer is not None and self.transfer.first > 0):
             why = "was released already"
         else:
             why = "is being released"
@@ -323,7 +373,8 @@ class Lease:
     def _use(self) -> cython.bint:
         if self.pool is None:
             raise TypeError("a lease is taken from a pool: pool.lease()")
-        if self.state != NEW or not (cython.compiled or self._claim("user", object())):
+        is_first: cython.bint = begin(self, NEW, WAITING) if cython.compiled else self._claim("user", object())  # type: ignore[name-defined]
+        if not is_first:
             raise RuntimeError(f"{self.pool._called()}: a lease is used once; take another with pool.lease()")
         self.state = WAITING
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import code
 import importlib
+import importlib.util
 import re
 import runpy
 import subprocess
@@ -22,6 +23,8 @@ REFERENCE = "\n".join(page.read_text("utf-8") for page in sorted((DOCS / "refere
 PUBLIC_MODULES = (
     "mempool",
     "mempool.export",
+    "mempool.fleet",
+    *(["mempool.fleet.dask"] if importlib.util.find_spec("distributed") else []),
     "mempool.linux",
     "mempool.maintenance",
     "mempool.parking",
@@ -42,6 +45,7 @@ OPTIONAL = (
     "torch",
     "trio",
     "opentelemetry",
+    "distributed",
     "prometheus_client",
     "click",
     "rich",

@@ -130,6 +130,56 @@ def test_a_pool_in_a_group_that_runs_short_gives_its_spares_back(tmp_path: Path)
             assert last.endswith("True")
 
 
+MOVED = """
+import logging, os, sys, time
+from mempool import Objects, Pool
+from mempool.pressure import follow
+from mempool.testing import wait_until
+
+logging.disable(logging.WARNING)
+with open(sys.argv[1] + "/cgroup.procs", "w") as procs:
+    procs.write(str(os.getpid()))
+pool = Pool(Objects(object), 2, keep=64)
+pressure = follow(pool, keep=(2, 64))
+print(pressure.source, pressure.fd is not None, flush=True)
+sys.stdin.readline()
+before = pressure.source
+wait_until(lambda: pressure.source != before and pressure.is_following)
+print(pressure.source, pressure.fd is not None, flush=True)
+busy = time.process_time()
+sys.stdin.readline()
+print(time.process_time() - busy, pool.keep, len(pressure.log), flush=True)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pressure stall information is Linux's")
+def test_a_group_that_is_removed_under_its_follower_is_left_at_once() -> None:
+    """The kernel says POLLERR for ever then: the thread takes another source, and does not spin."""
+    with limited_groups() as groups:
+        home = groups[0].parent
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MEMORY_PRESSURE")}
+        command = [sys.executable, "-u", "-W", "ignore", "-c", MOVED, str(groups[0])]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        assert child.stdin is not None
+        assert child.stdout is not None
+        with child, child.stdin, child.stdout:
+            assert child.stdout.readline() == f"{groups[0] / 'memory.pressure'} True\n"
+            (home / "cgroup.procs").write_text(str(child.pid), "utf-8")
+            groups[0].rmdir()
+            child.stdin.write("\n")
+            child.stdin.flush()
+            source, _listens = child.stdout.readline().split()
+            assert source != str(groups[0] / "memory.pressure")
+            assert Path(source).exists()
+            began = time.monotonic()
+            wait_until(lambda: time.monotonic() - began > 2)
+            child.stdin.write("\n")
+            child.stdin.flush()
+            busy, keep, steps = child.stdout.readline().split()
+            assert float(busy) < 0.5
+            assert (keep, steps) == ("64", "0")
+
+
 class Trigger:
     """The same event of the kernel's, for the test itself."""
 

@@ -217,7 +217,7 @@ def test_a_socket_is_told_what_to_watch_and_tells_events(
             first.close()
             second, _ = listening.accept()
             assert second.recv(100) == b"some 1 2\0"
-            assert followed.is_following
+            wait_until(lambda: followed.is_following)
             second.close()
 
 

@@ -28,6 +28,7 @@ PUBLIC_MODULES = [
         "mempool.sources",
         "mempool.errors",
         "mempool.registry",
+        "mempool.fleet",
         "mempool.maintenance",
         "mempool.pressure",
     )

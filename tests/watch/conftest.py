@@ -19,12 +19,13 @@ if not sys.platform.startswith("linux"):
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where this test's processes put their pages."""
-    from mempool import watch
+    from mempool import lifecycle, watch
 
     path = Path(f"/dev/shm/mempool-test-{os.getpid()}-{secrets.token_hex(3)}")
     monkeypatch.setenv("MEMPOOL_WATCH_DIR", str(path))
     monkeypatch.delenv("MEMPOOL_WATCH", raising=False)
-    gc.collect()  # the pools of other tests would be shown as well
+    gc.collect()
+    monkeypatch.setattr(lifecycle, "_engines", {})  # pools of other tests, which a failure keeps, would be shown as well
     try:
         yield path
     finally:

@@ -454,7 +454,8 @@ ready()
 def test_every_snapshot_that_is_steady_adds_up(folder: Path) -> None:
     """`made - disposed == spare + out + disposing`, read while threads alloc, free and resize.
 
-    What is out is the difference: so the proof is that it lies between nothing and what four threads can hold.
+    What is out is the difference: so the proof is that it lies between nothing and what four threads can hold. And what was
+    made is what callers got of the source, and one: a reader that believes half a step finds them to differ.
     """
     wanted = 1_000_000 if os.environ.get("MEMPOOL_LONG") == "1" else 20_000
     with Program(STORM) as program:
@@ -472,6 +473,8 @@ def test_every_snapshot_that_is_steady_adds_up(folder: Path) -> None:
                     assert 0 <= figures.spare <= 24, figures
                     assert figures.made - figures.disposed <= 24, figures
                     assert (figures.made, figures.disposed) >= last
+                    # Two words of one step: nothing but the constructor makes elements that no caller asked for.
+                    assert figures.made - figures.from_source == 1, figures
                     last = (figures.made, figures.disposed)
         finally:
             os.close(fd)

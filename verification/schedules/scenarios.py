@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from mempool import DoubleFree, ForeignElement, Pool, PoolClosed, PoolTimeout
 from mempool._core.decisions import UNCHANGED
-from verification.schedules.world import Memory, StandingClock, at_rest, interrupted_by, it, together
+from verification.schedules.world import BufferMemory, Memory, StandingClock, at_rest, interrupted_by, it, together
 
 SCENARIOS: dict[str, Callable[[], None]] = {}
 
@@ -510,3 +510,31 @@ def what_is_being_made_is_not_unfunded() -> None:
         told.append(pool.guarantee())
     assert all(guarantee.held for guarantee in told), told
     assert told[-1].filling == 0
+
+
+@scenario
+def last_view_and_wait() -> None:
+    """What lingers serves the line when its last view ends, whether that comes before, in or after the free, or the wait."""
+    held: list[object] = []
+    with it.no_interleave():
+        memory = BufferMemory(1)
+        pool = Pool(memory, 1)
+        buffer = pool.alloc()
+        views = [buffer[:]]
+    together(lambda: held.append(pool.alloc()), lambda: pool.free(buffer, linger=True), views.clear)
+    assert at_rest(pool, memory, held)["lingering"] == 0
+    assert len(held) == 1
+
+
+@scenario
+def last_view_and_shrink() -> None:
+    """However a shrink and the end of the last view meet, what is too much is disposed of, once."""
+    with it.no_interleave():
+        memory = BufferMemory(2)
+        pool = Pool(memory, 2, keep=2)
+        buffer = pool.alloc()
+        views = [buffer[:]]
+        pool.free(buffer, linger=True)
+    together(lambda: pool.resize(1, keep=1), views.clear)
+    figures = at_rest(pool, memory)
+    assert (figures["spare"], figures["lingering"]) == (1, 0)

@@ -26,7 +26,7 @@ from types import CodeType
 from typing import Any
 
 import mempool
-from verification.schedules import lock
+from verification.schedules import kept, lock
 from verification.schedules.world import it
 
 FOLDER = Path(__file__).resolve().parent
@@ -34,7 +34,7 @@ LIBRARY = Path(mempool.__file__).resolve().parent
 #: What other threads can see of the core: the beginning of a decision, what is looked at without the lock, the news that
 #: wait to be spread, the wake-ups, the table of outstanding elements.
 SHARED = re.compile(
-    r"\.lock\.acquire\(False|return self\.books\.|ledger\.books\.news is not|\.marks\b|\.wake\(|\.retry_now|self\.state\b"
+    r"\.lock\.acquire\(False|return self\.state\b|decisions\.state\.first_to_wake is not|\.addresses\b|\.wake\(|\.retry_now"
 )
 SHARING_FILES = [path for path in sorted((LIBRARY / "_core").glob("*.py")) if SHARED.search(path.read_text("utf-8"))]
 monotonic = time.monotonic  # the tool puts a clock of its own in its place
@@ -56,6 +56,7 @@ def is_visible(place: object) -> bool:
 def collect_garbage(iteration: int) -> None:
     """Between schedules only: a pool that is collected in the midst of one would add steps to it, or meet its locks."""
     gc.disable()
+    kept.kept.clear()
     if iteration % 100 == 0:
         gc.collect()
 
@@ -148,7 +149,7 @@ def search(scenario: Callable[[], None], how: Search, seconds: float, seed: int 
             strategy=strategy,
             granularity=how.granularity,
             include=how.traced,
-            exclude=[__file__, lock.__file__],
+            exclude=[__file__, kept.__file__, lock.__file__],
             raise_on_failure=False,
         )
     finally:

@@ -14,9 +14,11 @@ from typing import Any
 
 import interleave_test as it
 
-from mempool import Pool, clock, parking
+from mempool import Buffer, Buffers, Pool, clock, parking
 from mempool._core import base_decisions, deciding
 from mempool._core.decisions import Decisions
+from mempool.local import engine, supply
+from verification.schedules.kept import KeptLocal, kept
 from verification.schedules.lock import Lock
 
 
@@ -36,6 +38,28 @@ class Memory:
 
     def free(self, element: object) -> None:
         assert self.existing.pop(id(element), None) is element, "disposed of twice, or never made here"
+
+
+class BufferMemory(Memory):
+    """The same of buffers, known by their blocks, because each has another handle when it is made anew."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(room)
+        self._buffers = Buffers(64)
+
+    def alloc(self) -> Buffer:
+        if len(self.existing) >= self.room:
+            raise MemoryError
+        with it.no_interleave():
+            buffer = self._buffers.alloc()
+        self.existing[id(buffer.block)] = buffer.block
+        return buffer
+
+    def free(self, element: object) -> None:
+        assert isinstance(element, Buffer)
+        assert self.existing.pop(id(element.block), None) is element.block, "disposed of twice, or never made here"
+        with it.no_interleave():
+            self._buffers.free(element)
 
 
 class Wakes:
@@ -64,14 +88,19 @@ class StandingClock(clock.Clock):
 
 # The tool's threads are not Python's `threading.Thread`s and have no name there.
 parking.current_owner = threading.get_ident
+parking._local = KeptLocal()
 parking.SimpleQueue = Wakes  # type: ignore[misc,assignment]
-clock.SYSTEM_CLOCK = StandingClock()
+# Each module that has imported the clock has it by a name of its own. With the real one, schedules could not be repeated.
+standing = StandingClock()
+for module in (clock, engine, parking, supply):
+    module.SYSTEM_CLOCK = standing  # type: ignore[attr-defined]
 base_decisions.new_lock = deciding.new_lock = Lock
 
 
 def together(*callers: Callable[[], object]) -> None:
     """Run each in a thread of its own, to the end."""
     with it.no_interleave():
+        kept.extend(callers)
         threads = [it.spawn(caller) for caller in callers]
     for thread in threads:
         thread.join()

@@ -6,6 +6,7 @@ outstanding.py     which elements are out, by address
 mirror.py          the memory of a page on which other processes read the numbers
 base_decisions.py  the base of the decisions: how the state is read, how the line is served
 decisions.py       the decisions, each one step
+mutex.pxd          what makes a decision one step where there is no GIL
 deciding.py        what makes a decision one step where the core is not compiled
 ends.py            undoing a call, whatever was raised in it
 queueing.py        a call that may have to wait

@@ -1,7 +1,10 @@
 from mempool._core.state cimport State, mempool_moment, note, settle
 from mempool._core.transfer cimport Transfer, Ticket
 from mempool._core.mirror cimport Mapping
+from mempool._core.mutex cimport Link, WITHOUT_GIL, hold_mutex, release_mutex
 from mempool._core.outstanding cimport Outstanding
+
+cdef Link all_links
 
 cdef extern from *:
     """
@@ -26,6 +29,7 @@ cdef class BaseDecisions:
     cdef bint fast_alloc
     cdef bint fast_free
     cdef readonly object owner
+    cdef Link link
     cdef object lock
     cdef readonly object later
     cdef object process
@@ -38,3 +42,59 @@ cdef class BaseDecisions:
     cpdef wake_pending(self)
     cdef void serve_line(self, State state)
     cdef void wake_drainers(self, State state)
+
+
+cdef inline void hold(BaseDecisions self) noexcept:
+    """Without the GIL: keep all others out of the state, until `release`."""
+    hold_mutex(&self.link.mutex)
+
+
+cdef inline void release(BaseDecisions self) noexcept:
+    release_mutex(&self.link.mutex)
+
+
+# All mutexes, in a list of their own: a fork holds them, and then nothing may run that could end an object.
+
+cdef inline void link_in(BaseDecisions self) noexcept:
+    if WITHOUT_GIL:
+        hold_mutex(&all_links.mutex)
+        self.link.ahead = &all_links
+        self.link.behind = all_links.behind
+        if all_links.behind != NULL:
+            all_links.behind.ahead = &self.link
+        all_links.behind = &self.link
+        release_mutex(&all_links.mutex)
+
+
+cdef inline void link_out(BaseDecisions self) noexcept:
+    if WITHOUT_GIL:
+        hold_mutex(&all_links.mutex)
+        self.link.ahead.behind = self.link.behind
+        if self.link.behind != NULL:
+            self.link.behind.ahead = self.link.ahead
+        release_mutex(&all_links.mutex)
+
+
+cdef inline void hold_links() noexcept:
+    cdef Link *link
+    hold_mutex(&all_links.mutex)
+    link = all_links.behind
+    while link != NULL:
+        hold_mutex(&link.mutex)
+        link = link.behind
+
+
+cdef inline void release_links() noexcept:
+    cdef Link *link = all_links.behind
+    while link != NULL:
+        release_mutex(&link.mutex)
+        link = link.behind
+    release_mutex(&all_links.mutex)
+
+
+cdef inline void renew_links() noexcept:
+    cdef Link *link = all_links.behind
+    while link != NULL:
+        link.mutex = 0
+        link = link.behind
+    all_links.mutex = 0

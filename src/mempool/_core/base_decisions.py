@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import sysconfig
 from typing import TYPE_CHECKING, Any
 
 from mempool._core.transfer import SERVED
@@ -21,13 +20,22 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core import _cython as cython
     from mempool._core.deciding import new_lock, new_queue, refusal, settle
     from mempool._core.mirror import Mirror
+    from mempool._core.mutex import (
+        WITHOUT_GIL,
+        Link,
+        hold,
+        hold_links,
+        link_in,
+        link_out,
+        release,
+        release_links,
+        renew_links,
+    )
     from mempool._core.outstanding import Outstanding
     from mempool._core.state import State
     from mempool._core.transfer import Ticket, Transfer
 
     STEPS = (1.0, 2.0, 5.0)
-
-HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 
 @cython.cclass
@@ -40,9 +48,16 @@ class BaseDecisions:
     fast_alloc: cython.bint
     fast_free: cython.bint
     owner: Any
+    link: Link  # compiled, without the GIL: the mutex that is held while anything is decided; see mutex.pxd
     lock: Any  # uncompiled: see deciding.py
     later: Any
     process: Any
+
+    def __cinit__(self, *_arguments: object, **_options: object) -> None:
+        link_in(self)
+
+    def __dealloc__(self) -> None:
+        link_out(self)
 
     def __init__(self, tracks: bool, fast_alloc: bool, fast_free: bool, owner: object = None) -> None:
         """tracks: keep a table of the elements that are out.
@@ -58,8 +73,8 @@ class BaseDecisions:
         self.state = State()
         self.outstanding = Outstanding()
         self.tracks = tracks
-        self.fast_alloc = fast_alloc and HAS_GIL
-        self.fast_free = fast_free and HAS_GIL
+        self.fast_alloc = fast_alloc
+        self.fast_free = fast_free
 
     # -- the end of a decision
 
@@ -87,16 +102,22 @@ class BaseDecisions:
         """
         if cython.compiled and self.tracks:  # uncompiled, a dict grows when it must
             try:
-                with cython.critical_section(self):  # type: ignore[type-var]  # compiled only
+                hold(self)
+                try:
                     state: State = self.state
                     self.outstanding.make_room(state.made - state.disposed + state.reserve)
+                finally:
+                    release(self)
             except MemoryError:
                 pass
 
     def rest(self, seconds: cython.double) -> None:
         """Let the fast path take of the reserve without asking the source for so long; 0: no longer."""
         if cython.compiled:
-            self.state.rests_until = 0 if seconds == 0 else mempool_moment(seconds)  # type: ignore[name-defined]
+            until: cython.longlong = 0 if seconds == 0 else mempool_moment(seconds)  # type: ignore[name-defined]
+            hold(self)
+            self.state.rests_until = until
+            release(self)
 
     def wake_pending(self) -> None:
         """Wake those whom a decision concerned. (Uncompiled, what surrounds the decision does it.)"""
@@ -105,13 +126,15 @@ class BaseDecisions:
             while True:
                 # Here, and not within the decision: it may die, and what it got with it, whose finalizer may run anything.
                 ticket = None
-                with cython.critical_section(self):  # type: ignore[type-var]  # compiled only
-                    ticket = self.state.first_to_wake
-                    if ticket is None:
-                        return
+                hold(self)
+                ticket = self.state.first_to_wake
+                if ticket is not None:
                     self.state.first_to_wake = ticket.next_to_wake
                     ticket.next_to_wake = None
                     ticket.in_wake_queue = False
+                release(self)
+                if ticket is None:
+                    return
                 try:
                     ticket.wake()
                 except BaseException:
@@ -154,12 +177,15 @@ class BaseDecisions:
             for ticket in state.drainers:
                 state.wake_later(ticket)
 
-    @cython.critical_section
     def count_failure(self) -> None:
         """For the statistics: the source has run out of memory."""
-        state: State = self.state
-        state.source_failures += 1
-        self.commit(state)
+        hold(self)
+        try:
+            state: State = self.state
+            state.source_failures += 1
+            self.commit(state)
+        finally:
+            release(self)
 
     def failures(self) -> int:
         """How often the source ran out of memory."""
@@ -173,72 +199,93 @@ class BaseDecisions:
         self.mirror_into(slot, mapping, at)
         del before
 
-    @cython.critical_section
     def mirror_into(self, slot: Any, mapping: Any, at: cython.Py_ssize_t) -> None:
         """The step of `mirror_to`."""
-        state: State = self.state
-        if cython.compiled:
-            state.mirror = mirrored(mapping, at)  # type: ignore[name-defined]
-            state.slot = slot
-        else:
-            state.slot = slot
-            state.mirror = None if slot is None else Mirror(mapping, at)
-        self.commit(state)
+        hold(self)
+        try:
+            state: State = self.state
+            if cython.compiled:
+                state.mirror = mirrored(mapping, at)  # type: ignore[name-defined]
+                state.slot = slot
+            else:
+                state.slot = slot
+                state.mirror = None if slot is None else Mirror(mapping, at)
+            self.commit(state)
+        finally:
+            release(self)
 
     def slot(self) -> Any:
         """Where the figures are mirrored; None: nowhere."""
         return self.state.slot
 
-    @cython.critical_section
     def count_wait(self, outcome: cython.Py_ssize_t, seconds: cython.double) -> None:
         """For the statistics: somebody has waited so long. outcome: SERVED, CLOSED or WITHDRAWN, or TIMED_OUT."""
-        bucket: cython.Py_ssize_t = 0
-        unit: cython.double = 1.0
-        # WAIT_BUCKETS, in units of 10 microseconds and of tens of them: bound for bound as exact as written there.
-        while bucket < 22 and seconds > STEPS[bucket % 3] * unit / 100000.0:
-            bucket += 1
-            if bucket % 3 == 0:
-                unit *= 10
-        state: State = self.state
-        if not cython.compiled:
-            state.waits = list(state.waits)  # the old ones stay as they are, should this be taken back
-            state.wait_histogram = list(state.wait_histogram)
-        state.waits[outcome] += 1
-        state.wait_histogram[bucket] += 1
-        state.wait_seconds_total += seconds
-        state.wait_seconds_max = max(state.wait_seconds_max, seconds)
-        self.commit(state)
+        hold(self)
+        try:
+            bucket: cython.Py_ssize_t = 0
+            unit: cython.double = 1.0
+            # WAIT_BUCKETS, in units of 10 microseconds and of tens of them: bound for bound as exact as written there.
+            while bucket < 22 and seconds > STEPS[bucket % 3] * unit / 100000.0:
+                bucket += 1
+                if bucket % 3 == 0:
+                    unit *= 10
+            state: State = self.state
+            if not cython.compiled:
+                state.waits = list(state.waits)  # the old ones stay as they are, should this be taken back
+                state.wait_histogram = list(state.wait_histogram)
+            state.waits[outcome] += 1
+            state.wait_histogram[bucket] += 1
+            state.wait_seconds_total += seconds
+            state.wait_seconds_max = max(state.wait_seconds_max, seconds)
+            self.commit(state)
+        finally:
+            release(self)
 
     # -- looking
 
     def is_closed(self) -> bool:
-        return self.state.closed
+        hold(self)
+        closed: cython.bint = self.state.closed
+        release(self)
+        return closed
 
     def is_dismissed(self) -> bool:
         """Whether nobody may wait any more."""
-        return self.state.dismissed
+        hold(self)
+        dismissed: cython.bint = self.state.dismissed
+        release(self)
+        return bool(dismissed)
 
     def waiting(self) -> int:
         """How many stand in the line."""
-        return self.state.waiting
+        hold(self)
+        waiting: cython.Py_ssize_t = self.state.waiting
+        release(self)
+        return waiting
 
-    @cython.critical_section
     def must_enqueue(self, transfer: Transfer) -> bool:
         """Whether there is nothing to be had, and nobody to be asked: others wait, or all that the limit allows is out.
 
         This transfer has not asked the source, then; see Decisions.join.
         """
-        state: State = self.state
-        if state.closed or transfer.wanted == transfer.count:
-            return False
-        is_full: cython.bint = state.made - state.disposed + state.permits >= state.limit
-        if state.first_in_line() is None and (state.spare > 0 or not is_full):
-            return False
-        transfer.defer()
-        return True
+        hold(self)
+        try:
+            state: State = self.state
+            if state.closed or transfer.wanted == transfer.count:
+                return False
+            is_full: cython.bint = state.made - state.disposed + state.permits >= state.limit
+            if state.first_in_line() is None and (state.spare > 0 or not is_full):
+                return False
+            transfer.defer()
+            return True
+        finally:
+            release(self)
 
     def is_first(self, ticket: Ticket) -> bool:
-        return self.state.first_in_line() is ticket
+        hold(self)
+        is_first: cython.bint = self.state.head is ticket
+        release(self)
+        return bool(is_first)
 
     def tickets(self, state: State) -> list[Ticket]:
         tickets: list[Ticket] = []
@@ -248,68 +295,107 @@ class BaseDecisions:
             ticket = ticket.behind
         return tickets
 
-    @cython.critical_section
     def queue(self) -> list[Ticket]:
         """The tickets in the line, first to last."""
-        return self.tickets(self.state)
+        hold(self)
+        try:
+            return self.tickets(self.state)
+        finally:
+            release(self)
 
     def tracks_elements(self) -> bool:
         """Whether outstanding elements are listed."""
         return self.tracks
 
-    @cython.critical_section
     def remove_address(self, transfer: Transfer, address: int) -> bool:
         """Take the address of an element that is out from the outstanding ones. False: it was not there.
 
         Nobody has it at hand: this transfer holds something in its place. They are owners in the very step that strikes it.
         """
-        if not cython.compiled and self.is_deciding():
-            raise refusal(self)
-        return self.tracks and self.outstanding.remove_address(transfer, address)
+        hold(self)
+        try:
+            if not cython.compiled and self.is_deciding():
+                raise refusal(self)
+            return self.tracks and self.outstanding.remove_address(transfer, address)
+        finally:
+            release(self)
 
-    @cython.critical_section
     def is_out(self, element: Any) -> bool:
-        return self.tracks and self.outstanding.contains(element)
+        hold(self)
+        try:
+            return self.tracks and self.outstanding.contains(element)
+        finally:
+            release(self)
 
-    @cython.critical_section
     def is_spare(self, element: Any) -> bool:
         """A search through all spares: for error messages."""
-        return self.state.has_spare(element)
+        hold(self)
+        try:
+            return self.state.has_spare(element)
+        finally:
+            release(self)
 
     def capacity(self) -> int:
-        return self.state.capacity
+        hold(self)
+        capacity: cython.Py_ssize_t = self.state.capacity
+        release(self)
+        return capacity
 
-    @cython.critical_section
     def snapshot(self) -> dict[str, Any]:
         """All numbers of the state at one moment."""
-        state: State = self.state
-        return {
-            "reserve": state.reserve,
-            "keep": state.keep,
-            "limit": state.limit,
-            "waiting_max": state.waiting_max,
-            "closed": bool(state.closed),
-            "spare": state.spare,
-            "out": state.out(),
-            "made": state.made,
-            "disposed": state.disposed,
-            "disposing": state.disposing,
-            "written_off": state.written_off,
-            "permits": state.permits,
-            "filling": state.filling,
-            "fills": state.fills,
-            "starved": bool(state.starved),
-            "lingering": state.lingering,
-            "waiting": state.waiting,
-            "asked": state.asked,
-            "from_spare": state.from_spare,
-            "from_source": state.from_source,
-            "from_reserve": state.from_reserve,
-            "from_line": state.from_line,
-            "resizes": state.resizes,
-            "source_failures": state.source_failures,
-            "waits": list(state.waits),
-            "wait_histogram": list(state.wait_histogram),
-            "wait_seconds_total": state.wait_seconds_total,
-            "wait_seconds_max": state.wait_seconds_max,
-        }
+        hold(self)
+        try:
+            state: State = self.state
+            return {
+                "reserve": state.reserve,
+                "keep": state.keep,
+                "limit": state.limit,
+                "waiting_max": state.waiting_max,
+                "closed": bool(state.closed),
+                "spare": state.spare,
+                "out": state.out(),
+                "made": state.made,
+                "disposed": state.disposed,
+                "disposing": state.disposing,
+                "written_off": state.written_off,
+                "permits": state.permits,
+                "filling": state.filling,
+                "fills": state.fills,
+                "starved": bool(state.starved),
+                "lingering": state.lingering,
+                "waiting": state.waiting,
+                "asked": state.asked,
+                "from_spare": state.from_spare,
+                "from_source": state.from_source,
+                "from_reserve": state.from_reserve,
+                "from_line": state.from_line,
+                "resizes": state.resizes,
+                "source_failures": state.source_failures,
+                "waits": list(state.waits),
+                "wait_histogram": list(state.wait_histogram),
+                "wait_seconds_total": state.wait_seconds_total,
+                "wait_seconds_max": state.wait_seconds_max,
+            }
+        finally:
+            release(self)
+
+
+def hold_all() -> None:
+    """Before a fork: no thread is in the middle of a decision of any pool, which nobody would go on with in the child."""
+    hold_links()
+
+
+def release_all() -> None:
+    """In the parent, after it."""
+    release_links()
+
+
+def renew_all() -> None:
+    """In the child: whoever waits for one of these mutexes does not live here."""
+    renew_links()
+
+
+# Registered before all other hooks of this package, so that between the first of these and the fork, and between the fork
+# and the others, nothing of it runs in this thread, which would wait for itself.
+if WITHOUT_GIL and hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=hold_all, after_in_parent=release_all, after_in_child=renew_all)

@@ -1,5 +1,5 @@
 from mempool._core.state cimport State, note, settle
-from mempool._core.base_decisions cimport BaseDecisions
+from mempool._core.base_decisions cimport BaseDecisions, hold, release
 from mempool._core.transfer cimport Transfer, Ticket
 from mempool.buffer cimport Buffer
 

@@ -12,7 +12,8 @@ from mempool._core.state cimport MIRRORED_FROM_RESERVE, State, mempool_is_before
 from mempool._core.transfer cimport Transfer
 from mempool._core.decisions cimport Decisions
 from mempool._core.outstanding cimport Outstanding
-from mempool.buffer cimport DEAD, LIVE, Buffer, new_handle
+from mempool._core.mutex cimport WITHOUT_GIL, hold_mutex, release_mutex
+from mempool.buffer cimport DEAD, LIVE, Buffer, new_handle, enforce, revoke_unseen
 
 cdef str DEFAULT
 
@@ -57,12 +58,98 @@ cdef inline object take_top(FastPath self):
     return mempool_pick(self.state.slots, self.state.spare)
 
 
+# Without the GIL the same happens under the pool's mutex.
+
+cdef inline object take_held(FastPath self, bint at_last):
+    """`take_warm`, or `take_at_last`."""
+    cdef object element = None
+    hold_mutex(&self.core.link.mutex)
+    if self.state.fast_alloc_above != PY_SSIZE_T_MAX and self.state.spare > 0:
+        if self.state.spare > self.state.fast_alloc_above:
+            self.state.from_spare += 1
+            element = take_top(self)
+        elif at_last or self.state.full or (self.state.rests_until != 0 and mempool_is_before(self.state.rests_until)):
+            self.state.from_reserve += 1
+            if self.state.mirror != NULL:
+                self.state.mirror[MIRRORED_FROM_RESERVE] = self.state.from_reserve
+            element = take_top(self)
+    release_mutex(&self.core.link.mutex)
+    return element
+
+
+cdef inline Buffer next_handle_of(FastPath self, element):
+    """The next handle of a buffer, made before anything is held; None: it is none, or cannot be freed like this."""
+    if type(element) is not Buffer or (<Buffer>element).state != LIVE:
+        return None
+    if (<Buffer>element).block.owner is not self.core.owner or (<Buffer>element).block.is_lost:
+        return None
+    return new_handle((<Buffer>element).block)
+
+
+cdef inline bint leave_user(FastPath self, element, Buffer next_handle) noexcept:
+    """Under the mutex: what was out is its user's no more, and the next handle of a buffer is in force. False: nothing has changed."""
+    if self.tracks:
+        if not self.outstanding.remove_pointer(<void*>element):
+            return False
+    elif self.state.made - self.state.disposed - self.state.disposing <= self.state.spare:
+        return False  # nothing is out
+    if next_handle is not None:
+        if not revoke_unseen(<Buffer>element):
+            if self.tracks:
+                self.outstanding.add_pointer(<void*>element)
+            return False
+        enforce(next_handle)
+    return True
+
+
+cdef inline bint put_held(FastPath self, element) except? -1:
+    """`put_warm`."""
+    cdef bint done = False
+    cdef Buffer next_handle = next_handle_of(self, element)
+    if element is None or (next_handle is None and type(element) is Buffer):
+        return False
+    hold_mutex(&self.core.link.mutex)
+    if self.state.spare < self.state.fast_free_below and leave_user(self, element, next_handle):
+        if next_handle is None:
+            mempool_place(self.state.slots, self.state.spare, element)
+        else:
+            mempool_place(self.state.slots, self.state.spare, next_handle)
+        self.state.spare += 1
+        mirror_spare(self.state)
+        done = True
+    release_mutex(&self.core.link.mutex)
+    return done
+
+
+cdef inline bint hand_on_held(FastPath self, element) except? -1:
+    """`hand_on`."""
+    cdef State state = self.state
+    cdef Buffer next_handle = next_handle_of(self, element)
+    if element is None or not self.core.fast_free or (next_handle is None and type(element) is Buffer):
+        return False
+    hold_mutex(&self.core.link.mutex)
+    try:
+        if state.closed or state.head is None or not state.has_use_for_another() or state.spare >= state.capacity:
+            return False
+        if not leave_user(self, element, next_handle):
+            return False
+        state.push_spare(element if next_handle is None else next_handle)
+        self.core.serve_line(state)
+        self.core.wake_drainers(state)
+        self.core.commit(state)
+        return True
+    finally:
+        release_mutex(&self.core.link.mutex)
+
+
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
 
 
 cdef inline object take_at_last(FastPath self):
     """A spare, whether of the reserve or beyond it."""
+    if WITHOUT_GIL:
+        return take_held(self, True)
     if self.state.fast_alloc_above == PY_SSIZE_T_MAX or self.state.spare <= 0:  # the gate is closed
         return None
     if self.state.spare > self.state.fast_alloc_above:
@@ -83,6 +170,8 @@ cdef inline object take_unasked(FastPath self):
 
 cdef inline object take_warm(FastPath self):
     """A spare that may be had without asking the source, checked out; or None: go the slow way."""
+    if WITHOUT_GIL:
+        return take_held(self, False)
     if self.state.spare <= self.state.fast_alloc_above:
         return take_unasked(self)
     self.state.from_spare += 1
@@ -91,6 +180,8 @@ cdef inline object take_warm(FastPath self):
 
 cdef inline bint put_warm(FastPath self, element) except? -1:
     """Take back an element that is out while there is room and nobody waits. False: go the slow way."""
+    if WITHOUT_GIL:
+        return put_held(self, element)
     if self.state.spare >= self.state.fast_free_below:
         return False
     if type(element) is Buffer:
@@ -119,6 +210,8 @@ cdef inline bint hand_on(FastPath self, element) except? -1:
     The caller then wakes those who are due, when it has noted that the element is no longer its own: a wake may raise.
     """
     cdef Buffer next_handle = None
+    if WITHOUT_GIL:
+        return hand_on_held(self, element)
     cdef State state = self.state
     if not self.core.fast_free or state.closed or state.head is None or not state.has_use_for_another():
         return False

@@ -3,8 +3,8 @@
 
 A decision (decisions.py) edits them in place, and so it does the transfer and Tickets that it concerns.
 
-Compiled, it calls nothing that could run Python code, so under the GIL, or inside the critical section of a free-threaded
-build, nobody sees it half done.
+Compiled, it calls nothing that could run Python code, so under the GIL, or the pool's mutex where there is none
+(mutex.pxd), nobody sees it half done.
 
 Uncompiled, every bytecode may be followed by a thread switch, a signal handler, a finalizer or an exception. There, each
 decision holds the lock of its pool and keeps a record of what it changes, by which it is taken back if anything is raised

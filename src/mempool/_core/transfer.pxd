@@ -1,3 +1,5 @@
+from mempool._core.mutex cimport atomic_int, atomic_ssize
+
 cdef class Ticket
 
 cdef class Transfer:
@@ -18,12 +20,13 @@ cdef class Transfer:
     cdef readonly object twice
     cdef readonly list free_called
     cdef readonly list removed
+    cdef public list successors
     cdef void add(self, element)
     cpdef defer(self)
 
 cdef class Ticket(Transfer):
-    cdef readonly Py_ssize_t state
-    cdef readonly bint retry_now
+    cdef readonly atomic_ssize state
+    cdef readonly atomic_int retry_now
     cdef object wake
     cdef readonly object owner
     cdef readonly object thread

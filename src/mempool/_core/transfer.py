@@ -19,6 +19,9 @@ else:
     except ModuleNotFoundError:
         from mempool._core import _cython as cython
 
+if not cython.compiled:  # compiled, the .pxd beside this file says the same
+    from mempool._core.mutex import atomic_int, atomic_ssize
+
 WAITING = 0  #: stands in the line, or never joined it
 SERVED = 1  #: has all it asked for
 CLOSED = 2  #: the pool was closed; it gets nothing
@@ -48,6 +51,7 @@ class Transfer:
     made: list[Any]
     twice: Any
     free_called: list[Any]
+    successors: list[Any] | None
 
     def __init__(self, wanted: int) -> None:
         self.wanted = wanted
@@ -66,6 +70,7 @@ class Transfer:
         self.made = []  # what the source has made and the state does not know yet; None: not made
         self.twice = None  # what the source has returned although it is in the pool already
         self.free_called = []  # not empty: the source's free has been entered for the first element
+        self.successors = None  # compiled, without the GIL: the next handle of each buffer, see buffer.prepare
         self.removed = []  # the same (uncompiled), see Outstanding.check_in
 
     def held(self) -> list[Any]:
@@ -115,8 +120,8 @@ class Ticket(Transfer):
     `wake` never blocks and may be called more than once: a wake-up is a hint, the state is the truth.
     """
 
-    state: cython.Py_ssize_t
-    retry_now: cython.bint
+    state: atomic_ssize
+    retry_now: atomic_int
     wake: Callable[[], object] | None
     owner: object
     thread: object
@@ -166,6 +171,6 @@ class Ticket(Transfer):
 
     def take_retry(self) -> bool:
         """Whether to ask the source at once. Once told, it is False again."""
-        retry_now: bool = self.retry_now
+        retry_now: bool = bool(self.retry_now)
         self.retry_now = False
         return retry_now

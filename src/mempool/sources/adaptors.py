@@ -26,6 +26,7 @@ from mempool.sources.levels import LEVELS
 from mempool.sources.moves import move
 from mempool.sources.protocol import Room
 from mempool.sources.sizes import parse_size
+from mempool.sources.turns import WITHOUT_GIL, Turn
 
 if TYPE_CHECKING:
     from mempool.sources.source import Source
@@ -135,6 +136,7 @@ class Limited(Adaptor[T]):
         # A permit is a token: one that was never used, or one that an element left behind.
         self._fresh = iter(range(self.elements_max))
         self._free: deque[int] = deque()
+        self._turn = Turn()
 
     @property
     def existing(self) -> int:
@@ -157,7 +159,11 @@ class Limited(Adaptor[T]):
         try:
             move(self._free, permit)
             if not permit:
-                permit.extend(itertools.islice(self._fresh, 1))
+                if WITHOUT_GIL:  # a range cannot be asked by several threads there
+                    with self._turn:
+                        permit.extend(itertools.islice(self._fresh, 1))
+                else:
+                    permit.extend(itertools.islice(self._fresh, 1))
             if not permit:
                 move(self._free, permit)  # none is fresh any more, so only what was returned meanwhile counts
             if not permit:

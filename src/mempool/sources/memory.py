@@ -5,7 +5,8 @@ that shares its block with others stays mapped until all of the block are free; 
 
 No lock: take and give may be called from any thread, and by a finalizer or a signal handler in the middle of each other.
 A free place is a number that lies in exactly one list, and moves from one to another within one call into C (`move`),
-so whoever is interrupted, or interrupts, finds it either here or there.
+so whoever is interrupted, or interrupts, finds it either here or there. (Without the GIL such a call is no step for other
+threads: there each takes its turn.)
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import mmap
 import operator
 import sys
 import weakref
+from typing import Any, ClassVar
 
 from mempool.sources import forks, headroom, levels, numa
 from mempool.sources.moves import move
 from mempool.sources.protocol import Room
 from mempool.sources.sizes import compared, in_words, parse_size
+from mempool.sources.turns import WITHOUT_GIL, Turn
 
 #: Bytes. Elements smaller than it share blocks of about this size.
 BLOCK = 64 << 10
@@ -34,6 +37,17 @@ ALIGN_MAX = 2 << 20
 CACHE_LINE = 64
 #: Blocks that are noted before those that are gone are forgotten for the first time.
 SWEEP_FROM = 64
+
+
+class _Byte(ctypes.Union):
+    """An array of c_ubyte says that its format is "<B", one of these says "B"."""
+
+    _fields_: ClassVar = [("byte", ctypes.c_ubyte)]
+
+
+def _new_order() -> dict[_Block, None]:
+    """A dict that finds its oldest entry at once; where threads would break it, one that takes longer for it."""
+    return {} if WITHOUT_GIL else collections.OrderedDict()
 
 
 class Memory:
@@ -104,7 +118,9 @@ class Memory:
         self._shape = _Shape(self.size, self.align, level, huge=huge)
         self._credit = 0  # bytes that may be populated before the next look at what is left
         # Blocks that have a free place, the longest open first: whoever is full again is out of the way in one step.
-        self._open: collections.OrderedDict[_Block, None] = collections.OrderedDict()
+        self._open: dict[_Block, None] = _new_order()
+        self._turn = Turn()
+        self._window_type: Any = _Byte * self.size if WITHOUT_GIL else None
         self._was_verified = False
         self._forks = self._whole_since = forks.count()  # the latter: when no region was from before a fork
         # All that are mapped, each by a number of its own; those that are not any more are swept out now and then.
@@ -166,10 +182,16 @@ class Memory:
 
     def take(self) -> Region:
         """A region of the promised level. Raises MemoryError, with the figure that is in the way, where there is none."""
+        if not WITHOUT_GIL:
+            return self._take()
+        with self._turn:
+            return self._take()
+
+    def _take(self) -> Region:
         held: list[int] = []  # a deque would be ten times as large, and every region has one
         if self._forks != forks.count():
             # In a child: the places that are free in blocks from before the fork are not of the level that is promised.
-            self._open = collections.OrderedDict()
+            self._open = _new_order()
             self._credit = 0
             self._forks = forks.count()
         while True:
@@ -203,6 +225,13 @@ class Memory:
         unmapped after; a second memoryview of it goes unnoticed, and is the caller's business.
         Raises ValueError for a region that is not of this memory or was given back already.
         """
+        if not WITHOUT_GIL:
+            self._give(region)
+            return
+        with self._turn:
+            self._give(region)
+
+    def _give(self, region: Region) -> None:
         if region._dropped:
             return  # it and its owner were garbage together, and it was finalized first
         block, held = region._block, region._held
@@ -365,7 +394,13 @@ class Region:
         self.address: int = block.address + offset
         """Where they begin."""
         first = block.start + offset
-        self.view: memoryview = block.whole[first : first + memory.size]
+        if WITHOUT_GIL:
+            # The views of one memoryview are counted by all threads at once, and not by atomics: so each region has its own.
+            window = memory._window_type.from_address(self.address)
+            window.block = block
+            self.view: memoryview = memoryview(window)
+        else:
+            self.view = block.whole[first : first + memory.size]
         """The bytes: writable, contiguous, of format "B"."""
 
     def __del__(self) -> None:
@@ -374,7 +409,11 @@ class Region:
             return
         if self._block is not None:
             self._dropped = True
-            self._memory._retire(self._block, self._held)
+            if WITHOUT_GIL:
+                with self._memory._turn:
+                    self._memory._retire(self._block, self._held)
+            else:
+                self._memory._retire(self._block, self._held)
 
     def __repr__(self) -> str:
         return f"<Region of {self.size} bytes at {self.address:#x}{'' if self._held else ', given back'}>"

@@ -1,0 +1,412 @@
+"""A stress for Pythons without the GIL: `python -m verification.without_the_gil [SECONDS] [SCENE ...]`; `make stress-ft`.
+
+Eight threads, two resizers and two event loops use one pool; each element carries a mark of who has it, so an element in two
+hands is seen at once, and so is one that is lost: at the end all are at home, and the source has back what it made. Beside
+these, scenes in which two callers do the same to one thing: free it, release it, view it. A scene ends at its first fault.
+
+SECONDS: of all scenes together. On a Python with the GIL the same runs, and finds less.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from mempool import Buffers, Objects, Pool, PoolError
+from mempool.sources import Limited
+from mempool.sources.memory import Memory
+
+THREADS, RESIZERS, LOOPS = 8, 2, 2
+#: Seconds after which whoever has not come back is taken for hanging.
+PATIENCE = 60.0
+HOLDERS = "holders"
+
+
+class Fault(Exception):
+    """What must not happen has happened."""
+
+
+def check(fact: bool, *why: object) -> None:
+    if not fact:
+        raise Fault(" ".join(map(str, why)))
+
+
+class Thing:
+    """An object that carries a mark."""
+
+    __slots__ = ("__weakref__", "mark")
+
+    def __init__(self) -> None:
+        self.mark: object = None
+
+
+def mark(element: Any, token: int) -> None:
+    """Say whose it is."""
+    if isinstance(element, Thing):
+        check(element.mark is None, "an element is in two hands")
+        element.mark = token
+    else:
+        element[:8] = token.to_bytes(8, "little")
+
+
+def unmark(element: Any, token: int) -> None:
+    """See that nobody else has said so meanwhile."""
+    check(element is not None, "alloc gave None")
+    if isinstance(element, Thing):
+        check(element.mark == token, "an element was somebody else's, too:", element.mark)
+        element.mark = None
+    else:
+        check(bytes(element[:8]) == token.to_bytes(8, "little"), "a buffer was somebody else's, too")
+
+
+def together(*callers: Callable[[], object], patience: float = PATIENCE) -> list[Any]:
+    """Run these in threads of their own, all at once. Returns what each returned or raised."""
+    outcomes: list[Any] = [None] * len(callers)
+    barrier = threading.Barrier(len(callers))
+
+    def run(number: int, caller: Callable[[], object]) -> None:
+        barrier.wait()
+        try:
+            outcomes[number] = caller()
+        except BaseException as error:  # noqa: BLE001 - an outcome
+            outcomes[number] = error
+
+    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in enumerate(callers)]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + patience
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    hanging = [thread for thread in threads if thread.is_alive()]
+    if hanging:
+        for thread in hanging:
+            traceback.print_stack(sys._current_frames().get(thread.ident or 0))
+        raise Fault(f"{len(hanging)} of {len(threads)} threads hang")
+    return outcomes
+
+
+def raise_faults(outcomes: list[Any]) -> None:
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
+class Load:
+    """Threads, resizers and loops on one pool until a moment."""
+
+    def __init__(self, pool: Any, until: float) -> None:
+        self.pool = pool
+        self.until = until
+        self.tokens = itertools.count(1)
+        self.calls: list[int] = []
+        self.lock = threading.Lock()
+
+    def token(self) -> int:
+        with self.lock:  # itertools.count may count twice without the GIL
+            return next(self.tokens)
+
+    def is_on(self) -> bool:
+        return time.monotonic() < self.until
+
+    def thread(self) -> None:
+        pool, calls, draw = self.pool, 0, random.Random(self.token())
+        while self.is_on():
+            for _ in range(50):
+                token, kind = self.token(), draw.randrange(8)
+                calls += 1
+                if kind == 0:
+                    element = pool.try_alloc()
+                    if element is None:
+                        continue
+                elif kind == 1:
+                    elements = pool.alloc_many(2, timeout=PATIENCE)
+                    for one in elements:
+                        mark(one, token)
+                    for one in elements:
+                        unmark(one, token)
+                    pool.free_many(elements)
+                    continue
+                elif kind <= 4:
+                    with pool.lease(timeout=PATIENCE) as element:
+                        mark(element, token)
+                        unmark(element, token)
+                    continue
+                else:
+                    element = pool.alloc(timeout=PATIENCE)
+                check(element is not None, "alloc gave None")
+                mark(element, token)
+                if kind == 7:
+                    time.sleep(0)
+                unmark(element, token)
+                pool.free(element)
+        self.calls.append(calls)
+
+    def resizer(self) -> None:
+        draw = random.Random(self.token())
+        while self.is_on():
+            self.pool.resize(reserve=draw.choice((0, 2, 3, 5, 8)))
+            time.sleep(0.0005)
+
+    def loop(self) -> None:
+        async def task() -> None:
+            while self.is_on():
+                token = self.token()
+                async with self.pool.lease(timeout=PATIENCE) as element:
+                    check(element is not None, "a lease gave None")
+                    mark(element, token)
+                    await asyncio.sleep(0)
+                    unmark(element, token)
+
+        async def main() -> None:
+            await asyncio.gather(*(task() for _ in range(3)))
+
+        asyncio.run(main())
+
+
+def load(source: Callable[[], Any], track: str, limit: int | None) -> Callable[[float], int]:
+    """The scene of many callers on one pool."""
+
+    def scene(seconds: float) -> int:
+        pool = Pool(source(), 3, track=track, limit=limit, name="stress")
+        run = Load(pool, time.monotonic() + seconds)
+        workers = [run.thread] * THREADS + [run.resizer] * RESIZERS + [run.loop] * LOOPS
+        raise_faults(together(*workers, patience=seconds + PATIENCE))
+        stats = pool.stats()
+        check(stats.out == 0, "all are at home, and", stats.out, "are said to be out:", stats)
+        check(stats.made - stats.disposed == stats.spare, "the books do not add up:", stats)
+        taken = [pool.alloc_reserved() for _ in range(stats.spare)]
+        check(all(one is not None for one in taken) and len(set(map(id, taken))) == len(taken), "a spare is none:", taken)
+        pool.free_many(taken)
+        pool.close()
+        stats = pool.stats()
+        check(stats.made == stats.disposed, "not all went back to the source:", stats)
+        return sum(run.calls)
+
+    return scene
+
+
+def rounds(prepare: Callable[[], Callable[[], None]]) -> Callable[[float], int]:
+    """A scene that is played again and again."""
+
+    def scene(seconds: float) -> int:
+        until, played, play = time.monotonic() + seconds, 0, prepare()
+        while time.monotonic() < until:
+            play()
+            played += 1
+        return played
+
+    return scene
+
+
+def one_succeeds(outcomes: list[Any], *errors: type[BaseException]) -> None:
+    done = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    others = [outcome for outcome in outcomes if isinstance(outcome, BaseException) and not isinstance(outcome, errors)]
+    raise_faults(others)
+    check(len(done) == 1, len(done), "of", len(outcomes), "succeeded:", outcomes)
+
+
+def frees(make: Callable[[], Any], track: str) -> Callable[[], Callable[[], None]]:
+    """Three threads free the same element: one of them may."""
+
+    def prepare() -> Callable[[], None]:
+        pool = Pool(make(), 2, track=track, name="frees")
+
+        def play() -> None:
+            kept, element = pool.alloc(), pool.alloc()
+            one_succeeds(together(*[lambda: pool.free(element)] * 3), PoolError)
+            pool.free(kept)
+            check(pool.stats().out == 0, "out is", pool.stats().out)
+
+        return play
+
+    return prepare
+
+
+def releases(make: Callable[[], Any], track: str) -> Callable[[], Callable[[], None]]:
+    """Three threads release the same lease: one of them may."""
+
+    def prepare() -> Callable[[], None]:
+        pool = Pool(make(), 2, track=track, name="releases")
+
+        def play() -> None:
+            lease = pool.lease()
+            check(lease.element is not None, "a lease without an element")
+            one_succeeds(together(lease.release, lease.release, lambda: lease.element and lease.release()), PoolError)
+            check(pool.stats().out == 0, "out is", pool.stats().out)
+
+        return play
+
+    return prepare
+
+
+def views() -> Callable[[], None]:
+    """Four threads view one buffer, and let go of it; then it can be freed."""
+    pool = Pool(Buffers(4096), 2, name="views")
+
+    def look(buffer: Any) -> None:
+        for _ in range(50):
+            with memoryview(buffer) as view:
+                check(len(view) == 4096, "a view of", len(view))
+            del view
+
+    def play() -> None:
+        buffer = pool.alloc()
+        raise_faults(together(*[lambda: look(buffer)] * 4))
+        check(buffer.views() == 0, buffer.views(), "views are left over")
+        pool.free(buffer)
+
+    return play
+
+
+def views_against_free() -> Callable[[], None]:
+    """One views a buffer while another frees it: one of the two is told."""
+    pool = Pool(Buffers(4096), 2, name="views")
+
+    def play() -> None:
+        buffer = pool.alloc()
+        view, freed = together(lambda: memoryview(buffer), lambda: pool.free(buffer))
+        seen, gone = isinstance(view, memoryview), freed is None
+        check(not (seen and gone), "a freed buffer is viewed")
+        if seen:
+            check(isinstance(freed, BufferError), freed)
+            view.release()
+            del view
+            pool.free(buffer)
+        check(pool.stats().out == 0, "out is", pool.stats().out)
+
+    return play
+
+
+def limited() -> Callable[[], None]:
+    """No more than so many exist, whoever asks."""
+
+    def play() -> None:
+        source = Limited(Objects(Thing), elements_max=200)
+
+        def take() -> int:
+            taken = 0
+            while True:
+                try:
+                    source.alloc()
+                except MemoryError:
+                    return taken
+                taken += 1
+
+        outcomes = together(*[take] * 6)
+        raise_faults(outcomes)
+        check(sum(outcomes) == 200 == source.existing, sum(outcomes), "of 200 exist, and", source.existing, "are said to")
+
+    return play
+
+
+def memory(size: int) -> Callable[[float], int]:
+    """Regions of shared blocks, without a pool."""
+
+    def scene(seconds: float) -> int:
+        shared, until, calls = Memory(size), time.monotonic() + seconds, [0]
+
+        def work() -> None:
+            done, number = 0, threading.get_ident().to_bytes(8, "little")
+            while time.monotonic() < until:
+                regions = [shared.take() for _ in range(20)]
+                for region in regions:
+                    region.view[:8] = number
+                for region in regions:
+                    check(bytes(region.view[:8]) == number, "a region is in two hands")
+                    shared.give(region)
+                done += 20
+            calls.append(done)
+
+        raise_faults(together(*[work] * 4, patience=seconds + PATIENCE))
+        check(not shared._open, "blocks are left open:", len(shared._open))
+        return sum(calls)
+
+    return scene
+
+
+def forks(seconds: float) -> int:
+    """Children, forked at any moment of a load, use the pool."""
+    pool: Any = Pool(Objects(Thing), 4, limit=32, name="forks")
+    run, children = Load(pool, time.monotonic() + seconds), 0
+    with ThreadPoolExecutor(4) as executor:
+        load = [executor.submit(run.thread) for _ in range(4)]
+        while run.is_on():
+            child = os.fork()
+            if child == 0:
+                try:
+                    pool.write_off_all()
+                    for _ in range(10):
+                        pool.free(pool.alloc(timeout=10))
+                    pool.resize(reserve=5)
+                    os._exit(0)
+                except BaseException:  # noqa: BLE001 - told, and the end of the child
+                    traceback.print_exc()
+                finally:
+                    os._exit(1)
+            children += 1
+            until = time.monotonic() + PATIENCE
+            while (done := os.waitpid(child, os.WNOHANG)) == (0, 0):
+                if time.monotonic() > until:
+                    os.kill(child, 9)
+                    os.waitpid(child, 0)
+                    raise Fault(f"child {children} hangs")
+                time.sleep(0.001)
+            check(done[1] == 0, "child", children, "ended with", done[1])
+        for one in load:
+            one.result()
+    return children
+
+
+def scenes() -> Iterator[tuple[str, Callable[[float], int]]]:
+    """Each by its name."""
+    kinds: list[tuple[str, Callable[[], Any]]] = [("objects", lambda: Objects(Thing))]
+    kinds += [(f"{size}", lambda size=size: Buffers(size)) for size in (64, 4096, 65536, 1 << 20)]  # type: ignore[misc]
+    for track in ("identity", "nothing", HOLDERS):
+        for name, kind in kinds:
+            for limit in (None, 8):
+                yield f"load-{name}-{track}-{limit or 'no-limit'}", load(kind, track, limit)
+        for name, kind in kinds[:3:2]:
+            if name != "objects" or track != "nothing":  # of which nobody can tell
+                yield f"frees-{name}-{track}", rounds(frees(kind, track))
+            yield f"releases-{name}-{track}", rounds(releases(kind, track))
+    yield "views", rounds(views)
+    yield "views-against-free", rounds(views_against_free)
+    yield "limited", rounds(limited)
+    yield "memory-64", memory(64)
+    yield "memory-4096", memory(4096)
+    if hasattr(os, "fork"):
+        yield "forks", forks
+
+
+def main(arguments: list[str]) -> int:
+    """Play all scenes, or those whose names begin with one of these words. Returns how many failed."""
+    seconds = float(arguments[0]) if arguments else 600.0
+    chosen = [(name, scene) for name, scene in scenes() if not arguments[1:] or name.startswith(tuple(arguments[1:]))]
+    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    print(f"{sys.version.split()[0]}, {'with' if has_gil else 'without'} the GIL; {len(chosen)} scenes", flush=True)
+    failed = 0
+    for name, scene in chosen:
+        try:
+            print(f"{name}: {scene(seconds / len(chosen))}", flush=True)
+        except BaseException as fault:
+            failed += 1
+            print(f"{name}: FAILED: {type(fault).__name__}: {fault}", flush=True)
+            if not isinstance(fault, (Fault, Exception)):
+                raise
+    print(f"{len(chosen) - failed} passed, {failed} failed", flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    failures = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(failures != 0)  # a thread that hangs shall not keep this from ending
