@@ -92,6 +92,7 @@ ALLOWED = {
     "tools": {
         *{"base", "core", "seam", "words", "parking", "sources", "tracking", "lifecycle", "deadlock", "explain", "local"},
         *{
+            "shared",
             "helpers",
             "face",
             "registry",
