@@ -9,7 +9,7 @@ from simulated_pool import Faults, Killed, Memory, Process
 
 from mempool.shared import operations, words
 from mempool.shared.audit import audit, idle_spares
-from mempool.shared.decisions import GOT, NOTHING
+from mempool.shared.decisions import GOT, NOTHING, TO_PUNCH
 from mempool.shared.words import make_targets
 
 Lease = tuple[int, int]
@@ -58,6 +58,28 @@ def resize(process: Process, reserve: int, keep: int, limit: int) -> None:
 def close(process: Process) -> None:
     operations.run_close(process)
     operations.run_shrink(process)
+
+
+def fetch(process: Process) -> None:
+    if operations.run_fetch(process) == GOT:
+        process.use(process.slot)
+
+
+def scrap(process: Process, lease: Lease) -> None:
+    process.stop_using(lease[0])
+    operations.run_scrap(process, *lease)
+
+
+def trim(process: Process) -> None:
+    while operations.shrink_by_one(process, True) == TO_PUNCH:
+        pass
+
+
+def exchange(process: Process, reserve: int, keep: int, limit: int) -> None:
+    operations.run_look(process)
+    operations.run_exchange(process, process.value, make_targets(reserve, keep, limit))
+    operations.run_shrink(process)
+    operations.run_grow(process)
 
 
 @dataclass
@@ -192,6 +214,10 @@ SCRIPTS: dict[str, Script] = {
     "leave the middle": leave_the_middle,
     "grow": lambda _scene, process, _held: resize(process, 5, 8, 10),
     "shrink": lambda _scene, process, _held: resize(process, 0, 0, 8),
+    "fetch beside a line": lambda _scene, process, _held: fetch(process),
+    "scrap": lambda _scene, process, held: scrap(process, held[0]),
+    "trim": lambda _scene, process, _held: trim(process),
+    "exchange the targets": lambda _scene, process, _held: exchange(process, 3, 4, 6),
     "lower the limit": lambda _scene, process, _held: resize(process, 0, 1, 2),
     "close": lambda _scene, process, _held: close(process),
     "reap the third": reap_the_third,
