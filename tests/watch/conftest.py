@@ -16,13 +16,6 @@ if not sys.platform.startswith("linux"):
     collect_ignore_glob = ["test_*.py"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_pool_of_another_test() -> None:
-    """It would be shown as well, if it died when the collector was told to pass over what there was."""
-    gc.unfreeze()
-    gc.collect()
-
-
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where this test's processes put their pages."""
