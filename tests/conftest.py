@@ -45,14 +45,15 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The second of two runs, with the other core, leaves out what the first has answered for both.
+    """What is marked `long` runs only where the whole sweeps do.
 
-    That is each test marked `once`, and each marked `long_on_both` unless the whole sweeps run.
+    The second of two runs, with the other core, leaves out what the first has answered for both: each test marked `once`,
+    and, unless the whole sweeps run, each marked `long_on_both`.
     """
-    if os.environ.get("MEMPOOL_SECOND_RUN") != "1":
-        return
-    answered = {"once"} if LONG else {"once", "long_on_both"}
-    left_out = [item for item in items if any(item.get_closest_marker(name) for name in answered)]
+    unwanted = set() if LONG else {"long"}
+    if os.environ.get("MEMPOOL_SECOND_RUN") == "1":
+        unwanted |= {"once"} if LONG else {"once", "long_on_both"}
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in unwanted)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]

@@ -107,7 +107,11 @@ def interrupted_everywhere() -> Iterator[Interrupter]:
         bytecodes = sys.maxsize - counter.countdown
         for n in range(1, bytecodes + 1, max(1, bytecodes // PLACES)):
             gc.collect()
-            yield Interrupter(n)
+            interrupter = Interrupter(n)
+            yield interrupter
+            if interrupter.countdown > 0:  # this call was over before: in its place one in the middle
+                gc.collect()
+                yield Interrupter(max(1, (n - interrupter.countdown) // 2))
     finally:
         gc.enable()
 

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from plain_decisions import WAITING, WITHDRAWN, PlainDecisions, PlainTransfer
 from sweeps import LONG
 
+from mempool import Buffers
 from mempool._core import Decisions, Ticket
 from mempool._core.decisions import CHANGED, GROWN, HAS_ALL, IN_LINE, UNCHANGED, WAIT_BUCKETS
 from mempool._core.state import UNLIMITED
@@ -456,3 +457,45 @@ def test_a_wait_is_counted_up_to_its_bound(bucket: int, seconds: float) -> None:
     assert (snapshot["wait_seconds_total"], snapshot["wait_seconds_max"]) == (seconds, seconds)
     reserve.count_wait(SERVED, seconds / 2)
     assert (reserve.snapshot()["wait_seconds_total"], reserve.snapshot()["wait_seconds_max"]) == (1.5 * seconds, seconds)
+
+
+@pytest.mark.parametrize("tracks", [False, True])
+@pytest.mark.parametrize("ending", ["take_back", "mark_surplus"])
+@pytest.mark.parametrize("lingering", [(), (0,), (1,), (2,), (0, 2), (1, 2), (0, 1, 2)])
+def test_what_lingers_goes_out_again_and_is_counted_until_it_is_returned(
+    lingering: tuple[int, ...], ending: str, tracks: bool
+) -> None:
+    """The others stay in the transfer, in their order; a drain is told when the last that lingered is back."""
+    source = Buffers(64)
+    reserve, first = Decisions(tracks, False, False), Owner(3)
+    assert reserve.retarget(0, 3, UNLIMITED, [None] * 9) == CHANGED
+    assert reserve.permit(first.real, 3) == 3
+    first.real.made.extend([source.alloc() for _ in range(3)])
+    reserve.complete(first.real, True)
+    buffers = first.real.held()
+    reserve.check_out(first.real)
+    freeing, drain = Owner(3), Owner(0)
+    for n, buffer in enumerate(buffers):
+        buffer.lingers = n in lingering
+        freeing.real.hold(buffer)
+    assert reserve.check_in(freeing.real)
+    reserve.linger(freeing.real)
+    assert sorted(map(id, freeing.real.held())) == sorted(id(b) for n, b in enumerate(buffers) if n not in lingering)
+    freeing.real.let_go()
+    reserve.take_back(freeing.real)
+    assert reserve.watch_drain(drain.real, True) != bool(lingering)
+    for n in lingering:
+        snapshot = reserve.snapshot()
+        assert snapshot["lingering"] == snapshot["out"] == len(lingering) - lingering.index(n)
+        assert reserve.is_out(buffers[n]) == tracks
+        assert not drain.woken
+        last = Owner(1)
+        last.real.hold(buffers[n])
+        last.real.lingering = 1
+        assert reserve.check_in(last.real)
+        getattr(reserve, ending)(last.real)
+    snapshot = reserve.snapshot()
+    assert (snapshot["lingering"], snapshot["out"]) == (0, 0)
+    assert snapshot["disposing"] == (len(lingering) if ending == "mark_surplus" else 0)
+    assert snapshot["spare"] == 3 - snapshot["disposing"]
+    assert bool(drain.woken) == bool(lingering)

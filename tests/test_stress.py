@@ -27,7 +27,7 @@ RESERVES = (0, 3, 5, 8, 1000)
 lasting = pytest.mark.parametrize(
     "seconds",
     [
-        pytest.param(1.0 if LONG else 0.3, id="a moment"),
+        pytest.param(1.0 if LONG else 0.2, id="a moment"),
         pytest.param(SECONDS, id="long", marks=[pytest.mark.stress, pytest.mark.timeout(0)]),
     ],
 )

@@ -102,6 +102,13 @@ def test_batches_are_collated_in_workers(collating: Reporting, method: str) -> N
     assert len(names) == 2
     assert before.name not in names
     assert all(1 <= stats["out"] <= 6 and stats["made"] <= 6 for stats in told)
+    # Each batch took two buffers: more than were ever made, so their memory came back, in each worker, and is there again.
+    last = {stats["name"]: stats for stats in told}
+    for name, stats in last.items():
+        taken = 2 * sum(each["name"] == name for each in told)
+        assert taken > 6 >= stats["made"]
+        assert stats["served_from_spare"] + stats["served_from_reserve"] + stats["served_from_line"] >= taken - stats["made"]
+        assert stats["waits_timed_out"] == 0
     assert before.stats().made == 2
 
 

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -62,6 +63,17 @@ def test_every_group_is_a_file_and_is_named_in_the_help() -> None:
         assert group == importlib.import_module(f"mempool.benchmarks.{group}").GROUP
     assert bench.help is not None
     assert ", ".join(GROUPS) in bench.help
+
+
+def test_each_figure_of_the_page_has_the_command_that_prints_it() -> None:
+    """Each section of how-fast.md stands beside its command, and each group of the command beside a section."""
+    page = (TREE / "docs" / "explanation" / "how-fast.md").read_text("utf-8")
+    rows = re.findall(r"^\| \[(.+)\]\(#[\w-]+\) \| (.*`mempool bench .*) \|$", page, re.MULTILINE)
+    assert [section for section, _ in rows] == re.findall(r"^## (.+)$", page, re.MULTILINE)
+    named = [
+        group for _, cell in rows for groups in re.findall(r"`mempool bench ([\w ]+)`", cell) for group in groups.split()
+    ]
+    assert sorted(named) == sorted(GROUPS)
 
 
 def test_a_peer_that_is_not_installed_is_named_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,16 +257,25 @@ CALLS = [
     shrink,
     refill,
 ]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "identity": {},
+    "nothing": {"track": "nothing"},
+    "holders": {"track": "holders"},
+    "reset": {"reset": True},
+    "buffers": {"buffers": True},
+    "buffers-reset": {"buffers": True, "reset": True},
+}
+#: Each call with each option, of which a sample has every other: half of the options for each call.
+SCENES = [
+    pytest.param(prepare, options, id=f"{prepare.__name__}-{name}", marks=[pytest.mark.long] * ((row + column) % 2))
+    for row, prepare in enumerate(CALLS)
+    for column, (name, options) in enumerate(OPTIONS.items())
+]
 
 
 @pure_only
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # a lease that an interrupt cuts short is dropped: that is the point
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"track": "nothing"}, {"track": "holders"}, {"reset": True}, {"buffers": True}, {"buffers": True, "reset": True}],
-    ids=["identity", "nothing", "holders", "reset", "buffers", "buffers-reset"],
-)
-@pytest.mark.parametrize("prepare", CALLS, ids=lambda prepare: prepare.__name__)
+@pytest.mark.parametrize(("prepare", "options"), SCENES)
 def test_an_interrupt_at_any_bytecode_loses_nothing(prepare: Callable[[Scene], Callable[[], object]], options: Any) -> None:
     """Whatever bytecode a KeyboardInterrupt comes at, every element is accounted for and the pool works."""
     if prepare in (free_twice, lease_many_freed_behind_its_back) and options.get("track") == "nothing":

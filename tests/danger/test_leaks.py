@@ -16,7 +16,7 @@ import mempool
 from mempool._core import Decisions, Ticket, Transfer
 from mempool.parking import AsyncioParker, ThreadParker
 
-ROUNDS = int(os.environ.get("MEMPOOL_LEAK_ROUNDS", "100" if LONG else "50"))  # `make stress`: 1000
+ROUNDS = int(os.environ.get("MEMPOOL_LEAK_ROUNDS", "100" if LONG else "40"))  # `make stress`: 1000
 #: A call that leaves one object behind in so many rounds is found out. Fewer are caches and free lists that fill.
 ROUNDS_PER_OBJECT = 10
 #: Objects that the counting itself makes, about.

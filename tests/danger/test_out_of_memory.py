@@ -12,14 +12,14 @@ from __future__ import annotations
 import functools
 import gc
 import itertools
-import multiprocessing
 import operator
+import os
+import pickle
 import sys
+import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -199,11 +199,23 @@ def is_beyond_this_python(name: str) -> bool:
 
 def swept(name: str, renews_code: bool = False) -> Sweep:
     """In a process of its own: CPython 3.12 loses references where memory runs out, and crashes after too many calls."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as process:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
         try:
-            return process.submit(swept_here, name, renews_code).result()
-        except BrokenProcessPool:
-            return Sweep(wrong={"the process crashed": []})
+            with os.fdopen(writing, "wb") as told:
+                pickle.dump(swept_here(name, renews_code), told)
+            status = 0
+        except BaseException:  # noqa: BLE001 - the child ends here, whatever it was
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as told:
+        found = told.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return pickle.loads(found) if status == 0 else Sweep(wrong={f"the process crashed: status {status}": []})
 
 
 def swept_here(name: str, renews_code: bool = False) -> Sweep:

@@ -118,6 +118,7 @@ def test_the_tutorial_can_be_pasted_into_the_prompt(
 TESTS = {page: tests for page in PAGES if (tests := [block for block in blocks(page) if block[0].startswith("test_")])}
 
 
+@pytest.mark.long_on_both
 @pytest.mark.parametrize("page", TESTS, ids=name_of)
 def test_the_tests_shown_on_a_page_pass(page: Path, tmp_path: Path) -> None:
     """Run by pytest, as its reader would. Each file has some that pass."""

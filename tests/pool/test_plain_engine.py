@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from plain_engine import PlainPool
 
 from mempool.testing import ScriptedSource
 from mempool.testing.contract import PoolContract
+
+pytestmark = pytest.mark.long_on_both
 
 
 class TestPlainEngine(PoolContract):

@@ -220,6 +220,7 @@ for part in PARTS:
 """
 
 
+@pytest.mark.long_on_both
 def test_a_pool_needs_what_each_part_says_and_no_more(pytester: pytest.Pytester) -> None:
     """`needs` of a part and of the base name what its tests call; so does the table in the documentation."""
     pytester.syspathinsert(Path(__file__).parent)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from sweeps import LONG
 
 from mempool import Buffers, Objects, Pool, watch
 from mempool.cli.watching import list_pools
@@ -65,9 +66,12 @@ def check(path: Path) -> None:
             assert all(0 <= number < layout.NUMBER_MAX for number in row.figures.wait_histogram)
 
 
-def test_random_and_bit_flipped_files_are_read_without_an_exception(folder: Path) -> None:
-    """10^5 of them with MEMPOOL_LONG=1, a sample without."""
-    rounds = 100_000 if os.environ.get("MEMPOOL_LONG") == "1" else 3_000
+@pytest.mark.long_on_both
+@pytest.mark.parametrize(
+    "rounds", [pytest.param(5_000 if LONG else 400, id="some"), pytest.param(100_000, marks=pytest.mark.stress)]
+)
+def test_random_and_bit_flipped_files_are_read_without_an_exception(folder: Path, rounds: int) -> None:
+    """10^5 of them by `make stress`, a sample else."""
     real = page_of_two(folder)[: layout.slot_at(3)]
     draw = random.Random(20261127)
     with shown(folder, real) as path:

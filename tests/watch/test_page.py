@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from programs import Program
+from sweeps import LONG
 
 from mempool import IMPLEMENTATION, Buffers, Faulty, Objects, Pool, PoolTimeout, watch
 from mempool.engine import WAIT_BUCKETS
@@ -451,13 +452,16 @@ ready()
 """
 
 
-def test_every_snapshot_that_is_steady_adds_up(folder: Path) -> None:
+@pytest.mark.long_on_both
+@pytest.mark.parametrize(
+    "wanted", [pytest.param(20_000 if LONG else 2_000, id="some"), pytest.param(1_000_000, marks=pytest.mark.stress)]
+)
+def test_every_snapshot_that_is_steady_adds_up(folder: Path, wanted: int) -> None:
     """`made - disposed == spare + out + disposing`, read while threads alloc, free and resize.
 
     What is out is the difference: so the proof is that it lies between nothing and what four threads can hold. And what was
     made is what callers got of the source, and one: a reader that believes half a step finds them to differ.
     """
-    wanted = 1_000_000 if os.environ.get("MEMPOOL_LONG") == "1" else 20_000
     with Program(STORM) as program:
         reader = watch.outside.Reader()
         (path,) = [page.path for page in reader.pages()]
