@@ -240,7 +240,7 @@ def decisions(state: State, who: int, asked: Event) -> Iterator[State]:
                 state = state.with_call(who, call, spares=spares[:-1], line=tuple(other for other in line if other != who))
             yield state
         case "returns":
-            yield bring_home(state, who)
+            yield give_back(state, who)
         case "has disposed":
             left = call.carried[1:]
             call = call._replace(phase="disposes" if left else call.then, carried=left)
@@ -271,7 +271,7 @@ def take(state: State, who: int) -> State:
     return state.with_call(who, Call("has", result=state.spares[-1]), spares=state.spares[:-1])
 
 
-def bring_home(state: State, who: int) -> State:
+def give_back(state: State, who: int) -> State:
     """What this call carries goes to the first in line, else to the spares, else to the source."""
     mine = state.calls[who]
     left = mine.carried

@@ -123,7 +123,7 @@ class PlainDecisions:
             self.asked = 0
         self.line.remove(ticket)
 
-    def came_home(self) -> None:
+    def after_return(self) -> None:
         if self.out == 0:
             self.to_wake += self.drainers
 
@@ -220,7 +220,7 @@ class PlainDecisions:
         if not transfer.is_surplus:
             transfer.is_surplus = True
             self.disposing += len(transfer.held)
-            self.came_home()
+            self.after_return()
 
     def evict(self, transfer: PlainTransfer, is_idle: bool = False) -> int:
         def is_one() -> bool:
@@ -269,7 +269,7 @@ class PlainDecisions:
         while ticket.held:
             self.spares.append(ticket.held.pop())
             self.serve()
-        self.came_home()
+        self.after_return()
         if not was_first:
             self.retry_head_now()
         return IN_LINE

@@ -176,8 +176,8 @@ class AnyOrder(RuleBasedStateMachine):
 
     @precondition(lambda self: self.users)
     @rule(n=which, again=st.booleans())
-    def comes_home(self, n: int, again: bool) -> None:
-        """Or nearly, and stays its user's. And so does what never was one's."""
+    def check_in(self, n: int, again: bool) -> None:
+        """What a user has is checked in, or nearly, and stays the user's. What nobody has out is refused."""
         if self.tracks or not self.plain.out:
             stranger = Owner(1)
             stranger.real.hold(object())

@@ -20,6 +20,7 @@ else:
         from mempool._core import _cython as cython
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
+    from mempool._core.fast_path import DEFAULT, FastPath
     from mempool._core.mutex import WITHOUT_GIL, atomic_int
     from mempool._core.transfer import Transfer
     from mempool.waiting import FINISHED, Routine, go_on_inside, obtain, quicken
@@ -405,6 +406,20 @@ def new_lease(pool: Any, timeout: Any, linger: cython.bint) -> Lease:
         lease.transfer = None
         lease.state = NEW
     return lease
+
+
+@cython.cclass
+class Leasing(FastPath):
+    """Pools that lease: the base of BasePool. Here and not in fast_path.py, on which a lease is built."""
+
+    def lease(self, *, timeout: Any = "default", linger: bool = False) -> Lease:
+        """Lease an element, which is returned at the end: for `with`, for `async with`, or held; see Lease.
+
+        timeout: as for alloc. linger: as for free, at the end of the lease.
+        """
+        if timeout is not DEFAULT:
+            self._check_timeout(timeout)  # type: ignore[attr-defined]
+        return new_lease(self, timeout, linger)
 
 
 @cython.final

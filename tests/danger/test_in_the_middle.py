@@ -388,7 +388,7 @@ def drop_a_lease(pool: Pool[Any], element: Any) -> None:
 
 @pytest.mark.parametrize("track", ["identity", "nothing", "holders"])
 @pytest.mark.parametrize("way", [free, free_many, drop_a_lease], ids=lambda way: way.__name__)
-def test_what_is_freed_at_any_bytecode_of_a_call_is_home_when_the_call_returns(way: Any, track: str) -> None:
+def test_what_is_freed_at_any_bytecode_of_a_call_is_returned_when_the_call_returns(way: Any, track: str) -> None:
     """A finalizer or a signal handler may free anywhere: nothing is lost, no call of its thread waits for itself."""
 
     def scene() -> tuple[Pool[Any], Callable[[], object]]:

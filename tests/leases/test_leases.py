@@ -14,7 +14,7 @@ from mempool import Buffers, DoubleFree, Objects, Pool
 from mempool.testing import wait_until
 
 
-def test_a_lease_whose_element_was_lost_on_its_way_home_is_released() -> None:
+def test_a_lease_whose_element_was_lost_on_its_way_back_is_released() -> None:
     def fails(_element: object) -> None:
         raise RuntimeError("the reset fails")
 
