@@ -140,7 +140,7 @@ class Shadow:
         """The last view of one that lingers ends."""
         self.lingering -= 1
         self.out -= 1
-        return self.come_home(1)
+        return self.take_back(1)
 
     def lay_by(self, elements: int) -> None:
         """Lay these on the free list and serve the line from it."""

@@ -9,6 +9,7 @@ from types import GenericAlias
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mempool import dropped
+from mempool._core.fast_path import own_methods
 from mempool.errors import DoubleFree, PoolError
 
 if TYPE_CHECKING:
@@ -420,6 +421,12 @@ class Leasing(FastPath):
         if timeout is not DEFAULT:
             self._check_timeout(timeout)  # type: ignore[attr-defined]
         return new_lease(self, timeout, linger)
+
+
+def adopt(pool_type: type) -> None:
+    """Make the quick methods this pool type's own, and not inherited."""
+    own_methods(pool_type, FastPath, "alloc", "try_alloc", "alloc_reserved", "free")
+    own_methods(pool_type, Leasing, "lease")
 
 
 @cython.final

@@ -8,10 +8,9 @@ import sys
 from typing import Any, TypeVar
 
 from mempool import registry
-from mempool._core.fast_path import FastPath, adopt
 from mempool.base_pool import BasePool
 from mempool.buffer import fit
-from mempool.lease import Leasing
+from mempool.lease import adopt
 from mempool.local.engine import LocalEngine
 from mempool.sources import Buffers, protocol
 from mempool.sources.adaptors import Adaptor
@@ -102,5 +101,4 @@ class Pool(BasePool[T]):
             fit(self._called(), source.size, dtype, shape)
 
 
-adopt(Pool, FastPath, "alloc", "try_alloc", "alloc_reserved", "free")
-adopt(Pool, Leasing, "lease")
+adopt(Pool)

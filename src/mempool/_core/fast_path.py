@@ -181,7 +181,7 @@ class Warm:
 WARM = Warm()
 
 
-def adopt(pool_type: type, base: type, *names: str) -> None:
+def own_methods(pool_type: type, base: type, *names: str) -> None:
     """Make methods of a compiled base this type's own: CPython specializes only calls of the exact type."""
     if cython.compiled:
         for name in names:
