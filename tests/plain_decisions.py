@@ -183,9 +183,9 @@ class PlainDecisions:
         transfer.filling |= granted > 0
         return granted
 
-    def complete(self, transfer: PlainTransfer, arrivals: list[object], for_caller: bool) -> None:
+    def complete(self, transfer: PlainTransfer, made: list[object], for_caller: bool) -> None:
         was_full = self.room <= 0
-        arrived = [element for element in arrivals if element is not None]
+        arrived = [element for element in made if element is not None]
         self.starved &= len(arrived) >= transfer.permits
         transfer.held += arrived
         self.made += len(arrived)

@@ -153,10 +153,10 @@ class AnyOrder(RuleBasedStateMachine):
         getattr(self.plain, what)(fill.plain)
 
     def answer(self, owner: Owner, answers: list[bool], *, for_caller: bool) -> None:
-        arrivals = [object() if answer else None for answer in answers[: owner.plain.permits]]
-        owner.real.made.extend(arrivals)
+        made = [object() if answer else None for answer in answers[: owner.plain.permits]]
+        owner.real.made.extend(made)
         self.real.complete(owner.real, for_caller)
-        self.plain.complete(owner.plain, arrivals, for_caller)
+        self.plain.complete(owner.plain, made, for_caller)
 
     @of_one(lambda plain: plain.permits, answers=st.lists(st.booleans(), min_size=4, max_size=4), for_caller=st.booleans())
     def complete(self, owner: Owner, answers: list[bool], for_caller: bool) -> None:

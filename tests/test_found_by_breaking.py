@@ -155,8 +155,8 @@ def test_news_outlives_what_a_dying_ticket_lets_go(monkeypatch: pytest.MonkeyPat
             is_waking.set()
             is_over.wait(SOON)
 
-    def reclaim_and_hold(home: Any, dropped: Any) -> str:
-        why = reclaim(home, dropped)
+    def reclaim_and_hold(its_owner: Any, dropped: Any) -> str:
+        why = reclaim(its_owner, dropped)
         is_returned.set()
         is_waking.wait(1)
         return why

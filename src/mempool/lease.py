@@ -171,8 +171,8 @@ class Lease:
         return self.transfer.elements[0]
 
     def _cancel(self) -> None:
-        """It waited in vain or for too long, or nobody can be told what it got."""
-        self.state = WAITING  # so that dropping it does the rest, should anything fly here
+        """Return what it got, if anything: it waited in vain or for too long, or its caller is gone."""
+        self.state = WAITING  # so that dropping it does the rest, if anything is raised here
         self._returning_transfer()
         if self.transfer is not None:
             self.pool._engine.cancel(self.transfer)
@@ -382,7 +382,7 @@ class Lease:
         return True
 
     def _claim(self, role: str, who: object) -> bool:
-        """Uncompiled: whether nobody else was the first to claim this role."""
+        """Uncompiled: take this role. Returns False if another caller took it before."""
         return bool(self.__dict__.setdefault(role, who) == who)
 
     @cython.cfunc
