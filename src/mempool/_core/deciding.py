@@ -49,7 +49,7 @@ IDLE: dict[str, Callable[..., bool]] = {
     "must_enqueue": lambda _transfer: True,
     "held_by": lambda _transfer: True,
     "take_back": lambda transfer: transfer.is_surplus or transfer.first >= transfer.count,
-    "evict": lambda transfer: True,
+    "evict": lambda transfer, *_: True,
     "take_spares": lambda transfer, _from_reserve: True,
     "withdraw": lambda ticket: not ticket.in_line,
 }
