@@ -56,7 +56,7 @@ def test_elements_of_every_level_work_when_the_address_space_is_full() -> None:
                 kept.append(numpy.empty({SIZE}, "uint8"))
             except MemoryError:
                 break
-        tellings = {{}}
+        figures = {{}}
         for level, pool in pools.items():
             out = []
             for number in range({ELEMENTS}):
