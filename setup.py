@@ -25,8 +25,8 @@ COMPILED = (
     "src/mempool/_core/ends.py",
     "src/mempool/_core/queueing.py",
     "src/mempool/waiting.py",
-    "src/mempool/lease.py",
     "src/mempool/_core/fast_path.py",
+    "src/mempool/lease.py",
 )
 # The engine of pools that several processes share. Its transactions are an instruction of x86-64.
 SHARED = "src/mempool/shared/_engine.pyx"

@@ -412,7 +412,7 @@ def buffer_lingers_after_a_lease(scene: Scene) -> Call:
 
 
 @call(buffers={})
-def buffer_comes_home_after_lingering(scene: Scene) -> Call:
+def buffer_is_returned_after_lingering(scene: Scene) -> Call:
     buffer = scene.pool.alloc()
     views = [buffer[:]]
     scene.pool.free(buffer, linger=True)
@@ -421,8 +421,8 @@ def buffer_comes_home_after_lingering(scene: Scene) -> Call:
 
 
 @call(buffers={"zero": "free"})
-def buffer_comes_home_after_lingering_and_is_wiped(scene: Scene) -> Call:
-    return buffer_comes_home_after_lingering(scene)
+def buffer_is_returned_after_lingering_and_is_wiped(scene: Scene) -> Call:
+    return buffer_is_returned_after_lingering(scene)
 
 
 @call(buffers={})

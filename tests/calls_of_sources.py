@@ -213,7 +213,7 @@ def pool_of_one_object_twice(_scene: Scene) -> Call:
 
 @call()
 def room_new(_scene: Scene) -> Call:
-    return lambda: sources.Room(3, "the shelf has three places")
+    return lambda: sources.Room(3, "the store has three places")
 
 
 @call()
@@ -245,7 +245,7 @@ def adaptors_with_bad_input(_scene: Scene) -> Call:
     )
 
 
-class Telling(Source):
+class Complete(Source):
     """One that has all that an adaptor passes on."""
 
     size = 16
@@ -260,7 +260,7 @@ class Telling(Source):
 @call()
 def adaptors_pass_on(_scene: Scene) -> Call:
     """What the source has beside alloc and free; and that it has nothing else."""
-    inner = Telling()
+    inner = Complete()
     element = inner.alloc()
     adaptors = (
         mempool.Limited(inner, elements_max=2),

@@ -109,8 +109,8 @@ class Recorder:
                 return told.promised, told.spare, told.owed, told.unfunded
             case "stats":
                 seen = pool.stats()
-                books = seen.spare, seen.out, seen.disposing, seen.made, seen.disposed
-                return seen.reserve, seen.keep, seen.waiting, *books
+                counts = seen.spare, seen.out, seen.disposing, seen.made, seen.disposed
+                return seen.reserve, seen.keep, seen.waiting, *counts
         return None if element is None else element.number
 
 
@@ -118,13 +118,13 @@ class Recorder:
 
 
 class Call(NamedTuple):
-    """How far a thread's call has come, and what is in its hands."""
+    """How far a thread's call has come, and what it holds."""
 
     phase: str = "none"  # what it does next; "has": nothing more, it returns `result`
     then: str = ""  # the phase that follows when what it carries is where it belongs
     result: Any = None
     carried: tuple[int, ...] = ()  # elements on their way back, or to the source
-    claims: int = 0  # how many elements it asks the source for
+    permits: int = 0  # how many elements it asks the source for
 
 
 class State(NamedTuple):
@@ -203,9 +203,9 @@ def decisions(state: State, who: int, asked: Event) -> Iterator[State]:
             yield state.with_call(who, Call("joins"))
         case "sees the line" if state.may_rest and not line and spares:  # the source has failed a moment ago, or it asks
             yield take(state, who)
-            yield state.with_call(who, Call("asks", then="has", claims=1))
+            yield state.with_call(who, Call("asks", then="has", permits=1))
         case "sees the line":
-            yield state.with_call(who, Call("asks", then="has", claims=1))
+            yield state.with_call(who, Call("asks", then="has", permits=1))
         case "was refused" | "takes a spare" if not line and spares:
             yield take(state, who)
         case "joins" if state.next_in_line() is None and spares:
@@ -220,7 +220,7 @@ def decisions(state: State, who: int, asked: Event) -> Iterator[State]:
             yield state.with_call(who, call._replace(phase="has"))
         case "waits":
             if line[0] == who:
-                yield state.with_call(who, Call("asks", then="waits", claims=1))
+                yield state.with_call(who, Call("asks", then="waits", permits=1))
             if asked.what == "alloc at once":
                 yield state.with_call(who, Call("leaves"))
         case "leaves" if who in line:
@@ -229,18 +229,18 @@ def decisions(state: State, who: int, asked: Event) -> Iterator[State]:
             yield state.with_call(who, Call("returns", then="has", carried=(call.result,)))
         case "was answered":
             made = state.made + len(call.carried)
-            filling = state.filling - (call.claims if asked.what == "resize" else 0)
+            filling = state.filling - (call.permits if asked.what == "resize" else 0)
             if call.then == "has":
                 call = Call("has", result=call.carried[0])
             else:
-                call = call._replace(phase="returns", claims=0)
+                call = call._replace(phase="returns", permits=0)
             state = state.with_call(who, call, made=made, filling=filling)
             if who in line and spares:  # laid by while it was inside the source
                 call = call._replace(result=spares[-1])
                 state = state.with_call(who, call, spares=spares[:-1], line=tuple(other for other in line if other != who))
             yield state
         case "returns":
-            yield bring_home(state, who)
+            yield give_back(state, who)
         case "has disposed":
             left = call.carried[1:]
             call = call._replace(phase="disposes" if left else call.then, carried=left)
@@ -252,8 +252,8 @@ def decisions(state: State, who: int, asked: Event) -> Iterator[State]:
             lacking = state.reserve - len(spares) - state.filling
             if lacking <= 0:
                 yield state.with_call(who, Call("trims"))
-            for claims in range(1, lacking + 1):
-                yield state.with_call(who, Call("asks", then="fills", claims=claims), filling=state.filling + claims)
+            for permits in range(1, lacking + 1):
+                yield state.with_call(who, Call("asks", then="fills", permits=permits), filling=state.filling + permits)
         case "ends its fill":
             yield state.with_call(who, Call("trims"))
         case "trims" if state.next_in_line() is None and len(spares) > max(state.keep, state.laid_by()):
@@ -271,7 +271,7 @@ def take(state: State, who: int) -> State:
     return state.with_call(who, Call("has", result=state.spares[-1]), spares=state.spares[:-1])
 
 
-def bring_home(state: State, who: int) -> State:
+def give_back(state: State, who: int) -> State:
     """What this call carries goes to the first in line, else to the spares, else to the source."""
     mine = state.calls[who]
     left = mine.carried
@@ -345,7 +345,7 @@ def observe(state: State, event: Event) -> State | None:
     match event.what, call.phase:
         case "made", "asks":
             carried = (*call.carried, event.value)
-            phase = "was answered" if len(carried) == call.claims else "asks"
+            phase = "was answered" if len(carried) == call.permits else "asks"
             return state.with_call(event.who, call._replace(phase=phase, carried=carried))
         case "failed", "asks" if call.then == "fills":
             return state.with_call(event.who, call._replace(phase="was answered", then="ends its fill"))

@@ -123,7 +123,7 @@ class PlainDecisions:
             self.asked = 0
         self.line.remove(ticket)
 
-    def came_home(self) -> None:
+    def after_return(self) -> None:
         if self.out == 0:
             self.to_wake += self.drainers
 
@@ -183,9 +183,9 @@ class PlainDecisions:
         transfer.filling |= granted > 0
         return granted
 
-    def complete(self, transfer: PlainTransfer, arrivals: list[object], for_caller: bool) -> None:
+    def complete(self, transfer: PlainTransfer, made: list[object], for_caller: bool) -> None:
         was_full = self.room <= 0
-        arrived = [element for element in arrivals if element is not None]
+        arrived = [element for element in made if element is not None]
         self.starved &= len(arrived) >= transfer.permits
         transfer.held += arrived
         self.made += len(arrived)
@@ -220,7 +220,7 @@ class PlainDecisions:
         if not transfer.is_surplus:
             transfer.is_surplus = True
             self.disposing += len(transfer.held)
-            self.came_home()
+            self.after_return()
 
     def evict(self, transfer: PlainTransfer, is_idle: bool = False) -> int:
         def is_one() -> bool:
@@ -269,7 +269,7 @@ class PlainDecisions:
         while ticket.held:
             self.spares.append(ticket.held.pop())
             self.serve()
-        self.came_home()
+        self.after_return()
         if not was_first:
             self.retry_head_now()
         return IN_LINE

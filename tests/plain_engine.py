@@ -472,7 +472,7 @@ class PlainEngine:
     def _lose(self, state: PlainDecisions, elements: int) -> None:
         state.disposed += elements
         self._lost += elements
-        state.came_home()
+        state.after_return()
         state.retry_head_now()
 
     def notice_lost(self) -> None:

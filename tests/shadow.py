@@ -97,7 +97,7 @@ class Shadow:
             answer = None
         if answer is Step.RAISES:
             yield "raises"
-            yield from self.come_home(got)
+            yield from self.take_back(got)
         elif wanted - got <= self.spare and not self.line:
             self.spare -= wanted - got
             self.out += wanted
@@ -108,7 +108,7 @@ class Shadow:
             self.lay_by(got)
             yield from self.cut()
 
-    def come_home(self, elements: int) -> Iterator[str]:
+    def take_back(self, elements: int) -> Iterator[str]:
         """free: to the line, else kept, else disposed of."""
         surplus = 0
         for _ in range(elements):
@@ -140,7 +140,7 @@ class Shadow:
         """The last view of one that lingers ends."""
         self.lingering -= 1
         self.out -= 1
-        return self.come_home(1)
+        return self.take_back(1)
 
     def lay_by(self, elements: int) -> None:
         """Lay these on the free list and serve the line from it."""

@@ -153,10 +153,10 @@ class AnyOrder(RuleBasedStateMachine):
         getattr(self.plain, what)(fill.plain)
 
     def answer(self, owner: Owner, answers: list[bool], *, for_caller: bool) -> None:
-        arrivals = [object() if answer else None for answer in answers[: owner.plain.permits]]
-        owner.real.made.extend(arrivals)
+        made = [object() if answer else None for answer in answers[: owner.plain.permits]]
+        owner.real.made.extend(made)
         self.real.complete(owner.real, for_caller)
-        self.plain.complete(owner.plain, arrivals, for_caller)
+        self.plain.complete(owner.plain, made, for_caller)
 
     @of_one(lambda plain: plain.permits, answers=st.lists(st.booleans(), min_size=4, max_size=4), for_caller=st.booleans())
     def complete(self, owner: Owner, answers: list[bool], for_caller: bool) -> None:
@@ -176,8 +176,8 @@ class AnyOrder(RuleBasedStateMachine):
 
     @precondition(lambda self: self.users)
     @rule(n=which, again=st.booleans())
-    def comes_home(self, n: int, again: bool) -> None:
-        """Or nearly, and stays its user's. And so does what never was one's."""
+    def check_in(self, n: int, again: bool) -> None:
+        """What a user has is checked in, or nearly, and stays the user's. What nobody has out is refused."""
         if self.tracks or not self.plain.out:
             stranger = Owner(1)
             stranger.real.hold(object())

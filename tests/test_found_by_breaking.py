@@ -133,7 +133,7 @@ def test_news_outlives_what_a_dying_ticket_lets_go(monkeypatch: pytest.MonkeyPat
     pool = Pool(Buffers(64), 6, limit=6, patience=None)
     held, kept = pool.alloc_many(6), []
     names: dict[int, str] = {}
-    is_dropped, is_home, is_waking, is_over = (threading.Event() for _ in range(4))
+    is_dropped, is_returned, is_waking, is_over = (threading.Event() for _ in range(4))
 
     def wait(name: str) -> None:
         names[threading.get_ident()] = name
@@ -155,9 +155,9 @@ def test_news_outlives_what_a_dying_ticket_lets_go(monkeypatch: pytest.MonkeyPat
             is_waking.set()
             is_over.wait(SOON)
 
-    def reclaim_and_hold(home: Any, dropped: Any) -> str:
-        why = reclaim(home, dropped)
-        is_home.set()
+    def reclaim_and_hold(its_owner: Any, dropped: Any) -> str:
+        why = reclaim(its_owner, dropped)
+        is_returned.set()
         is_waking.wait(1)
         return why
 
@@ -170,7 +170,7 @@ def test_news_outlives_what_a_dying_ticket_lets_go(monkeypatch: pytest.MonkeyPat
         wait_until(lambda: pool.stats().waiting == len(waiters))
     anna, berta = Caller("Anna"), Caller("Berta")
     first = anna.does(lambda: (pool.free_many([held.pop(), held.pop()]), is_over.set()))
-    second = berta.does(lambda: (is_home.wait(SOON), pool.free_many([held.pop(), held.pop()])))
+    second = berta.does(lambda: (is_returned.wait(SOON), pool.free_many([held.pop(), held.pop()])))
     first.result(2 * SOON)
     second.result(2 * SOON)
     for waiter in waiters:
@@ -346,7 +346,7 @@ def interrupt_once(owner: type, name: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("way", ["alloc_many", "lease"])
-def test_what_a_failed_call_had_goes_home_although_an_interrupt_strikes(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_failed_call_had_is_returned_although_an_interrupt_strikes(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two things are raised: what the source or the check raises, and in the midst of the way back the interrupt."""
 
     class Sour(Objects[Any]):
@@ -368,7 +368,7 @@ def test_what_a_failed_call_had_goes_home_although_an_interrupt_strikes(way: str
     assert (pool.stats().out, pool.stats().disposing) == (0, 0)
 
 
-def test_a_lease_that_was_interrupted_twice_sends_home_what_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_that_was_interrupted_twice_returns_what_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
     """It had not come to say that it holds something."""
 
     class Spoilt(Objects[Any]):
@@ -384,7 +384,7 @@ def test_a_lease_that_was_interrupted_twice_sends_home_what_it_had(monkeypatch: 
     assert (pool.stats().out, pool.stats().disposing) == (0, 0)
 
 
-def test_who_hands_over_what_comes_home_leaves_no_holder_behind() -> None:
+def test_who_hands_over_what_is_returned_leaves_no_holder_behind() -> None:
     pool = make("p")
     element = pool.alloc()
     entry = pool._engine.tracker._entries[id(element)]  # type: ignore[union-attr]

@@ -193,7 +193,7 @@ def test_what_is_out_is_known_unless_nothing_is_tracked(track: str, is_known: bo
     assert pool.core.is_out(pool.alloc()) == is_known
 
 
-def test_nobody_owes_an_element_when_more_came_home_than_went_out() -> None:
+def test_nobody_owes_an_element_when_more_were_returned_than_went_out() -> None:
     """Where nobody looks, two threads that free the same element in the same moment can do that."""
     pool = Pool(Objects(object), 1, track="nothing")
     element, several = pool.alloc_reserved(), (Transfer(1), Transfer(1))

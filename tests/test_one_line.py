@@ -44,7 +44,7 @@ def test_threads_and_tasks_are_served_in_the_order_in_which_they_came(callers: d
 
 
 class HandToHand:
-    """One element passes through everybody's hands. Its holder compares the line with what its predecessor saw."""
+    """One element passes from one holder to the next. Its holder compares the line with what its predecessor saw."""
 
     def __init__(self) -> None:
         self.pool = Pool(ScriptedSource(), 1, limit=1)
@@ -81,21 +81,21 @@ class HandToHand:
 
 def test_ten_thousand_hand_offs_keep_the_order_of_arrival() -> None:
     """Eight threads and eight tasks in one line: it loses nobody but its head, and wins nobody but at its end."""
-    hands = HandToHand()
+    relay = HandToHand()
 
     async def tasks() -> None:
-        await asyncio.gather(*(hands.in_task() for _ in range(8)))
+        await asyncio.gather(*(relay.in_task() for _ in range(8)))
 
-    threads = [threading.Thread(target=hands.in_thread, daemon=True) for _ in range(8)]
+    threads = [threading.Thread(target=relay.in_thread, daemon=True) for _ in range(8)]
     threads.append(threading.Thread(target=lambda: asyncio.run(tasks()), daemon=True))
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert hands.errors == []
+    assert relay.errors == []
     assert not any(thread.is_alive() for thread in threads)
-    assert hands.in_order >= HANDOFFS
-    assert hands.pool.stats().spare == 1
+    assert relay.in_order >= HANDOFFS
+    assert relay.pool.stats().spare == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -180,7 +180,7 @@ def test_of_many_threads_that_free_the_same_element_one_passes() -> None:
 
 
 @pure
-def test_an_element_freed_while_many_are_being_freed_comes_home_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_element_freed_while_many_are_being_freed_is_returned_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody frees one of the elements between free_many's look at the table of outstanding elements and its entry: a
     double free, and nothing happens; no element is returned twice.
     """

@@ -58,7 +58,7 @@ class Source:
             self.existing.remove(element)  # a KeyError: disposed of twice
 
 
-class Traffic:
+class Load:
     """Callers of one pool, in threads and tasks, until the time is up and each has had a turn beside the others.
 
     For that they go on at most LATE seconds longer: on a busy machine somebody may begin late, but is served before.
@@ -212,14 +212,14 @@ def switch_often(switch: float) -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-def audit(pool: Pool[Element], source: Source, traffic: Traffic) -> None:
+def audit(pool: Pool[Element], source: Source, load: Load) -> None:
     stats = pool.stats()
     assert stats.waiting == 0
     assert stats.out == 0
     assert stats.disposing == 0
     assert stats.made == source.made
     assert stats.made - stats.disposed == stats.spare == len(source.existing)
-    assert traffic.owner == {}
+    assert load.owner == {}
     source._failing = 0
     pool.resize(3)
     assert pool.refill().held  # a resize to what the reserve is already fills nothing
@@ -240,13 +240,13 @@ def test_ten_threads_take_and_give_while_three_resize(seconds: float, failing: f
     source = Source()
     pool = Pool(source, 5, limit=limit)
     source._failing = failing
-    traffic = Traffic(pool, seconds)
+    load = Load(pool, seconds)
     for _ in range(10):
-        traffic.thread(traffic.take_and_give)
+        load.thread(load.take_and_give)
     for _ in range(3):
-        traffic.thread(traffic.resize)
-    traffic.run()
-    audit(pool, source, traffic)
+        load.thread(load.resize)
+    load.run()
+    audit(pool, source, load)
 
 
 @lasting
@@ -258,15 +258,15 @@ def test_tasks_of_two_loops_share_the_pool_with_threads(seconds: float, failing:
     source = Source()
     pool = Pool(source, 5, limit=1000)
     source._failing = failing
-    traffic = Traffic(pool, seconds)
-    traffic.loop(tasks=6)
-    traffic.loop(tasks=6)
+    load = Load(pool, seconds)
+    load.loop(tasks=6)
+    load.loop(tasks=6)
     for _ in range(4):
-        traffic.thread(traffic.take_and_give)
+        load.thread(load.take_and_give)
     for _ in range(2):
-        traffic.thread(traffic.resize)
-    traffic.run()
-    audit(pool, source, traffic)
+        load.thread(load.resize)
+    load.run()
+    audit(pool, source, load)
 
 
 @lasting
@@ -276,20 +276,20 @@ def test_nobody_starves_in_a_short_line(seconds: float) -> None:
     """Ten threads and ten tasks share three elements that are never made anew: all of them are served all the time."""
     source = Source()
     pool = Pool(source, 3, keep=3, limit=3)
-    traffic = Traffic(pool, seconds, most=3)
+    load = Load(pool, seconds, most=3)
 
     def counting(number: int) -> Callable[[random.Random], None]:
         def turn(_chance: random.Random) -> None:
             elements = pool.alloc_many(1 + number % 3)
-            traffic.took(elements, number)
-            traffic.gives(elements)
+            load.took(elements, number)
+            load.gives(elements)
             pool.free_many(elements)
 
         return turn
 
     for number in range(10):
-        traffic.thread(counting(number))
-    traffic.loop(tasks=10)
-    traffic.run()
+        load.thread(counting(number))
+    load.loop(tasks=10)
+    load.run()
     assert pool.stats().spare == 3
     assert source.made == 3

@@ -11,13 +11,13 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, Self, TypeVar, cast
 
 from mempool import explain, messages, parking, waiting
-from mempool._core import FastPath
 from mempool._core.fast_path import WARM
 from mempool.buffer import Buffer
 from mempool.clock import Clock
 from mempool.engine import NEVER, Engine
 from mempool.errands import Errand
 from mempool.errors import PoolTimeout, UseAfterFree
+from mempool.lease import Leasing
 from mempool.leases import Leases
 from mempool.mapping import in_workers
 from mempool.reading import Reading
@@ -32,7 +32,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class BasePool(FastPath, Generic[T]):
+class BasePool(Leasing, Generic[T]):
     """A pool, whatever its engine is: the base of `Pool`, and of pools on engines of other kinds.
 
     engine: what decides and holds the elements; see mempool/engine.py.
@@ -56,7 +56,7 @@ class BasePool(FastPath, Generic[T]):
         self._offload: bool = bool(offload)
 
     if TYPE_CHECKING:
-        # What FastPath does and documents, with the types that a compiled class cannot have.
+        # What FastPath and Leasing do and document, with the types that a compiled class cannot have.
         def alloc(self, *, timeout: float | None | Literal["default"] = "default") -> T: ...  # noqa: D102
         def try_alloc(self) -> T | None: ...  # noqa: D102
         def alloc_reserved(self) -> T | None: ...  # noqa: D102

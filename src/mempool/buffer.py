@@ -609,16 +609,16 @@ if not cython.compiled:
 
         def _end_views(window: memoryview) -> None:
             """If nobody looks through this window any more, its handle is returned. May be done again."""
-            claimed: list[Any] = []
+            ended: list[Any] = []
             try:
-                _claim(window, claimed)
-                _return(claimed)
+                _end_orphan(window, ended)
+                _return(ended)
             except (KeyboardInterrupt, MemoryError):
-                _claim(window, claimed)
-                _return(claimed)
+                _end_orphan(window, ended)
+                _return(ended)
                 raise
 
-        def _claim(window: memoryview, claimed: list[Any]) -> None:
+        def _end_orphan(window: memoryview, ended: list[Any]) -> None:
             orphan = _orphans.get(id(window))
             if orphan is None or _count_keepers(window, orphan.block):
                 return
@@ -628,10 +628,10 @@ if not cython.compiled:
                 return
             # One call into C, which may be cut short before it or after it; of two threads one gets something.
             _kept.pop(id(window), None)
-            claimed.extend(map(_orphans.pop, (id(window),) * (not claimed), (None,)))
+            ended.extend(map(_orphans.pop, (id(window),) * (not ended), (None,)))
 
-        def _return(claimed: list[Any]) -> None:
-            for buffer in claimed:
+        def _return(ended: list[Any]) -> None:
+            for buffer in ended:
                 if buffer is not None and buffer.state == LIVE:
                     if buffer.lent is None:
                         buffer.view = _window(buffer.block)

@@ -22,7 +22,7 @@ class Errand:
     def __init__(
         self, work: Callable[[], Any], wake: Callable[[], object], give_back: Callable[[], object] | None = None
     ) -> None:
-        """send_home: gives back what the call brought, where nobody waits for it any more."""
+        """give_back: is called with nothing, and returns what the call got, if nobody waits for it any more."""
         self._work = work
         self._wake = wake
         self._give_back = give_back

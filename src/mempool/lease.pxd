@@ -1,6 +1,6 @@
 from mempool._core.transfer cimport Transfer
 from mempool._core.mutex cimport WITHOUT_GIL, atomic_int, swap
-from mempool._core.fast_path cimport FastPath, hand_on, put_warm, take_warm
+from mempool._core.fast_path cimport DEFAULT, FastPath, hand_on, put_warm, take_warm
 from mempool.waiting cimport FINISHED, Routine, go_on_inside, obtain, quicken
 
 cdef enum:
@@ -32,6 +32,9 @@ cdef class Lease:
     cdef object _drop_thing(self)
     cdef bint _hand_on(self) except? -1
     cdef object _returning_transfer(self)
+
+cdef class Leasing(FastPath):
+    pass
 
 cdef class Entering(Routine):
     cdef Lease lease

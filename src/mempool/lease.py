@@ -9,6 +9,7 @@ from types import GenericAlias
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mempool import dropped
+from mempool._core.fast_path import own_methods
 from mempool.errors import DoubleFree, PoolError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ else:
         from mempool._core import _cython as cython
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
+    from mempool._core.fast_path import DEFAULT, FastPath
     from mempool._core.mutex import WITHOUT_GIL, atomic_int
     from mempool._core.transfer import Transfer
     from mempool.waiting import FINISHED, Routine, go_on_inside, obtain, quicken
@@ -169,8 +171,8 @@ class Lease:
         return self.transfer.elements[0]
 
     def _cancel(self) -> None:
-        """It waited in vain or for too long, or nobody can be told what it got."""
-        self.state = WAITING  # so that dropping it does the rest, should anything fly here
+        """Return what it got, if anything: it waited in vain or for too long, or its caller is gone."""
+        self.state = WAITING  # so that dropping it does the rest, if anything is raised here
         self._returning_transfer()
         if self.transfer is not None:
             self.pool._engine.cancel(self.transfer)
@@ -380,7 +382,7 @@ class Lease:
         return True
 
     def _claim(self, role: str, who: object) -> bool:
-        """Uncompiled: whether nobody else was the first to claim this role."""
+        """Uncompiled: take this role. Returns False if another caller took it before."""
         return bool(self.__dict__.setdefault(role, who) == who)
 
     @cython.cfunc
@@ -405,6 +407,26 @@ def new_lease(pool: Any, timeout: Any, linger: cython.bint) -> Lease:
         lease.transfer = None
         lease.state = NEW
     return lease
+
+
+@cython.cclass
+class Leasing(FastPath):
+    """Pools that lease: the base of BasePool. Here and not in fast_path.py, on which a lease is built."""
+
+    def lease(self, *, timeout: Any = "default", linger: bool = False) -> Lease:
+        """Lease an element, which is returned at the end: for `with`, for `async with`, or held; see Lease.
+
+        timeout: as for alloc. linger: as for free, at the end of the lease.
+        """
+        if timeout is not DEFAULT:
+            self._check_timeout(timeout)  # type: ignore[attr-defined]
+        return new_lease(self, timeout, linger)
+
+
+def adopt(pool_type: type) -> None:
+    """Make the quick methods this pool type's own, and not inherited."""
+    own_methods(pool_type, FastPath, "alloc", "try_alloc", "alloc_reserved", "free")
+    own_methods(pool_type, Leasing, "lease")
 
 
 @cython.final

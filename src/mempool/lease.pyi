@@ -3,6 +3,8 @@ from collections.abc import Generator
 from types import GenericAlias, TracebackType
 from typing import Any, Final, Generic, NoReturn, Self, TypeVar, final
 
+from mempool._core.fast_path import FastPath
+
 _T = TypeVar("_T")
 
 NEW: Final = 0
@@ -37,3 +39,8 @@ class Lease(Generic[_T]):
     def _cancel(self) -> None: ...
 
 def new_lease(pool: Any, timeout: Any, linger: bool) -> Lease[Any]: ...
+
+class Leasing(FastPath):
+    def lease(self, *, timeout: Any = "default", linger: bool = False) -> Lease[Any]: ...
+
+def adopt(pool_type: type) -> None: ...

@@ -120,7 +120,7 @@ class Leases(Generic[T]):
         return ticket
 
     def _claim(self, role: str, who: object) -> bool:
-        """Whether nobody else was the first to claim this role."""
+        """Take this role. Returns False if another caller took it before."""
         return self._claims.setdefault(role, who) == who
 
     def _cancel(self) -> None:

@@ -8,9 +8,9 @@ import sys
 from typing import Any, TypeVar
 
 from mempool import registry
-from mempool._core.fast_path import adopt
 from mempool.base_pool import BasePool
 from mempool.buffer import fit
+from mempool.lease import adopt
 from mempool.local.engine import LocalEngine
 from mempool.sources import Buffers, protocol
 from mempool.sources.adaptors import Adaptor

@@ -248,7 +248,7 @@ def test_all_or_nothing_when_one_of_many_is_viewed(pool: Pool[Buffer]) -> None:
 # -- dropped
 
 
-def test_a_dropped_buffer_goes_home_by_itself(pool: Pool[Buffer]) -> None:
+def test_a_dropped_buffer_is_returned_by_itself(pool: Pool[Buffer]) -> None:
     buffer = pool.alloc()
     address = buffer.address
     with dropped():

@@ -61,7 +61,7 @@ def test_poison_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not hasattr(Buffers(8), "check")
 
 
-def test_what_comes_home_is_wiped_before_anybody_sees_it() -> None:
+def test_what_is_returned_is_wiped_before_anybody_sees_it() -> None:
     """zero="free"."""
     with Pool(Buffers(512, zero="free"), 1, keep=1, limit=2) as pool:
         buffers = pool.alloc_many(2)

@@ -23,7 +23,7 @@ pool = test_buffers.pool  # the fixture
 
 @every_view
 @pytest.mark.parametrize("handle", ["dropped before", "garbage too"])
-def test_a_view_that_is_garbage_in_a_circle_lets_the_memory_go_home(pool: Pool[Buffer], kind: str, handle: str) -> None:
+def test_a_view_that_is_garbage_in_a_circle_lets_the_memory_be_returned(pool: Pool[Buffer], kind: str, handle: str) -> None:
     """The collector takes the view apart while what it looks through is garbage as well."""
     buffer = pool.alloc()
     circle: list[Any] = [VIEWS[kind](buffer)]
@@ -38,7 +38,7 @@ def test_a_view_that_is_garbage_in_a_circle_lets_the_memory_go_home(pool: Pool[B
     assert pool.stats().out == 0
 
 
-def test_what_garbage_still_looks_at_does_not_go_home(pool: Pool[Buffer]) -> None:
+def test_what_garbage_still_looks_at_is_not_returned(pool: Pool[Buffer]) -> None:
     """A finalizer of the same garbage may use a view, and keep it."""
     kept: list[Any] = []
 

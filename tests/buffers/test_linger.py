@@ -35,7 +35,7 @@ def counted(pool: Pool[Any]) -> tuple[int, int, int]:
     return stats.spare, stats.out, stats.lingering
 
 
-def test_the_handle_is_dead_at_once_and_the_memory_comes_home_with_the_last_view(pool: Pool[Buffer]) -> None:
+def test_the_handle_is_dead_at_once_and_the_memory_is_returned_with_the_last_view(pool: Pool[Buffer]) -> None:
     buffer = pool.alloc()
     view = buffer[:]
     pool.free(buffer, linger=True)

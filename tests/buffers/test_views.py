@@ -138,7 +138,7 @@ def test_a_lease_that_ends_meanwhile_raises(look: Callable[[Any], Any]) -> None:
 
 
 @of_every_library
-def test_a_buffer_dropped_while_somebody_looks_comes_home_when_he_is_gone(look: Callable[[Any], Any]) -> None:
+def test_a_buffer_dropped_while_somebody_looks_is_returned_when_he_is_gone(look: Callable[[Any], Any]) -> None:
     with Pool(Buffers(4096), 1, name="frames") as pool:
         buffer = pool.alloc()
         view = look(buffer)

@@ -50,6 +50,8 @@ def test_a_fleet_is_a_table_and_is_resized_from_the_shell(
     assert main(["fleet", address]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:4] for line in lines[1:]] == [["staging", "0", "3", "4"], ["staging", "1", "3", "4"]]
+    assert main(["top", "--fleet", address, "--once"]) == 0
+    assert capsys.readouterr().out.splitlines() == lines
     assert main(["fleet", address, "staging", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["pools"]["staging"]["workers"]["0"] == {

@@ -254,7 +254,7 @@ def _in_a_block_that_a_task_waited_for(pool: Pool[Any]) -> None:
 @pytest.mark.parametrize(
     "program", [_in_a_block, _in_a_block_with_a_time, _in_a_block_of_a_task, _in_a_block_that_a_task_waited_for]
 )
-def test_what_a_block_holds_only_its_end_brings_home(program: Any) -> None:
+def test_what_a_block_holds_only_its_end_returns(program: Any) -> None:
     """Who waits inside for what only the end of the block could give is told at once."""
     pool = make("frames")
     with pytest.raises(DeadlockError, match="nobody can ever serve this caller") as caught:
@@ -300,7 +300,7 @@ def _beside_a_generator(pool: Pool[Any]) -> None:
 
 
 @pytest.mark.parametrize("program", [_with_an_element_of_alloc, _with_a_held_lease, _in_an_exit_stack, _beside_a_generator])
-def test_what_somebody_else_may_bring_home_only_looks_like_a_deadlock(program: Any) -> None:
+def test_what_somebody_else_may_return_only_looks_like_a_deadlock(program: Any) -> None:
     """Nothing is raised but what would be without tracking; why_empty, and so the timeout, says what it looks like."""
     pool = make("frames")
     with pytest.raises(PoolTimeout, match="it looks like a deadlock: all that is out was taken by callers") as caught:
@@ -582,7 +582,7 @@ def _that_handed_over(pool: Pool[Any], stop: Any) -> None:
 
 @STOPS
 @pytest.mark.parametrize("program", [_that_took_no_block, _that_is_over, _of_trio_that_is_over, _that_handed_over])
-def test_what_a_stopped_task_may_not_be_the_only_one_to_bring_home_is_no_deadlock(program: Any) -> None:
+def test_what_a_stopped_task_may_not_be_the_only_one_to_return_is_no_deadlock(program: Any) -> None:
     """Without a block, after a hand_over or when the task is over: somebody else may free it."""
     pool = make("frames")
     with pytest.raises(PoolTimeout) as caught:
@@ -613,13 +613,13 @@ def test_who_stops_a_loop_waits_for_what_another_thread_or_another_loop_holds() 
         anna = Caller("anna")
         held = anna.take(pool)
 
-        def bring_home() -> None:
+        def give_back() -> None:
             wait_until(lambda: pool.stats().waiting == 1)
             pool.free(held)
             wait_until(lambda: pools[1].stats().waiting == 1)
             ends.set()
 
-        freeing.append(threading.Thread(target=bring_home))
+        freeing.append(threading.Thread(target=give_back))
         freeing[1].start()
         for place in pools:
             place.free(place.alloc(timeout=SOON))

@@ -117,7 +117,7 @@ def test_a_thread_that_drains_for_ever_is_told() -> None:
     assert said == ["PoolClosed"]
 
 
-def test_an_element_that_comes_home_during_the_end_is_taken_without_waiting() -> None:
+def test_an_element_that_is_returned_during_the_end_is_taken_without_waiting() -> None:
     """Only waiting has ended: free and an alloc that need not wait go on until the last thread has."""
     said = run("""
         def work():

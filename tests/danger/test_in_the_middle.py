@@ -48,7 +48,7 @@ class Scene:
         self.core.take_back(self.transfer["spares"])
 
     def fill(self, name: str, elements: int) -> Any:
-        """Hands that hold so many new elements."""
+        """A transfer that holds so many new elements."""
         transfer: Any = Transfer(elements)
         self.core.permit(transfer, elements)
         transfer.made.extend([Element(i) for i in range(elements)])
@@ -86,13 +86,13 @@ class Scene:
     def state(self) -> Any:
         """Everything but who was woken."""
         names = {id(ticket): name for name, ticket in self.transfer.items()}
-        seen = {"figures": self.core.snapshot(), "line": [names[id(t)] for t in self.core.queue()]}
-        seen["shelf"] = [e.number for e in self.core.state.slots[: self.core.state.spare]]
+        seen = {"numbers": self.core.snapshot(), "line": [names[id(t)] for t in self.core.queue()]}
+        seen["spares"] = [e.number for e in self.core.state.slots[: self.core.state.spare]]
         seen["above"] = set(self.core.state.slots[self.core.state.spare :])
-        seen["roll"] = len(self.core.outstanding.addresses)
+        seen["outstanding"] = len(self.core.outstanding.addresses)
         for name, transfer in self.transfer.items():
             kept = {key: value for key, value in vars(transfer).items() if type(value) in (int, bool)}
-            seen[name] = kept | {"elements": [e and e.number for e in transfer.elements], "arrivals": len(transfer.made)}
+            seen[name] = kept | {"elements": [e and e.number for e in transfer.elements], "made": len(transfer.made)}
             seen[name].pop("in_wake_queue", None)  # until it is woken
             seen[name].pop("retry_now", None)  # a hint
         return seen
@@ -121,7 +121,7 @@ def free_quickly(scene: Scene) -> Callable[[], object]:
     return lambda: deciding.put_in(scene.core, element)
 
 
-def claim(scene: Scene) -> Callable[[], object]:
+def permit(scene: Scene) -> Callable[[], object]:
     transfer = scene.empty("mine", 3)
     return lambda: scene.core.permit(transfer, 3)
 
@@ -252,7 +252,7 @@ DECISIONS = [
     take_the_reserve,
     take_quickly,
     free_quickly,
-    claim,
+    permit,
     permit_fill,
     fill_ends,
     arrive,
@@ -388,7 +388,7 @@ def drop_a_lease(pool: Pool[Any], element: Any) -> None:
 
 @pytest.mark.parametrize("track", ["identity", "nothing", "holders"])
 @pytest.mark.parametrize("way", [free, free_many, drop_a_lease], ids=lambda way: way.__name__)
-def test_what_is_freed_at_any_bytecode_of_a_call_is_home_when_the_call_returns(way: Any, track: str) -> None:
+def test_what_is_freed_at_any_bytecode_of_a_call_is_returned_when_the_call_returns(way: Any, track: str) -> None:
     """A finalizer or a signal handler may free anywhere: nothing is lost, no call of its thread waits for itself."""
 
     def scene() -> tuple[Pool[Any], Callable[[], object]]:
@@ -412,7 +412,7 @@ def test_what_is_freed_at_any_bytecode_of_a_call_is_home_when_the_call_returns(w
         def free_it(call: Callable[[], object] = call, errors: list[BaseException] = errors) -> None:
             try:
                 call()
-            except BaseException as error:  # noqa: BLE001 - a tracer's would fly in the call
+            except BaseException as error:  # noqa: BLE001 - a tracer's would be raised in the call
                 errors.append(error)
 
         bystander = Bystander(n, free_it)

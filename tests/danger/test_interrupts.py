@@ -305,9 +305,7 @@ def test_an_interrupt_at_any_bytecode_loses_nothing(prepare: Callable[[Scene], C
 
 
 def _end_untracked(scene: Scene, struck_at: str | None) -> None:
-    """Without a table of outstanding elements only the sums can be compared: what is out is what the test has in its
-    hands.
-    """
+    """Without a table of outstanding elements only the sums can be compared: what is out is what the test holds."""
     stats = scene.pool.stats()
     assert stats.made - stats.disposed == stats.spare + stats.out, struck_at
     assert stats.waiting == 0, struck_at

@@ -28,7 +28,7 @@ class Short:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_dropped_buffer_comes_home_although_memory_lacked_for_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dropped_buffer_is_returned_although_memory_lacked_for_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(Buffers(64), 1)
     short = Short(Returning.reclaim)
     monkeypatch.setattr(Returning, "reclaim", lambda returning, dropped: short(returning, dropped))

@@ -14,7 +14,7 @@ from mempool import Buffers, DoubleFree, Objects, Pool
 from mempool.testing import wait_until
 
 
-def test_a_lease_whose_element_was_lost_on_its_way_home_is_released() -> None:
+def test_a_lease_whose_element_was_lost_on_its_way_back_is_released() -> None:
     def fails(_element: object) -> None:
         raise RuntimeError("the reset fails")
 
@@ -99,7 +99,7 @@ def test_a_lease_that_was_interrupted_when_all_was_done_has_nothing_left() -> No
 
 @pytest.mark.skipif(mempool.IMPLEMENTATION == "compiled", reason="compiled, no interrupt strikes there")
 def test_who_was_interrupted_in_the_midst_of_a_release_may_go_on() -> None:
-    """The thread's name stands in the lease from the claim on; the state says later that it is being released."""
+    """The lease names its releaser before its state says that it is being released."""
     pool = Pool(Objects(object), 1)
     lease = pool.lease()
     lease.__enter__()

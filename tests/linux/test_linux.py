@@ -152,7 +152,7 @@ def test_destroy_of_nothing_is_allowed() -> None:
     mempool_destroy(None)
 
 
-def test_after_destroy_nothing_is_handed_out_and_what_comes_home_is_disposed_of() -> None:
+def test_after_destroy_nothing_is_handed_out_and_what_is_returned_is_disposed_of() -> None:
     memory = Memory()
     pool = create(1, memory)
     element = take(pool)

@@ -291,7 +291,7 @@ def test_alloc_bulk_of_nothing_asks_for_nothing() -> None:
     assert len(memory.log) == 2
 
 
-def test_alloc_bulk_whose_alloc_fn_raises_brings_home_what_it_had() -> None:
+def test_alloc_bulk_whose_alloc_fn_raises_returns_what_it_had() -> None:
     memory = Memory()
     troubles: list[Exception] = []
 

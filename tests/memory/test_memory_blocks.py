@@ -143,7 +143,7 @@ def test_a_place_that_another_thread_has_found_meanwhile_will_do(monkeypatch: py
 # -- how they go back
 
 
-def test_a_block_is_unmapped_when_its_last_region_is_home(mappings: Mappings) -> None:
+def test_a_block_is_unmapped_when_its_last_region_is_returned(mappings: Mappings) -> None:
     """Not before: the others still use it; and at once, not later."""
     memory = memory_of(PAGE)
     regions = [memory.take() for _ in range(BLOCK // PAGE)]
@@ -296,7 +296,7 @@ def test_threads_never_share_a_region(mappings: Mappings) -> None:
     assert not memory._open
 
 
-def test_a_place_that_comes_home_while_its_block_is_shut_is_found(mappings: Mappings) -> None:
+def test_a_place_that_is_returned_while_its_block_is_shut_is_found(mappings: Mappings) -> None:
     """Between the look that finds the block full and the step that says so."""
     memory = memory_of(BLOCK // 4)
     regions = [memory.take() for _ in range(3)]

@@ -56,7 +56,7 @@ def test_elements_of_every_level_work_when_the_address_space_is_full() -> None:
                 kept.append(numpy.empty({SIZE}, "uint8"))
             except MemoryError:
                 break
-        tellings = {{}}
+        figures = {{}}
         for level, pool in pools.items():
             out = []
             for number in range({ELEMENTS}):
@@ -72,14 +72,14 @@ def test_elements_of_every_level_work_when_the_address_space_is_full() -> None:
             whole = [set(bytes(buffer[:: 4096])) == {{number + 1}} for number, buffer in enumerate(out)]
             for buffer in out:
                 pool.free(buffer)
-            tellings[level] = [whole, more, pool.guarantee().level, pool.guarantee().held]
-        print(json.dumps(tellings))
+            figures[level] = [whole, more, pool.guarantee().level, pool.guarantee().held]
+        print(json.dumps(figures))
     """)
-    tellings = json.loads(said)
-    assert {"virtual", "backed", "resident"} <= tellings.keys()
-    for level, telling in tellings.items():
+    figures = json.loads(said)
+    assert {"virtual", "backed", "resident"} <= figures.keys()
+    for level, found in figures.items():
         # Huge pages are no part of what the limit counts once they are mapped; none of these could map more.
-        assert telling == [[True] * ELEMENTS, "none", level, True], level
+        assert found == [[True] * ELEMENTS, "none", level, True], level
 
 
 def test_what_a_pool_claims_to_be_resident_is_resident() -> None:
@@ -101,8 +101,8 @@ def test_what_a_pool_claims_to_be_resident_is_resident() -> None:
     print(json.dumps(found))
     """
     )
-    claims = json.loads(said)
-    for level, (promised, resident, locked) in claims.items():
+    figures = json.loads(said)
+    for level, (promised, resident, locked) in figures.items():
         assert promised == ELEMENTS * SIZE
         if level == "virtual":
             assert resident < SIZE

@@ -157,7 +157,7 @@ class PoolBesideItsShadow(RuleBasedStateMachine):
         element = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
         self.freed.append(element)
         self.shadow.out -= 1
-        self.both(lambda: self.pool.free(element), self.shadow.come_home(1))
+        self.both(lambda: self.pool.free(element), self.shadow.take_back(1))
 
     @rule(data=st.data())
     def free_many(self, data: st.DataObject) -> None:
@@ -166,7 +166,7 @@ class PoolBesideItsShadow(RuleBasedStateMachine):
         self.freed += elements
         self.shadow.out -= n
         disposed = self.shadow.disposed
-        kept = self.both(lambda: self.pool.free_many(elements), self.shadow.come_home(n))
+        kept = self.both(lambda: self.pool.free_many(elements), self.shadow.take_back(n))
         assert kept is None or kept == n - (self.shadow.disposed - disposed)
 
     @precondition(lambda self: any(element not in self.out for element in self.freed))

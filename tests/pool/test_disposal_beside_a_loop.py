@@ -220,7 +220,7 @@ def test_nothing_is_lost_where_no_thread_can_be_started(monkeypatch: pytest.Monk
 
 
 def test_a_task_that_waits_for_room_has_the_work_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exception has kept what was handed over from its thread; nobody hands anything over, and the limit is reached."""
+    """An exception kept a job from its thread, and none follows. The limit is reached: the task that waits has it done."""
     start = offloading.start_new_thread
 
     def interrupt(*args: object) -> int:

@@ -95,7 +95,7 @@ def test_who_frees_what_was_written_off_is_told_so(track: str, elements: Any) ->
     assert (pool.stats().out, pool.stats().spare) == (0, 1)
 
 
-def test_without_tracking_no_more_come_home_than_are_out() -> None:
+def test_without_tracking_no_more_are_returned_than_are_out() -> None:
     """What was written off is not taken back in the place of nothing."""
     for source in (Objects(bytearray), Buffers(64)):
         pool: Pool[Any] = Pool(source, 1, track="nothing")

@@ -21,7 +21,7 @@ OTHERWISE = {
         "a_source_that_breaks_while_closing_disposes_of_the_rest a_shrink_whose_source_breaks_disposes_of_the_rest"
     ),
     "memory has no reset": (
-        "drain_is_told_of_an_element_that_could_not_be_reset an_element_is_reset_when_it_comes_home "
+        "drain_is_told_of_an_element_that_could_not_be_reset an_element_is_reset_when_it_is_returned "
         "an_element_whose_reset_raises_is_disposed_of what_lingers_is_reset_once_when_it_is_returned"
     ),
     "identity is always looked at": "more_frees_than_allocs_are_noticed_without_tracking",
@@ -34,11 +34,11 @@ OTHERWISE = {
         "what_is_out_beyond_the_reserve_is_not_owed a_grow_that_ran_out_of_memory_is_unfunded the_kernels_names_are_aliases"
     ),
     "memory comes in the time of one call of the kernel's: until then what is returned is the first one's in line": (
-        "what_comes_home_while_the_head_is_inside_a_slow_source_serves_those_behind "
+        "what_is_returned_while_the_head_is_inside_a_slow_source_serves_those_behind "
         "who_is_behind_a_caller_inside_a_slow_source_may_be_a_thread "
-        "a_newcomer_has_what_came_home_while_the_head_is_inside_a_slow_source "
+        "a_newcomer_has_what_was_returned_while_the_head_is_inside_a_slow_source "
         "what_a_big_request_has_gathered_stays_its_own_while_it_asks "
-        "a_big_request_behind_gathers_what_comes_home_while_the_head_asks "
+        "a_big_request_behind_gathers_what_is_returned_while_the_head_asks "
         "an_element_freed_while_the_head_asks_serves_the_next"
     ),
     "nobody knows of another process that it is filling": "a_grow_that_a_disposal_leaves_no_room_is_gone_on_with",

@@ -110,7 +110,7 @@ def test_killed_before_any_step_nothing_is_lost(script: str) -> None:
 
 @pytest.mark.parametrize("script", ["take", "grow", "take all"])
 def test_killed_where_there_is_no_memory_nothing_is_lost(script: str) -> None:
-    """A full file system makes claims go back."""
+    """On a full file system, slots that were taken are returned."""
     for room in (5, 6):
         assert sweep(lambda step, room=room: kill_the_child(script, 0, step, None, room)) > 3
 

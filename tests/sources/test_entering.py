@@ -80,8 +80,8 @@ def test_a_free_that_was_not_entered_is_called_again(wrap: Callable[[Any], Any],
     try:
         with struck:
             pool.free(element)
-    except (KeyboardInterrupt, MemoryError) as flew:
-        raised = flew
+    except (KeyboardInterrupt, MemoryError) as caught:
+        raised = caught
     assert struck.has_struck
     assert source.freed == [element]
     assert isinstance(error, MemoryError) or raised is error

@@ -50,11 +50,11 @@ def test_a_pool_that_lacks_something_is_told_all_of_it_once(pytester: pytest.Pyt
             """
 class Toy:
     def __init__(self, source, reserve):
-        self.shelf = [source.alloc() for _ in range(reserve)]
+        self.spares = [source.alloc() for _ in range(reserve)]
     def alloc(self, *, timeout=None):
-        return self.shelf.pop()
+        return self.spares.pop()
     def free(self, element):
-        self.shelf.append(element)
+        self.spares.append(element)
     def close(self):
         pass
 

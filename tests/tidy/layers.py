@@ -1,8 +1,7 @@
 """Who may import whom in the package, types and `.pxd` files included. `python tests/tidy/layers.py` prints who does.
 
 Each module belongs to one layer, the one with the longest name that fits. ALLOWED says which layers a layer may import
-beside itself. EXCEPTIONS are the imports of today that break this, each with its reason; the tests hold that there is
-no other, that each is still needed, and that without them no module imports itself by way of others.
+beside itself. The tests hold that no import breaks this, and that no module imports itself by way of others.
 """
 
 from __future__ import annotations
@@ -107,14 +106,6 @@ ALLOWED = {
             "engine of a fleet",
         },
     },
-}
-#: (who, whom): why, and what will end it. Shorter with each step; at the end it is empty.
-EXCEPTIONS: dict[tuple[str, str], str] = {
-    (
-        "mempool._core.fast_path",
-        "mempool.lease",
-    ): "alloc, free and lease are the pool type's own methods, which makes them fast; "
-    "a lease in turn takes and frees by the same few lines of C",
 }
 
 CIMPORT = re.compile(r"^from (mempool[\w.]*) cimport (.+)$", re.MULTILINE)
@@ -226,7 +217,6 @@ def circles(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
 if __name__ == "__main__":
     for importer, imported in sorted(imports()):
         mark = "" if is_allowed(importer, imported) else "  NOT ALLOWED"
-        excepted = f"  (an exception: {EXCEPTIONS[importer, imported]})" if (importer, imported) in EXCEPTIONS else ""
-        print(f"{importer} -> {imported}{mark}{excepted}")
+        print(f"{importer} -> {imported}{mark}")
     for circle in circles(imports()):
         print("a circle:", ", ".join(circle))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import layers
 import pytest
-from layers import ALLOWED, EXCEPTIONS, LAYER_OF
+from layers import ALLOWED, LAYER_OF
 
 pytestmark = pytest.mark.once
 TESTS = Path(__file__).parent.parent
@@ -27,19 +27,12 @@ def test_each_module_is_in_a_layer_and_each_layer_has_a_module() -> None:
 
 def test_nobody_imports_from_a_layer_that_it_may_not_know(pairs: set[tuple[str, str]]) -> None:
     """Types count: who must know a class to say its own types cannot be read, or replaced, without it."""
-    assert {pair for pair in pairs if not layers.is_allowed(*pair)} - set(EXCEPTIONS) == set()
+    assert {pair for pair in pairs if not layers.is_allowed(*pair)} == set()
 
 
 def test_no_module_imports_itself_by_way_of_others(pairs: set[tuple[str, str]]) -> None:
     """Also not for types only."""
-    assert layers.circles(pairs - set(EXCEPTIONS)) == []
-
-
-def test_each_exception_is_still_needed(pairs: set[tuple[str, str]]) -> None:
-    """One that is mended leaves the list: it names an import that is there, and is not allowed or closes a circle."""
-    sound = pairs - set(EXCEPTIONS)
-    needed = {pair for pair in pairs if not layers.is_allowed(*pair) or layers.circles({*sound, pair})}
-    assert set(EXCEPTIONS) - needed == set()
+    assert layers.circles(pairs) == []
 
 
 def test_what_is_tested_once_has_one_life(pairs: set[tuple[str, str]]) -> None:

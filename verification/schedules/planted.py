@@ -29,12 +29,12 @@ def _all_of(seen: dict[str, int], targets: Targets) -> Targets:
 
 def _two_steps(self: Decisions, *targets: Any) -> int:
     """A resize looks in one step and writes in another: it writes again what was true when it looked."""
-    return int(_retarget(self, *_all_of(self.figures(), targets)))
+    return int(_retarget(self, *_all_of(self.snapshot(), targets)))
 
 
 def _impatient(self: Decisions, *targets: Any) -> int:
     """Who was beaten once since it looked writes the second time, whoever was faster again: 1 preemption cannot show it."""
-    answer: int | None = _unless_beaten(self, self.figures(), targets)
+    answer: int | None = _unless_beaten(self, self.snapshot(), targets)
     return _two_steps(self, *targets) if answer is None else answer
 
 

@@ -56,7 +56,7 @@ def rows(name: str, seconds: float) -> list[tuple[bool, str]]:
     """All searches of one scenario."""
     if name in SCENARIOS:
         found = []
-        # One preemption is always gone through to its end: the part of the claim that no time limit cuts short. Two are
+        # One preemption is always gone through to its end: the part of the proof that no time limit cuts short. Two are
         # where it does not take minutes; elsewhere a random part of them is.
         limits = {PCT: seconds, ONE: SECONDS_MAX, TWO: SECONDS_MAX if name in TWO_EXHAUSTED else 2 * seconds}
         for how, limit in limits.items():

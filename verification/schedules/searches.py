@@ -31,8 +31,8 @@ from verification.schedules.world import it
 
 FOLDER = Path(__file__).resolve().parent
 LIBRARY = Path(mempool.__file__).resolve().parent
-#: What other threads can see of the core: the beginning of a decision, what is looked at without the lock, the news that
-#: wait to be spread, the wake-ups, the table of outstanding elements.
+#: What other threads can see of the core: the beginning of a decision, what is looked at without the lock, the wake queue,
+#: the wake-ups, the table of outstanding elements.
 SHARED = re.compile(
     r"\.lock\.acquire\(False|return self\.state\b|decisions\.state\.first_to_wake is not|\.addresses\b|\.wake\(|\.retry_now"
 )

@@ -33,8 +33,8 @@ COMPILED_MODULES = (
     "mempool._core.ends",
     "mempool._core.queueing",
     "mempool.waiting",
-    "mempool.lease",
     "mempool._core.fast_path",
+    "mempool.lease",
 )
 
 

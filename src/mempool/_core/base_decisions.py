@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The base of the decisions: how the state are read, and how news spreads. Read state.py first."""
+"""The base of the decisions: how the state is read, and how those who wait are woken. Read state.py first."""
 
 from __future__ import annotations
 

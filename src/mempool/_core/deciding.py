@@ -49,7 +49,7 @@ IDLE: dict[str, Callable[..., bool]] = {
     "must_enqueue": lambda _transfer: True,
     "held_by": lambda _transfer: True,
     "take_back": lambda transfer: transfer.is_surplus or transfer.first >= transfer.count,
-    "evict": lambda transfer: True,
+    "evict": lambda transfer, *_: True,
     "take_spares": lambda transfer, _from_reserve: True,
     "withdraw": lambda ticket: not ticket.in_line,
 }
@@ -66,34 +66,34 @@ new_lock = RLock
 
 
 def note(state: State, transfer: Transfer) -> None:
-    """Before these are changed: how they are, should the decision be taken back."""
+    """Note how this transfer is, before it is changed, so that the change can be undone."""
     undo: list[Any] = state.undo
     undo.append((dict.update, transfer.__dict__, transfer.__dict__.copy()))
     undo.append((setitem, transfer.elements, ALL, transfer.elements[:]))
 
 
 def note_slot(state: State, place: int) -> None:
-    """The same for one place of the free list."""
+    """Note what is in one place of the free list, before it is changed."""
     state.undo.append((setitem, state.slots, place, state.slots[place]))
 
 
 def note_dict(state: State, values: dict[Any, Any]) -> None:
-    """The same for a dict from which something is about to be taken."""
+    """Note what is in a dict, before something is taken from it."""
     state.undo.append((dict.update, values, values.copy()))
 
 
 def note_address(state: State, addresses: dict[int, bool], address: int) -> None:
-    """The same for an element that is about to be taken from the outstanding ones."""
+    """Note that this element is outstanding, before it is taken from the table."""
     state.undo.append((setitem, addresses, address, True))
 
 
 def settle(state: State, ticket: Ticket, outcome: int) -> None:
-    """The ticket's state, from the moment on when the decision is made."""
+    """Set this ticket's state, at the moment when the decision is made."""
     state.ends += (functools.partial(setattr, ticket, "state", outcome),)
 
 
 def end(state: State) -> None:
-    """The decision is made."""
+    """Make the decision: from here on nothing of it is undone."""
     if state.ends:
         # One call into C: either it is made and all tickets say so, or neither.
         deque(map(call, (*state.ends, functools.partial(state.__dict__.update, undo=None, ends=()))), 0)
@@ -102,12 +102,12 @@ def end(state: State) -> None:
 
 
 def roll_back(state: State) -> None:
-    """The decision is not made: all is as it was. The first note, and so the last to be carried out, says that none is."""
+    """Undo the decision: all is as it was. The first note, carried out last, clears the record."""
     deque(starmap(call, reversed(state.undo)), 0)
 
 
 def acquire(decisions: BaseDecisions) -> None:
-    """Wait for the lock. Its holder may be a thread that never runs again."""
+    """Wait for the lock and take it. If its holder can never run again (fork, end of the interpreter), make a new one."""
     if sys.is_finalizing() or decisions.process != os.getpid():
         decisions.lock = new_lock()
     decisions.lock.acquire()
@@ -115,7 +115,7 @@ def acquire(decisions: BaseDecisions) -> None:
 
 
 def decision(decide: Callable[..., Any], may_wake: bool = True) -> Callable[..., Any]:
-    """The same method, as one step."""
+    """Make this method one step: under the lock of its pool, with a record by which it is undone if anything is raised."""
 
     @functools.wraps(decide)
     def decide_alone(self: BaseDecisions, *arguments: Any) -> Any:
@@ -162,7 +162,7 @@ def decision(decide: Callable[..., Any], may_wake: bool = True) -> Callable[...,
 
 
 def in_the_middle(decisions: BaseDecisions, decide: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Called in the middle of a decision, by the very thread that makes it."""
+    """Answer a call that a thread makes in the middle of its own decision: a finalizer, a signal handler or a tracer."""
     name = decide.__name__
     if name == "snapshot":
         return decide(before(decisions))
@@ -175,7 +175,7 @@ def in_the_middle(decisions: BaseDecisions, decide: Callable[..., Any], argument
 
 
 def refusal(decisions: BaseDecisions) -> RuntimeError:
-    """What is said to whoever asks for more than can be had in the middle of a decision."""
+    """Say what cannot be had in the middle of a decision."""
     name = getattr(decisions.owner, "name", "")
     return RuntimeError(
         f"pool {name!r}: a finalizer, a signal handler or a tracer called it in the middle of "
@@ -185,7 +185,7 @@ def refusal(decisions: BaseDecisions) -> RuntimeError:
 
 
 def before(decisions: BaseDecisions) -> BaseDecisions:
-    """The state as they were before the decision that is being made, to look at."""
+    """Return the state as it was before the decision under way, to be read."""
     then: BaseDecisions = object.__new__(type(decisions))
     then.state = object.__new__(type(decisions.state))
     noted = decisions.state.undo[1:2] if decisions.state.undo is not None else ()
@@ -194,7 +194,7 @@ def before(decisions: BaseDecisions) -> BaseDecisions:
 
 
 def catch_up(decisions: BaseDecisions) -> None:
-    """What was called for in the middle of the decision, and the wake-ups. Does nothing twice that must not be."""
+    """Do what was queued in the middle of the decision, then the wake-ups. Nothing is done twice that must not be."""
     while decisions.later:
         mine: deque[Callable[[], object]] = deque()
         try:
@@ -212,7 +212,7 @@ def catch_up(decisions: BaseDecisions) -> None:
 
 
 def wake_pending(decisions: BaseDecisions) -> None:
-    """Wake those whom decisions concerned. Goes on to the last whatever a wake raises; then raises the first."""
+    """Wake the callers in the wake queue, all of them, whatever a wake raises. Then raises the first of these errors."""
     to_wake: list[Ticket] = []
     # The list is here and the loop in another frame: CPython's handlers do not cover each bytecode of a loop.
     try:
@@ -246,7 +246,7 @@ def has_woken(ticket: Ticket, errors: list[Exception]) -> bool:
 
 
 def _take_wake_queue(decisions: BaseDecisions, to_wake: list[Ticket]) -> None:
-    """Who must be woken, into this list. It is there before it is nowhere else: twice is better than never."""
+    """Move the wake queue into this list. A ticket is in both for a moment: to wake it twice is better than never."""
     state = decisions.state
     while state.first_to_wake is not None:
         ticket = state.first_to_wake
@@ -264,7 +264,7 @@ take_wake_queue = decision(_take_wake_queue, may_wake=False)
 
 
 def _take_out(self: BaseDecisions, transfer: Transfer) -> bool:
-    """Move a spare beyond the reserve into this transfer, and sign it out. False: go the slow way."""
+    """Move a spare beyond the reserve into this transfer, and check it out. False: go the slow way."""
     state = self.state
     if state.closed or state.head is not None or state.spare <= state.reserve:
         return False
@@ -306,7 +306,7 @@ DECISIONS: list[str] = []
 
 
 def make_decisions(cls: type) -> None:
-    """Each method of this class and its bases that commits the state is a decision; and some look at one moment."""
+    """Make each method of this class and its bases that commits the state a decision, and those that read many numbers."""
     for owner in cls.__mro__:
         for name, method in list(vars(owner).items()):
             if isinstance(method, FunctionType) and ("commit" in method.__code__.co_names or name in LOOKS):

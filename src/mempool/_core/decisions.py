@@ -3,7 +3,7 @@
 
 Every method below that edits the state is one decision: it happens at one moment or not at all. What it decides for its
 caller lies in the caller's transfer (transfer.py) when it returns; what it decides for others, in their Tickets, which are
-then woken. Hands are edited in place, like the state, after a `note` of what they held. Read state.py first.
+then woken. A transfer is edited in place, like the state, after a `note` of what it held. Read state.py first.
 """
 
 from __future__ import annotations
@@ -729,7 +729,7 @@ class Decisions(BaseDecisions):
             head = state.first_in_line()
 
     def watch_drain(self, ticket: Ticket, watch: bool) -> bool:
-        """Tell this ticket when the last element has been returned (or stop telling it). Returns whether it has already."""
+        """Wake this ticket when the last element is returned (watch=False: do not). Returns whether all are returned now."""
         hold(self)
         try:
             state: State = self.state

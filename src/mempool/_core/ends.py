@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The ends that every call must come to, whatever is raised. Compiled, a call of these needs no memory for its frame."""
+"""Ends: undoes a call, whatever was raised in it. Compiled, so that entering these methods needs no memory for a frame."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Ends:
         self.fills = {}
 
     def cancel(self, transfer: Transfer) -> None:
-        """Take back what this transfer holds, whatever state they are in. May be done again."""
-        # A def so deep that its frame finds no memory would lose what the transfer hold: hence compiled, and the second try.
+        """Return what this transfer holds, however far its call had come. May be done again."""
+        # If a frame so deep in a call finds no memory, what the transfer holds is lost: hence compiled, and the second try.
         step: Any = self
         try:
             step.undo_call(transfer)
@@ -41,7 +41,7 @@ class Ends:
                 raise
 
     def end_fill(self, fill: Transfer, *, forget: bool = True) -> None:
-        """However it ends: an interrupt here, too, must not leave behind that it were under way."""
+        """Count this fill as over, however it ended. Tries twice, or an interrupt would leave it under way for ever."""
         try:
             self.core.end_fill(fill)
         except BaseException as error:

@@ -1,7 +1,7 @@
 # cython: language_level=3
-"""Where alloc and free come in: the fast path, without a Python frame. All that is not quick is the Pool's.
+"""FastPath: `alloc` and `free` as users call them, without a Python frame where they are quick.
 
-This class is the base of `mempool.Pool`, which adds the slow path: asking the source, waiting, errors.
+The base of Leasing (lease.py) and so of every pool, which adds the slow path: asking the source, waiting, errors.
 """
 
 from __future__ import annotations
@@ -16,14 +16,11 @@ else:
     except ModuleNotFoundError:
         from mempool._core import _cython as cython
 
-if cython.compiled:  # the rest is in fast_path.pxd
-    from cython.cimports.mempool.lease import Lease, new_lease
-else:
+if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.deciding import put_in, take_out
     from mempool._core.decisions import Decisions
     from mempool._core.outstanding import Outstanding
     from mempool._core.state import State
-    from mempool.lease import Lease, new_lease
 
 #: Take the pool's own timeout. A word, because what reads signatures (FastAPI) takes Ellipsis for what must be given.
 DEFAULT = "default"
@@ -161,15 +158,6 @@ class FastPath:
             return
         self._free_slowly(element, linger)  # type: ignore[attr-defined]
 
-    def lease(self, *, timeout: Any = "default", linger: bool = False) -> Lease:  # type: ignore[type-arg]  # compiled, it has none
-        """Lease an element, which is returned at the end: for `with`, for `async with`, or held; see Lease.
-
-        timeout: as for alloc. linger: as for free, at the end of the lease.
-        """
-        if timeout is not DEFAULT:
-            self._check_timeout(timeout)  # type: ignore[attr-defined]
-        return new_lease(self, timeout, linger)
-
 
 if not cython.compiled:
     FastPath.core = Decisions(False, False, False)  # as __cinit__ says
@@ -180,8 +168,8 @@ if not cython.compiled:
 class Warm:
     """`WARM[pool]`: a spare that `alloc` would take at once, compiled, checked out; else None.
 
-    A subscription and not a call, for a coroutine that returns it: an interrupt can fly when a call has come back, before
-    what it returned has a name; from here to the end of `return` there is no such place.
+    A subscription and not a call, for a coroutine that returns it. After a call, an interrupt can be raised before what it
+    returned has a name, and the element would be lost; from a subscription to the end of `return` there is no such place.
     """
 
     def __getitem__(self, pool: FastPath) -> Any:
@@ -193,8 +181,8 @@ class Warm:
 WARM = Warm()
 
 
-def adopt(pool_type: type) -> None:
-    """Make the quick methods this type's own. CPython's specialized calls demand that `self` is exactly of their type."""
+def own_methods(pool_type: type, base: type, *names: str) -> None:
+    """Make methods of a compiled base this type's own: CPython specializes only calls of the exact type."""
     if cython.compiled:
-        for name in ("alloc", "try_alloc", "alloc_reserved", "free", "lease"):
-            setattr(pool_type, name, mempool_own_method(pool_type, FastPath.__dict__[name]))
+        for name in names:
+            setattr(pool_type, name, mempool_own_method(pool_type, base.__dict__[name]))

@@ -1,7 +1,7 @@
 # cython: language_level=3
 """The state of a pool: what is promised, what there is, and who waits, as one value. Decides nothing by itself.
 
-A decision (decisions.py) edits them in place, and so it does the transfer and Tickets that it concerns.
+A decision (decisions.py) edits it in place, and the Transfer and Tickets that it concerns.
 
 Compiled, it calls nothing that could run Python code, so under the GIL, or the pool's mutex where there is none
 (mutex.pxd), nobody sees it half done.

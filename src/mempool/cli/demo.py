@@ -103,7 +103,7 @@ def demo(
     A, a new bytearray for each file; B, a pool; C, a queue filled with bytearrays, as many as there is always memory for.
     Each is a process of its own with a limit on its memory, and other threads of it take all that is left.
 
-    The status is 0 if run B failed no file, its digests are right, the pool's books balance, and it saw the mistake that
+    The status is 0 if run B failed no file, its digests are right, the pool's numbers agree, and it saw the mistake that
     is planted: a buffer is used after it was returned.
 
     With --fleet and nothing else: four workers of Dask decode sixty clips; in the midst their pools are resized, and one

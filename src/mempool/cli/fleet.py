@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 import warnings
 from typing import Any
 
@@ -36,30 +37,51 @@ def fleet(
     The figures are those of the last heartbeats. The status is 0 if each worker has the latest revision and covers its
     promise, 1 if one has not, or if there is no such scheduler.
     """
-    try:
-        import distributed
-
-        from mempool.fleet.dask import Fleet
-    except ModuleNotFoundError as missing:
-        raise click.ClickException(f"this needs {missing.name}: pip install 'mempool[dask]'") from None
     given: dict[str, Any] = {"reserve": reserve, "limit": limit, "keep": keep}
     given = {what: number for what, number in given.items() if number is not None}
     if given and pool is None:
         raise click.UsageError(f"say which pool gets --{', --'.join(given)}: mempool fleet {scheduler} POOL ...")
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    warnings.simplefilter("ignore")  # distributed's, about itself
-    try:
-        client = distributed.Client(scheduler, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
-        raise click.ClickException(f"no scheduler answers at {scheduler}: {error}") from None
+    client, there = connect(scheduler)
     with client:
-        there = Fleet(client)
         try:
             if pool is not None and given:
                 return _resize(there, pool, given, wait)
             return _show(there, pool, as_json=as_json)
         except (LookupError, ValueError) as error:
             raise click.ClickException(str(error.args[0])) from None
+
+
+def connect(scheduler: str) -> tuple[Any, Any]:
+    """A client of the scheduler, to be closed, and the fleet there. Raises ClickException, which says why not."""
+    try:
+        import distributed
+
+        from mempool.fleet.dask import Fleet
+    except ModuleNotFoundError as missing:
+        raise click.ClickException(f"this needs {missing.name}: pip install 'mempool[dask]'") from None
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore")  # distributed's, about itself
+    try:
+        client = distributed.Client(scheduler, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"no scheduler answers at {scheduler}: {error}") from None
+    return client, Fleet(client)
+
+
+def follow(scheduler: str, interval: float, *, once: bool) -> int:
+    """`mempool top --fleet`: the table again and again, until an interrupt; or once."""
+    client, there = connect(scheduler)
+    with client:
+        if once:
+            return _show(there, None, as_json=False)
+        try:
+            while True:
+                table = str(there.stats())
+                # Home, then each line over the old one, then clear what is below: nothing flickers.
+                click.echo("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in table.splitlines()) + "\x1b[J", nl=False)
+                time.sleep(interval)
+        except KeyboardInterrupt:
+            return 0
 
 
 def _resize(there: Any, pool: str, given: dict[str, Any], wait: float) -> int:

@@ -1,4 +1,4 @@
-"""LocalEngine: the engine of a pool in one process. How an element travels between the state, the source and its user.
+"""LocalEngine: the engine of a pool in one process. It moves elements between the state, the source and their users.
 
 What is decided, `_core` decides. Between the state and its user an element lies in the Transfer of the call that moves it
 (see _core/transfer.py). Each call therefore ends in one of two ways: it has done what it says, or something is raised and
@@ -270,7 +270,7 @@ class LocalEngine(Queueing):
             self.giving.end_fill(fill)
 
     def _end_making(self, fill: Transfer) -> None:
-        """Whatever flew, before or after the thread had it."""
+        """End a fill, whatever was raised, unless a thread has taken it over."""
         if self.supply.offload is None or not self.supply.offload.has(fill):
             self.giving.end_fill(fill)
 

@@ -106,8 +106,8 @@ class Offload:
     def _next(self) -> Transfer | None:
         """What is to be done next."""
         for transfer, job in list(self._jobs.items()):
-            # A job whose elements are still being moved is none yet. Uncompiled, hands looked at without the lock show
-            # a part of them: the rest, moved after that part was disposed of, would be forgotten.
+            # While its elements are being moved, this is no job yet. Uncompiled, a transfer that is read without the lock
+            # shows some of them; those moved after these were disposed of would be forgotten. Hence `held_by`.
             if job.is_fill or self._core.held_by(transfer):
                 return transfer
         return None

@@ -60,7 +60,7 @@ class Returning(Ends):
     # -- what a call had taken
 
     def undo_call(self, transfer: Transfer, *, again: bool = False) -> None:
-        """What `cancel` does. again: it was cut short before."""
+        """Return what this transfer holds, wherever its call failed. again: a first try was interrupted."""
         self.core.cancel(transfer)
         self.core.complete(transfer, False)
         self.core.retract(transfer)
@@ -85,9 +85,10 @@ class Returning(Ends):
             self.supply.dispose_surplus()  # what it had gathered and nobody else waits for
 
     def abandon(self, ticket: Transfer) -> None:
-        """The loop of this ticket's caller is closed: what it got goes to the next. Many may be lost one after another."""
+        """Cancel the ticket of a caller whose event loop is closed: what it got goes to the next in line."""
         self._abandoned.append(ticket)
-        # An inbox, because handing back may find the next in line lost, too, and this call is at its bottom.
+        # If cancelling this ticket served one whose loop is closed, too, this method would call itself, as deep as there are
+        # such tickets; hence a queue, which the first call empties.
         errors: list[Exception] = []
         while self._abandoned:
             token: deque[int] = deque()
@@ -109,7 +110,7 @@ class Returning(Ends):
     # -- what a user gives back
 
     def give(self, transfer: Transfer, *, revoking: bool = True, broken: bool = False, lingering: bool = False) -> int:
-        """Take what this transfer holds back from its user. Returns how many were kept. May be done again, to finish it.
+        """Take back what a user returns. Returns how many were kept or given to the line. A second call finishes the first.
 
         revoking: the handles of buffers die; see buffer.py. broken: nobody else shall get them. lingering: what is viewed
         goes out again, kept by its views.
@@ -161,7 +162,7 @@ class Returning(Ends):
         return kept
 
     def _give_late(self, give: Callable[[], object]) -> None:
-        """What was freed in the middle of a decision of this pool is taken back after it. Who freed it has gone."""
+        """Take back, after a decision, what was freed in its middle. The caller has gone, so errors are logged."""
         try:
             give()
         except Exception:
@@ -170,7 +171,7 @@ class Returning(Ends):
     def _finish_give_back(
         self, transfer: Transfer, known: list[Any], is_reset: bool, revoking: bool, lingering: bool
     ) -> None:
-        """Something was raised: either these elements are the user's as before, or they are returned."""
+        """After an exception in `give`: finish it, or leave the elements with their user as before."""
         self.core.undo_partial_check_in(transfer)
         if transfer.are_owners():
             if self.tracker.knows_holders:  # while the handles are those it knows
@@ -185,7 +186,7 @@ class Returning(Ends):
             self.undo_call(transfer)
 
     def _linger(self, transfer: Transfer) -> None:
-        """What views keep goes out again, and is returned when they are gone: see `reclaim`. May be done again."""
+        """Check out again what views keep: it is returned when the last view ends, see `reclaim`. May be done again."""
         self.core.linger(transfer)
         if transfer.first:
             self._remember_lingering(transfer)
@@ -193,13 +194,13 @@ class Returning(Ends):
             transfer.let_go()
 
     def _undo_check_in(self, transfer: Transfer, known: list[Any]) -> None:
-        """Somebody views one of these elements: they are their user's again."""
+        """Undo a check-in: somebody views one of these elements, so all stay with their user."""
         if self.tracker.knows_holders:
             self.tracker.restore(transfer.held(), known)
         self.core.undo_check_in(transfer)
 
     def reclaim(self, dropped: list[Buffer]) -> str:
-        """A buffer that is out was dropped. Called by its finalizer, where what is raised is swallowed. Returns a warning.
+        """Take back a buffer that was dropped while it was out. Called by its finalizer. Returns the warning to give.
 
         The list holds it until it is taken over here; from then on nobody else comes back to it.
         """
@@ -229,13 +230,13 @@ class Returning(Ends):
         return f"{self.called}: a buffer was dropped while it was out{where}; free it, or use `with pool.lease()`"
 
     def after_fork(self) -> None:
-        """Whoever was at it in another thread does not live here."""
+        """In the child of a fork: the thread that was cancelling tickets may not live here."""
         self._abandoning = deque([0])
 
     # -- why it cannot be given back
 
     def unfit(self, buffer: Buffer, transfer: Transfer) -> Exception:
-        """Why this buffer cannot be freed."""
+        """Make the error that says why this buffer cannot be freed."""
         if not buffer.is_alive():
             return DoubleFree(f"{self.called}: this buffer was freed already; free an element once, or use a lease")
         if (
@@ -253,7 +254,7 @@ class Returning(Ends):
         )
 
     def not_out(self, elements: list[Any]) -> Exception:
-        """Why these elements cannot be freed."""
+        """Make the error that says why these elements cannot be freed."""
         if any(element is None for element in elements):
             return ForeignElement(f"{self.called}: None is no element; free what `alloc` returned")
         twice = next((e for e in elements if sum(other is e for other in elements) > 1), None)
@@ -286,7 +287,7 @@ class Returning(Ends):
     # -- what lingers
 
     def _remember_lingering(self, transfer: Transfer) -> None:
-        """For `_describe_lingering`: what has left this transfer for its views."""
+        """Remember what lingers, for `tell_lingering`."""
         try:
             for element in transfer.elements[: transfer.first]:
                 if element is not None:
@@ -295,7 +296,7 @@ class Returning(Ends):
             pass  # `why_empty` says less
 
     def tell_lingering(self, lingering: int) -> str:
-        """How many linger, and who looks."""
+        """Describe how many elements linger, and who views them."""
         seen = []
         for reference in list(self._lingering.values())[:LINGERING_NAMED]:
             buffer = reference()

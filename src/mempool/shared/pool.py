@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mempool import registry
-from mempool._core.fast_path import adopt
 from mempool.base_pool import BasePool
 from mempool.buffer import Buffer, fit
 from mempool.errors import PoolClosed
+from mempool.lease import adopt
 from mempool.shared import listing
 from mempool.sources.sizes import parse_size
 from mempool.tracking import TRACKERS

@@ -39,7 +39,7 @@ class Report:
 
     @property
     def is_balanced(self) -> bool:
-        """Whether the pool's books are right and everything was returned."""
+        """Whether the pool's numbers agree and everything was returned."""
         pool = self.pooled.pool
         return (
             pool["made"] - pool["disposed"] == pool["spare"] + pool["out"]
@@ -49,7 +49,7 @@ class Report:
 
     @property
     def audit(self) -> str:
-        """The pool's books in one line."""
+        """The pool's numbers in one line."""
         pool = self.pooled.pool
         sign = "==" if pool["made"] - pool["disposed"] == pool["spare"] + pool["out"] else "!="
         return (

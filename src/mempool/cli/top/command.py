@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from mempool.cli.fleet import follow
 from mempool.cli.tables import HEAD, cells, lines_of
 from mempool.cli.top import program
 from mempool.cli.watching import badness
@@ -19,13 +20,19 @@ from mempool.watch.sources import Here, RowSource
     "--interval", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, help="Seconds between two looks."
 )
 @click.option("--once", is_flag=True, help="Write a table and end; so it does where it is piped.")
-def top(*, interval: float, once: bool) -> int:
+@click.option("--fleet", metavar="ADDRESS", help="The pools on the workers of this Dask scheduler, as tcp://farm:8786.")
+def top(*, interval: float, once: bool, fleet: str | None) -> int:
     """Show the pools of all processes of this user that show them (MEMPOOL_WATCH=numbers), live, the worst first.
 
     Keys: up and down select; / filters; s sorts by state, line, allocs or name; enter asks why; r resizes, where the process
     takes commands; p pauses; q quits. The status is 0; with --once, 1 if there is no pool.
+
+    With --fleet a row per pool and worker, as their last heartbeats say, without keys but Ctrl-C.
     """
-    if once or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    once = once or not (sys.stdin.isatty() and sys.stdout.isatty())
+    if fleet is not None:
+        return follow(fleet, interval, once=once)
+    if once:
         return table(Here())
     # In the place of this process: one that has loaded neither the pools nor click takes a third of the memory.
     command = [sys.executable, "-I", "-S", program.__file__, str(interval)]

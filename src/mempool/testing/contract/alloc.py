@@ -248,7 +248,7 @@ class AllocContract(Contract):
     # -- reset
 
     @waits
-    def test_an_element_is_reset_when_it_comes_home(self) -> None:
+    def test_an_element_is_reset_when_it_is_returned(self) -> None:
         """The source's reset runs on return, before anybody else can have the element."""
         reset: list[Any] = []
         pool, source = self.pool(0, works, otherwise=fails, reset=reset.append)

@@ -105,7 +105,7 @@ class BulkContract(Contract):
         self.audit(pool, source, out=[element])
 
     @waits
-    def test_the_head_gathers_what_comes_home(self) -> None:
+    def test_the_head_gathers_what_is_returned(self) -> None:
         """A big request at the head of the line is served when enough has been returned; not before."""
         pool, source = self.pool(3, otherwise=fails)
         elements = self.alloc_many(pool, 3)

@@ -114,13 +114,13 @@ if importlib.util.find_spec("uvloop") is not None:
 
 def in_line(pool: Pool[Any], begin: Callable[[], Future[Any]]) -> Future[Any]:
     """Begin a call and return when it stands in the line, or is over."""
-    before = arrivals(pool)
+    before = joined(pool)
     future = begin()
-    wait_until(lambda: future.done() or arrivals(pool) > before)
+    wait_until(lambda: future.done() or joined(pool) > before)
     return future
 
 
-def arrivals(pool: Pool[Any]) -> int:
+def joined(pool: Pool[Any]) -> int:
     """How many have ever joined the line."""
     stats = pool.stats()
     return stats.waiting + stats.waits_served + stats.waits_timed_out + stats.waits_cancelled

@@ -144,7 +144,7 @@ class CloseContract(Contract):
         pool.drain()
         pool.drain(timeout=0)
 
-    def test_drain_waits_until_all_are_home(self) -> None:
+    def test_drain_waits_until_all_are_returned(self) -> None:
         """drain returns when the last element is returned, and not before."""
         pool, source = self.pool(0, keep=1)
         elements = [pool.alloc() for _ in range(3)]

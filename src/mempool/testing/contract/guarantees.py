@@ -134,7 +134,7 @@ class GuaranteeContract(Contract):
         assert [parts(guarantee, filling=2 - n) for n, guarantee in enumerate(seen)] == [(2, 0, 0, 0), (2, 1, 0, 0)]
         self.audit(pool, source)
 
-    def test_what_comes_home_first_is_owed_and_not_filling(self) -> None:
+    def test_what_is_returned_first_is_owed_and_not_filling(self) -> None:
         """owed comes first: a grow beside elements out is making only the rest."""
         pool, source = self.pool(2, otherwise=fails)
         out = [pool.alloc(), pool.alloc()]

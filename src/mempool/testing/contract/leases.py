@@ -20,7 +20,7 @@ class LeaseContract(Contract):
     needs: ClassVar[frozenset[str]] = frozenset({"lease"})
 
     @waits
-    def test_a_lease_takes_an_element_and_brings_it_home(self) -> None:
+    def test_a_lease_takes_an_element_and_returns_it(self) -> None:
         """The element is out between entering and leaving."""
         pool, source = self.pool(1)
         lease = pool.lease()
@@ -78,7 +78,7 @@ class LeaseContract(Contract):
             self.callers.enter(lease).result(SOON)
         self.audit(pool, source)
 
-    def test_an_exception_in_the_body_brings_the_element_home(self) -> None:
+    def test_an_exception_in_the_body_returns_the_element(self) -> None:
         """`with` releases whatever the end."""
         pool, source = self.pool(1)
         with pytest.raises(KeyError), pool.lease():
@@ -135,7 +135,7 @@ class LeaseContract(Contract):
             gc.collect()
         self.audit(pool, source)
 
-    def test_a_dropped_lease_goes_home_and_warns(self) -> None:
+    def test_a_dropped_lease_is_returned_and_warns(self) -> None:
         """A lease dropped without release is returned at once, with a ResourceWarning that names the pool."""
         pool, source = self.pool(1, name="frames")
         lease = pool.lease()
@@ -145,7 +145,7 @@ class LeaseContract(Contract):
             gc.collect()
         self.audit(pool, source)
 
-    def test_a_dropped_lease_goes_home_also_where_warnings_are_errors(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_dropped_lease_is_returned_also_where_warnings_are_errors(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The element is returned before anybody is warned, or whatever comes of the warning."""
         pool, source = self.pool(1)
         unraisable: list[Any] = []

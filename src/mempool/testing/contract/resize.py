@@ -111,7 +111,7 @@ class ResizeContract(Contract):
         self.audit(pool, source)
 
     @pytest.mark.parametrize("at_once", [True, False])
-    def test_a_lowered_limit_disposes_of_what_comes_home_above_it(self, at_once: bool) -> None:
+    def test_a_lowered_limit_disposes_of_what_is_returned_above_it(self, at_once: bool) -> None:
         """Elements out beyond a lowered limit are disposed of when they are returned, as far as the reserve allows."""
         pool, source = self.pool(2, keep=10, otherwise=works)
         elements = [pool.alloc() for _ in range(6)]

@@ -40,7 +40,7 @@ class SlowSourceContract(Contract):
         source.wait_until_held()
 
     @waits
-    def test_what_comes_home_while_the_head_is_inside_a_slow_source_serves_those_behind(self) -> None:
+    def test_what_is_returned_while_the_head_is_inside_a_slow_source_serves_those_behind(self) -> None:
         """Each of them, in their order; and the head has what the source gives it in the end."""
         pool, source = self.pool(2, otherwise=fails)
         elements = self.alloc_many(pool, 2)
@@ -68,7 +68,7 @@ class SlowSourceContract(Contract):
         self.audit(pool, source, out=[*behind.result(), head.result(SOON)])
 
     @waits
-    def test_a_newcomer_has_what_came_home_while_the_head_is_inside_a_slow_source(self) -> None:
+    def test_a_newcomer_has_what_was_returned_while_the_head_is_inside_a_slow_source(self) -> None:
         """It lies there, and the head cannot use it yet: the newcomer does not even wait."""
         pool, source = self.pool(1, otherwise=fails)
         element = self.alloc(pool)
@@ -82,7 +82,7 @@ class SlowSourceContract(Contract):
         self.audit(pool, source, out=[newcomer, *head.result(SOON)])
 
     @waits
-    def test_a_head_that_comes_out_of_the_source_with_nothing_has_what_came_home(self) -> None:
+    def test_a_head_that_comes_out_of_the_source_with_nothing_has_what_was_returned(self) -> None:
         """At once, and not the next time that something does; be it beyond `keep`."""
         pool, source = self.pool(0, otherwise=works, keep=0)
         element = self.alloc(pool)
@@ -127,7 +127,7 @@ class SlowSourceContract(Contract):
         self.audit(pool, source, out=[behind.result(), elements[2], *big.result()])
 
     @waits
-    def test_a_big_request_behind_gathers_what_comes_home_while_the_head_asks(self) -> None:
+    def test_a_big_request_behind_gathers_what_is_returned_while_the_head_asks(self) -> None:
         """As the first who could be served: nobody overtakes it."""
         pool, source = self.pool(2, otherwise=fails)
         elements = self.alloc_many(pool, 2)
