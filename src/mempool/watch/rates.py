@@ -39,9 +39,10 @@ class History:
     __slots__ = ("_column", "_columns", "_last", "_last_at", "allocs", "failures", "figures", "seen")
 
     def __init__(self, figures: Figures, now: float) -> None:
-        self.figures = figures
-        self.allocs = self.failures = 0.0
-        self.seen = now
+        self.figures: Figures = figures
+        self.allocs: float = 0.0
+        self.failures: float = 0.0
+        self.seen: float = now
         self._last, self._last_at = figures, now
         self._column = int(now / COLUMN_SECONDS)
         # The fewest spares of each column, and the waits counted at its beginning.

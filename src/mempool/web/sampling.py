@@ -27,9 +27,9 @@ class Track:
     """One pool's last ten minutes."""
 
     def __init__(self, row: Row) -> None:
-        self.row = row
+        self.row: Row = row
         self.samples: deque[tuple[float | None, ...]] = deque(maxlen=SAMPLES)
-        self.said = ""
+        self.said: str = ""
         self._recent: deque[tuple[int, ...]] = deque(maxlen=WINDOW + 1)
         self._last: Figures | None = None
         self._last_at = 0.0
@@ -92,12 +92,12 @@ class Sampler:
     """Looks at all pools once a second, in a thread, until `stop`."""
 
     def __init__(self, directory: str | None = None) -> None:
-        self.here = Here(directory)
+        self.here: Here = Here(directory)
         self._tracks: dict[tuple[str, int], Track] = {}
         self._lock = threading.Lock()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mempool.web", daemon=True)
-        self.fault = ""
+        self.fault: str = ""
 
     def start(self) -> None:
         """Begin."""

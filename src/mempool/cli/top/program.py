@@ -49,12 +49,12 @@ class Top:
     """The program: source gives its rows."""
 
     def __init__(self, source: RowSource, interval: float = 1.0) -> None:
-        self.source = source
-        self.interval = interval
-        self.histories = Histories()
-        self.view = View(colour=not os.environ.get("NO_COLOR"))
+        self.source: RowSource = source
+        self.interval: float = interval
+        self.histories: Histories = Histories()
+        self.view: View = View(colour=not os.environ.get("NO_COLOR"))
         self.rows: list[Row] = []
-        self.head = ""
+        self.head: str = ""
 
     def look(self) -> None:
         """Read all rows anew."""
