@@ -40,7 +40,7 @@ class BasePool(Leasing, Generic[T]):
     """
 
     # Slots, because a __dict__ makes every `pool.alloc()` look into it first: a third of the whole call.
-    __slots__ = ("_engine", "_offload", "_patience", "_timeout", "name")
+    __slots__ = ("name",)
 
     #: Whether a caller that is about to give up has garbage collected first.
     _collects: ClassVar[bool] = True

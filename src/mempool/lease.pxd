@@ -22,7 +22,6 @@ cdef class Lease:
     cdef object _warm(self)
     cpdef bint _use_warm(self) except -1
     cpdef _make_ticket(self)
-    cpdef _begin(self)
     cpdef _cancel(self)
     cdef bint _exit(self, exc) except? -1
     cdef bint _use(self) except? -1

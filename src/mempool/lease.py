@@ -79,7 +79,12 @@ class Lease:
     @cython.cfunc
     @cython.critical_section
     def _held(self) -> Any:
-        return self.thing if self.transfer is None else self.transfer.elements[0]
+        if self.transfer is None:
+            return self.thing
+        if isinstance(self.transfer, Transfer):  # compiled, read without the name
+            transfer: Transfer = self.transfer
+            return transfer.elements[0]
+        return self.transfer.elements[0]
 
     @cython.cfunc
     @cython.critical_section
@@ -130,7 +135,7 @@ class Lease:
                 raise
             self.transfer = None
             self.state = HELD
-        return self.thing if self.transfer is None else self.transfer.elements[0]
+        return self._held()
 
     def __aenter__(self) -> Any:
         entering: Entering = Entering.__new__(Entering)
@@ -164,11 +169,6 @@ class Lease:
         ticket: Any = self.pool._engine.ticket(1)
         self.transfer = ticket
         return ticket
-
-    def _begin(self) -> Any:
-        """The ticket was served, and what it holds is the user's."""
-        self.state = HELD
-        return self.transfer.elements[0]
 
     def _cancel(self) -> None:
         """Return what it got, if anything: it waited in vain or for too long, or its caller is gone."""
@@ -447,12 +447,12 @@ class Entering(Routine):
             self.inner = obtain(self.lease.pool, self.lease._make_ticket(), self.lease.timeout)
         yielded: object = go_on_inside(self.inner, sent)
         if yielded is FINISHED:
-            self.lease._begin()
+            self.lease.state = HELD
         return yielded
 
     @cython.cfunc
     def _outcome(self) -> Any:
-        return self.lease.thing if self.lease.transfer is None else self.lease.transfer.elements[0]
+        return self.lease._held()
 
     @cython.cfunc
     def _cancel(self) -> cython.void:

@@ -1,9 +1,30 @@
 # cython: language_level=3
 
+from mempool._core.fast_path cimport FastPath
+from mempool._core.queueing cimport NOT_COUNTED, Queueing
+from mempool._core.transfer cimport Ticket
+
 cdef extern from "Python.h":
     ctypedef struct PyObject
     void Py_INCREF(object)
     int PyIter_Send(object iterator, object value, PyObject **result) except -1
+
+cdef extern from *:
+    """
+    #ifdef __linux__
+    #include <time.h>
+    /* What time.monotonic says there, without an object. */
+    static inline double mempool_seconds(void) {
+        struct timespec now;
+        return clock_gettime(CLOCK_MONOTONIC, &now) == 0 ? (double)now.tv_sec + 1e-9 * (double)now.tv_nsec : -1.0;
+    }
+    #else
+    static inline double mempool_seconds(void) { return -1.0; }
+    #endif
+    """
+    double mempool_seconds() noexcept
+
+cdef double seconds_of(now) except? -1
 
 cdef extern from *:
     """
@@ -31,12 +52,28 @@ cdef extern from *:
                                        int (*send)(PyObject *, PyObject *, PyObject **) except? -1) noexcept
 
 cdef object FINISHED
+cdef object _plain_loop
+cdef object _last_alarm
+cdef object asyncio_future
+cdef object usual_clock
+cdef object usual_now
+cdef Py_ssize_t STILL_WAITING
+cdef Py_ssize_t HAS_BEEN_SERVED
+cdef double INFINITE
+
+cdef class Routine
+
+cdef class AsyncioParker(Routine)
 
 cdef class Wait:
-    cdef object pool
+    cdef FastPath pool
     cdef object engine
+    cdef Queueing queueing
+    cdef Ticket own
     cdef object ticket
     cdef object place
+    cdef AsyncioParker parker
+    cdef object owner
     cdef object now
     cdef object errand
     cdef double deadline
@@ -49,6 +86,9 @@ cdef class Wait:
     cdef bint offload
     cpdef double step(self) except? -2
     cpdef end(self)
+    cdef bint begin(self, pool, queueing, ticket, place, owner, now, double deadline, double began, bint offload) except? -1
+    cdef Py_ssize_t state(self) except? -2
+    cdef double poll(self, double time, begin) except? -2
     cdef bint join(self) except? -1
     cdef bint end_errand(self) except? -1
 
@@ -85,20 +125,26 @@ cdef class AsyncioParker(Routine):
     cdef Alarm alarm
     cdef double seconds
     cdef bint is_woken
+    cdef bint shares_timers
     cpdef wake(self)
     cpdef _rouse(self)
+    cdef bint prepare(self, clock, loop) except? -1
     cdef bint lie_down(self, double seconds, double when) except? -1
     cdef bint get_up(self) except? -1
 
 cdef class Obtaining(Routine):
-    cdef object pool
+    cdef FastPath pool
     cdef object ticket
     cdef object timeout
+    cdef Queueing queueing
     cdef AsyncioParker place
     cdef Wait wait
     cdef bint is_done_at_once(self) except? -1
+    cdef bint check_out(self) except? -1
 
 cdef Alarm alarm_of(clock, loop)
+
+cdef object new_future(loop)
 
 cdef object go_on_inside(inner, sent)
 

@@ -17,10 +17,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mempool import garbage, greenlets, native
-from mempool.clock import Clock, in_words
+from mempool.clock import SYSTEM_CLOCK, Clock, in_words
 from mempool.engine import NEVER, SERVED, TIMED_OUT, WAITING, WITHDRAWN
 from mempool.errands import Errand
 from mempool.errors import PoolTimeout
+from mempool.native import get_ident
 
 if TYPE_CHECKING:
     from mempool._core import _cython as cython
@@ -29,6 +30,10 @@ else:
         import cython
     except ModuleNotFoundError:
         from mempool._core import _cython as cython
+
+if not cython.compiled:  # compiled, the .pxd beside this file says the same
+    from mempool._core.queueing import NOT_COUNTED, Queueing
+
 
 #: What Wait.step returns when there is nothing to wait for any more.
 SETTLED = -1.0
@@ -44,6 +49,30 @@ log: logging.Logger = logging.getLogger("mempool")
 #: The kinds of tasks that were registered, the latest first; see parking.register_tasks.
 task_kinds: list[Any] = []
 
+# The same as in C.
+STILL_WAITING: cython.Py_ssize_t = WAITING
+HAS_BEEN_SERVED: cython.Py_ssize_t = SERVED
+INFINITE: cython.double = NEVER
+DEFAULT = "default"
+
+asyncio_future: Any = asyncio.Future
+usual_clock: Any = SYSTEM_CLOCK
+usual_now: Any = SYSTEM_CLOCK.now
+
+
+@cython.cfunc
+@cython.exceptval(-1, check=True)
+def seconds_of(now: Any) -> cython.double:
+    """What this clock's `now` says."""
+    if cython.compiled and now is usual_now:
+        seconds: cython.double = mempool_seconds()  # type: ignore[name-defined]  # in the .pxd
+        if seconds >= 0:
+            return seconds
+    return now()  # type: ignore[no-any-return]
+
+
+#: The type of the loop that ran last whose futures are asyncio's own.
+_plain_loop: Any = None
 running_loop: Callable[[], Any] = asyncio._get_running_loop
 #: The task that a loop runs now. Before CPython 3.12 `current_task` is written in Python, around this dict.
 task_running_in: Callable[[Any], Any] = (
@@ -62,8 +91,12 @@ class Wait:
 
     pool: Any  # a BasePool
     engine: Any
+    queueing: Any  # the engine, where it is a Queueing: then a call of it is one in C; else None
+    own: Any  # and its ticket, a Ticket
     ticket: Any
     place: Any
+    parker: AsyncioParker | None  # the place, where it is one and known to be
+    owner: Any  # and the task that is parked there, until the end: see AsyncioParker.__init__
     now: Any
     errand: Any
     deadline: cython.double
@@ -87,22 +120,55 @@ class Wait:
         offload: cython.bint = False,
     ) -> None:
         """began: when the call began; NEVER: now. offload: a thread asks the source, which wakes the caller when it has."""
+        engine: Any = pool._engine
+        queueing: Any = engine if isinstance(engine, Queueing) else None
+        self.begin(pool, queueing, ticket, place, None, now, deadline, now() if began == NEVER else began, offload)
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def begin(  # noqa: PLR0917 - a call in C
+        self,
+        pool: Any,
+        queueing: Any,
+        ticket: Any,
+        place: Any,
+        owner: Any,
+        now: Any,
+        deadline: cython.double,
+        began: cython.double,
+        offload: cython.bint,
+    ) -> cython.bint:
         self.pool = pool
-        self.engine = pool._engine
+        self.engine = self.pool._engine
+        self.queueing = queueing
+        self.own = None if queueing is None else ticket
         self.ticket = ticket
         self.place = place
+        self.parker = None if owner is None else place
+        self.owner = owner
         self.now = now
         self.errand = None
         self.deadline = deadline
-        self.began = now() if began == NEVER else began
+        self.began = began
         self.offload = offload
         self.outcome = WITHDRAWN
         self.stands = False
-        patience: Any = pool._patience
-        self.warn_at = NEVER if patience is None else self.began + patience
+        patience: Any = self.pool._patience
+        self.warn_at = NEVER if patience is None else began + patience
         self.until = NEVER
         # Dropped in a reference cycle, an element is out until the collector finds it: looked for once in a wait.
-        self.may_collect = pool._collects and deadline - self.began >= garbage.WAIT_MIN
+        self.may_collect = deadline - began >= garbage.WAIT_MIN and pool._collects
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(-2, check=True)
+    def state(self) -> cython.Py_ssize_t:
+        """That of the ticket."""
+        if self.own is not None:
+            state: cython.Py_ssize_t = self.own.state
+        else:
+            state = self.ticket.state
+        return state
 
     def __call__(self) -> None:
         """The caller can run no more: what it got, and its place, go to the next."""
@@ -113,11 +179,11 @@ class Wait:
         time: cython.double = self.began
         if not self.stands:
             self.join()
-        elif self.errand is not None or self.ticket.state == WAITING:
-            time = self.now()
-        while self.errand is not None or self.ticket.state == WAITING:
+        elif self.errand is not None or self.state() == STILL_WAITING:
+            time = seconds_of(self.now)
+        while self.errand is not None or self.state() == STILL_WAITING:
             if self.errand is not None:
-                if self.ticket.state != WAITING and not self.errand.is_over():
+                if self.state() != STILL_WAITING and not self.errand.is_over():
                     break  # what it brings is for others
                 if self.errand.is_over():
                     self.end_errand()
@@ -125,7 +191,7 @@ class Wait:
             if self.may_collect and (time >= self.deadline or time - self.began >= garbage.LOOK_AFTER):
                 self.may_collect = False
                 if self.engine.snapshot().out > 0 and garbage.look():
-                    time = self.now()
+                    time = seconds_of(self.now)
                     continue
             if time >= self.deadline:
                 self.outcome = TIMED_OUT
@@ -138,26 +204,46 @@ class Wait:
             until: cython.double = min(self.deadline, self.warn_at)
             if self.errand is None:
                 begin: Any = self.begin_errand if self.offload else None
-                due: cython.double = self.engine.poll(self.ticket, time, begin)
+                due: cython.double = self.poll(time, begin)
                 if due <= time:  # it was done, and things may have changed
-                    time = self.now()
+                    time = seconds_of(self.now)
                     continue
                 until = min(until, due)
             self.until = until
             return until if until == NEVER else max(0.0, until - time)
-        if self.ticket.state != SERVED:
+        if self.state() != HAS_BEEN_SERVED:
             raise self.pool._unserved(self.ticket)
-        self.outcome = SERVED
+        self.outcome = HAS_BEEN_SERVED
         return SETTLED
+
+    @cython.cfunc
+    @cython.exceptval(-2, check=True)
+    def poll(self, time: cython.double, begin: Any) -> cython.double:
+        if self.queueing is not None:
+            due: cython.double = self.queueing.poll(self.own, time, begin)
+        else:
+            due = self.engine.poll(self.ticket, time, begin)
+        return due
 
     @cython.cfunc
     @cython.exceptval(-1, check=True)
     def join(self) -> cython.bint:
         """Line up."""
-        if self.place.may_be_gone:
+        knows_holders: cython.bint
+        if self.parker is None and self.place.may_be_gone:
             self.place.on_gone = self
-        self.engine.enqueue(self.ticket, self.place)
-        if self.engine.tracker.knows_holders and self.ticket.state == WAITING:
+        if self.queueing is not None:
+            if self.parker is not None:  # as `enqueue` does, in C
+                self.parker.on_gone = self
+                self.own.set_waiter(self.parker, self.owner, get_ident(), True)
+                self.queueing.join(self.own)
+            else:
+                self.queueing.enqueue(self.own, self.place)
+            knows_holders = self.queueing.knows_holders
+        else:
+            self.engine.enqueue(self.ticket, self.place)
+            knows_holders = self.engine.tracker.knows_holders
+        if knows_holders and self.state() == STILL_WAITING:
             self.pool._find_deadlock(self.ticket, self.deadline != NEVER)
         self.stands = True
         return True
@@ -177,8 +263,12 @@ class Wait:
 
     def end(self) -> None:
         """It waits no longer. May be done again."""
-        outcome: Any = self.outcome if self.stands else None
-        self.engine.dequeue(self.ticket, self.place, outcome, self.now() - self.began)
+        if self.queueing is not None and self.parker is not None:  # as `dequeue` does, in C
+            self.queueing.leave(self.own, self.outcome if self.stands else NOT_COUNTED, seconds_of(self.now) - self.began)
+            self.parker.on_gone = self.owner = None
+        else:
+            outcome: Any = self.outcome if self.stands else None
+            self.engine.dequeue(self.ticket, self.place, outcome, seconds_of(self.now) - self.began)
         self.stands = False
         if self.errand is not None:
             self.errand.leave()
@@ -339,6 +429,8 @@ class _Local(native.local):
 
 
 _local: Any = _Local()
+#: That of any thread, which is at hand in C: most programs have one loop.
+_last_alarm: Any = None
 
 
 @cython.final
@@ -393,9 +485,14 @@ class Alarm:
 @cython.cfunc
 def alarm_of(clock: Any, loop: Any) -> Alarm:
     """That of this loop, which runs in this thread."""
-    alarm: Alarm | None = _local.alarm
+    global _last_alarm  # noqa: PLW0603 - one for all threads is meant
+    alarm: Alarm | None = _last_alarm
+    if alarm is not None and alarm.clock is clock and alarm.loop() is loop:
+        return alarm
+    alarm = _local.alarm
     if alarm is None or alarm.clock is not clock or alarm.loop() is not loop:
         alarm = _local.alarm = Alarm(clock, loop)
+    _last_alarm = alarm
     return alarm
 
 
@@ -410,6 +507,7 @@ class AsyncioParker(Routine):
     now: Any
     clock: Any
     loop: Any
+    shares_timers: cython.bint
     future: Any
     timer: Any
     alarm: Alarm | None
@@ -417,20 +515,28 @@ class AsyncioParker(Routine):
     is_woken: cython.bint
 
     def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop, task: Any = None) -> None:
-        if not cython.compiled:
-            Routine.__init__(self)
+        self.prepare(clock, loop)
         owner: Any = task if task is not None else task_running_in(loop)
         # A weak reference: the error that ends a task's wait has this parker in its traceback, and the task keeps the error.
         # A strong one would close a cycle, in which what the task had in its locals stays until a collection.
         self.task = None if owner is None else weakref.ref(owner)
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def prepare(self, clock: Any, loop: Any) -> cython.bint:
+        if not cython.compiled:  # compiled, a new one comes with None and False
+            Routine.__init__(self)
+            self.on_gone = None
+            self.future = self.timer = self.alarm = self.task = None
+            self.is_woken = False
         self.may_be_gone = True
-        self.on_gone = None
-        self.now = clock.now
+        is_usual: cython.bint = clock is usual_clock  # then the names need not be looked up
+        self.now = usual_now if is_usual else clock.now
+        self.shares_timers = is_usual or clock.shares_timers
         self.clock = clock
         self.loop = loop
-        self.future = self.timer = self.alarm = None
-        self.seconds = NEVER
-        self.is_woken = False
+        self.seconds = INFINITE
+        return True
 
     @property
     def owner(self) -> object:
@@ -447,6 +553,10 @@ class AsyncioParker(Routine):
         except RuntimeError:  # the loop is closed: its ticket loses its place, and not an element
             if self.on_gone is not None:
                 self.on_gone()
+
+    def __call__(self) -> None:
+        """The same: what a ticket calls to wake its waiter."""
+        self.wake()
 
     def _rouse(self) -> None:
         self.is_woken = True
@@ -475,15 +585,15 @@ class AsyncioParker(Routine):
     def lie_down(self, seconds: cython.double, when: cython.double) -> cython.bint:
         """Park: whoever runs this task is given the future. False: it was woken before. when: the end; NEVER: not told."""
         # First of all: a finalizer or a signal handler in this very task may rouse it at any line, and must find it.
-        self.future = self.loop.create_future()
+        self.future = new_future(self.loop)
         if self.is_woken:
             self.future = None
             self.is_woken = False
             return False
-        if seconds > LONG and seconds != NEVER and self.clock.shares_timers:
+        if LONG < seconds < INFINITE and self.shares_timers:
             self.alarm = alarm_of(self.clock, self.loop)
-            self.alarm.expect(self, self.now() + seconds if when == NEVER else when)
-        elif seconds != NEVER:
+            self.alarm.expect(self, self.now() + seconds if when == INFINITE else when)
+        elif seconds != INFINITE:
             self.timer = self.clock.call_later(self.loop, seconds, self._rouse)
         self.future._asyncio_future_blocking = True  # as its own __await__ says that it is not just yielded
         return True
@@ -501,6 +611,18 @@ class AsyncioParker(Routine):
             self.timer.cancel()
             self.timer = None
         return True
+
+
+@cython.cfunc
+def new_future(loop: Any) -> Any:
+    """`loop.create_future()`, without the frame that this costs where a loop says what all of asyncio's say."""
+    global _plain_loop  # noqa: PLW0603 - one for all loops is meant
+    kind: Any = type(loop)
+    if kind is not _plain_loop:
+        if kind.create_future is not asyncio.BaseEventLoop.create_future:
+            return loop.create_future()
+        _plain_loop = kind
+    return asyncio_future(loop=loop)
 
 
 def task_of(loop: Any) -> Any:
@@ -524,6 +646,7 @@ class Obtaining(Routine):
     pool: Any
     ticket: Any
     timeout: Any
+    queueing: Any  # see Wait
     place: AsyncioParker  # this and the next are None where it need not wait
     wait: Wait
 
@@ -545,27 +668,53 @@ class Obtaining(Routine):
                 return self.place.future
         self.wait.end()
         self.wait = None  # type: ignore[assignment]  # as it was
-        self.pool._engine.check_out(self.ticket)
+        self.check_out()
         return FINISHED
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def check_out(self) -> cython.bint:
+        if self.queueing is not None:
+            self.queueing.check_out(self.ticket)
+        else:
+            self.pool._engine.check_out(self.ticket)
+        return True
 
     @cython.cfunc
     @cython.exceptval(-1, check=True)
     def is_done_at_once(self) -> cython.bint:
         """Whether there was no need to wait; else there is a wait from now on, unless this is no task of asyncio's."""
-        pool: Any = self.pool
-        loop: Any = running_loop() if not task_kinds and not pool._offload else None
+        loop: Any = running_loop() if not task_kinds and not self.pool._offload else None
         task: Any = None if loop is None else task_of(loop)
         if task is None:
             return False
-        place: AsyncioParker = AsyncioParker(pool._clock, loop, task)
-        deadline: cython.double = NEVER
-        if self.timeout != "default" or pool._timeout is not None:
-            deadline = pool._deadline(self.timeout, place.now)
-        if pool._engine.try_take(self.ticket, ask_source=True, may_wait=True):
-            pool._engine.check_out(self.ticket)
+        engine: Any = self.pool._engine
+        clock: Any
+        if isinstance(engine, Queueing):
+            self.queueing = engine
+            clock = self.queueing._clock
+        else:
+            clock = engine.clock
+        place: AsyncioParker = AsyncioParker.__new__(AsyncioParker)
+        place.prepare(clock, loop)
+        if self.queueing is None:
+            place.task = weakref.ref(task)
+            task = None  # else the wait is told, which costs less
+        deadline: cython.double = INFINITE
+        if (self.timeout is not DEFAULT and self.timeout != DEFAULT) or self.pool._timeout is not None:
+            deadline = self.pool._deadline(self.timeout, place.now)
+        is_served: cython.bint
+        if self.queueing is not None:
+            is_served = self.queueing.try_take(self.ticket, True, True)
+        else:
+            is_served = engine.try_take(self.ticket, ask_source=True, may_wait=True)
+        if is_served:
+            self.check_out()
             return True
         self.place = place
-        self.wait = Wait(pool, self.ticket, place, place.now, deadline)
+        wait: Wait = Wait.__new__(Wait)
+        wait.begin(self.pool, self.queueing, self.ticket, place, task, place.now, deadline, seconds_of(place.now), False)
+        self.wait = wait
         return False
 
     @cython.cfunc
@@ -583,6 +732,7 @@ def obtain(pool: Any, ticket: Any, timeout: Any) -> Obtaining:
     obtaining.ticket = ticket
     obtaining.timeout = timeout
     if not cython.compiled:  # compiled, a new one comes with None
+        obtaining.queueing = None
         obtaining.place = obtaining.wait = None  # type: ignore[assignment]  # see there
         Routine.__init__(obtaining)
     return obtaining

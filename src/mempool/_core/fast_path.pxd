@@ -23,6 +23,10 @@ cdef class FastPath:
     cdef State state
     cdef Outstanding outstanding
     cdef bint tracks
+    cdef public object _engine
+    cdef public object _timeout
+    cdef public object _patience
+    cdef public object _offload
 
 cdef extern from *:
     """

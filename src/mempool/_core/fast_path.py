@@ -34,6 +34,11 @@ class FastPath:
     state: State
     outstanding: Outstanding
     tracks: cython.bint
+    # BasePool's, and here because compiled code reads them in no time.
+    _engine: Any
+    _timeout: Any
+    _patience: Any
+    _offload: Any
 
     def __cinit__(self) -> None:
         # So that the gates of the fast path are shut until `_decide_quickly`, whoever calls before; and for ever, where the
@@ -65,7 +70,7 @@ class FastPath:
                 return element
         ticket: Any = None
         try:
-            ticket = self._engine.ticket(1)  # type: ignore[attr-defined]  # this and the rest are BasePool's
+            ticket = self._engine.ticket(1)
             if cython.compiled or not (self.core.fast_alloc and take_out(self.core, ticket)):
                 self._obtain(ticket, timeout)  # type: ignore[attr-defined]
             return ticket.elements[0]
@@ -88,7 +93,7 @@ class FastPath:
                 return element
         transfer: Any = None
         try:
-            transfer = self._engine.ticket(1)  # type: ignore[attr-defined]
+            transfer = self._engine.ticket(1)
             return self._alloc_now(transfer, True)
         except BaseException as error:
             last: Any = self._cancel_or_take_last(transfer, error)
@@ -104,7 +109,7 @@ class FastPath:
                 return element
         transfer: Any = None
         try:
-            transfer = self._engine.ticket(1)  # type: ignore[attr-defined]
+            transfer = self._engine.ticket(1)
             return self._alloc_now(transfer, False)
         except BaseException as error:
             last: Any = self._cancel_or_take_last(transfer, error)
@@ -117,7 +122,7 @@ class FastPath:
 
         The caller made the transfer and empties it if this fails: an interrupt that strikes as this returns finds only him.
         """
-        engine: Any = self._engine  # type: ignore[attr-defined]  # BasePool's
+        engine: Any = self._engine
         if not engine.try_take(transfer, ask_source=ask):
             return None
         engine.check_out(transfer)
@@ -130,7 +135,7 @@ class FastPath:
         small objects that an orderly call needs; a spare can be had without any. (A task could not even be resumed.)
         """
         if transfer is not None:
-            self._engine.cancel(transfer)  # type: ignore[attr-defined]
+            self._engine.cancel(transfer)
         if cython.compiled and isinstance(error, MemoryError):
             return take_at_last(self)
         return None

@@ -6,9 +6,9 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from mempool import native
 from mempool._core.decisions import HAS_ALL, IN_LINE
 from mempool.engine import NEVER
+from mempool.native import get_ident
 
 if TYPE_CHECKING:
     from mempool._core import _cython as cython
@@ -20,8 +20,10 @@ else:
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.decisions import Decisions
-    from mempool._core.transfer import Ticket, Transfer
+    from mempool._core.transfer import Ticket, Transfer, new_ticket
 
+#: The outcome of a wait that never began.
+NOT_COUNTED: cython.Py_ssize_t = -1
 #: Seconds. The head of the line asks the source by itself after the first, then in doubling steps up to the last
 #: (kernel: every 5 s); and, whatever has changed, never sooner than the third after a failure.
 ASK_FIRST, ASK_LAST, ASK_SOONEST = 0.05, 5.0, 0.001
@@ -34,12 +36,25 @@ class Queueing:
 
     core: Decisions
     tracker: Any
+    knows_holders: cython.bint  # what the tracker says of itself, at hand
+    _clock: Any
 
-    def __init__(self, core: Decisions, tracker: Any) -> None:
+    def __init__(self, core: Decisions, tracker: Any, clock: Any) -> None:
         self.core = core
+        self._clock = clock
         self.tracker = tracker
+        self.knows_holders = tracker.knows_holders
 
-    def try_take(self, ticket: Transfer, *, ask_source: cython.bint, may_wait: cython.bint = False) -> bool:
+    def track_by(self, tracker: Any) -> None:
+        """Record what is out in another way, while nothing is."""
+        self.tracker = tracker
+        self.knows_holders = tracker.knows_holders
+
+    def ticket(self, wanted: cython.Py_ssize_t) -> Ticket:
+        """See Engine."""
+        return new_ticket(wanted)
+
+    def try_take(self, ticket: Transfer, ask_source: cython.bint, may_wait: cython.bint = False) -> bool:
         """See Engine."""
         if may_wait and self.core.must_enqueue(ticket):
             return False
@@ -56,8 +71,12 @@ class Queueing:
 
     def enqueue(self, ticket: Ticket, waker: Any) -> None:
         """See Engine."""
+        ticket.set_waiter(waker.wake, waker.owner, get_ident(), waker.may_be_gone)
+        self.join(ticket)
+
+    def join(self, ticket: Ticket) -> None:
+        """Enqueue a ticket that knows its waiter."""
         step: Any = self
-        ticket.set_waiter(waker.wake, waker.owner, native.get_ident(), waker.may_be_gone)
         if not self.core.fast_alloc:
             step.notice_lost()
         places: list[None] = [None] * ticket.wanted if ticket.wanted > self.core.capacity() else _NO_PLACES
@@ -93,10 +112,14 @@ class Queueing:
             begin(ask)
         return now
 
-    def dequeue(self, ticket: Ticket, waker: Any, outcome: int | None, seconds: cython.double) -> None:
+    def dequeue(self, ticket: Ticket, waker: Any, outcome: Any, seconds: cython.double) -> None:
         """See Engine."""
+        self.leave(ticket, NOT_COUNTED if outcome is None else outcome, seconds)
+        waker.on_gone = None
+
+    def leave(self, ticket: Ticket, outcome: cython.Py_ssize_t, seconds: cython.double) -> None:
+        """Dequeue a ticket whose waiter knows nothing of it."""
         self.core.cancel(ticket)
         ticket.forget_owner()
-        waker.on_gone = None
-        if outcome is not None:
+        if outcome != NOT_COUNTED:
             self.core.count_wait(outcome, seconds)

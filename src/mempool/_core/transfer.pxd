@@ -41,3 +41,6 @@ cdef class Ticket(Transfer):
     cdef public double rest_until
     cpdef set_waiter(self, wake, owner, thread, bint may_be_gone=*)
     cpdef bint take_retry(self) except -1
+    cpdef forget_owner(self)
+
+cpdef Ticket new_ticket(Py_ssize_t wanted)

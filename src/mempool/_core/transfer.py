@@ -47,7 +47,7 @@ class Transfer:
     joined: cython.Py_ssize_t
     checked: cython.bint
     lingering: cython.Py_ssize_t
-    removed: list[bool]
+    removed: list[bool]  # uncompiled only
     made: list[Any]
     twice: Any
     free_called: list[Any]
@@ -71,7 +71,8 @@ class Transfer:
         self.twice = None  # what the source has returned although it is in the pool already
         self.free_called = []  # not empty: the source's free has been entered for the first element
         self.successors = None  # compiled, without the GIL: the next handle of each buffer, see buffer.prepare
-        self.removed = []  # the same (uncompiled), see Outstanding.check_in
+        if not cython.compiled:
+            self.removed = []  # the same, see Outstanding.check_in
 
     def held(self) -> list[Any]:
         """The elements in this transfer, in the order in which they came."""
@@ -79,12 +80,15 @@ class Transfer:
 
     def are_owners(self) -> bool:
         """Whether the table of outstanding elements let go of the element, so that nobody else owns it."""
+        if cython.compiled:
+            return self.proven
         return self.proven or (len(self.removed) >= self.count > 0 and all(self.removed))
 
     def disown(self) -> None:
         """The table of outstanding elements has what this transfer holds again."""
         self.proven = False
-        self.removed.clear()
+        if not cython.compiled:
+            self.removed.clear()
 
     def missing(self) -> int:
         return self.wanted - (self.count - self.first)
@@ -174,3 +178,15 @@ class Ticket(Transfer):
         retry_now: bool = bool(self.retry_now)
         self.retry_now = False
         return retry_now
+
+
+def new_ticket(wanted: cython.Py_ssize_t) -> Ticket:
+    """The way to make one: without the cost of a call to `Ticket`, whose `__init__` says the same."""
+    if not cython.compiled:
+        return Ticket(wanted)
+    ticket: Ticket = Ticket.__new__(Ticket)  # all else is 0, False or None then
+    ticket.wanted = wanted
+    ticket.elements = [None] * wanted
+    ticket.made = []
+    ticket.free_called = []
+    return ticket

@@ -66,7 +66,6 @@ class LocalEngine(Queueing):
 
     __slots__ = (
         "_batch_max",
-        "_clock",
         "called",
         "cancel",
         "giving",
@@ -92,14 +91,13 @@ class LocalEngine(Queueing):
         self.called: str = messages.called(name)
         self.under_way: dict[tuple[int, object], UnderWay] = {}
         self._batch_max = batch_max
-        self._clock: Clock = SYSTEM_CLOCK
         owner = Owner(name, source)
         quick = not tracker.knows_holders
         check, reset = protocol.found(source, "check"), protocol.found(source, "reset")
         core = Decisions(tracker.knows_identity, quick and check is None, quick and reset is None, owner)
-        super().__init__(core, tracker)
+        super().__init__(core, tracker, SYSTEM_CLOCK)
         self.core.set_waiting_max(min(waiting_max, sys.maxsize))
-        self.supply: Supply = Supply(self.core, self.called, source, self._clock, rests=rests, batch_max=batch_max)
+        self.supply: Supply = Supply(self.core, self.called, source, SYSTEM_CLOCK, rests=rests, batch_max=batch_max)
         self.giving: Returning = Returning(self.core, self.called, self.supply, tracker)
         if offload:
             self.supply.offload = Offload(self.core, self.called, self.giving.fills)
@@ -120,12 +118,14 @@ class LocalEngine(Queueing):
 
     def track_by(self, tracker: Tracker) -> None:
         """Record what is out in another way, while nothing is."""
-        self.tracker = self.giving.tracker = tracker
+        super().track_by(tracker)
+        self.giving.tracker = tracker
 
     @property
     def clock(self) -> Clock:
         """By which the source rests, and since when elements are held."""
-        return self._clock
+        clock: Clock = self._clock
+        return clock
 
     @clock.setter
     def clock(self, clock: Clock) -> None:
@@ -133,10 +133,6 @@ class LocalEngine(Queueing):
         self.supply.end_rest()  # it was counted by the other clock
 
     # -- from the state to a user
-
-    def ticket(self, wanted: int) -> Ticket:
-        """See Engine."""
-        return Ticket(wanted)
 
     def _take_or_ask(self, ticket: Transfer, ask_source: bool, may_wait: bool) -> bool:
         if not ask_source:
@@ -203,7 +199,7 @@ class LocalEngine(Queueing):
 
     def _seconds_after_failure(self, seconds: float) -> float:
         """How many of so many seconds after the last failure of the source are left."""
-        return self.supply.failed_at + seconds - self._clock.now()
+        return self.supply.failed_at + seconds - self.clock.now()
 
     def _ask_for_head(self, ticket: Ticket, now: float) -> None:
         if self.supply.offload is not None:
