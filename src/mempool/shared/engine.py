@@ -133,7 +133,7 @@ class SharedEngine:
         self._file = file
         found = os.fstat(file)
         #: How many killed processes were reaped when this one attached.
-        self.reaped = 0
+        self.reaped: int = 0
         self._identity = found.st_dev, found.st_ino
         # Held while descriptors are looked through, so that nobody closes them meanwhile. A finalizer may come back here.
         self._reaping = threading.RLock()

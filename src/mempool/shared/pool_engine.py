@@ -53,10 +53,10 @@ class Region:
     def __init__(self, client: SharedEngine, slot: int) -> None:
         layout = client.layout
         begin = layout.data + slot * layout.stride
-        self.slot = slot
-        self.address = client._tx.base + begin
-        self.size = layout.size
-        self.view = memoryview(client._tx.mapping)[begin : begin + layout.size]  # type: ignore[arg-type]  # an mmap
+        self.slot: int = slot
+        self.address: int = client._tx.base + begin
+        self.size: int = layout.size
+        self.view: memoryview = memoryview(client._tx.mapping)[begin : begin + layout.size]  # type: ignore[arg-type]  # an mmap
         self.handle: Handle | None = None
 
 
@@ -134,7 +134,7 @@ class PoolEngine:
         self.clock: Clock = SYSTEM_CLOCK
         self.tracker: Any = tracker
         self.under_way: dict[tuple[int, object], UnderWay] = {}
-        self.owner = Owner(self)
+        self.owner: Owner = Owner(self)
         self._tx = client._tx
         self._waiting_max = waiting_max
         self._on_reclaim = on_reclaim

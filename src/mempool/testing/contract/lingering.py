@@ -18,7 +18,7 @@ class Views:
     def __init__(self, element: Any) -> None:
         self._views = [element[:], element[1:]] if isinstance(element, Buffer) else []
         #: How many elements linger once this one is freed.
-        self.lingering = int(bool(self._views))
+        self.lingering: int = int(bool(self._views))
 
     def end_one(self) -> None:
         """One view less; the other is the last."""
