@@ -53,11 +53,11 @@ def enqueue_in_front(state: Any, ticket: Any) -> None:
 
 
 def pop_the_oldest_spare(state: Any, transfer: Any) -> None:
-    transfer.add(state.places[0])
+    transfer.add(state.slots[0])
     state.spare -= 1
     for i in range(state.spare):
-        state.places[i] = state.places[i + 1]
-    state.places[state.spare] = None
+        state.slots[i] = state.slots[i + 1]
+    state.slots[state.spare] = None
 
 
 def free_into_nowhere(pool: Any, element: Any, *_lingering: Any) -> None:

@@ -89,30 +89,27 @@ def test_a_waiter_that_forks_in_a_signal_handler_is_served_in_the_child_too(stor
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
-def test_a_task_is_roused_by_a_signal_handler_while_it_lies_down(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_is_roused_by_a_signal_handler_while_it_lies_down() -> None:
     """Within the task, so without a detour through the loop; and it had no future yet that could be set."""
     pool: Pool[Any] = Pool(Objects(bytearray), 2, limit=2, patience=None)
     held = pool.alloc_many(2)
     before = signal.signal(signal.SIGUSR1, lambda *_: pool.free_many([held.pop(), held.pop()]))
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
-        create_future = loop.create_future
         first = asyncio.create_task(pool.alloc_async())
         await asyncio.sleep(0.01)
 
-        def create_and_strike() -> Any:
-            future = create_future()
-            if pool.stats().waiting == 2 and held:
-                signal.raise_signal(signal.SIGUSR1)
-            return future
-
-        monkeypatch.setattr(loop, "create_future", create_and_strike, raising=False)
         second = asyncio.create_task(pool.alloc_async())
         await asyncio.wait_for(asyncio.gather(first, second), SOON)
 
     class Loop(asyncio.SelectorEventLoop):
-        """With a dict, so that it can be patched."""
+        """Raises the signal as soon as the second caller has its future."""
+
+        def create_future(self) -> Any:
+            future = super().create_future()
+            if pool.stats().waiting == 2 and held:
+                signal.raise_signal(signal.SIGUSR1)
+            return future
 
     try:
         loop = Loop()

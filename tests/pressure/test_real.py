@@ -177,7 +177,8 @@ def test_a_group_that_is_removed_under_its_follower_is_left_at_once() -> None:
             child.stdin.flush()
             busy, keep, steps = child.stdout.readline().split()
             assert float(busy) < 0.5
-            assert (keep, steps) == ("64", "0")
+            # What it follows now may be under pressure by itself; without a step nothing has changed.
+            assert (int(keep) == 64) == (steps == "0")
 
 
 class Trigger:

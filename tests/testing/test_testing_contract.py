@@ -235,6 +235,6 @@ def test_a_pool_needs_what_each_part_says_and_no_more(pytester: pytest.Pytester)
     assert set.union(*Imported.asked.values()) >= of_all
     table = re.findall(r"^\| `(\w+Contract)` \| (.*) \|$", HOW_TO.read_text("utf-8"), re.MULTILINE)
     assert {part: set(re.findall(r"`(\w+)`", calls)) for part, calls in table} == says
-    base = re.search(r"All parts call (.*?), whose", HOW_TO.read_text("utf-8"), re.DOTALL)
+    base = re.search(r"All parts call (.*?); the result", HOW_TO.read_text("utf-8"), re.DOTALL)
     assert base is not None
     assert set(re.findall(r"`(\w+)`", base[1])) == of_all

@@ -55,7 +55,7 @@ def verify(*, name: str) -> int:
     return 1 if wrong else 0
 
 
-@click.command(short_help="Return what killed processes held of a shared pool.")
+@click.command(short_help="Return what killed processes held.")
 @click.argument("name")
 def reap(*, name: str) -> int:
     """Return what killed processes held of a shared pool. Whoever waits for it does so by itself."""

@@ -96,7 +96,7 @@ def rows_for(target: str) -> list[Row]:
     return [row for row in rows if row.pool == name and number in {None, row.number} and where in {None, row.where}]
 
 
-@click.command(short_help="Say why a pool of another process has nothing to give.")
+@click.command(short_help="Say why a pool has nothing to give.")
 @click.argument("target", metavar="POOL[@PID]")
 @click.option("--patience", type=click.FloatRange(0.01, 3600), default=1.0, show_default=True, help="Seconds for an answer.")
 def why(*, target: str, patience: float) -> int:

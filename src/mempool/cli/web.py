@@ -11,7 +11,7 @@ from mempool.web.sampling import Sampler
 from mempool.web.server import handler_for
 
 
-@click.command(short_help="Show the last ten minutes of all pools on a page.")
+@click.command(short_help="Show the last ten minutes of all pools.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default="any free one", help="Of 127.0.0.1.")
 @click.option("--steer", is_flag=True, help="Let the page resize pools, too.")
 def web(*, port: int, steer: bool) -> int:
