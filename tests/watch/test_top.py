@@ -52,7 +52,9 @@ class OnTerminal:
             os.kill(self.process.pid, signal.SIGWINCH)
 
     def feed(self, seconds: float = 0.05) -> None:
-        while select.select([self.master], [], [], seconds)[0]:
+        poll = select.poll()  # unlike `select`, of any descriptor, however many the tests have open
+        poll.register(self.master, select.POLLIN)
+        while poll.poll(1000 * seconds):
             try:
                 data = os.read(self.master, 65536)
             except OSError:
