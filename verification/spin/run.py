@@ -38,7 +38,7 @@ RUNS = (
     Run("ours: 3 resizers, a caller, a freer", "ours.pml", ("-DTHREE",)),
     Run("kernel: three resizers overflow the array", "kernel.pml", (), "curr_nr<places", breadth_first=True),
     Run("kernel: a grow wakes nobody", "kernel.pml", ("-DWAKE",), "sleeping", breadth_first=True),
-    Run("broken: targets written after the disposal", "ours.pml", ("-DTHREE", "-DSTALE"), "<=places"),
+    Run("broken: targets written after the disposal", "ours.pml", ("-DTHREE", "-DSTALE"), "<=slots"),
     Run("broken: a grow passes the line", "ours.pml", ("-DNO_SERVE",), "spare<wanted"),
     Run("broken: who is served is not woken", "ours.pml", ("-DNO_WAKE",), "asleep"),
     Run("broken: who gives up keeps its place", "ours.pml", ("-DNO_ACCEPT",), "users==0"),
