@@ -71,5 +71,7 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_logfinish() -> None:
     """Nor are pytest's reports, which become many."""
     if next(_finished) % 50 == 0:
-        gc.collect()
+        with warnings.catch_warnings():  # of what a test that is over has dropped: it would fail the next one
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
         gc.freeze()

@@ -20,14 +20,20 @@ from __future__ import annotations
 import logging
 import os
 import select
+import sys
 import threading
 import time
+import weakref
 from _queue import Empty, SimpleQueue
 from collections.abc import Callable
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import mempool.lifecycle  # noqa: F401 - registers its hooks before ours, so that a child's pools are sound first
 from mempool import native
+
+if TYPE_CHECKING:
+    from mempool.base_pool import BasePool
 
 #: Seconds after which a job that has raised is run again.
 AFTER_ERROR = 60.0
@@ -63,6 +69,34 @@ class Job:
 
     def _after_fork(self) -> None:
         """In the child: locks and descriptors are the parent's."""
+
+
+class JobOfPool(Job):
+    """A job for one pool, which it refers to weakly: over by `close`, at the end of a `with` block, or with its pool."""
+
+    _is_finalizing = staticmethod(sys.is_finalizing)  # here, because at the end this module's `sys` is None already
+
+    def __init__(self, pool: BasePool[Any]) -> None:
+        super().__init__()
+        self._pool: weakref.ref[BasePool[Any]] = weakref.ref(pool, self._pool_is_gone)
+        self._name: str = pool.name
+
+    def close(self) -> None:
+        """Do it no longer. The pool stays as it is then. May be called again."""
+        self.is_over = True
+        if not self._is_finalizing():
+            SERVICE.ring()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _pool_is_gone(self, _reference: object) -> None:
+        self.close()
 
 
 class _Bell:

@@ -22,17 +22,15 @@ Invariants:
 from __future__ import annotations
 
 import logging
-import sys
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from mempool import garbage as collector
 from mempool import native
-from mempool.background import SERVICE, Job
+from mempool.background import SERVICE, JobOfPool
 from mempool.clock import SYSTEM_CLOCK, Clock, in_words
 from mempool.engine import NEVER, Snapshot
 from mempool.errors import PoolClosed
@@ -53,10 +51,8 @@ NAMED_MAX = 5
 log: logging.Logger = logging.getLogger("mempool")
 
 
-class Upkeep(Job):
+class Upkeep(JobOfPool):
     """What `upkeep` returns: at work until `close`, the end of its `with` block or of its pool."""
-
-    _is_finalizing = staticmethod(sys.is_finalizing)  # here, because at the end this module's `sys` is None already
 
     # Of Job, for type checkers.
     is_over: bool
@@ -75,9 +71,7 @@ class Upkeep(Job):
         clock: Clock,
         call: Callable[[Callable[[], object]], object] | None,
     ) -> None:
-        super().__init__()
-        self._pool = weakref.ref(pool, self._pool_is_gone)
-        self._name = pool.name
+        super().__init__(pool)
         self._clock = clock
         self._every = every
         self.call = call
@@ -99,23 +93,6 @@ class Upkeep(Job):
 
     def __repr__(self) -> str:
         return f"<Upkeep of pool {self._name!r}{': over' if self.is_over else ''}>"
-
-    def close(self) -> None:
-        """Look after the pool no longer. May be called again."""
-        self.is_over = True
-        if not self._is_finalizing():
-            SERVICE.ring()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _pool_is_gone(self, _reference: object) -> None:
-        self.close()
 
     def _after_fork(self) -> None:
         self._lock = native.RLock()

@@ -28,18 +28,16 @@ from __future__ import annotations
 import logging
 import operator
 import os
-import sys
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from mempool import native, psi
-from mempool.background import NEVER, SERVICE, Job
+from mempool.background import NEVER, SERVICE, JobOfPool
 from mempool.clock import SYSTEM_CLOCK, Clock
 from mempool.errors import PoolClosed
 from mempool.sources import Buffers
@@ -195,10 +193,8 @@ class Course:
         self._went_down = self._went_up = False
 
 
-class Pressure(Job):
+class Pressure(JobOfPool):
     """What `follow` returns: a follower at work, until `close`, the end of its `with` block or of its pool."""
-
-    _is_finalizing = staticmethod(sys.is_finalizing)  # here, because at the end this module's `sys` is None already
 
     # Of Job, for type checkers.
     is_over: bool
@@ -218,9 +214,7 @@ class Pressure(Job):
         clock: Clock,
         call: Callable[[Callable[[], object]], object] | None,
     ) -> None:
-        super().__init__()
-        self._pool = weakref.ref(pool, self._pool_is_gone)
-        self._name = pool.name
+        super().__init__(pool)
         self._dry_run = dry_run
         self._watch = watch
         self._clock = clock
@@ -259,23 +253,6 @@ class Pressure(Job):
         return f"<Pressure on pool {self._name!r}: {'over' if self.is_over else self.source}; {len(self._log)} steps>"
 
     # -- the end
-
-    def close(self) -> None:
-        """Follow no longer. The pool stays as it is then. May be called again."""
-        self.is_over = True
-        if not self._is_finalizing():
-            SERVICE.ring()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _pool_is_gone(self, _reference: object) -> None:
-        self.close()
 
     def _end(self) -> None:
         with self._lock:

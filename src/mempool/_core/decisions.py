@@ -273,7 +273,7 @@ class Decisions(BaseDecisions):
         return state.has_near_top(own.made[index], SEARCHED)
 
     def pass_on(self, transfer: Transfer, receiver: Transfer) -> None:
-        """What this transfer holds is the receiver's, as far as it wants it; is_surplus, where it is."""
+        """What this transfer holds is the receiver's, as far as it wants it; surplus still, where it was."""
         hold(self)
         state: State = self.state
         note(state, transfer)

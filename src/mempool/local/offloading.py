@@ -49,7 +49,7 @@ class Offload:
     # -- handing over
 
     def dispose(self, transfer: Transfer, work: Callable[[Transfer], object]) -> bool:
-        """Have `work` dispose of what this transfer holds, which is is_surplus. False: the caller is to do it."""
+        """Have `work` dispose of what this transfer holds, which is surplus. False: the caller is to do it."""
         receiver = self._new_job(transfer.count - transfer.first, work)
         if receiver is None:
             return False
