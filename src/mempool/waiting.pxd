@@ -1,6 +1,7 @@
 # cython: language_level=3
 
 from mempool._core.fast_path cimport FastPath
+from mempool._core.mutex cimport WITHOUT_GIL
 from mempool._core.queueing cimport NOT_COUNTED, Queueing
 from mempool._core.transfer cimport Ticket
 

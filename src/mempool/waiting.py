@@ -32,6 +32,7 @@ else:
         from mempool._core import _cython as cython
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
+    from mempool._core.mutex import WITHOUT_GIL
     from mempool._core.queueing import NOT_COUNTED, Queueing
 
 
@@ -486,13 +487,16 @@ class Alarm:
 def alarm_of(clock: Any, loop: Any) -> Alarm:
     """That of this loop, which runs in this thread."""
     global _last_alarm  # noqa: PLW0603 - one for all threads is meant
-    alarm: Alarm | None = _last_alarm
-    if alarm is not None and alarm.clock is clock and alarm.loop() is loop:
-        return alarm
+    alarm: Alarm | None = None
+    if not WITHOUT_GIL:  # there, another thread may put its own in this one's place while it is being taken
+        alarm = _last_alarm
+        if alarm is not None and alarm.clock is clock and alarm.loop() is loop:
+            return alarm
     alarm = _local.alarm
     if alarm is None or alarm.clock is not clock or alarm.loop() is not loop:
         alarm = _local.alarm = Alarm(clock, loop)
-    _last_alarm = alarm
+    if not WITHOUT_GIL:
+        _last_alarm = alarm
     return alarm
 
 
@@ -617,6 +621,8 @@ class AsyncioParker(Routine):
 def new_future(loop: Any) -> Any:
     """`loop.create_future()`, without the frame that this costs where a loop says what all of asyncio's say."""
     global _plain_loop  # noqa: PLW0603 - one for all loops is meant
+    if WITHOUT_GIL:  # see alarm_of
+        return loop.create_future()
     kind: Any = type(loop)
     if kind is not _plain_loop:
         if kind.create_future is not asyncio.BaseEventLoop.create_future:
