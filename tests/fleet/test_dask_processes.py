@@ -137,8 +137,14 @@ def test_workers_that_are_killed_all_the_time_come_to_the_latest_resize(cluster:
             resizes += 1
             answer = staging.resize(reserve=1 + resizes % 7, keep=20, timeout=0.2)
         wanted = 1 + resizes % 7
-        local.scale(4)
-        client.wait_for_workers(4, timeout=60)  # processes start as fast as the machine lets them
+
+        def all_are_up() -> bool:
+            # Asked for again each time: the nanny of the last one killed gives up only after the last kill.
+            local.scale(4)
+            workers = client.scheduler_info(n_workers=-1)["workers"].values()
+            return [worker["status"] for worker in workers] == ["running"] * 4
+
+        wait_until(all_are_up, timeout=120)  # processes start as fast as the machine lets them
         began = time.monotonic()
         wait_until(
             lambda: list(reserves(fleet, "staging").values()) == [wanted] * 4 and staging.answer().is_applied,

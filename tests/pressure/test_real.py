@@ -141,9 +141,9 @@ with open(sys.argv[1] + "/cgroup.procs", "w") as procs:
     procs.write(str(os.getpid()))
 pool = Pool(Objects(object), 2, keep=64)
 pressure = follow(pool, keep=(2, 64))
-print(pressure.source, pressure.fd is not None, flush=True)
+before = pressure.source  # now: once the group is gone, the thread may have left it before this line is run
+print(before, pressure.fd is not None, flush=True)
 sys.stdin.readline()
-before = pressure.source
 wait_until(lambda: pressure.source != before and pressure.is_following)
 print(pressure.source, pressure.fd is not None, flush=True)
 busy = time.process_time()
