@@ -156,7 +156,7 @@ mutate: $(STAMPS)/mempool $(STAMPS)/extra-mutate
 # The edit loop: what stands in src, uncompiled, without a wheel. An edit needs no step but this one.
 dev:
 	@test -e $(STAMPS)/extra-test || $(MAKE) --no-print-directory $(STAMPS)/extra-test
-	MEMPOOL_PURE=1 PYTHONPATH=src $(PYTEST) -q -x $(or $(ARGS),tests/test_outstanding.py tests/test_one_line.py)
+	MEMPOOL_PURE=1 PYTHONPATH=src $(PYTEST) -q -x $(or $(ARGS),tests/pool/test_outstanding.py tests/line/test_one_line.py)
 
 # Which lines the tests reach: of the uncompiled core, as C has none that can be counted. Left out are the tests that trace the
 # code themselves, or count its memory.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
+import traceback
+from collections.abc import Callable
 
 #: Of every script: limits as far as they are kept here, and the loss of the right to lock without a limit.
 PRELUDE = """
@@ -45,3 +48,21 @@ def run(script: str, *arguments: str) -> str:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, f"status {ended.returncode}\n{ended.stdout}{ended.stderr}"
     return ended.stdout
+
+
+def in_child(check: Callable[[], object]) -> str:
+    """Fork, and return how the child's check fails; nothing if it does not."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            check()
+        except BaseException:  # noqa: BLE001 - told to the parent
+            os.write(writing, traceback.format_exc()[-4000:].encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as said:  # noqa: PTH123 - a descriptor
+        problem = said.read().decode()
+    assert os.waitpid(child, 0) == (child, 0)
+    return problem

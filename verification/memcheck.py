@@ -17,7 +17,7 @@ from xml.etree import ElementTree as ET
 
 import mempool
 
-FUZZ = ("tests/buffers/test_buffers_fuzz.py", "tests/memory/test_memory_fuzz.py", "tests/test_outstanding.py")
+FUZZ = ("tests/buffers/test_buffers_fuzz.py", "tests/memory/test_memory_fuzz.py", "tests/pool/test_outstanding.py")
 #: Reads the byte behind a block.
 PLANTED = "import ctypes; block = ctypes.create_string_buffer(100); ctypes.string_at(ctypes.addressof(block) + 100, 1)"
 PACKAGE = str(Path(mempool.__file__).parent)

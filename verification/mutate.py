@@ -2,7 +2,7 @@
 
 cosmic-ray changes one operator, number, comparison, keyword or decorator at a time, in a copy of the tree, and the tests
 run there on the uncompiled core. A mutant that they pass has survived: survivors.md says of each why it makes no difference,
-or a test in tests/test_mutants.py or tests/test_decisions.py is added that kills it.
+or a test in tests/test_mutants.py or tests/models/test_decisions.py is added that kills it.
 
 There are some thousands, a few seconds each, so a sample is drawn: `--sample` of them by `--seed`, the same each time.
 Left out are annotations, what is only for type checkers, and the branches for C. Those are tried by `--compiled`: there,

@@ -4,7 +4,7 @@ The face (base_pool.py) waits and speaks; the engine decides and holds the eleme
 runs in the caller's frame, between decisions and never within one. The face passes the time.
 
 LocalEngine (local/engine.py) is the engine of one process. Another kind of pool is another engine behind the same face;
-tests/plain_engine.py is a small one, under one lock, which keeps the same contract.
+tests/models/plain_engine.py is a small one, under one lock, which keeps the same contract.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import in_child
 from sweeps import audit
-from test_fork import in_child
 
 from mempool import Buffers, DoubleFree, Fallback, Limited, Objects, Pool, UseAfterFree
 from mempool.sources import Memory, levels

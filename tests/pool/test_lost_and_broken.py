@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from children import in_child
 from named import SOON, Caller
 from sweeps import audit
-from test_fork import in_child
 
 from mempool import Buffers, DoubleFree, ForeignElement, Limited, Objects, Pool, PoolTimeout
 from mempool.testing import Element, ScriptedSource, Step, wait_until

@@ -42,7 +42,7 @@ def test_what_is_tested_once_has_one_life(pairs: set[tuple[str, str]]) -> None:
     reached = {path.name: layers.reached_by(path, pairs) & two_lives for path in files}
     assert len(files) > 8
     assert {name: modules for name, modules in reached.items() if modules} == {}
-    assert layers.reached_by(TESTS / "test_outstanding.py", pairs) & two_lives
+    assert layers.reached_by(TESTS / "pool" / "test_outstanding.py", pairs) & two_lives
 
 
 def test_an_import_is_found_wherever_it_stands(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What threads see of a pool, a pool that decides one thing after another could have shown them.
 
-`python tests/test_linearizable.py 3000` checks so many histories of the pool as it is, and HISTORIES of each broken one.
+`python tests/models/test_linearizable.py 3000` checks so many histories of the pool as it is, and HISTORIES of each that
+is broken.
 """
 
 import os

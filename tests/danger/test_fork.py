@@ -6,11 +6,11 @@ import asyncio
 import multiprocessing
 import os
 import threading
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from children import in_child
 from sweeps import audit
 
 from mempool import Objects, Pool, PoolClosed, PoolTimeout
@@ -23,24 +23,6 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here"),
     pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning"),  # 3.12 and newer: that is what we are about
 ]
-
-
-def in_child(check: Callable[[], object]) -> str:
-    """Fork, and return how the child's check fails; nothing if it does not."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            check()
-        except BaseException:  # noqa: BLE001 - told to the parent
-            os.write(writing, traceback.format_exc()[-4000:].encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with open(reading, "rb") as said:  # noqa: PTH123 - a descriptor
-        problem = said.read().decode()
-    assert os.waitpid(child, 0) == (child, 0)
-    return problem
 
 
 class Crowd:
