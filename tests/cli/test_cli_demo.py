@@ -41,6 +41,7 @@ JOB = Job(
     workers=2,
     buffer_size=65536,
     reserve=2,
+    promise=8,
     limit=8,
     queue=2,
     allowance=8 << 20,
@@ -70,7 +71,7 @@ def tree(many_files: Path, tmp_path: Path) -> Path:
 def demo(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The command, in a process, with what suits a small tree."""
     command = [sys.executable, "-m", "mempool", "demo", "--rounds=1", "--workers=8", "--buffer-size=64 KiB", "--reserve=2"]
-    command += ["--limit=24", "--memory=8 MiB", "--latency=1", *map(str, arguments)]
+    command += ["--limit=24", "--promise=24", "--memory=8 MiB", "--latency=1", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -379,6 +380,7 @@ def outcome(**changes: object) -> Outcome:
         "ballast_max": 1 << 24,
         "resident_max": 1 << 25,
         "resizes": [],
+        "steerings": [],
         "pool": pool,
         "left_after_close": 0,
     }
@@ -514,8 +516,10 @@ def test_the_end_of_the_demo_fits_the_terminal(width: int, tree: Path) -> None:
         ["--reserve=0"],
         ["--reserve=4,8"],
         ["--reserve=-1"],
-        ["--reserve=17"],
+        ["--reserve=25"],
         ["--limit=3"],
+        ["--promise=3"],
+        ["--promise=25"],
         ["--queue=0"],
         ["--queue=1000"],
         ["--memory=1 MiB"],

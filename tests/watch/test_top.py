@@ -2,99 +2,28 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
-import select
+import shlex
+import shutil
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
-import pyte
 import pytest
 from programs import Program
+from terminals import OnTerminal
 
 from mempool import Objects, Pool, watch
 from mempool.cli.top.screen import View, head_of
+from mempool.testing import wait_until
 from mempool.watch.layout import BUCKETS, Figures
 from mempool.watch.rates import Histories
 from mempool.watch.reader import Row
 from mempool.watch.words import quantile
 
 TOP = ["-m", "mempool", "top", "--interval", "0.1"]
-
-
-class OnTerminal:
-    """A program on a terminal of its own, which remembers what stands on its screen."""
-
-    def __init__(self, *arguments: str, columns: int = 120, lines: int = 16) -> None:
-        self.screen = pyte.Screen(columns, lines)
-        self.stream = pyte.ByteStream(self.screen)
-        self.raw = b""
-        self.master, slave = pty.openpty()
-        self.slave = slave
-        self.resize(columns, lines, tell=False)
-        self.before = termios.tcgetattr(slave)
-        self.process = subprocess.Popen(
-            [sys.executable, *arguments], stdin=slave, stdout=slave, stderr=subprocess.PIPE, start_new_session=True
-        )
-
-    def resize(self, columns: int, lines: int, *, tell: bool = True) -> None:
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-        self.screen.resize(lines, columns)
-        if tell:  # the kernel tells the foreground processes of the terminal; this one is in a session of its own
-            os.kill(self.process.pid, signal.SIGWINCH)
-
-    def feed(self, seconds: float = 0.05) -> None:
-        poll = select.poll()  # unlike `select`, of any descriptor, however many the tests have open
-        poll.register(self.master, select.POLLIN)
-        while poll.poll(1000 * seconds):
-            try:
-                data = os.read(self.master, 65536)
-            except OSError:
-                return
-            self.raw += data
-            self.stream.feed(data)
-            seconds = 0
-
-    def shows(self, condition: Callable[[list[str]], object], seconds: float = 20) -> list[str]:
-        """Wait until the screen shows this."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            self.feed()
-            if condition(self.screen.display):
-                return list(self.screen.display)
-        assert self.process.stderr is not None
-        errors = self.process.stderr.read() if self.process.poll() is not None else b""
-        raise AssertionError("\n".join(self.screen.display) + errors.decode())
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def ended(self) -> int:
-        """Its status; and what it had taken is given back."""
-        status = self.process.wait(20)
-        self.feed()
-        after = termios.tcgetattr(self.slave)
-        assert after[:4] == self.before[:4], "the terminal's modes are not restored"
-        assert self.raw.rstrip().endswith(b"\x1b[?25h\x1b[?1049l"), self.raw[-80:]
-        return status
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.communicate()
-        os.close(self.master)
-        os.close(self.slave)
 
 
 def row_of(display: list[str], name: str) -> str:
@@ -205,6 +134,42 @@ program.run(Fails(), 0.05)
         assert terminal.ended() == 1
         assert terminal.process.stderr is not None
         assert b"on purpose" in terminal.process.stderr.read()
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
+def test_it_is_drawn_resized_and_given_back_in_tmux(folder: Path) -> None:
+    """A terminal that somebody else wrote: what it shows, that it follows a smaller window, and the shell's screen after."""
+    watch.publish()
+    pool = Pool(Objects(object), 3, name="frames")
+    socket = f"mempool-test-{os.getpid()}"
+
+    def tmux(*arguments: str) -> str:
+        all_of_it = ["tmux", "-L", socket, "-f", "/dev/null", *arguments]
+        return subprocess.run(all_of_it, capture_output=True, text=True, check=True).stdout
+
+    def screen() -> list[str]:
+        return tmux("capture-pane", "-p").splitlines()
+
+    command = shlex.join([sys.executable, *TOP])
+    tmux("new-session", "-d", "-x", "120", "-y", "12", "sh")
+    try:
+        tmux("send-keys", f"echo before; {command}; echo status $?", "Enter")
+        wait_until(lambda: any(line.startswith("frames") for line in screen()), timeout=60)
+        lines = screen()
+        assert lines[0].startswith("mempool top   1 process, 1 pool")
+        assert lines[-1].startswith(" q quit")
+        assert not any(line.endswith("before") for line in lines)
+        tmux("resize-window", "-x", "60", "-y", "8")
+        wait_until(lambda: len(screen()) == 8 and screen()[-1].startswith(" q quit"), timeout=60)
+        assert max(map(len, screen())) <= 60
+        assert any(line.startswith("frames") for line in screen())
+        tmux("send-keys", "q")
+        wait_until(lambda: "status 0" in screen(), timeout=60)
+        assert any(line.endswith("before") for line in screen()), "the screen from before is not given back"
+        assert not any(line.startswith("frames") for line in screen())
+    finally:
+        tmux("kill-server")
+    del pool
 
 
 def test_piped_it_is_a_table(folder: Path) -> None:

@@ -41,9 +41,15 @@ MEMORY_MAX = 1 << 30
 @click.option(
     "--limit",
     type=click.IntRange(1, kinds.RESERVE_MAX),
-    default=16,
+    default=24,
     show_default=True,
-    help="How many it has at most, and promises once memory is out.",
+    help="How many it has at most.",
+)
+@click.option(
+    "--promise",
+    type=click.IntRange(1, kinds.RESERVE_MAX),
+    show_default="one for each worker, as far as the limit goes",
+    help="How many it promises once memory is out.",
 )
 @click.option(
     "--queue",
@@ -89,6 +95,7 @@ def demo(
     buffer_size: int,
     reserve: int,
     limit: int,
+    promise: int | None,
     queue: int | None,
     memory: int,
     latency: float,
@@ -115,6 +122,9 @@ def demo(
         raise click.ClickException(f"the demo needs Linux, where a limit on memory is enforced; this is {sys.platform}")
     if limit < reserve:
         raise click.UsageError(f"--limit {limit} is less than the reserve of {reserve}")
+    promise = max(reserve, min(workers, limit)) if promise is None else promise
+    if not reserve <= promise <= limit:
+        raise click.UsageError(f"--promise {promise} is not between the reserve of {reserve} and the limit of {limit}")
     queue = queue or reserve
     for what, number in (("reserve", reserve), ("queue", queue)):
         needed = number * buffer_size + MARGIN
@@ -137,6 +147,7 @@ def demo(
         workers=workers,
         buffer_size=buffer_size,
         reserve=reserve,
+        promise=promise,
         limit=limit,
         queue=queue,
         allowance=memory,

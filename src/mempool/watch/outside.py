@@ -89,7 +89,8 @@ class PoolView:
     def why(self, *, patience: float = client.PATIENCE) -> str:
         """`why_empty` of that pool, now. Raises NoAnswer where its process takes no commands, or does not answer."""
         answer = self._ask("why", patience)
-        return " ".join([str(answer["why"]), *(f"{steering}." for steering in answer.get("steered", ()))])
+        told = ". ".join([str(answer["why"]), *map(str, answer.get("steered", ()))])
+        return f"{told}." if answer.get("steered") else told
 
     def holders(self, *, patience: float = client.PATIENCE) -> list[str]:
         """Who holds its elements, as text. Raises NoAnswer."""

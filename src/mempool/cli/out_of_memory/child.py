@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -23,7 +24,7 @@ from functools import partial
 from queue import Queue
 from typing import Any
 
-from mempool import Buffers, Pool, PoolTimeout
+from mempool import Buffers, Pool, PoolTimeout, watch
 from mempool.cli.out_of_memory import memory
 from mempool.cli.out_of_memory.hashing import Course, Hashing, Mark
 from mempool.cli.out_of_memory.memory import Ballast, Level
@@ -57,6 +58,7 @@ class Child:
         self.hashing: Hashing = Hashing(job, paths, self.course)
         self.pool: Pool[Any] | None = None
         self.resizes: list[dict[str, int]] = []
+        self.steerings: list[str] = []
         self.phases: list[dict[str, float]] = []
         self._ready = threading.Barrier(job.workers + 1)
         self._go = threading.Event()
@@ -71,6 +73,7 @@ class Child:
         sys.setswitchinterval(SWITCH_INTERVAL)
         jobs = [partial(self._work, self.hashing.work, n) for n in range(self.job.workers)]
         if self.job.run is Run.POOL:
+            self._tell_steerings()
             jobs[-1] = partial(self._work_in_a_loop, self.job.workers - 1)
         workers = [threading.Thread(target=job, daemon=True) for job in jobs]
         resizer = threading.Thread(target=self._resize, daemon=True)
@@ -120,6 +123,7 @@ class Child:
             ballast_max=self.ballast.size_max,
             resident_max=memory.resident_max(),
             resizes=self.resizes,
+            steerings=self.steerings,
             pool=stats,
             left_after_close=left,
         )
@@ -132,6 +136,8 @@ class Child:
                 Buffers(size), reserve=self.job.reserve, keep=self.job.reserve, limit=self.job.limit, name="demo"
             )
             self.hashing.pool = self.pool
+            if watch.is_published() and os.environ.get("MEMPOOL_WATCH") == "steer":
+                self._tell_event(f"seen from outside: mempool resize demo@{os.getpid()} --reserve {self.job.limit}")
         if self.job.run is Run.QUEUE:
             for _ in range(self.job.queue):
                 self.hashing.queue.put(bytearray(size))
@@ -140,7 +146,7 @@ class Child:
         """What happens on the way. Memory runs out in a lull, so that the buffers then in use do not decide who fails."""
         return [
             Mark(OUT_AT, partial(self._turn_to, OUT), in_a_lull=True),
-            Mark(RESIZE_AT, partial(self._orders.put, self.job.limit)),
+            Mark(RESIZE_AT, partial(self._orders.put, self.job.promise)),
             Mark(HALF_AT, partial(self._turn_to, HALF)),
             Mark(REFILL_AT, partial(self._orders.put, REFILL)),
             Mark(OUT_AGAIN_AT, partial(self._turn_to, OUT_AGAIN), in_a_lull=True),
@@ -201,6 +207,8 @@ class Child:
 
     def _resize_to(self, pool: Pool[Any], order: int) -> None:
         before = pool.guarantee()
+        if order != REFILL:
+            order = max(order, before.promised)  # what somebody has asked for from outside is not taken back
         call = "refill()" if order == REFILL else f"resize(reserve={order})"
         try:
             now = pool.refill() if order == REFILL else pool.resize(order)
@@ -250,8 +258,31 @@ class Child:
         except MemoryError:
             pass  # the next line tells it
 
+    def _tell_steerings(self) -> None:
+        """Tell of each resize from outside, as it is logged."""
+        log = logging.getLogger("mempool.watch")
+        log.addHandler(_Events(self._tell_steering))
+        log.setLevel(logging.INFO)
+
+    def _tell_steering(self, text: str) -> None:
+        self.steerings.append(text)
+        self._tell_event(text)
+
     def _tell_event(self, text: str) -> None:
         tell("event", time.monotonic() - self.course.began, text)
+
+
+class _Events(logging.Handler):
+    """A log whose lines become events."""
+
+    def __init__(self, tell_event: Callable[[str], None]) -> None:
+        super().__init__()
+        self._tell = tell_event
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell it, or leave it where there is no memory for its words."""
+        with contextlib.suppress(MemoryError):
+            self._tell(record.getMessage())
 
 
 _telling = threading.Lock()
@@ -268,6 +299,7 @@ def tell(*words: object) -> None:
 
 def main() -> None:
     """The job is a line of JSON on standard input; the paths follow, each ended by a NUL byte."""
+    sys.argv[0] = "mempool demo"  # by which it is known where it is seen from outside
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the demo is interrupted too, and ends this process
     line, _, paths = sys.stdin.buffer.read().partition(b"\n")
     fields = json.loads(line)

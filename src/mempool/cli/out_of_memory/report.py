@@ -132,6 +132,8 @@ class Report:
             first, last = pooled.resizes[0], pooled.resizes[-1]
             told = f"said that {first['unfunded']} of them were not there yet; after refill(): {last['unfunded']}"
             yield "pool", f"resize() promised {first['to']} while memory was out, and {told}"
+        for steering in pooled.steerings:
+            yield "pool", f"{steering}: run B's figures are those of a pool that was resized from outside"
         if pooled.files_of_the_task:
             in_line = "a worker was an asyncio task, in one line with the threads"
             yield "pool", f"{in_line}: {pooled.files_of_the_task:,} files"
@@ -166,12 +168,13 @@ class Report:
         spare = compare_speeds("with memory to spare", speed(pooled, TO_SPARE), speed(queued, TO_SPARE))
         yield spare
         more = pooled.phases[OUT]["ballast"] - queued.phases[OUT]["ballast"]
-        if job.queue < job.limit and spare[0] == "pool":
-            kept = in_words((job.limit - job.queue) * job.buffer_size)
+        useful = min(job.limit, job.workers)  # a worker has one at a time
+        if job.queue < useful and spare[0] == "pool":
+            kept = in_words((useful - job.queue) * job.buffer_size)
             as_fast = (
-                f"with {job.limit} buffers it would be as fast; the others would have {kept} less, also while memory is out"
+                f"with {useful} buffers it would be as fast; the others would have {kept} less, also while memory is out"
             )
-            yield "queue", f"{as_fast} (try --queue {job.limit})"
+            yield "queue", f"{as_fast} (try --queue {useful})"
         elif more >= job.buffer_size:
             yield "queue", f"keeps {in_words(int(more))} more than the pool from the others while memory is out"
 
@@ -192,6 +195,7 @@ class Report:
                 "workers": self.job.workers,
                 "buffer_size": self.job.buffer_size,
                 "reserve": self.job.reserve,
+                "promise": self.job.promise,
                 "limit": self.job.limit,
                 "queue": self.job.queue,
                 "memory": self.job.allowance,

@@ -49,8 +49,10 @@ class Job:
     """Bytes of a buffer."""
     reserve: int
     """How many the pool promises at first."""
+    promise: int
+    """How many the pool is to promise once memory is out."""
     limit: int
-    """How many the pool has at most; this many it is to promise once memory is out."""
+    """How many the pool has at most."""
     queue: int
     """How many the queue is filled with."""
     allowance: int
@@ -112,6 +114,8 @@ class Outcome:
     """Bytes of memory that the child had at most."""
     resizes: list[dict[str, int]]
     """Each resize and refill: the reserve from and to, and the guarantee that it returned."""
+    steerings: list[str]
+    """Each resize from outside, as it was logged."""
     pool: dict[str, float]
     """The pool's stats after the last file, before it was closed; empty in the other runs."""
     left_after_close: int
