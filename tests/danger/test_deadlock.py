@@ -641,3 +641,27 @@ def test_a_loop_that_stands_still_below_the_limit_is_no_deadlock() -> None:
     with pytest.raises(PoolTimeout) as caught:
         _beside_a_task_of_asyncio(pool, lambda pool: pool.alloc(timeout=0))
     assert not isinstance(caught.value, DeadlockError)
+
+
+def test_who_is_served_while_the_holders_are_looked_at_is_not_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = make("p", 2)
+    mine = pool.alloc()
+    anna, berta = Caller("Anna"), Caller("Berta")
+    hers = anna.take(pool)
+    waiting = berta.waits(pool)
+    is_dry, looked = deadlock._is_dry, []
+
+    def switch_first(*arguments: Any) -> bool:
+        if not looked:
+            looked.append(True)
+            anna.does(lambda: pool.free(hers)).result(SOON)
+            waiting.result(SOON)
+            wait_until(lambda: len(pool.holders()) == 2)
+            threading.Timer(0.1, lambda: berta.does(lambda: pool.free(waiting.result()))).start()
+        return is_dry(*arguments)
+
+    monkeypatch.setattr(deadlock, "_is_dry", switch_first)
+    pool.free_many([mine, pool.alloc(timeout=SOON)])
+    assert looked
+    anna.ends()
+    berta.ends()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -391,3 +393,89 @@ def test_a_forked_process_ends_while_its_threads_wait() -> None:
     assert says.get() == "told"
     pool.free(element)
     audit(pool)
+
+
+PROGRAM = """
+import os, signal, threading
+from mempool import Objects, Pool, parking
+from mempool.testing import wait_until
+
+elements = [2]
+def make():
+    if not elements[0]:
+        raise MemoryError
+    elements[0] -= 1
+    return bytearray(1)
+
+child = None
+def fork(*_):
+    global child
+    child = os.fork()
+    if child == 0:
+        elements[0] += 1
+        signal.alarm(8)  # ends it
+signal.signal(signal.SIGUSR1, fork)
+
+pool = Pool(Objects(make), 0, keep=2, limit=3, patience=None)
+held = pool.alloc_many(2)
+threading.Thread(target=pool.alloc, daemon=True).start()
+wait_until(lambda: pool.stats().waiting == 1)
+main = threading.get_ident()
+"""
+
+
+THE_NEXT_HEAD = """
+def other():
+    wait_until(lambda: pool.stats().waiting == 2)
+    signal.pthread_kill(main, signal.SIGUSR1)
+    wait_until(lambda: child)
+    pool.free_many(held)
+"""
+
+
+SERVED_AND_ASLEEP = """
+wake, struck = parking.ThreadParker.wake, []
+def fork_before(parker):
+    if parker.thread == main and not struck:
+        struck.append(True)
+        signal.pthread_kill(main, signal.SIGUSR1)
+        wait_until(lambda: child)
+    wake(parker)
+parking.ThreadParker.wake = fork_before
+
+def other():
+    wait_until(lambda: pool.stats().waiting == 2)
+    pool.free_many(held)
+"""
+
+
+END = """
+threading.Thread(target=other, daemon=True).start()
+pool.alloc()
+if child == 0:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0, "the child's waiter sleeps"
+"""
+
+
+@pytest.mark.parametrize("story", [THE_NEXT_HEAD, SERVED_AND_ASLEEP], ids=["the next head", "served and asleep"])
+def test_a_waiter_that_forks_in_a_signal_handler_is_served_in_the_child_too(story: str) -> None:
+    code = PROGRAM + story + END
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_child_knows_nothing_of_a_resize_that_its_parents_thread_makes() -> None:
+    source = ScriptedSource()
+    pool = Pool(source, 1)
+    source.then(Step.SLOW)
+    growing = threading.Thread(target=pool.resize, args=(2,))
+    growing.start()
+    source.wait_until_held()
+    child = os.fork()
+    if child == 0:
+        os._exit("is under way" in pool.why_empty())
+    assert "is under way" in pool.why_empty()
+    source.release()
+    growing.join(SOON)
+    assert os.waitpid(child, 0)[1] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import warnings
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from named import SOON, Caller
 
 import mempool
 from mempool import Buffers, DoubleFree, Objects, Pool
-from mempool.testing import wait_until
+from mempool.testing import ScriptedSource, Step, wait_until
 
 
 def test_a_lease_whose_element_was_lost_on_its_way_back_is_released() -> None:
@@ -135,3 +136,24 @@ def test_a_lease_that_left_its_buffer_to_the_views_was_released() -> None:
     del buffer
     views.pop().release()
     assert pool.stats().out == 0
+
+
+def test_a_lease_says_why_it_cannot_be_released() -> None:
+    lease = Pool(Objects(object), 1).lease()
+    with pytest.raises(RuntimeError, match="this lease never took an element"):
+        lease.release()
+    assert lease.element is not None
+    lease.release()
+    with pytest.raises(DoubleFree, match="this lease was released already"):
+        lease.release()
+
+
+def test_a_lease_that_was_never_served_has_nothing_to_say_when_it_is_dropped() -> None:
+    pool = Pool(ScriptedSource(otherwise=Step.FAILS), 0)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        lease: Any = pool.lease()
+        assert not lease._use_warm()
+        lease._make_ticket()
+        del lease
+    assert said == []

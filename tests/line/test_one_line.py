@@ -1,14 +1,17 @@
 """One line for everybody: threads and tasks of any loop stand in it in the order in which they came."""
 
+from __future__ import annotations
+
 import asyncio
 import itertools
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from mempool import Pool
+from mempool import Objects, Pool
 from mempool.parking import current_owner
 from mempool.testing import ManualClock, ScriptedSource, Step, wait_until
 from mempool.testing.contract.callers import KINDS, Callers, in_line
@@ -204,3 +207,35 @@ def test_a_signal_handler_that_frees_wakes_a_loop_that_sleeps() -> None:
         sender.join(SOON)
         signal.signal(signal.SIGUSR1, before)
     assert (pool.stats().out, pool.stats().spare) == (0, 1)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
+def test_a_task_is_roused_by_a_signal_handler_while_it_lies_down() -> None:
+    """Within the task, so without a detour through the loop; and it had no future yet that could be set."""
+    pool: Pool[Any] = Pool(Objects(bytearray), 2, limit=2, patience=None)
+    held = pool.alloc_many(2)
+    before = signal.signal(signal.SIGUSR1, lambda *_: pool.free_many([held.pop(), held.pop()]))
+
+    async def main() -> None:
+        first = asyncio.create_task(pool.alloc_async())
+        await asyncio.sleep(0.01)
+
+        second = asyncio.create_task(pool.alloc_async())
+        await asyncio.wait_for(asyncio.gather(first, second), SOON)
+
+    class Loop(asyncio.SelectorEventLoop):
+        """Raises the signal as soon as the second caller has its future."""
+
+        def create_future(self) -> Any:
+            future = super().create_future()
+            if pool.stats().waiting == 2 and held:
+                signal.raise_signal(signal.SIGUSR1)
+            return future
+
+    try:
+        loop = Loop()
+        loop.run_until_complete(main())
+        loop.close()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert not held

@@ -16,6 +16,7 @@ from named import SOON, Caller, make
 from sweeps import audit
 
 from mempool import Buffers, Limited, Objects, Pool, PoolTimeout
+from mempool.clock import Clock
 from mempool.testing import Element, ManualClock, ScriptedSource, Step, wait_until
 from mempool.tracking import Holders
 
@@ -229,3 +230,37 @@ def test_of_several_buffers_the_book_follows_those_that_have_a_new_handle_by_the
     buffers.clear()
     gc.collect()
     assert (pool.holders(), pool.stats().out) == ((), 0)
+
+
+def test_who_hands_over_what_is_returned_leaves_no_holder_behind() -> None:
+    pool = make("p")
+    element = pool.alloc()
+    entry = pool._engine.tracker._entries[id(element)]  # type: ignore[union-attr]
+    pool.hand_over(element)
+    assert "handed it over" in pool.holders()[0].who
+    assert pool._engine.tracker._entries[id(element)] is entry  # type: ignore[union-attr]  # so a free at any moment takes it out
+    pool.hand_over(element)
+    assert pool.holders()[0].who.count("handed it over") == 1
+    pool.free(element)
+    assert pool.holders() == ()
+
+
+class Stopped(Clock):
+    """A clock that cannot be read."""
+
+    def now(self) -> float:
+        raise ArithmeticError
+
+
+def test_an_element_that_was_signed_out_in_vain_is_not_out() -> None:
+    """Whose alloc fails between the table of outstanding elements and the tracker of holders has nothing, and the table of
+    outstanding elements says so.
+    """
+    made: list[object] = []
+    pool = Pool(Objects(lambda: made.append(object()) or made[-1]), 1, track="holders")
+    clock, pool._clock = pool._clock, Stopped()
+    with pytest.raises(ArithmeticError):
+        pool.alloc()
+    pool._clock = clock
+    assert pool.stats().out == 0
+    assert not any(map(pool.core.is_out, made))

@@ -1,5 +1,7 @@
 """The outstanding elements: beside a set that cannot be wrong, and when two free the same at once."""
 
+from __future__ import annotations
+
 import random
 import threading
 from collections.abc import Iterable
@@ -204,3 +206,9 @@ def test_an_element_freed_while_many_are_being_freed_is_returned_once(monkeypatc
     assert len({id(e) for e in [*taken, elements[0], elements[2]]}) == 4
     pool.free_many([elements[0], elements[2], *taken])
     assert source.wrong == []
+
+
+@pytest.mark.parametrize(("track", "is_known"), [("identity", True), ("holders", True), ("nothing", False)])
+def test_what_is_out_is_known_unless_nothing_is_tracked(track: str, is_known: bool) -> None:
+    pool = Pool(Objects(bytearray), 1, track=track)
+    assert pool.core.is_out(pool.alloc()) == is_known

@@ -53,3 +53,11 @@ def test_a_pool_can_be_specified_for_a_mock() -> None:
         mock.alloc.assert_called_once_with(timeout=1.0)
         with pytest.raises(AttributeError):
             mock.allocate()
+
+
+@pytest.mark.parametrize("call", ["alloc", "lease", "alloc_async", "alloc_many", "alloc_many_async"])
+def test_a_timeout_is_named(call: str) -> None:
+    """A number alone could be taken for how many."""
+    first = [1] if "many" in call else []
+    with pytest.raises(TypeError, match="positional"):
+        getattr(Pool(Objects(object), 1), call)(*first, 1.0)

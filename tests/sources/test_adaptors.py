@@ -458,3 +458,11 @@ def test_an_interrupt_loses_no_element_and_no_place(wrap: Callable[[Any], Any], 
         if isinstance(source, Limited):
             assert source.existing == 0, struck.struck_at
             assert len(list(itertools.islice(iter(source.alloc, None), source.elements_max))) == source.elements_max
+
+
+def test_a_fallback_of_which_a_level_is_not_known_has_none() -> None:
+    class Pinned(ScriptedSource[Element]):
+        level = "pinned"
+
+    pool = Pool(Fallback(Pinned(), Buffers(64)), 1)
+    assert pool.resize(3).level is None

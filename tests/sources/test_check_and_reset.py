@@ -110,3 +110,27 @@ def test_a_lease_that_was_served_is_nobody_elses_while_its_element_is_checked() 
     lease.release()
     assert (pool.stats().spare, pool.stats().out) == (1, 0)
     anna.ends()
+
+
+class Checking:
+    """A source that looks at each element before it goes out, and finds fault with one."""
+
+    alloc = staticmethod(bytearray)
+
+    def free(self, _element: bytearray) -> None:
+        pass
+
+    def check(self, element: bytearray) -> None:
+        if element == b"spoilt":
+            raise LookupError("spoilt")
+
+
+def test_an_element_that_was_found_spoilt_is_nobodys_any_more() -> None:
+    """It is disposed of, and not kept for the next."""
+    pool = Pool(Checking(), 0, keep=1)
+    element = pool.alloc()
+    element[:] = b"spoilt"
+    pool.free(element)
+    with pytest.raises(LookupError, match="spoilt"):
+        pool.alloc()
+    assert (pool.stats().spare, pool.stats().out, pool.stats().disposed) == (0, 0, 1)

@@ -6,6 +6,7 @@ somebody has traced), and an interrupt may strike on the way in. Until now such 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import subprocess
@@ -223,3 +224,35 @@ def test_a_stack_that_cannot_grow_loses_no_element() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 0, "at none of these depths did the stack have to grow"
+
+
+class Shy:
+    """A source whose `free` cannot be had at first, so often; whoever asks again gets it."""
+
+    def __init__(self, vain: int) -> None:
+        self.vain = vain
+        self.freed = 0
+
+    def alloc(self) -> object:
+        return object()
+
+    @property
+    def free(self) -> Callable[[object], None]:
+        if self.vain > 0:
+            self.vain -= 1
+            raise MemoryError
+        return self.count
+
+    def count(self, _element: object) -> None:
+        self.freed += 1
+
+
+@pytest.mark.parametrize(("vain", "freed"), [(0, 2), (1, 2), (2, 2), (3, 1), (4, 1), (5, 1), (6, 0)])
+def test_a_free_that_could_not_be_entered_is_tried_three_times(vain: int, freed: int) -> None:
+    """For each element; then that one is given up, and the next has its turn."""
+    source = Shy(0)
+    pool = Pool(source, 2)
+    source.vain = vain
+    with pytest.raises(MemoryError) if vain else contextlib.nullcontext():
+        pool.resize(0)
+    assert (source.freed, pool.stats().disposed) == (freed, 2)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from broken_sources import Stubborn
 
 from mempool import Buffers, Objects, Pool
 from mempool.sources import Limited, Logged, Replay, replay
@@ -195,3 +198,63 @@ def test_what_the_wrapped_source_says_is_said_once() -> None:
     with pytest.raises(MemoryError, match="sour"):
         limited.free(element)
     assert (inner.free_calls, limited.existing) == (1, 0)
+
+
+def test_a_log_of_several_processes_is_replayed_and_nothing_left(tmp_path: Path) -> None:
+    """Each counts from 1; the first two ended while elements were out."""
+    for _ in range(3):
+        logged = Logged(Objects(bytearray), to=tmp_path / "log.csv")
+        logged.alloc(), logged.alloc()
+        logged.close()
+    limited = Limited(Objects(bytearray), elements_max=2)
+    done = replay(tmp_path / "log.csv", limited)
+    assert (done.allocs, done.frees, done.failures, done.left) == (6, 0, 0, 6)
+    assert limited.existing == 0
+
+
+def test_a_replay_gives_all_back_though_the_source_raises() -> None:
+    source = Stubborn()
+    lines = ["time,thread,action,element,size", *(f"0,0,alloc,{number}," for number in range(9))]
+    with pytest.raises(RuntimeError, match=r"the one after 1$"):
+        replay(lines, source)
+    assert (source.disposed, len(source.existing)) == (9, 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
+def test_a_line_of_which_a_part_was_written_is_lost_and_told_from_the_next(tmp_path: Path) -> None:
+    import resource
+
+    file = tmp_path / "log.csv"
+    logged = Logged(Objects(bytearray), to=file)
+    first = logged.alloc()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 7, hard))
+        logged.free(first)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    logged.free(logged.alloc())
+    assert logged.lines_lost == 1
+    assert [line[-1] == "?" for line in file.read_text().splitlines()] == [False, False, True, False, False]
+    done = replay(file, Objects(bytearray))
+    assert (done.allocs, done.frees, done.left) == (2, 1, 1)
+
+
+def test_a_torn_line_at_the_end_is_passed_over_and_the_next_process_begins_another(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    logged = Logged(Objects(bytearray), to=file)
+    logged.free(logged.alloc())
+    logged.close()
+    with file.open("a") as end:
+        end.write("1795410005.285637,13")
+    done = replay(file, Objects(bytearray))
+    assert (done.allocs, done.frees) == (1, 1)
+    with file.open("a") as lent:
+        for to in (file, lent):  # the second is not readable: nobody knows, and nothing is wrong by now
+            logged = Logged(Objects(bytearray), to=to)
+            logged.free(logged.alloc())
+            logged.close()
+    done = replay(file, Objects(bytearray))
+    assert (done.allocs, done.frees, done.left) == (3, 3, 0)

@@ -179,3 +179,17 @@ def test_a_class_with_an_async_call_makes_objects() -> None:
     """It is the instance's call that is async; calling the class makes an instance."""
     with Pool(Objects(Maker), 1) as pool:
         assert isinstance(pool.alloc(), Maker)
+
+
+@pytest.mark.parametrize("wrap", [lambda source: Limited(source, elements_max=3), lambda source: source], ids=["", "bare"])
+def test_a_source_that_ends_is_told_what_to_raise(wrap: Any) -> None:
+    with pytest.raises(TypeError, match="raise MemoryError where nothing can be had"):
+        Pool(wrap(Objects(iter(()).__next__)), 1)
+
+
+@pytest.mark.parametrize("lacking", ["alloc", "free"])
+def test_a_source_that_lacks_either_method_is_refused(lacking: str) -> None:
+    source: Any = type("Source", (), {"alloc": object, "free": print})
+    delattr(source, lacking)
+    with pytest.raises(TypeError):
+        Pool(source(), 0)

@@ -241,6 +241,42 @@ def test_no_file_is_longer_than_one_room() -> None:
     assert {name: lines for name, lines in lengths.items() if lines >= LINES_MAX} == {}
 
 
+#: What several folders of tests share stands at the top of tests/: one file for each kind of thing, and no test.
+SHARED_BY_TESTS = {"conftest", "broken_sources", "children", "exports", "named", "sweeps", "tickets"}
+#: Of a file's name: how its tests came to be, which `git log` knows, in the place of what they are about.
+HISTORY = re.compile(r"found_(by|at|in)|mutant|review|issue|regress|bug|misc|various|(^|_)(new|old|more)(_|$)")
+
+
+def says_its_subject(path: Path) -> bool:
+    """Whether a file of tests stands in the folder of its subject, and is named after what it is about."""
+    if path.parent == TREE / "tests":
+        return path.stem in SHARED_BY_TESTS
+    return not HISTORY.search(path.stem)
+
+
+def test_tests_are_found_by_their_subject() -> None:
+    """Who changes a part of the pool looks for its tests in the folder and the file that are named after it."""
+    assert [str(p.relative_to(TREE)) for p in python_files("tests") if not says_its_subject(p)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "is_fine"),
+    [
+        ("test_fork", False),
+        ("helpers", False),
+        ("danger/test_found_by_breaking", False),
+        ("pool/test_mutants", False),
+        ("line/test_review_2", False),
+        ("line/test_issue_12", False),
+        ("danger/test_fork", True),
+        ("memory/test_fork_memory", True),
+        ("sweeps", True),
+    ],
+)
+def test_a_name_that_says_no_subject_is_refused(name: str, is_fine: bool) -> None:
+    assert says_its_subject(TREE / "tests" / f"{name}.py") == is_fine
+
+
 def test_tests_do_not_sleep() -> None:
     """They wait for a state; a line that must sleep says why after `# sleeps:`."""
     sleeping = re.compile(r"\btime\.sleep\(|from time import .*\bsleep\b|(?<![\w.])sleep\(")
