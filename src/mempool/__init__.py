@@ -4,6 +4,7 @@ Pool                    the pool: alloc, free, lease, resize
 Objects, Buffers        where elements come from
 Limited, Logged, Faulty, OnFailure, Translated, Fallback    adaptors: a source around a source
 SharedPool              a pool of buffers that several processes share, exact after kill -9; Linux on x86-64
+Token                   an element of a SharedPool on its way to another process
 Guarantee, PoolStats    what a pool promises; what it has done
 Lease, Leases           holds an element and returns it at the end; several together
 Chunk                   what `pool.read(file)` yields: a buffer with bytes in it
@@ -30,6 +31,7 @@ from mempool.errors import (
     PoolClosed,
     PoolError,
     PoolTimeout,
+    StaleToken,
     UseAfterFree,
 )
 from mempool.lease import Lease
@@ -39,6 +41,7 @@ from mempool.pool import Pool
 from mempool.reading import Chunk
 from mempool.registry import get
 from mempool.rescue import rescue
+from mempool.shared.passing import Token
 from mempool.shared.pool import SharedPool
 from mempool.sources import Buffers, Fallback, Faulty, Limited, Logged, Objects, OnFailure, Translated
 from mempool.sources.source import Source
@@ -80,6 +83,8 @@ __all__ = [
     "PoolTimeout",
     "SharedPool",
     "Source",
+    "StaleToken",
+    "Token",
     "Translated",
     "UseAfterFree",
     "get",

@@ -118,6 +118,8 @@ class Snapshot(NamedTuple):
     """For how many seconds it is left alone from now on."""
     level: str | None
     """How the memory is guaranteed, where the source says so."""
+    offered: int = 0
+    """The part of `out` that is on its way from one process to another: see shared/passing.py."""
 
 
 class UnderWay(NamedTuple):

@@ -39,5 +39,9 @@ class PoisonError(PoolError):
     """A spare was written to while it lay in the pool: some code uses memory that it has freed."""
 
 
+class StaleToken(PoolError, LookupError):
+    """What this token stands for is not to be had any more: it was adopted, recalled or reclaimed, or is another's."""
+
+
 class ForeignElement(PoolError, ValueError):
     """An element was given back that this pool has not handed out."""

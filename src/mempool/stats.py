@@ -91,6 +91,8 @@ class PoolStats:
     """The longest wait in seconds, whatever its end."""
     wait_histogram: tuple[tuple[float, int], ...]
     """Waits by duration, whatever their end: (upper bound in seconds, how many up to it and above the one before)."""
+    offered: int = 0
+    """The part of `out` that was offered to other processes, and that nobody has adopted yet: see `SharedPool.offer`."""
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, as `json.dumps` writes them: the last bound of the histogram, infinity, is None."""
@@ -137,4 +139,5 @@ def stats_of(name: str, snapshot: Snapshot) -> PoolStats:
         wait_seconds_total=s.wait_seconds_total,
         wait_seconds_max=s.wait_seconds_max,
         wait_histogram=tuple(zip((*WAIT_BUCKETS, float("inf")), s.wait_histogram, strict=True)),
+        offered=s.offered,
     )

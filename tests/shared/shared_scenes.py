@@ -49,6 +49,24 @@ def leave(process: Process, place: int) -> list[Lease]:
     return leases
 
 
+def offer(process: Process, held: Lease, to: Process | None = None) -> Lease | None:
+    """The token; None: there is no such receiver."""
+    slot, lease = held
+    receiver, epoch = (words.ANYBODY, 0) if to is None else (to.me, to.epoch)
+    process.stop_using(slot)  # before: whoever adopts it may write into it in the very next moment
+    outcome = operations.run_offer(process, slot, lease, receiver, epoch)
+    if outcome == NOTHING:
+        process.use(slot)
+    return (slot, process.version) if outcome == GOT else None
+
+
+def adopt(process: Process, token: Lease, *, recalls: bool = False) -> Lease | None:
+    if operations.run_end_offer(process, *token, recalls) != GOT:
+        return None
+    slot, lease = process.slot, process.version
+    return process.use(slot), lease
+
+
 def resize(process: Process, reserve: int, keep: int, limit: int) -> None:
     operations.run_retarget(process, make_targets(reserve, keep, limit))
     operations.run_shrink(process)
@@ -92,6 +110,8 @@ class Scene:
     third_held: list[Lease] = field(default_factory=list)
     mine: list[Lease] = field(default_factory=list)  # the survivor's
     places: list[int] = field(default_factory=list)  # the survivor's
+    token: Lease = (0, 0)  # what the third has offered to anybody
+    tokens: list[Lease] = field(default_factory=list)  # what the survivor has offered to anybody, and to the child
 
     @classmethod
     def make(cls, setup: int, faults: Faults | None = None, room: int | None = None) -> Scene:
@@ -113,6 +133,15 @@ class Scene:
         for process in processes:
             process.steps = 0
         return scene
+
+    def pass_on(self) -> None:
+        """The third has offered what it had to anybody, and the survivor one to anybody and one to the child."""
+        self.token = offer(self.third, self.third_held.pop()) or (0, 0)
+        for receiver in (None, self.child):
+            lease = self.mine.pop() if self.mine else take(self.survivor)
+            if lease is not None:
+                self.tokens.append(offer(self.survivor, lease, receiver) or (0, 0))
+        self.third.steps = self.survivor.steps = 0
 
     def work(self) -> None:
         """The survivor uses the pool, whatever has become of the others."""
@@ -142,7 +171,10 @@ class Scene:
         assert found.slots_in(words.POPULATING) == found.slots_in(words.PUNCHING) == []
         for place in self.places:
             self.mine += leave(self.survivor, place)
+        # What was addressed to the dead went with them; what is left is the survivor's own.
+        self.mine += [lease for token in self.tokens if (lease := adopt(self.survivor, token, recalls=True))]
         found = self.memory.settled(self.survivor)
+        assert found.slots_in(words.OFFERED) == found.slots_in(words.ADDRESSED) == []
         assert sorted(slot for slot, _ in self.mine) == found.slots_in(words.LEASED)
         for lease in self.mine:
             give(self.survivor, lease)
@@ -203,6 +235,48 @@ def attach_where_the_third_died(scene: Scene, _process: Process, _held: list[Lea
     successor.become(THIRD)
 
 
+def offer_to_anybody(_scene: Scene, process: Process, held: list[Lease]) -> None:
+    offer(process, held[0])
+
+
+def offer_to_the_third(scene: Scene, process: Process, held: list[Lease]) -> None:
+    assert offer(process, held[0], scene.third)
+
+
+def offer_and_recall(scene: Scene, process: Process, held: list[Lease]) -> None:
+    for receiver in (None, scene.third):
+        token = offer(process, held.pop(), receiver)
+        assert token
+        lease = adopt(process, token, recalls=True)
+        assert lease
+        assert adopt(process, token) is adopt(process, token, recalls=True) is None
+        held.insert(0, lease)
+
+
+def adopt_what_others_offer(scene: Scene, process: Process, _held: list[Lease]) -> None:
+    scene.pass_on()
+    for token in (scene.token, *scene.tokens):
+        lease = adopt(process, token)
+        assert lease
+        assert adopt(process, token) is None
+        give(process, lease)
+
+
+def adopt_and_pass_on(scene: Scene, process: Process, _held: list[Lease]) -> None:
+    scene.pass_on()
+    lease = adopt(process, scene.token)
+    assert lease
+    assert offer(process, lease)
+
+
+def reap_an_offerer(scene: Scene, process: Process, held: list[Lease]) -> None:
+    scene.pass_on()
+    offer(process, held[0], scene.third)
+    scene.third.die()
+    operations.run_reap(process, THIRD, scene.third.epoch)
+    assert adopt(process, scene.token) is None
+
+
 SCRIPTS: dict[str, Script] = {
     "take": lambda _scene, process, _held: take(process) and None,
     "free": lambda _scene, process, held: give(process, held[0]),
@@ -219,6 +293,12 @@ SCRIPTS: dict[str, Script] = {
     "trim": lambda _scene, process, _held: trim(process),
     "exchange the targets": lambda _scene, process, _held: exchange(process, 3, 4, 6),
     "lower the limit": lambda _scene, process, _held: resize(process, 0, 1, 2),
+    "offer": offer_to_anybody,
+    "offer to one": offer_to_the_third,
+    "offer and recall": offer_and_recall,
+    "adopt": adopt_what_others_offer,
+    "adopt and pass on": adopt_and_pass_on,
+    "reap an offerer": reap_an_offerer,
     "close": lambda _scene, process, _held: close(process),
     "reap the third": reap_the_third,
     "detach": detach,

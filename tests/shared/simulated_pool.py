@@ -47,7 +47,7 @@ class Memory:
     def __init__(self, slots: int, places: int, clients: int, room: int | None = None) -> None:
         self.slots, self.places, self.clients = slots, places, clients
         self.root = [0, words.make_gate(words.NO_SLOT, 0, 0, 0)]
-        values = [0, words.make_bare_list(0, 0), words.make_line(words.NO_PLACE, words.NO_PLACE, 0)]
+        values = [0, words.make_bare_list(0, 0), words.make_line(words.NO_PLACE, words.NO_PLACE, 0), 0]
         values += [words.make_slot(words.BARE, 0, slot) for slot in [*range(1, slots), words.NO_SLOT]]
         for place in range(places):
             behind = place + 1 if place + 1 < places else words.NO_PLACE

@@ -13,12 +13,14 @@ import pytest
 from shared_children import die_with_the_parent
 
 from mempool.errors import PoolError
+from mempool.shared import words
 from mempool.shared.audit import Words, audit
 from mempool.shared.errors import PoolCorrupt
-from mempool.shared.file import HEADER, ROOT
+from mempool.shared.file import HEADER, ROOT, VERSION
 
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
+from mempool.shared._engine import Ticket as Owning
 from mempool.shared.engine import SharedEngine
 
 pytestmark = pytest.mark.once
@@ -34,6 +36,9 @@ def make(path: Path) -> SharedEngine:
     assert None not in handles
     other.enqueue(other.ticket(2))
     engine.give([handles[0]] if handles[0] else [])
+    for handle, receiver in ((handles[2], words.ANYBODY), (handles[3], 1)):
+        assert handle
+        assert Owning(engine._tx, 0).offer(handle, receiver, 1)
     # What is written to is a state in the middle of everything; the processes end here, so that nobody cleans up.
     engine._finalizer.detach()
     other._finalizer.detach()
@@ -51,6 +56,7 @@ def use(path: Path) -> None:
             engine.snapshot, engine.queue, engine.clients, engine.verify, engine.reap_dead, engine.refill,
             lambda: engine.give([h] if (h := engine.take()) else []),
             lambda: engine.enqueue(engine.ticket(2)),
+            lambda: pass_on(engine), engine.offered,
             lambda: engine.resize(1, 2, 5),
             engine.close,
         ):  # fmt: skip
@@ -58,6 +64,17 @@ def use(path: Path) -> None:
                 call()
             except (PoolError, ValueError, TimeoutError):
                 pass
+
+
+def pass_on(engine: SharedEngine) -> None:
+    """Offer one, adopt whatever there is."""
+    handle = engine.take()
+    if handle is not None:
+        Owning(engine._tx, 0).offer(handle, words.ANYBODY, 0)
+    for slot in range(engine.layout.slots):
+        seen = engine._tx.look_at_offer(slot)
+        if seen is not None:
+            Owning(engine._tx, 1).end_offer(slot, seen[0], seen[2])
 
 
 def survives(path: Path) -> bool:
@@ -130,7 +147,9 @@ def test_a_header_that_was_written_to_is_refused(pool_path: Path, field: int) ->
         SharedEngine.attach(pool_path)
 
 
-@pytest.mark.parametrize(("field", "value"), [(1, 2), (2, 0), (2, 600), (3, 1 << 15), (4, 1 << 11), (5, 1 << 41), (6, 1)])
+@pytest.mark.parametrize(
+    ("field", "value"), [(1, VERSION + 1), (2, 0), (2, 600), (3, 1 << 15), (4, 1 << 11), (5, 1 << 41), (6, 1)]
+)
 def test_a_header_with_a_good_checksum_that_cannot_be_is_refused(pool_path: Path, field: int, value: int) -> None:
     """Its numbers are compared with what is possible and with the size of the file."""
     make(pool_path)
@@ -157,6 +176,9 @@ def test_an_audit_of_any_words_ends() -> None:
     chance = random.Random(1)
     objected = 0
     for _ in range(2_000):
-        values = [chance.choice([*CHOSEN, chance.getrandbits(64), chance.getrandbits(8)]) for _ in range(3 + 6 + 2 * 3 + 4)]
+        values = [
+            chance.choice([*CHOSEN, chance.getrandbits(64), chance.getrandbits(8)])
+            for _ in range(words.FIRST_SLOT + 6 + 2 * 3 + 4)
+        ]
         objected += audit(Words(6, 3, 4, chance.choice(CHOSEN), values)) != []
     assert objected == 2_000

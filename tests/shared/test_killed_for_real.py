@@ -14,6 +14,8 @@ from sweeps import LONG
 
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
+from mempool.shared import words
+from mempool.shared._engine import Ticket as Owning
 from mempool.shared.engine import Handle, SharedEngine, Ticket
 from mempool.shared.file import ROOT
 
@@ -76,12 +78,48 @@ def kill_after_change(
                 return True
 
 
+def offer(engine: SharedEngine, handle: Handle, receiver: int) -> int:
+    """Its number. The receiver is the parent: it was the first to attach."""
+    number = Owning(engine._tx, 0).offer(handle, receiver, 0 if receiver == words.ANYBODY else 1)
+    assert number
+    return number
+
+
+def end_offer(engine: SharedEngine, slot: int, number: int, *, recalls: bool = False) -> None:
+    ticket = Owning(engine._tx, 1)
+    assert ticket.end_offer(slot, number, recalls)
+    ticket.let_go()
+
+
+def adopt_the_parents(engine: SharedEngine) -> None:
+    """What the parent had offered before it forked."""
+    end_offer(engine, *PARENTS[0])
+
+
+def take_back(engine: SharedEngine) -> None:
+    """What the parent has offered, if nobody has adopted it; and what the child has addressed to the parent."""
+    for slot in range(engine.layout.slots):
+        seen = engine._tx.look_at_offer(slot)
+        if seen is not None:
+            ticket = Owning(engine._tx, 1)
+            assert ticket.end_offer(slot, seen[0], seen[2])
+            ticket.give_back()
+
+
+#: What the parent has offered to anybody: the slot and the number.
+PARENTS: list[tuple[int, int]] = []
+
 SCRIPTS: dict[str, Script] = {
     "take": lambda engine, _held: engine._tx.take(),
     "free": lambda engine, held: engine._tx.give(held[0]),
     "join": lambda engine, _held: engine._tx.join(2),
     "grow": lambda engine, _held: engine._tx.retarget(5, 6, 8) and engine._tx.grow(),
     "shrink": lambda engine, _held: engine._tx.retarget(0, 0, 8) and engine._tx.shrink(),
+    "offer": lambda engine, held: offer(engine, held[0], words.ANYBODY),
+    "offer to one": lambda engine, held: offer(engine, held[0], 0),
+    "offer and adopt": lambda engine, held: end_offer(engine, held[0].slot, offer(engine, held[0], words.ANYBODY)),
+    "adopt": lambda engine, _held: adopt_the_parents(engine),
+    "offer to one and recall": lambda engine, held: end_offer(engine, held[0].slot, offer(engine, held[0], 0), recalls=True),
     "detach": lambda engine, _held: engine._tx.detach(),
 }
 
@@ -102,11 +140,16 @@ def test_killed_after_any_change_of_shared_memory(pool_path: Path, script: str, 
                 mine += [handle for handle in iter(engine.take, None) if handle]
                 engine.enqueue(ticket)
 
+        if script == "adopt":
+            handle = engine.take()
+            assert handle
+            PARENTS[:] = [(handle.slot, offer(engine, handle, words.ANYBODY))]
         goes_on = kill_after_change(engine, pool_path, SCRIPTS[script], changes, begin)
         assert engine.verify() == [], f"after change {changes}"
         killed += goes_on
         engine.reap_dead()
         assert engine.verify() == [], f"after change {changes}, reaped"
+        take_back(engine)
         engine.cancel(ticket)
         engine.give(mine)
         now = engine.resize(3, 5, 7)

@@ -89,3 +89,11 @@ def test_a_resize_from_outside_leaves_what_it_was_not_asked_to_change(listed: Pa
     assert (pool.reserve, pool.keep, pool.limit) == (3, 6, 16)
     pool.resize(2)
     assert pool.keep == 4
+
+
+def test_whoever_looks_looks_into_the_same_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mempool ls` and `mempool top` do not import what makes the pools, and name its folder themselves."""
+    from mempool.watch import shared_pools
+
+    monkeypatch.delenv("MEMPOOL_SHARED_FOLDER", raising=False)
+    assert shared_pools.folder() == str(listing.folder())

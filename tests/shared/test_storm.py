@@ -16,12 +16,16 @@ from mempool.errors import LineFull
 
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
+from mempool.shared import words
+from mempool.shared._engine import Ticket as Owning
 from mempool.shared.engine import Handle, SharedEngine, TicketState
 
 pytestmark = pytest.mark.once
 
 WORKERS = 4
 STAMP = struct.Struct("QQ")
+#: Where the workers leave their tokens for each other, eight each: the number, the slot, the stamp in the memory, to whom.
+TOKENS, TOKEN = 1024, struct.Struct("QQ16sQ")
 
 
 class Worker:
@@ -60,6 +64,43 @@ class Worker:
         else:
             self.engine.cancel(ticket)
 
+    def pass_on(self) -> None:
+        """Offer one, to anybody or to a worker; whoever finds its token adopts it, or loses it with its life."""
+        handle, stamp = self.held.pop(self.random.randrange(len(self.held)))
+        to = (words.ANYBODY, 0)
+        if self.random.random() < 0.5:
+            to = self.random.choice([(client.number, client.epoch) for client in self.engine.clients()])
+        number = Owning(self.engine._tx, 0).offer(handle, *to)
+        if number is None:  # that one has ended
+            self.held.append((handle, stamp))
+            return
+        assert number
+        sheet = self.counts, TOKENS + 8 * TOKEN.size * self.number
+        TOKEN.pack_into(sheet[0], sheet[1] + self.random.randrange(8) * TOKEN.size, number, handle.slot, stamp, to[0])
+
+    def adopt(self) -> None:
+        """What anybody has offered. A token may be old, torn, or another's."""
+        at = TOKENS + self.random.randrange(8 * WORKERS) * TOKEN.size
+        number, slot, stamp, _ = TOKEN.unpack_from(self.counts, at)
+        ticket = Owning(self.engine._tx, 1)
+        if number and ticket.end_offer(slot, number, self.random.random() < 0.1):
+            (handle,) = ticket.handles
+            ticket.let_go()
+            found = bytes(handle.view[: len(stamp)])
+            assert found == bytes(handle.view[handle.size - len(stamp) :]), f"{handle} was written to while it was offered"
+            self.held.append((handle, found))
+
+    def adopt_addressed(self) -> None:
+        """Also what was addressed to it by one that is dead."""
+        for slot in range(self.engine.layout.slots):
+            seen = self.engine._tx.look_at_offer(slot)
+            if seen is not None and seen[1] == self.engine.number:
+                ticket = Owning(self.engine._tx, 1)
+                if ticket.end_offer(slot, seen[0], False):
+                    (handle,) = ticket.handles
+                    ticket.let_go()
+                    self.held.append((handle, bytes(handle.view[: STAMP.size])))
+
     def resize(self) -> None:
         reserve, more, most = (self.random.randrange(12) for _ in range(3))
         self.engine.resize(reserve, reserve + more, reserve + more + most + 4)
@@ -70,9 +111,16 @@ class Worker:
             handle = self.engine.take() if len(self.held) < 12 else None
             if handle is not None:
                 self.own(handle)
-        elif what < 0.94:
+        elif what < 0.90:
             if self.held:
                 self.disown()
+        elif what < 0.92:
+            if self.held:
+                self.pass_on()
+        elif what < 0.94 and len(self.held) < 12:
+            self.adopt()
+            if self.random.random() < 0.1:
+                self.adopt_addressed()
         elif what < 0.99 and len(self.held) < 12:
             self.wait_in_line()
         elif what > 0.998:
@@ -143,6 +191,10 @@ def storm(path: Path, kills: int, seed: int) -> tuple[int, int, int, int]:
                 end(number)
     engine.reap_dead()
     assert engine.verify() == []
+    for slot in range(engine.layout.slots):
+        seen = engine._tx.look_at_offer(slot)
+        if seen is not None:  # addressed to the survivor
+            assert Owning(engine._tx, 1).end_offer(slot, seen[0], seen[2])
     engine.resize(8, 16, 40)
     now = engine.snapshot()
     assert (now.out, now.waiting, len(engine.clients())) == (0, 0, 1)

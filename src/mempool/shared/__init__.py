@@ -3,12 +3,14 @@
 transaction.py   the seam: read, write, and put it in force
 words.py         how the numbers lie in 64 bits
 decisions.py     what is decided, on a few words
+offers.py        what is decided of elements that one process passes to another
 operations.py    what a process does: decisions, and memory in between
 protocol.h       how it is put in force in shared memory, without a lock
 system.h         memory and sleep
 _engine.pyx      all of the above, compiled; Linux on x86-64
 file.py          the file in /dev/shm
 clients.py       who is dead
+passing.py       tokens: an element that is offered by one process and adopted by another
 engine.py        SharedEngine: file, clients, tickets, forks
 audit.py         whether the words agree with each other
 listing.py       names, look: the pools of this user, seen from outside without joining

@@ -54,12 +54,16 @@ cdef enum:  # words.py says the same
     TARGETS = 0
     BARE_LIST = 1
     LINE = 2
-    FIRST_SLOT = 3
+    OFFERS = 3
+    FIRST_SLOT = 4
     BARE = 0
     POPULATING = 1
     SPARE = 2
     LEASED = 3
     PUNCHING = 4
+    OFFERED = 5
+    ADDRESSED = 6
+    ANYBODY = 0xFFFF
     EMPTY = 0
     WAITING = 1
     SERVED = 2
@@ -67,6 +71,7 @@ cdef enum:  # words.py says the same
     ABSENT = 0
     LIVE = 1
     DEAD = 2
+    UNSETTLED = 3
 
 cdef enum:  # decisions.py says the same
     GOT = 1
@@ -93,7 +98,8 @@ CONSTANTS = {
     "NO_SLOT": NO_SLOT, "NO_PLACE": NO_PLACE, "TARGETS": TARGETS, "BARE_LIST": BARE_LIST, "LINE": LINE,
     "FIRST_SLOT": FIRST_SLOT, "BARE": BARE, "POPULATING": POPULATING, "SPARE": SPARE, "LEASED": LEASED,
     "PUNCHING": PUNCHING, "EMPTY": EMPTY, "WAITING": WAITING, "SERVED": SERVED, "SHUT": SHUT, "ABSENT": ABSENT,
-    "LIVE": LIVE, "DEAD": DEAD, "GOT": GOT, "NOTHING": NOTHING, "TO_POPULATE": TO_POPULATE, "TO_PUNCH": TO_PUNCH,
+    "LIVE": LIVE, "DEAD": DEAD,
+    "UNSETTLED": UNSETTLED, "OFFERS": OFFERS, "OFFERED": OFFERED, "ADDRESSED": ADDRESSED, "ANYBODY": ANYBODY, "GOT": GOT, "NOTHING": NOTHING, "TO_POPULATE": TO_POPULATE, "TO_PUNCH": TO_PUNCH,
     "KEPT": KEPT, "GRANTED": GRANTED, "NOT_YOURS": NOT_YOURS, "FULL": FULL, "CLOSED": CLOSED, "TOO_MANY": TOO_MANY,
     "GONE": GONE, "GRANTS_MAX": GRANTS_MAX,
     "FROM_SPARES": FROM_SPARES, "FROM_RESERVE": FROM_RESERVE, "FROM_SOURCE": FROM_SOURCE,
@@ -479,6 +485,18 @@ cdef class Transaction:
             "or was reclaimed"
         )
 
+    def look_at_offer(self, uint64_t slot):
+        """If this process has offered that slot, or it is addressed to it: (number, receiver or None, whether it has)."""
+        if slot >= self.slots:
+            raise ValueError(f"there are {self.slots} slots, from 0 on; this is {slot}")
+        self.ready()
+        cdef uint64_t outcome = run_look_at_offer(self, slot)
+        if outcome == GONE:
+            raise self.gone()
+        if outcome == NOT_YOURS:
+            return None
+        return self.value, None if self.place == ANYBODY else self.place, self.count == 1
+
     def handles(self, Py_ssize_t count):
         """So many that own nothing, for `leave`."""
         return [blank_handle(self) for _ in range(count)]
@@ -624,13 +642,13 @@ cdef class Transaction:
     # -- what is so
 
     def look(self):
-        """(reserve, keep, limit, made, spares, waiting, closed, version, gathered), all of one moment."""
+        """(reserve, keep, limit, made, spares, waiting, closed, version, gathered, offered), all of one moment."""
         self.ready()
         run_look(self)
         cdef uint64_t gate = self.gate
         return (
             reserve_of(self.value), keep_of(self.value), limit_of(self.value), self.count, spares(gate), waiting(gate),
-            is_closed(gate), mp_version(self.t.root), self.place,
+            is_closed(gate), mp_version(self.t.root), self.place, self.slot,
         )
 
     def copy(self):
@@ -739,4 +757,5 @@ cdef class Transaction:
 include "ticket.pxi"
 include "words.py"
 include "decisions.py"
+include "offers.py"
 include "operations.py"

@@ -76,6 +76,9 @@ def _slots(found: Words) -> list[str]:
         wrong.append(f"{spares} spares, and {words.spares(found.gate)} are counted")
     if made != words.made_of(found.values[words.BARE_LIST]):
         wrong.append(f"{made} slots are made, and {words.made_of(found.values[words.BARE_LIST])} are counted")
+    offered = len(found.slots_in(words.OFFERED)) + len(found.slots_in(words.ADDRESSED))
+    if offered != found.values[words.OFFERS]:
+        wrong.append(f"{offered} are offered, and {found.values[words.OFFERS]} are counted")
     return wrong
 
 
@@ -115,7 +118,7 @@ def _owners(found: Words) -> list[str]:
     wrong = []
     for slot in range(found.slots):
         state, client = words.state_of(found.slot(slot)), words.client_of(found.slot(slot))
-        if state > words.PUNCHING:
+        if state > words.ADDRESSED:
             wrong.append(f"slot {slot} is in no state that there is: {state}")
         elif state not in (words.BARE, words.SPARE) and not _is_there(found, client):
             wrong.append(f"slot {slot} belongs to client {client}, who is not there")

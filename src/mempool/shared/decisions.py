@@ -22,6 +22,7 @@ if not cython.compiled:  # compiled, all are in one file
     from mempool.shared.transaction import Transaction
     from mempool.shared.words import (
         ABSENT,
+        ADDRESSED,
         BARE,
         BARE_LIST,
         DEAD,
@@ -32,12 +33,15 @@ if not cython.compiled:  # compiled, all are in one file
         LIVE,
         NO_PLACE,
         NO_SLOT,
+        OFFERED,
+        OFFERS,
         POPULATING,
         PUNCHING,
         SERVED,
         SHUT,
         SPARE,
         TARGETS,
+        UNSETTLED,
         WAITING,
         before_of,
         behind_of,
@@ -131,7 +135,8 @@ def client_word(tx: Transaction, client: cython.ulonglong) -> cython.ulonglong:
 @cython.inline
 @cython.exceptval(check=False)
 def is_live(tx: Transaction) -> cython.bint:
-    return tx.read(client_word(tx, tx.me)) == make_client(LIVE, tx.epoch)
+    value: cython.ulonglong = tx.read(client_word(tx, tx.me))
+    return value == make_client(LIVE, tx.epoch) or value == make_client(UNSETTLED, tx.epoch)
 
 
 @cython.cfunc
@@ -317,6 +322,20 @@ def lay_bare(tx: Transaction, slot: cython.ulonglong, state: cython.ulonglong) -
     return KEPT
 
 
+# -- what is offered: see offers.py
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def count_offers(tx: Transaction, more: cython.bint) -> cython.void:
+    """One more is offered, or one less."""
+    offers: cython.ulonglong = tx.read(OFFERS)
+    if (offers >= tx.slots) if more else (offers == 0):
+        tx.broken = True
+        return
+    tx.write(OFFERS, offers + 1 if more else offers - 1)
+
+
 # -- the promise
 
 
@@ -391,8 +410,9 @@ def grow(tx: Transaction, goal: cython.ulonglong, under_way: cython.ulonglong) -
 def look(tx: Transaction) -> cython.ulonglong:
     """`value`: the targets, `count`: how many are made, `place`: how many the first in line has gathered; all of one moment.
 
-    `tx.gate`: the rest.
+    `slot`: how many are offered. `tx.gate`: the rest.
     """
+    tx.slot = tx.read(OFFERS)
     tx.value = tx.read(TARGETS)
     tx.count = made_of(tx.read(BARE_LIST))
     tx.place = granted_of(tx.read(place_word(tx, head_of(tx.read(LINE))))) if waiting(tx.gate) > 0 else 0
@@ -616,13 +636,27 @@ def close(tx: Transaction) -> cython.ulonglong:
 def attach(tx: Transaction, client: cython.ulonglong) -> cython.ulonglong:
     """The caller, who holds this client's lock, is this client from now on. `value`: its epoch.
 
-    GOT. FULL: a dead one left it behind, and what that one had is the caller's now: see operations.run_inherit.
+    GOT. FULL: a dead one left it behind, and what that one had is the caller's now: see operations.run_inherit, and until
+    then it is unsettled: what others address to it would be returned with the rest.
     """
     word: cython.ulonglong = client_word(tx, client)
     value: cython.ulonglong = tx.read(word)
     tx.value = (epoch_of(value) + 1) & 0xFFFFFFFF
-    tx.write(word, make_client(LIVE, tx.value))
-    return GOT if client_state(value) == ABSENT else FULL
+    if client_state(value) == ABSENT:
+        tx.write(word, make_client(LIVE, tx.value))
+        return GOT
+    tx.write(word, make_client(UNSETTLED, tx.value))
+    return FULL
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def settle_down(tx: Transaction, state: cython.ulonglong) -> cython.ulonglong:
+    """The caller can be addressed from now on (LIVE), or no more (UNSETTLED). GOT, GONE."""
+    if not is_live(tx):
+        return GONE
+    tx.write(client_word(tx, tx.me), make_client(state, tx.epoch))
+    return GOT
 
 
 @cython.cfunc
@@ -662,7 +696,8 @@ def mark_surplus(tx: Transaction, client: cython.ulonglong, epoch: cython.ulongl
         return GONE
     if client == tx.me:
         return NOTHING
-    if tx.read(word) == make_client(LIVE, epoch):
+    value: cython.ulonglong = tx.read(word)
+    if value == make_client(LIVE, epoch) or value == make_client(UNSETTLED, epoch):
         tx.write(word, make_client(DEAD, epoch))
         return GOT
     return GOT if may_reap(tx, client, epoch) else NOTHING
@@ -695,6 +730,9 @@ def reap_slot(
     value: cython.ulonglong = tx.read(word)
     if client_of(value) != client or state_of(value) == BARE or state_of(value) == SPARE:
         return NOT_YOURS
+    if state_of(value) == OFFERED or state_of(value) == ADDRESSED:
+        count_offers(tx, False)
+        return settle(tx, slot)
     if state_of(value) == LEASED:
         return settle(tx, slot)
     tx.write(word, make_slot(PUNCHING, tx.me, NO_SLOT))

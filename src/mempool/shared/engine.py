@@ -85,6 +85,8 @@ class Snapshot:
     """How many transactions there have been."""
     gathered: int
     """What the first in line has got until now of what it wants."""
+    offered: int
+    """The part of `out` that was offered, and that nobody has adopted yet."""
 
     @property
     def out(self) -> int:
@@ -249,7 +251,9 @@ class SharedEngine:
             if not locks.lock(self._lock, number):
                 continue
             state, _, *record = self._tx.look_at_client(number)
-            if state == words.LIVE and locks.still_maps(locks.Process(*record), self._mapped_as, self._here):
+            if state in (words.LIVE, words.UNSETTLED) and locks.still_maps(
+                locks.Process(*record), self._mapped_as, self._here
+            ):
                 locks.unlock(self._lock, number)  # it lives, and has lost its descriptors
                 continue
             self.reaped = int(state != words.ABSENT)  # it takes a dead one's place, and returns what that had
@@ -476,6 +480,20 @@ class SharedEngine:
             held[client] = held.get(client, 0) + 1
         return held
 
+    def offered(self) -> dict[int, tuple[int, int]]:
+        """Of each client, by its number: how many it has offered to anybody, and how many are addressed to it.
+
+        Raises as `verify`.
+        """
+        found = self._words()
+        offered: dict[int, tuple[int, int]] = {}
+        for state, by, to in ((words.OFFERED, 1, 0), (words.ADDRESSED, 0, 1)):
+            for slot in found.slots_in(state):
+                client = words.client_of(found.slot(slot))
+                before = offered.get(client, (0, 0))
+                offered[client] = before[0] + by, before[1] + to
+        return offered
+
     def verify(self) -> list[str]:
         """Whether the shared words agree with each other: what does not, in words. [] is as it should be.
 
@@ -504,7 +522,7 @@ class SharedEngine:
                 state, epoch, *record = self._tx.look_at_client(number)
                 if number == self._tx.me or state == words.ABSENT:
                     continue
-                if state == words.LIVE and not self._is_gone(number, locks.Process(*record)):
+                if state != words.DEAD and not self._is_gone(number, locks.Process(*record)):
                     continue
                 reaped += self._tx.reap(number, epoch)
         return reaped

@@ -26,7 +26,7 @@ from mempool.shared import words
 from mempool.shared.errors import PoolCorrupt
 
 MAGIC = b"mempool\x01"
-VERSION = 1
+VERSION = 2
 #: magic, version, slots, places, clients, bytes of a slot, bytes of the file, a number that no other file has
 HEADER = struct.Struct("<8s6Q16s")
 PAGE = 4096
@@ -107,7 +107,7 @@ class Layout:
     def first_words(self, reserve: int, keep: int, limit: int, *, follows: bool = False) -> bytes:
         """All slots are bare, all places are empty, nobody is there."""
         values = [words.make_targets(reserve, keep, limit) | follows << 63, words.make_bare_list(0, 0)]
-        values.append(words.make_line(words.NO_PLACE, words.NO_PLACE, 0))
+        values += [words.make_line(words.NO_PLACE, words.NO_PLACE, 0), 0]
         following = [*range(1, self.slots), words.NO_SLOT]
         values += [words.make_slot(words.BARE, 0, slot) for slot in following]
         for place in range(self.places):

@@ -42,13 +42,23 @@ class User:
     """What /proc calls it; "" where it is gone, or in another pid namespace."""
     held: int
     """Elements that it holds."""
+    offered: int
+    """Elements that it has offered to anybody, and that nobody has adopted yet."""
+    addressed: int
+    """Elements that were offered to it, and that it has not adopted yet."""
     is_dead: bool
     """It was killed, and what it held is being reclaimed."""
 
     def __str__(self) -> str:
         state = ", which was killed and is being reclaimed," if self.is_dead else ""
         command = f" ({self.command})" if self.command else ""
-        return f"process {self.pid}{command}{state} holds {self.held}"
+        passed = f", has offered {self.offered}" if self.offered else ""
+        passed += f", has {self.addressed} to adopt" if self.addressed else ""
+        return f"process {self.pid}{command}{state} holds {self.held}{passed}"
+
+    def has_any(self) -> bool:
+        """Whether any element is its."""
+        return self.held + self.offered + self.addressed > 0
 
 
 @dataclass(frozen=True)
@@ -130,10 +140,18 @@ def look_at(path: str | os.PathLike[str]) -> Look:
     engine = SharedEngine.observe(path)
     try:
         now, held, clients, queue = engine_snapshot(engine), engine.held(), engine.clients(), engine.queue()
+        offered = engine.offered()
     finally:
         engine.detach()
     users = tuple(
-        User(client.number, client.pid, _command(client.pid), held.get(client.number, 0), client.is_dead)
+        User(
+            client.number,
+            client.pid,
+            _command(client.pid),
+            held.get(client.number, 0),
+            *offered.get(client.number, (0, 0)),
+            client.is_dead,
+        )
         for client in clients
     )
     return Look(
@@ -143,7 +161,7 @@ def look_at(path: str | os.PathLike[str]) -> Look:
         engine.layout.slots,
         engine.path.stat().st_blocks * 512,
         stats_of(engine.name, now),
-        messages.why_empty(messages.called(engine.name), now, [], [user for user in users if user.held], []),
+        messages.why_empty(messages.called(engine.name), now, [], [user for user in users if user.has_any()], []),
         users,
         tuple(Waiter(place.pid, place.wanted, place.granted) for place in queue),
     )
@@ -207,6 +225,7 @@ def engine_snapshot(engine: SharedEngine) -> Snapshot:
         source_said=None,
         source_rests=0.0,
         level=None,
+        offered=now.offered,
     )
 
 

@@ -47,11 +47,13 @@ if not cython.compiled:  # compiled, all are in one file
         reap_slot,
         retarget,
         scrap,
+        settle_down,
         shrink,
         take,
     )
+    from mempool.shared.offers import end_offer, look_at_offer, offer
     from mempool.shared.transaction import Transaction
-    from mempool.shared.words import POPULATING, PUNCHING
+    from mempool.shared.words import LIVE, POPULATING, PUNCHING, UNSETTLED
 
 
 @cython.cfunc
@@ -149,6 +151,49 @@ def run_scrap(tx: Transaction, slot: cython.ulonglong, lease: cython.ulonglong) 
     if outcome == TO_PUNCH:
         punch_mine(tx, slot)
     return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_offer(
+    tx: Transaction,
+    slot: cython.ulonglong,
+    lease: cython.ulonglong,
+    receiver: cython.ulonglong,
+    epoch: cython.ulonglong,
+) -> cython.ulonglong:
+    """GOT: `version` is the number of the offer. NOTHING: there is no such receiver. NOT_YOURS, GONE."""
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = offer(tx, slot, lease, receiver, epoch)
+        if tx.finish():
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_end_offer(
+    tx: Transaction, slot: cython.ulonglong, number: cython.ulonglong, recalls: cython.bint
+) -> cython.ulonglong:
+    """GOT: `slot`, leased under the number `version`. NOT_YOURS, GONE."""
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = end_offer(tx, slot, number, recalls)
+        if tx.finish():
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_look_at_offer(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = look_at_offer(tx, slot)
+        if tx.finish():
+            return outcome
 
 
 @cython.cfunc
@@ -422,15 +467,29 @@ def run_reap(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong)
 @cython.cfunc
 @cython.exceptval(0xFFFF)
 def run_inherit(tx: Transaction) -> cython.ulonglong:
-    """All that is the caller's is returned: what a dead one left to it, or before it detaches. GOT, GONE."""
-    return clear(tx, tx.me, tx.epoch)
+    """All that is the caller's is returned: what a dead one left to it. Then it can be addressed. GOT, GONE."""
+    outcome: cython.ulonglong = clear(tx, tx.me, tx.epoch)
+    return outcome if outcome != GOT else run_settle_down(tx, LIVE)
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_settle_down(tx: Transaction, state: cython.ulonglong) -> cython.ulonglong:
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = settle_down(tx, state)
+        if tx.finish():
+            return outcome
 
 
 @cython.cfunc
 @cython.exceptval(0xFFFF)
 def run_detach(tx: Transaction) -> cython.ulonglong:
-    """GOT, GONE."""
-    outcome: cython.ulonglong = clear(tx, tx.me, tx.epoch)
+    """GOT, GONE. First nothing can be addressed to it any more: what came after the last look would be lost."""
+    outcome: cython.ulonglong = run_settle_down(tx, UNSETTLED)
+    if outcome == GOT:
+        outcome = clear(tx, tx.me, tx.epoch)
     if outcome != GOT:
         return outcome
     while True:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mempool import registry
 from mempool.base_pool import BasePool
 from mempool.buffer import Buffer, fit
-from mempool.errors import PoolClosed
+from mempool.errors import PoolClosed, StaleToken
 from mempool.lease import adopt
-from mempool.shared import listing
+from mempool.shared import listing, passing
+from mempool.shared.passing import Token
 from mempool.sources.sizes import parse_size
 from mempool.tracking import TRACKERS
 
@@ -175,15 +177,107 @@ class SharedPool(BasePool[Buffer]):
         """A SharedPool travels by its name: where it arrives, it is attached to."""
         return _attach, (type(self), self.name, str(self._file.parent))
 
+    # -- passing on
+
+    def offer(self, element: Buffer, to: int | None = None) -> Token:
+        """Pass a buffer on to another process: it is dead here, and whoever adopts the token has its memory, uncopied.
+
+            connection.send(pool.offer(buf))              # here
+            with pool.adopting(connection.recv()) as buf: # there
+                ...
+
+        Send the token through any pipe, queue or socket. to: None: anybody may adopt it, and until then it is this
+        process': if this one ends, it is reclaimed, and `recall` takes it back. Or the process id of one that has attached:
+        nobody else can adopt it, and it is that one's from this step on, so that this one may end.
+
+        An element that is offered is out. Raises what `free` raises: BufferError while it is viewed, DoubleFree,
+        ForeignElement; ProcessLookupError where no process `to` uses the pool, ValueError where it has attached twice.
+        """
+        return passing.offer(self._engine, element, to)
+
+    def adopt(self, token: Token) -> Buffer:
+        """Take over what another process has offered: its buffer is this process' now, as if it had taken it. Never waits.
+
+        Once: raises StaleToken where somebody has adopted it before, or it was recalled; where the process that owned it has
+        ended, so that it was reclaimed; where it is addressed to another process; and where it is of another pool.
+        PoolClosed where this process has closed the pool. (After `close_for_all`, what was offered can still be adopted.)
+        """
+        ticket = self._engine.ticket(1)
+        try:
+            passing.adopt(self._engine, ticket, token)
+            buffer: Buffer = ticket.elements[0]
+            return buffer
+        except BaseException:
+            self._engine.cancel(ticket)
+            raise
+
+    @contextlib.contextmanager
+    def adopting(self, token: Token) -> Iterator[Buffer]:
+        """`adopt` for `with`: at the end the buffer is freed, unless it was freed or passed on inside. Raises as `adopt`."""
+        buffer = self.adopt(token)
+        try:
+            yield buffer
+        finally:
+            if buffer.is_alive():
+                self.free(buffer)
+
+    def recall(self, token: Token) -> Buffer:
+        """Take back what this process has offered, addressed or not, if nobody has adopted it yet.
+
+        Raises StaleToken where somebody has, or its receiver has ended, or another process has offered it; and as `adopt`.
+        """
+        ticket = self._engine.ticket(1)
+        try:
+            passing.adopt(self._engine, ticket, token, recalls=True)
+            buffer: Buffer = ticket.elements[0]
+            return buffer
+        except BaseException:
+            self._engine.cancel(ticket)
+            raise
+
+    def pending(self) -> list[Token]:
+        """The tokens of what this process has offered and nobody has adopted yet; also of those that it has lost."""
+        return passing.pending(self._engine)
+
+    def addressed(self) -> list[Token]:
+        """The tokens of what others have addressed to this process and it has not adopted yet.
+
+        Also where the sender was killed after it had offered it, and before it had sent the token: so nothing stays behind.
+        """
+        return passing.addressed(self._engine)
+
+    @classmethod
+    def of(cls, token: Token) -> SharedPool:
+        """The pool of a token, in this process: one that is here, or else it is attached to now, once a process.
+
+        For code that gets nothing but the token, such as a task of an executor. Raises StaleToken where that pool was
+        removed, or made anew; and what the constructor raises.
+        """
+        pool: SharedPool
+        for pool in [pool for pool in registry.pools() if isinstance(pool, SharedPool)]:
+            if pool._engine.client.nonce == token.nonce and not pool._engine.is_closed_here():
+                return pool
+        path = Path(token.path)
+        try:
+            pool = cls.attach(path.name, folder=path.parent)
+        except FileNotFoundError:
+            raise StaleToken(f"there is no shared pool {path} any more, of which this token is; have it sent anew") from None
+        if pool._engine.client.nonce != token.nonce:
+            pool.close()
+            raise StaleToken(f"the shared pool {path} was made anew since this token was; have it sent anew")
+        _attached[token.nonce] = pool
+        return pool
+
     # -- the end
 
     def close(self) -> int:
         """This process takes no more from the pool; its callers in the line get PoolClosed. The pool goes on for the others.
 
-        Elements that this process has out are good until they are freed. May be called again. Returns how many those are.
+        Elements that this process has out are good until they are freed, and what it has offered may be adopted as long as
+        it lives. May be called again. Returns how many those are: see `pending` for the latter.
         """
         self._engine.close_here()
-        return len(self._engine._out)
+        return int(self._engine.out_here())
 
     def close_for_all(self) -> int:
         """Nobody takes any more, in any process: every caller in the line gets PoolClosed, and spares go back to the system.
@@ -217,6 +311,10 @@ class SharedPool(BasePool[Buffer]):
 
     def _fit_array(self, dtype: Any, shape: Any) -> None:
         fit(self._called(), self._engine.client.layout.size, dtype, shape)
+
+
+#: What `of` has attached to, and keeps.
+_attached: dict[bytes, SharedPool] = {}
 
 
 def _attach(kind: type[SharedPool], name: str, folder: str) -> SharedPool:

@@ -24,7 +24,7 @@ from mempool.buffer import Block, Buffer, entrust, handle_of, prepare, revoke
 from mempool.clock import SYSTEM_CLOCK, Clock
 from mempool.engine import CLOSED, NEVER, SERVED, WAIT_BUCKETS, WAITING, Snapshot, Tracker, UnderWay, Waker
 from mempool.errors import DoubleFree, ForeignElement, LineFull
-from mempool.shared import decisions
+from mempool.shared import decisions, passing
 from mempool.shared._engine import Handle
 from mempool.shared._engine import Ticket as Owning
 from mempool.shared.engine import SLICE, SharedEngine
@@ -141,6 +141,7 @@ class PoolEngine:
         self._blocks: dict[int, Block] = {}  # by slot: made at its first lease in this process
         self._out: dict[int, Block] = {}  # by slot: what users of this process have
         self._lingering: dict[int, weakref.ref[Buffer]] = {}
+        self._offered: set[int] = set()  # slots that this process has offered, and maybe is responsible for still
         self._waiting: dict[Ticket, None] = {}  # those of this process, in their order
         self._draining: dict[Ticket, Waker] = {}
         self._listener: threading.Thread | None = None
@@ -372,13 +373,27 @@ class PoolEngine:
 
     def _after_return(self) -> None:
         """Something has come back: who waits for that is told; a process that has ended its share leaves with the last."""
-        if not self._out:
+        if not self._out and not passing.is_responsible(self, self._offered):
             _in_use.pop(id(self), None)
             if self._is_closed_here and not self._waiting:
                 self.client.detach()
         if self._draining and self.snapshot().out == 0:
             for waker in list(self._draining.values()):
                 waker.wake()
+
+    def is_closed_here(self) -> bool:
+        """Whether this process takes no more."""
+        return self._is_closed_here
+
+    def note_offer(self, slot: int) -> None:
+        """This slot is offered in the next step: until it is adopted, this process stays with the pool."""
+        self._offered.add(slot)
+        _in_use[id(self)] = self
+
+    def out_here(self) -> int:
+        """How many elements are out in this process, or offered by it and not adopted yet."""
+        passing.is_responsible(self, self._offered)
+        return len(self._out) + len(self._offered)
 
     def abandon(self, ticket: Ticket) -> None:
         """See Engine."""
@@ -612,6 +627,7 @@ class PoolEngine:
             source_said=self._said,
             source_rests=max(0.0, self._rests_until - self.clock.now()),
             level=None,
+            offered=now.offered,
         )
 
     def remarks(self) -> list[str]:
@@ -620,13 +636,18 @@ class PoolEngine:
         if self._lingering:
             said.append(messages.lingering(len(self._lingering), []))
         try:
-            held = self.client.held()
+            held, offered = self.client.held(), self.client.offered()
         except TimeoutError:
             return said
         for user in self.client.clients():
+            whose = "this process" if user.number == self._tx.me else f"process {user.pid}"
+            offers, to_adopt = offered.get(user.number, (0, 0))
             if held.get(user.number):
-                whose = "this process" if user.number == self._tx.me else f"process {user.pid}"
                 said.append(f"{whose} holds {held[user.number]}")
+            if offers:
+                said.append(f"{whose} has offered {offers} that nobody has adopted yet")
+            if to_adopt:
+                said.append(f"{whose} has {to_adopt} to adopt that {messages.are(to_adopt)} addressed to it")
         return said
 
     def watch_drained(self, ticket: Ticket, waker: Waker | None) -> bool:
@@ -714,7 +735,7 @@ class PoolEngine:
         """In a child: what is out is the parent's, who alone can return it; nobody else waits here."""
         for block in self._out.values():
             block.lose()
-        self._blocks, self._out, self._lingering = {}, {}, {}
+        self._blocks, self._out, self._lingering, self._offered = {}, {}, {}, set()
         self._waiting, self._draining, self._listener = {}, {}, None
         self._fills = self._filling = 0
         self.under_way.clear()

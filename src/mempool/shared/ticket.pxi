@@ -167,6 +167,37 @@ cdef class Ticket:
             raise self.tx.corrupt()
         return 0
 
+    def offer(self, Handle handle not None, uint64_t receiver, uint64_t epoch):
+        """Offer what this handle has, to a client in this epoch or to ANYBODY. The number of the offer.
+
+        0: it is not this client's any more. None: there is no such receiver; then the handle has it still.
+        """
+        if receiver >= self.tx.clients and receiver != ANYBODY:
+            raise ValueError(f"there are {self.tx.clients} clients, from 0 on; this is {receiver}")
+        cdef uint64_t outcome = run_offer(self.tx, handle.slot, handle.lease, receiver, epoch)
+        if outcome == GONE:
+            raise self.tx.gone()
+        if outcome == NOTHING:
+            return None
+        handle.lease = 0
+        return self.tx.version if outcome == GOT else 0
+
+    def end_offer(self, uint64_t slot, uint64_t number, bint recalls):
+        """Adopt what was offered under this number, or recall it: it is this ticket's. False: it is not to be had any more."""
+        self.renew()
+        if slot >= self.tx.slots:
+            return False
+        cdef Handle handle = self.handles[0]
+        cdef uint64_t outcome = run_end_offer(self.tx, slot, number, recalls)
+        if outcome == GONE:
+            raise self.tx.gone()
+        if outcome == NOT_YOURS:
+            return False
+        handle.slot = slot
+        handle.lease = self.tx.version
+        self.status = TICKET_SERVED
+        return True
+
     def let_go(self):
         """What it has is somebody else's from now on, who has the handles."""
         self.handles = []

@@ -4,11 +4,13 @@
     word 0      reserve:21 | keep:21 | limit:21 | keep follows:1        the targets, which change together
     word 1      first bare slot:24 | made:24
     word 2      head of the line:16 | tail:16 | first empty place:16
+    word 3      how many elements are offered
     then        for each slot    state:4 | client:16 | next slot:24
     then        for each place   state:4 | client:16 | wanted:20 | granted:20   and   before:16 | behind:16 | first slot:24
     then        for each client  state:2 | epoch:32
 
-`next slot` chains the spares, the bare slots, or what one request has gathered. No function here trusts what it is given:
+`next slot` chains the spares, the bare slots, or what one request has gathered; of an addressed slot it says who has offered
+it (make_offerer). No function here trusts what it is given:
 each result is as wide as its field, and whoever uses it as an index compares it first (see decisions.py).
 """
 
@@ -28,13 +30,15 @@ if not cython.compiled:  # _engine.pyx says the same in C; tests/shared/test_wor
     SLOTS_MAX = (1 << 21) - 1  # the targets have 21 bits each
     PLACES_MAX = (1 << 15) - 1
     CLIENTS_MAX = (1 << 11) - 1
-    TARGETS, BARE_LIST, LINE, FIRST_SLOT = range(4)
+    TARGETS, BARE_LIST, LINE, OFFERS, FIRST_SLOT = range(5)
     # The states of a slot. BARE has no memory; of all others it is there, or is on its way (POPULATING, PUNCHING).
-    BARE, POPULATING, SPARE, LEASED, PUNCHING = range(5)
+    # OFFERED: to anybody, and its client's who has offered it. ADDRESSED: its client's to whom it was offered.
+    BARE, POPULATING, SPARE, LEASED, PUNCHING, OFFERED, ADDRESSED = range(7)
+    ANYBODY = 0xFFFF  # no client has this number
     # The states of a place in the line.
     EMPTY, WAITING, SERVED, SHUT = range(4)
-    # The states of a client.
-    ABSENT, LIVE, DEAD = range(3)
+    # The states of a client. UNSETTLED: it attaches or detaches; it works, and nothing can be addressed to it.
+    ABSENT, LIVE, DEAD, UNSETTLED = range(4)
 
 
 @cython.cfunc
@@ -259,3 +263,11 @@ def client_state(client: cython.ulonglong) -> cython.ulonglong:
 @cython.exceptval(check=False)
 def epoch_of(client: cython.ulonglong) -> cython.ulonglong:
     return client >> 2 & 0xFFFFFFFF
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def make_offerer(client: cython.ulonglong, epoch: cython.ulonglong) -> cython.ulonglong:
+    """Who has offered an addressed slot, in 24 bits: a client, and the end of its epoch, so that no successor is meant."""
+    return (client & 0x7FF) | (epoch & 0x1FFF) << 11

@@ -18,7 +18,7 @@ WHERE = "shared"
 
 def folder() -> str:
     """Where their files lie; mempool.shared.listing.folder is the same."""
-    return os.environ.get("MEMPOOL_SHARED_FOLDER") or f"/dev/shm/mempool-{os.geteuid()}"
+    return os.environ.get("MEMPOOL_SHARED_FOLDER") or f"/dev/shm/mempool-pools-{os.geteuid()}"
 
 
 def rows() -> list[Row]:
