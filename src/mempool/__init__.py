@@ -41,8 +41,7 @@ from mempool.pool import Pool
 from mempool.reading import Chunk
 from mempool.registry import get
 from mempool.rescue import rescue
-from mempool.shared.passing import Token
-from mempool.shared.pool import SharedPool
+from mempool.shared.pool import SharedPool, Token
 from mempool.sources import Buffers, Fallback, Faulty, Limited, Logged, Objects, OnFailure, Translated
 from mempool.sources.source import Source
 from mempool.stats import Guarantee, PoolStats

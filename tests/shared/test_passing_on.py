@@ -454,7 +454,7 @@ def test_after_exec_what_was_offered_is_reclaimed(pool_path: Path, sockets: tupl
     def run(_parent: Parent) -> None:
         mine = attach(pool_path)
         one.send(bytes(mine.offer(mine.alloc())))
-        os.execv(sys.executable, [sys.executable, "-c", "import time; print(1, flush=True); time.sleep(600)"])
+        os.execv(sys.executable, [sys.executable, "-c", "import signal; signal.pause()"])
 
     with child(run) as process:
         token = Token.from_bytes(two.recv(4096))

@@ -16,7 +16,7 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from mempool._core import Transfer
 from mempool.buffer import Buffer, prepare, revoke
@@ -25,8 +25,7 @@ from mempool.messages import closed, ending, s
 from mempool.shared import words
 from mempool.shared.errors import ClientGone
 
-if TYPE_CHECKING:
-    from mempool.shared.pool_engine import PoolEngine, Ticket
+# The engine and its ticket are Any: this module is below pool_engine.py, which imports it.
 
 #: Of which file, which slot, under which number, to whom (0: anybody); then the path of the file.
 HEAD = struct.Struct("<16sQQI")
@@ -69,7 +68,7 @@ class Token:
         return type(self).from_bytes, (bytes(self),)
 
 
-def offer(engine: PoolEngine, buffer: Any, to: int | None) -> Token:
+def offer(engine: Any, buffer: Any, to: int | None) -> Token:
     """See SharedPool.offer."""
     if type(buffer) is not Buffer or buffer.block.owner is not engine.owner or buffer.block.is_lost:
         raise engine._foreign(buffer)
@@ -100,7 +99,7 @@ def offer(engine: PoolEngine, buffer: Any, to: int | None) -> Token:
     return Token(str(engine.client.path), engine.client.nonce, slot, number, to)
 
 
-def _raise_unfit(engine: PoolEngine, unfit: Buffer | None, transfer: Any) -> None:
+def _raise_unfit(engine: Any, unfit: Buffer | None, transfer: Any) -> None:
     if unfit is None:
         return
     views = unfit.views()
@@ -112,7 +111,7 @@ def _raise_unfit(engine: PoolEngine, unfit: Buffer | None, transfer: Any) -> Non
     )
 
 
-def _receiver(engine: PoolEngine, to: int) -> tuple[int, int]:
+def _receiver(engine: Any, to: int) -> tuple[int, int]:
     """The number and the epoch of the client that is this process."""
     to = operator.index(to)
     found = []
@@ -132,7 +131,7 @@ def _receiver(engine: PoolEngine, to: int) -> tuple[int, int]:
     return found[0]
 
 
-def adopt(engine: PoolEngine, ticket: Ticket, token: Token, *, recalls: bool = False) -> None:
+def adopt(engine: Any, ticket: Any, token: Token, *, recalls: bool = False) -> None:
     """What was offered is this ticket's, and checked out. Raises StaleToken, PoolClosed."""
     if not isinstance(token, Token):
         raise TypeError(f"{engine.called}: a token is what `offer` returns, not {type(token).__name__}")
@@ -150,7 +149,7 @@ def adopt(engine: PoolEngine, ticket: Ticket, token: Token, *, recalls: bool = F
     engine.check_out(ticket)
 
 
-def _why_stale(engine: PoolEngine, token: Token, *, recalls: bool) -> str:
+def _why_stale(engine: Any, token: Token, *, recalls: bool) -> str:
     what = f"the offer of element {token.slot} under number {token.number}"
     if recalls:
         return (
@@ -165,18 +164,18 @@ def _why_stale(engine: PoolEngine, token: Token, *, recalls: bool) -> str:
     )
 
 
-def pending(engine: PoolEngine) -> list[Token]:
+def pending(engine: Any) -> list[Token]:
     """See SharedPool.pending."""
     return [_token(engine, slot, number, to) for slot, number, to, is_mine in _offers(engine) if is_mine]
 
 
-def addressed(engine: PoolEngine) -> list[Token]:
+def addressed(engine: Any) -> list[Token]:
     """See SharedPool.addressed."""
     me = engine.client.number
     return [_token(engine, slot, number, to) for slot, number, to, _ in _offers(engine) if to == me]
 
 
-def _offers(engine: PoolEngine) -> Iterator[tuple[int, int, int | None, bool]]:
+def _offers(engine: Any) -> Iterator[tuple[int, int, int | None, bool]]:
     """What this process has offered, and what is addressed to it."""
     for slot in range(engine.client.layout.slots):
         seen = engine._tx.look_at_offer(slot)
@@ -184,12 +183,12 @@ def _offers(engine: PoolEngine) -> Iterator[tuple[int, int, int | None, bool]]:
             yield (slot, *seen)
 
 
-def _token(engine: PoolEngine, slot: int, number: int, receiver: int | None) -> Token:
+def _token(engine: Any, slot: int, number: int, receiver: int | None) -> Token:
     to = None if receiver is None else engine._tx.look_at_client(receiver)[2]
     return Token(str(engine.client.path), engine.client.nonce, slot, number, to)
 
 
-def is_responsible(engine: PoolEngine, slots: set[int]) -> bool:
+def is_responsible(engine: Any, slots: set[int]) -> bool:
     """Whether any of these slots is offered by this process, which must not leave the pool then. Those that are not, go."""
     try:
         for slot in list(slots):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mempool.shared.engine import SharedEngine
     from mempool.shared.pool_engine import PoolEngine
 
+__all__ = ["SharedPool", "Token"]
+
 #: How often a name may vanish, or come up, between two looks at it.
 ATTEMPTS = 100
 #: Addresses are no memory: room for a limit that is raised later.
