@@ -27,7 +27,7 @@ def rows() -> list[Row]:
         names = [entry.name for entry in os.scandir(folder()) if entry.is_file(follow_symlinks=False)]
     except OSError:
         return []
-    if all(name.endswith((SUFFIX, SOCKET_SUFFIX)) for name in names):
+    if all(name.startswith(".") or name.endswith((SUFFIX, SOCKET_SUFFIX)) for name in names):
         return []
     try:
         from mempool.shared import listing
