@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from shared_children import Parent, child
 
 from mempool.cli.app import run
-from mempool.shared import listing
+from mempool.shared import listing, words
 from mempool.shared.pool import SharedPool
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -72,7 +72,7 @@ def test_words_that_do_not_agree_are_told(folder: Path, capsys: pytest.CaptureFi
     pool = SharedPool("frames", size=4096, reserve=2, limit=4)
     layout = pool._engine.client.layout
     with (folder / "frames").open("r+b") as file:
-        file.seek(layout.words + 16 * 3)  # the first slot
+        file.seek(layout.words + 16 * words.FIRST_SLOT)
         file.write(bytes([9]))
     assert run(["verify", "frames"]) == 1
     assert "in no state that there is" in capsys.readouterr().out
