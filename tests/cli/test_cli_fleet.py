@@ -64,6 +64,9 @@ def test_a_fleet_is_a_table_and_is_resized_from_the_shell(
         "waiting": 0,
         "unfunded": 0,
     }
+    assert main(["fleet", address, "staging", "--remove"]) == 0
+    assert capsys.readouterr().out.endswith(": 2 applied\n")
+    assert main(["fleet", address]) == 1
 
 
 def test_a_users_mistake_is_one_line(farm: tuple[str, Fleet], capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,6 +78,8 @@ def test_a_users_mistake_is_one_line(farm: tuple[str, Fleet], capsys: pytest.Cap
         (["fleet", address, "other", "--reserve", "3"], 1, "the fleet has no pool 'other'; there are 'staging'"),
         (["fleet", address, "other"], 1, "the fleet has no pool 'other'; it has 'staging'"),
         (["fleet", address, "staging", "--reserve", "5"], 1, "a limit of 4 cannot hold the reserve of 5"),
+        (["fleet", address, "staging", "--remove", "--reserve", "2"], 2, "--remove goes without --reserve"),
+        (["fleet", address, "--remove"], 2, "say which pool gets --remove"),
         (["demo", "--fleet", "--workers", "3"], 2, "--fleet goes without workers"),
     ):
         assert main(arguments) == status

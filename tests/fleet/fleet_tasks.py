@@ -107,6 +107,14 @@ def hold(name: str, folder: str) -> int:
         return int(mempool.get(name) is pool and not pool.closed)
 
 
+def hold_open(name: str, folder: str) -> int:
+    """Have an element until a file appears, and say whether it was good all the while."""
+    with mempool.get(name).lease() as element:
+        Path(folder, "held").touch()
+        wait_until(lambda: Path(folder, "go").exists(), timeout=60)
+        return int(isinstance(element, Element))
+
+
 def missing(name: str) -> str:
     try:
         mempool.get(name)

@@ -162,6 +162,33 @@ def test_a_new_node_is_given_time_to_say_what_it_has(network: Network) -> None:
     assert [node for _, node, _ in network.sent if node == "late"] == []
 
 
+def test_a_removed_pool_is_wanted_by_nobody_and_removed_where_it_turns_up(network: Network) -> None:
+    """A node that was cut off meanwhile has it still: its heartbeat says so. One that has none is right as it is."""
+    controller = network.controller
+    made = controller.want(Order("p", 0, Targets(1), b"x"))
+    order = controller.wanted["p"]
+    for node in ("a", "b"):
+        controller.answered(node, "p", made, Standing(Outcome.APPLIED, report=has(order)))
+    revision = controller.remove("p")
+    assert (controller.wanted["p"].born, controller.wanted["p"].source) == (made, b"")
+    controller.answered("a", "p", revision, Standing(Outcome.APPLIED))
+    assert not controller.is_known("p")
+    with pytest.raises(LookupError, match=r"no pool 'p'; there are none"):
+        controller.retarget("p", Targets(2))
+    network.pass_time(3600)
+    network.sent.clear()
+    controller.joined("c")
+    controller.heard("c", {})
+    controller.heard("a", {})
+    assert network.sent == []
+    controller.heard("b", {"p": has(order)})
+    assert [(node, sent.removed) for _, node, sent in network.sent] == [("b", True)]
+    controller.heard("b", {})
+    assert controller.answer("p", revision).is_applied
+    again = controller.want(Order("p", 0, Targets(2), b"y"))
+    assert controller.wanted["p"].born == again > revision
+
+
 def test_a_pool_that_was_never_created_is_named(network: Network) -> None:
     """LookupError, which says what there is and what to do."""
     with pytest.raises(LookupError, match=r"no pool 'p'; there are none\. Fleet\.create makes one"):

@@ -27,6 +27,7 @@ from fleet_tasks import (  # noqa: E402 - needs distributed
     Gated,
     count,
     hold,
+    hold_open,
     keep,
     missing,
     objects,
@@ -170,6 +171,48 @@ def test_what_is_unfunded_is_tried_again_by_the_heartbeat_and_by_refill(two: Any
     assert answer.wait(timeout=60).is_applied
 
 
+def test_the_reason_of_what_is_not_applied_comes_with_the_heartbeat(two: Any, tmp_path: Path) -> None:
+    """`answer`, `stats` and its table say why, and no longer when it is there."""
+    fleet, _, _ = two
+    staging = fleet.create("staging", functools.partial(Gated, str(tmp_path)), reserve=1)
+    (tmp_path / "full").touch()
+    staging.resize(reserve=3)
+    wait_until(lambda: str(fleet.stats()).count("memory lacks for 2 of the reserve of 3") == 2)
+    assert staging.answer().reasons() == dict.fromkeys("01", "memory lacks for 2 of the reserve of 3")
+    assert "staging on 1 is deferred: memory lacks" in str(fleet.stats())
+    (tmp_path / "full").unlink()
+    staging.refill()
+    wait_until(lambda: staging.answer().reasons() == {})
+
+
+# -- a pool is removed
+
+
+def test_a_pool_is_removed_from_all_workers_while_a_task_holds_an_element(two: Any, tmp_path: Path) -> None:
+    """The task goes on. Later workers have none, `get` says why, and the name is free for another source."""
+    fleet, client, local = two
+    fleet.create("staging", objects, reserve=1)
+    task = client.submit(hold_open, "staging", str(tmp_path), workers=[0], pure=False)
+    wait_until((tmp_path / "held").exists)
+    answer = fleet.remove("staging")
+    assert str(answer).endswith(": 2 applied")
+    assert answer.nodes["0"].detail == "1 of its elements is out still, and disposed of when returned"
+    with pytest.raises(LookupError, match=r"the fleet has no pool 'staging'; there are none"):
+        fleet["staging"].resize(reserve=2)
+    with pytest.raises(LookupError, match="no pool 'staging'"):
+        fleet.remove("staging")
+    assert "because of its removal from the fleet" in client.submit(missing, "staging", workers=[1], pure=False).result(30)
+    wait_until(lambda: fleet.stats().total("staging", "out") == 1)
+    (tmp_path / "go").touch()
+    assert task.result(30) == 1
+    wait_until(lambda: fleet.stats().pools == {})
+    local.scale(3)
+    client.wait_for_workers(3)
+    assert client.submit(missing, "staging", workers=[2], pure=False).result(30)
+    again = fleet.create("staging", functools.partial(Buffers, "4 KiB"), reserve=2)
+    assert again.answer().wait(timeout=30).count(Outcome.APPLIED) == 3
+
+
 # -- a plugin that is registered again
 
 
@@ -241,7 +284,7 @@ def test_a_heartbeat_grows_by_at_most_64_bytes_for_a_pool(two: Any) -> None:
     least = len(msgpack.packb(wire)) - 1
     report = dict(wire)
     revision = report["staging-of-16-ch"][0]
-    report["staging-of-16-ch"] = [revision, 1, 40_000, 60_001, 40_000, 40_000, 10_000, 40_000, revision]
+    report["staging-of-16-ch"] = [revision, 0, 40_000, 60_001, 40_000, 40_000, 10_000, 0, revision, 2**32 - 1]
     most = len(msgpack.packb(report)) - 1
     print(f"heartbeat: {least} to {most} B for a pool beside {len(msgpack.packb(NAME)) + 1} B for all")
     assert least < most <= 64

@@ -67,7 +67,7 @@ def test_a_resize_with_a_dead_a_stopped_and_a_slow_worker_returns_in_time(
     with cluster(4, processes=True) as (_, client):
         fleet = Fleet(client)
         staging = fleet.create("staging", functools.partial(gated_by_worker, str(tmp_path)), reserve=1)
-        assert staging.answer().is_applied
+        assert staging.answer().wait(timeout=60).is_applied  # processes that have just started import for seconds
         known = pids(client)
         slow = tmp_path / str(known["2"]) / "slow"
         slow.touch()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mempool import Objects, Pool
 from mempool.fleet import Member, Node, Order, Outcome, Report, Targets
+from mempool.fleet.node import split_reason
 from mempool.fleet.values import Revisions, shortened
 from mempool.testing import ScriptedSource, Step, wait_until
 
@@ -170,9 +171,9 @@ def test_a_pool_that_was_closed_by_hand_refuses() -> None:
 # -- a node
 
 
-def order(pool: str, revision: int, target: Targets, make: object, **options: Any) -> Order:
+def order(pool: str, revision: int, target: Targets, make: object, born: int = 1, *, removed: bool = False) -> Order:
     """The source travels as it is: these nodes load nothing."""
-    return Order(pool, revision, target, make, options)  # type: ignore[arg-type]
+    return Order(pool, revision, target, make, {}, born, removed)  # type: ignore[arg-type]
 
 
 def test_a_node_makes_a_pool_of_what_memory_there_is() -> None:
@@ -202,7 +203,9 @@ def test_a_source_that_cannot_be_loaded_is_refused_until_a_later_order() -> None
     standing = node.apply(order("frames", 1, Targets(1), broken))
     assert standing.outcome is Outcome.REFUSED
     assert "No module named 'cameras'" in standing.detail
-    assert Report.from_wire(node.report()["frames"]) == Report(0, Outcome.REFUSED, 1)  # type: ignore[arg-type]
+    told, why = split_reason(node.report()["frames"])
+    assert Report.from_wire(told) == Report(0, Outcome.REFUSED, 1)
+    assert "cameras" in why
     assert "cameras" in node.why("frames")
     assert node.apply(order("frames", 2, Targets(1), lambda: Objects(object))).outcome is Outcome.APPLIED
     node.close()
@@ -224,6 +227,88 @@ def test_a_report_that_fails_is_a_field_of_what_is_told() -> None:
     node.close()
 
 
+def test_a_report_says_why_a_pool_is_not_what_was_ordered() -> None:
+    """As long as it is not, in a few words; then no longer."""
+    source: ScriptedSource[Any] = ScriptedSource(Step.WORKS)
+    source.otherwise = Step.FAILS
+    node = Node("n", load=lambda make: make)  # type: ignore[arg-type,return-value]
+    assert node.apply(order("frames", 1, Targets(3), lambda: source)).detail == "memory lacks for 2 of the reserve of 3"
+    told, why = split_reason(node.report()["frames"])
+    assert Report.from_wire(told).outcome is Outcome.DEFERRED
+    assert why == "memory lacks for 2 of the reserve of 3"
+    source.otherwise = Step.WORKS
+    assert node.refill("frames").outcome is Outcome.APPLIED
+    assert split_reason(node.report()["frames"])[1] == ""
+    node.close()
+
+
+# -- a pool is removed
+
+
+class Made:
+    """An element that says of which source it is."""
+
+    def __init__(self, which: str) -> None:
+        self.which = which
+
+
+def sources(which: str) -> object:
+    return lambda: Objects(lambda: Made(which))
+
+
+#: A pool is made, resized, removed, made anew from another source, and resized.
+HISTORY = [
+    order("frames", 1, Targets(1), sources("old")),
+    order("frames", 2, Targets(3), sources("old")),
+    order("frames", 3, Targets(0), b"", removed=True),
+    order("frames", 4, Targets(2), sources("new"), 4),
+    order("frames", 5, Targets(4), sources("new"), 4),
+]
+
+
+@pytest.mark.parametrize("last", range(1, 6))
+@pytest.mark.parametrize("shuffled", [*itertools.permutations(range(4)), *itertools.permutations(range(5))][::5])
+def test_a_pool_that_is_removed_and_made_anew_ends_the_same_in_any_order(shuffled: Any, last: int) -> None:
+    """Whatever comes late of the removed one changes nothing, comes back in no form, and is stale."""
+    node = Node("n", load=lambda make: make)  # type: ignore[arg-type,return-value]
+    came = [HISTORY[index] for index in shuffled if index < last]
+    for one in [*came, *came[:2]]:
+        node.apply(one)
+    end = max(came, key=lambda one: one.revision, default=None)
+    pool: Any = node.get("frames")
+    if end is None or end.removed:
+        assert pool is None
+    else:
+        assert pool.reserve == end.targets.reserve
+        with pool.lease() as element:
+            assert element.which == ("old" if end.born == 1 else "new")
+    node.close()
+
+
+def test_a_pool_is_removed_while_elements_of_it_are_out() -> None:
+    """They are good until they are returned, and told of until then; who waits is told; the name is free."""
+    node = Node("n", load=lambda make: make)  # type: ignore[arg-type,return-value]
+    node.apply(HISTORY[0])
+    pool: Any = node.get("frames")
+    element = pool.alloc()
+    said = node.apply(HISTORY[2])
+    assert (said.outcome, said.detail) == (
+        Outcome.APPLIED,
+        "1 of its elements is out still, and disposed of when returned",
+    )
+    assert pool.closed
+    assert node.get("frames") is None
+    assert node.why("frames") == "its removal from the fleet"
+    told, _ = split_reason(node.report()["frames"])
+    assert Report.from_wire(told) == Report(3, Outcome.APPLIED, out=1)
+    pool.free(element)
+    assert node.report() == {}
+    assert node.apply(HISTORY[2]).outcome is Outcome.APPLIED
+    assert node.apply(HISTORY[1]).outcome is Outcome.STALE
+    assert node.apply(HISTORY[3]).outcome is Outcome.APPLIED
+    node.close()
+
+
 # -- values
 
 
@@ -235,7 +320,7 @@ def test_a_report_survives_the_wire(report: Report) -> None:
     assert Report.from_wire(limited.as_wire()) == limited
 
 
-@pytest.mark.parametrize("wire", [[], [1], [1, 99], [1, 0, "x"], [-1, 0], [1] * 10])
+@pytest.mark.parametrize("wire", [[], [1], [1, 99], [1, 0, "x"], [-1, 0], [1] * 11])
 def test_what_is_no_report_is_refused(wire: list[Any]) -> None:
     """ValueError, and no half-read figures."""
     with pytest.raises(ValueError, match=r"no report|Outcome"):

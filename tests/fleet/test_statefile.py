@@ -12,7 +12,8 @@ from mempool.fleet.statefile import StateFile
 
 ORDERS = [
     Order("staging", 17, Targets(16, limit=20), b"\x80\x05any bytes", {"timeout": 60.0, "track": None}),
-    Order("other", 3, Targets(0, keep=5), b"", {}),
+    Order("other", 3, Targets(0, keep=5), b"", {}, 2),
+    Order("gone", 9, Targets(1), b"", {}, 5, True),
 ]
 
 

@@ -86,8 +86,8 @@ ALLOWED = {
     "web": {"watch"},
     "package": {"base", "core", "words", "sources", "tracking", "helpers", "registry", "pool", "watch", "keepers"},
     "adapters": {"base", "sources", "pool", "package"},
-    "fleet": {"base", "pool"},
-    "engine of a fleet": {"registry", "pool", "fleet"},
+    "fleet": {"base", "sources", "shared", "face", "pool"},
+    "engine of a fleet": {"registry", "face", "pool", "fleet"},
     "tools": {
         *{"base", "core", "seam", "words", "parking", "sources", "tracking", "lifecycle", "deadlock", "explain", "local"},
         *{

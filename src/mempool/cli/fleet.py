@@ -20,6 +20,7 @@ CONNECT_SECONDS = 10
 @click.option("--reserve", type=click.IntRange(0), help="How many elements each worker promises from now on.")
 @click.option("--limit", type=click.IntRange(0), help="How many may exist at once on each worker.")
 @click.option("--keep", type=click.IntRange(0), help="How many spares stay warm on each worker.")
+@click.option("--remove", is_flag=True, help="Close the pool on all workers.")
 @click.option("--wait", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="Until all workers have it.")
 @click.option("--json", "as_json", is_flag=True, help="Write what there is as JSON.")
 def fleet(
@@ -29,23 +30,31 @@ def fleet(
     reserve: int | None,
     limit: int | None,
     keep: int | None,
+    remove: bool,
     wait: float,
     as_json: bool,
 ) -> int:
     """List the pools on the workers of the Dask scheduler at ADDRESS, like tcp://farm:8786. With POOL and targets: resize.
+
+    With --remove: close that pool on all of them.
 
     The figures are those of the last heartbeats. The status is 0 if each worker has the latest revision and covers its
     promise, 1 if one has not, or if there is no such scheduler.
     """
     given: dict[str, Any] = {"reserve": reserve, "limit": limit, "keep": keep}
     given = {what: number for what, number in given.items() if number is not None}
-    if given and pool is None:
-        raise click.UsageError(f"say which pool gets --{', --'.join(given)}: mempool fleet {scheduler} POOL ...")
+    if (given or remove) and pool is None:
+        options = [*given, *(["remove"] if remove else [])]
+        raise click.UsageError(f"say which pool gets --{', --'.join(options)}: mempool fleet {scheduler} POOL ...")
+    if given and remove:
+        raise click.UsageError(f"--remove goes without --{', --'.join(given)}")
     client, there = connect(scheduler)
     with client:
         try:
+            if pool is not None and remove:
+                return _tell(there.remove(pool), wait)
             if pool is not None and given:
-                return _resize(there, pool, given, wait)
+                return _tell(there[pool].resize(**given), wait)
             return _show(there, pool, as_json=as_json)
         except (LookupError, ValueError) as error:
             raise click.ClickException(str(error.args[0])) from None
@@ -84,14 +93,15 @@ def follow(scheduler: str, interval: float, *, once: bool) -> int:
             return 0
 
 
-def _resize(there: Any, pool: str, given: dict[str, Any], wait: float) -> int:
-    answer = there[pool].resize(**given)
+def _tell(answer: Any, wait: float) -> int:
     if wait and not answer.is_applied:
         try:
             answer = answer.wait(timeout=wait)
         except TimeoutError:
-            answer = there[pool].answer()
+            answer = answer.now()
     click.echo(str(answer))
+    for who, why in answer.reasons().items():
+        click.echo(f"{who}: {why}")
     return 0 if answer.is_applied else 1
 
 

@@ -74,7 +74,9 @@ class Controller:
     def want(self, order: Order) -> int:
         """Have each node do this from now on, under a new revision, which is returned. The order's own is ignored."""
         revision = self._revisions.following()
-        self.wanted[order.pool] = order = replace(order, revision=revision)
+        there = self.wanted.get(order.pool)
+        born = revision if there is None or (there.removed and not order.removed) else there.born
+        self.wanted[order.pool] = order = replace(order, revision=revision, born=born)
         for node, standings in self.nodes.items():
             before = standings.get(order.pool)
             standings[order.pool] = Standing(Outcome.PENDING, report=before.report if before else None)
@@ -86,6 +88,10 @@ class Controller:
         """`want` other targets for a pool there is. Raises LookupError where there is none."""
         return self.want(replace(self.order_for(pool), targets=targets))
 
+    def remove(self, pool: str) -> int:
+        """Want that no node has this pool. Remembered, for nodes that are cut off now. Raises LookupError for none."""
+        return self.want(replace(self.order_for(pool), removed=True, source=b"", options={}))
+
     def restore(self, orders: Iterable[Order]) -> None:
         """Want what was wanted before, under the revisions of then. For state that was kept outside."""
         for order in orders:
@@ -95,18 +101,27 @@ class Controller:
                 self._send(node, order)
 
     def order_for(self, pool: str) -> Order:
-        """What a pool shall be. Raises LookupError where there is none of this name."""
-        if pool not in self.wanted:
-            there_are = f"there are {', '.join(map(repr, self.wanted))}" if self.wanted else "there are none"
+        """What a pool shall be. Raises LookupError where there is none of this name, or none any more."""
+        names = [name for name, order in self.wanted.items() if not order.removed]
+        if pool not in names:
+            there_are = f"there are {', '.join(map(repr, names))}" if names else "there are none"
             raise LookupError(f"the fleet has no pool {pool!r}; {there_are}. Fleet.create makes one")
         return self.wanted[pool]
+
+    def is_removed(self, pool: str) -> bool:
+        """Whether there was such a pool, and nodes shall have none any more."""
+        return pool in self.wanted and self.wanted[pool].removed
 
     # -- nodes come and go
 
     def joined(self, node: str, *, grace: float = 0.0) -> None:
         """A node is there, and may have nothing. grace: seconds in which it is expected to say by itself what it has."""
-        self.nodes[node] = {pool: Standing(Outcome.PENDING) for pool in self.wanted}
+        self.nodes[node] = {
+            pool: Standing(Outcome.APPLIED if order.removed else Outcome.PENDING) for pool, order in self.wanted.items()
+        }
         for order in self.wanted.values():
+            if order.removed:
+                continue  # if it has one all the same, its heartbeat says so
             if grace:
                 until = self._transport.now() + grace
                 self._sending[node, order.pool] = _Sending(order.revision, sent_at=until, again_at=until)
@@ -153,7 +168,10 @@ class Controller:
         for pool, order in list(self.wanted.items()):
             report = reports.get(pool)
             detail = (details or {}).get(pool, "")
-            if report is None or max(report.revision, report.refused) < order.revision:
+            if report is None and order.removed:
+                standings[pool] = Standing(Outcome.APPLIED)
+                self._sending.pop((node, pool), None)
+            elif report is None or max(report.revision, report.refused) < order.revision:
                 self._is_behind(node, order, report, detail)
             elif report.revision > order.revision:
                 self._outbid(order, report.revision)
@@ -211,7 +229,8 @@ class Controller:
 
     def answer(self, pool: str, revision: int) -> Answer:
         """What became of a revision. Where a later one is wanted by now: what became of that."""
-        self.order_for(pool)
+        if not self.is_removed(pool):
+            self.order_for(pool)
         nodes = {}
         for node, standings in self.nodes.items():
             standing = self._standing(standings, pool)

@@ -35,13 +35,17 @@ class PoolLike(Protocol):
     def stats(self) -> Any:
         """See Pool."""
 
+    def close(self) -> Any:
+        """See Pool."""
+
 
 class _Call:
     """One `resize` that is under way."""
 
-    __slots__ = ("is_over", "resizes_before")
+    __slots__ = ("is_over", "resizes_before", "revision")
 
-    def __init__(self, resizes_before: int) -> None:
+    def __init__(self, revision: int, resizes_before: int) -> None:
+        self.revision = revision
         self.resizes_before = resizes_before
         self.is_over = False
 
@@ -63,6 +67,10 @@ class Member:
         """The latest that was taken; 0: none."""
         self.targets: Targets | None = None
         """What came with it."""
+        self.shared: int = 0
+        """Which pool it is, where several nodes have one: see Report."""
+        self.born: int = 0
+        """The revision that made the pool: see Order."""
         self.refused: int = 0
         """The latest revision that could not be taken; 0: none."""
         self.detail: str = ""
@@ -71,6 +79,7 @@ class Member:
         # Held by whoever takes a revision, until the resize before has reached its moment: so moments come in the order
         # of revisions, while fills, which may take minutes, run side by side.
         self._turn = threading.Lock()
+        self._taking = threading.Lock()  # of revision and targets, for the one step in which they change
         self._call: _Call | None = None
         self._unfinished = False  # the resize of the latest revision was cut short; it is made again
         self._is_reconciling = False
@@ -91,13 +100,24 @@ class Member:
             if revision == self.revision:
                 return self.outcome() if targets == self.targets else Outcome.CONFLICT
             self._await_moment()
-            self._call = call = _Call(self.pool.stats().resizes)
-            self.revision, self.targets = revision, targets
+            before, call = self._call, _Call(revision, self.pool.stats().resizes)
+            self._call = call
+            if not self._take(revision, targets):
+                self._call = before
+                return Outcome.STALE
             self._delay, self._due_at = RETRY_FIRST, 0.0
         outcome = self._resize(call, targets)
         if outcome is Outcome.DEFERRED:
             self._put_off()
-        return outcome
+        return outcome if self.revision == revision else Outcome.STALE
+
+    def _take(self, revision: int, targets: Targets) -> bool:
+        """Stand for a revision from now on, unless it is not the latest: then False."""
+        with self._taking:
+            is_latest = revision > self.revision
+            if is_latest:
+                self.revision, self.targets = revision, targets
+            return is_latest
 
     def _await_moment(self) -> None:
         before = self._call
@@ -107,7 +127,7 @@ class Member:
     def _resize(self, call: _Call, targets: Targets) -> Outcome:
         detail, cut_short = "", False
         try:
-            self.pool.resize(targets.reserve, keep=targets.keep_number, limit=targets.limit)
+            self._set_targets(call.revision, targets)
         except PoolClosed as closed:
             detail = str(closed)
         except MemoryError as lacking:
@@ -120,6 +140,10 @@ class Member:
             return Outcome.STALE  # a later one has come meanwhile
         self.detail, self._unfinished = detail, cut_short
         return self.outcome()
+
+    def _set_targets(self, revision: int, targets: Targets) -> None:
+        """Resize the pool. Blocks while the source makes elements."""
+        self.pool.resize(targets.reserve, keep=targets.keep_number, limit=targets.limit)
 
     def _put_off(self) -> None:
         self._due_at = self._now() + self._delay
@@ -151,7 +175,7 @@ class Member:
             self._is_reconciling = True
             if self._unfinished:
                 self._await_moment()
-                call = self._call = _Call(self.pool.stats().resizes)
+                call = self._call = _Call(self.revision, self.pool.stats().resizes)
             else:
                 call = None
         try:
@@ -168,6 +192,26 @@ class Member:
             self.detail, self._delay = "", RETRY_FIRST
         return outcome
 
+    def why(self) -> str:
+        """Why the latest revision is not covered; "": it is, or nobody knows."""
+        if self.detail or self.outcome() is not Outcome.DEFERRED:
+            return self.detail
+        promised = self.pool.guarantee()
+        return f"memory lacks for {promised.unfunded} of the reserve of {promised.promised}"
+
+    def close(self) -> None:
+        """Close the pool: the node ends. Elements that are out are disposed of when they are returned."""
+        self.pool.close()
+
+    def end(self) -> int:
+        """Close the pool: it is removed from the fleet. Returns how many elements are out."""
+        self.pool.close()
+        return int(self.pool.stats().out)
+
+    def is_first(self) -> bool:
+        """Whether this node counts the pool's figures, of those that have the same pool."""
+        return True
+
     def report(self) -> Report:
         """How it stands. Never blocks."""
         stats = self.pool.stats()
@@ -181,4 +225,5 @@ class Member:
             stats.out,
             stats.waiting,
             self.pool.guarantee().unfunded,
+            self.shared,
         )

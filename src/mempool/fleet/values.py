@@ -82,24 +82,34 @@ class Order:
     source: bytes = field(default=b"", repr=False)
     """What makes the source, pickled. Only the node loads it."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Of `Pool`: timeout, track, patience, max_waiting, offload."""
+    """Of `Pool`: timeout, track, patience, max_waiting, offload. Of one that a machine's nodes share: shared, slots."""
+    born: int = 0
+    """The first revision of this pool. Another one of the same name, after it was removed, has a later one."""
+    removed: bool = False
+    """Whether nodes shall have no such pool any more: then the rest but the revision is of no account."""
 
     def as_wire(self) -> dict[str, Any]:
         """As numbers, strings, bytes, lists and dicts."""
         t = self.targets
-        return {
+        wire = {
             "pool": self.pool,
             "revision": self.revision,
             "targets": [t.reserve, t.keep, t.limit],
             "source": self.source,
             "options": dict(self.options),
+            "born": self.born,
         }
+        if self.removed:
+            wire["removed"] = True
+        return wire
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Order:
         """What `as_wire` wrote."""
         reserve, keep, limit = wire["targets"]
-        return cls(wire["pool"], wire["revision"], Targets(reserve, keep, limit), wire["source"], wire["options"])
+        targets = Targets(reserve, keep, limit)
+        born, removed = wire.get("born", 0), bool(wire.get("removed", False))
+        return cls(wire["pool"], wire["revision"], targets, wire["source"], wire["options"], born, removed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +134,14 @@ class Report:
     """Callers that wait."""
     unfunded: int = 0
     """The part of the reserve that not even every return would fill."""
+    shared: int = 0
+    """Which pool it is, where nodes of one machine share one: all of these figures are that pool's. 0: the node's own."""
 
     def as_wire(self) -> list[int]:
         """As a short list of whole numbers; zeros at its end are left out."""
         wire = [
             *(self.revision, int(self.outcome), self.reserve, 0 if self.limit is None else self.limit + 1),
-            *(self.spare, self.out, self.waiting, self.unfunded, self.refused),
+            *(self.spare, self.out, self.waiting, self.unfunded, self.refused, self.shared),
         ]
         while len(wire) > 2 and not wire[-1]:
             wire.pop()
@@ -138,9 +150,10 @@ class Report:
     @classmethod
     def from_wire(cls, wire: Sequence[int]) -> Report:
         """What `as_wire` wrote. Raises ValueError for what it did not."""
-        if not 2 <= len(wire) <= 9 or not all(isinstance(number, int) and number >= 0 for number in wire):
+        if not 2 <= len(wire) <= 10 or not all(isinstance(number, int) and number >= 0 for number in wire):
             raise ValueError(f"{wire!r} is no report of a pool")
-        revision, outcome, reserve, limit, spare, out, waiting, unfunded, refused = (*wire, *[0] * (9 - len(wire)))
+        figures = (*wire, *[0] * (10 - len(wire)))
+        revision, outcome, reserve, limit, spare, out, waiting, unfunded, refused, shared = figures
         return cls(
             revision,
             Outcome(outcome),
@@ -151,6 +164,7 @@ class Report:
             out,
             waiting,
             unfunded,
+            shared,
         )
 
 
@@ -187,6 +201,14 @@ class Answer:
         """How many nodes have one of these outcomes."""
         return sum(standing.outcome in outcomes for standing in self.nodes.values())
 
+    def reasons(self) -> dict[str, str]:
+        """Why, by the nodes' names, of those that are not there and say it."""
+        return {
+            name: self.nodes[name].detail
+            for name in self.names(*Outcome)
+            if self.nodes[name].outcome is not Outcome.APPLIED and self.nodes[name].detail
+        }
+
     @property
     def is_applied(self) -> bool:
         """Whether each node has the revision, or a later one, and its reserve is covered."""
@@ -200,6 +222,12 @@ class Answer:
         if self.ask is None:
             raise TypeError(f"the answer about pool {self.pool!r} comes from no fleet that could be asked again")
         return self.ask(timeout)
+
+    def now(self) -> Any:
+        """What has become of it by now; does not wait."""
+        if self.ask is None:
+            raise TypeError(f"the answer about pool {self.pool!r} comes from no fleet that could be asked again")
+        return self.ask(-1.0)
 
     def __str__(self) -> str:
         parts = []

@@ -311,6 +311,14 @@ class SharedPool(BasePool[Buffer]):
         """
         return list(self._engine.client.verify())
 
+    # A fleet's nodes share a pool, and order its resizes by a lock of their own: it is held for the moment alone.
+
+    def _retarget(self, reserve: int, keep: int, limit: int | None) -> bool:
+        return bool(self._engine.retarget(reserve, keep, limit))
+
+    def _settle(self, grew: bool) -> None:
+        self._engine.settle(grew)
+
     def _fit_array(self, dtype: Any, shape: Any) -> None:
         fit(self._called(), self._engine.client.layout.size, dtype, shape)
 

@@ -517,7 +517,10 @@ class PoolEngine:
 
     def resize(self, reserve: int | None, keep: int | None, limit: int | None | EllipsisType) -> None:
         """See Engine."""
-        grew = self._retarget(reserve, keep, limit)
+        self.settle(self.retarget(reserve, keep, limit))
+
+    def settle(self, grew: bool) -> None:
+        """After new targets: wake who waits, make what lacks, and give back what is too much."""
         self._tx.ring_all()
         for ticket in list(self._waiting):
             ticket.wake()  # the limit may be less than it wants
@@ -529,8 +532,8 @@ class PoolEngine:
             self._fill(decisions.BEYOND_OUT)  # what was punched here took the room of another's grow
         self._after_return()
 
-    def _retarget(self, reserve: int | None, keep: int | None, limit: int | None | EllipsisType) -> bool:
-        """New targets at one moment. Whether the reserve grew."""
+    def retarget(self, reserve: int | None, keep: int | None, limit: int | None | EllipsisType) -> bool:
+        """New targets at one moment. Whether the reserve grew. `settle` does the rest."""
         self._require_open()
         while True:
             word, old_reserve, old_keep, old_limit, followed = self._tx.targets()

@@ -14,7 +14,7 @@ from mempool.fleet.dask import internals
 from mempool.fleet.dask.scheduler import REFUSALS, FleetSchedulerPlugin
 from mempool.fleet.dask.worker import NAME
 from mempool.fleet.node import check_options, check_targets
-from mempool.fleet.values import Answer, Outcome, Report, Standing, Targets
+from mempool.fleet.values import Answer, Outcome, Report, Standing, Targets, shortened
 
 #: Seconds that a call waits for the workers' answers, where it does not say.
 TIMEOUT = 10.0
@@ -30,20 +30,20 @@ class FleetStats:
     """What could not be reported, by the worker's name."""
 
     def total(self, pool: str, field: str) -> int:
-        """A figure of a pool's reports, over all workers: `stats.total("staging", "spare")`."""
-        reports = [standing.report for standing in self.pools[pool].nodes.values()]
+        """A figure of a pool's reports, over all workers: `stats.total("staging", "spare")`. A shared pool counts once."""
+        reports = (self.pools[pool].nodes[names[0]].report for names in rows_of(self.pools[pool]))
         return sum(getattr(report, field) for report in reports if report is not None)
 
     def __str__(self) -> str:
         head = ("POOL", "WORKER", "PROMISE", "LIMIT", "SPARE", "OUT", "LINE", "UNFUNDED", "STATE")
         rows: list[tuple[str, ...]] = [head]
         for pool, answer in self.pools.items():
-            for name in answer.names(*Outcome):
-                standing = answer.nodes[name]
-                r = standing.report
+            for names in rows_of(answer):
+                r = answer.nodes[names[0]].report
                 figures = ("-",) * 6 if r is None else (r.reserve, r.limit, r.spare, r.out, r.waiting, r.unfunded)
                 shown = ["-" if figure is None else str(figure) for figure in figures]
-                rows.append((pool, name, *shown, str(standing.outcome).upper()))
+                worst = max(answer.nodes[name].outcome for name in names)
+                rows.append((pool, shortened(names), *shown, str(worst).upper()))
         widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
         left = {0, 1, len(head) - 1}
         lines = [
@@ -53,7 +53,28 @@ class FleetStats:
             ).rstrip()
             for row in rows
         ]
+        lines += [
+            f"{pool} on {who} is {answer.nodes[who].outcome}: {why}"
+            for pool, answer in self.pools.items()
+            for who, why in answer.reasons().items()
+            if who not in self.faults
+        ]
         return "\n".join(printable(line) for line in [*lines, *(f"{who}: {what}" for who, what in self.faults.items())])
+
+
+def rows_of(answer: Answer) -> list[list[str]]:
+    """The workers' names, row by row: together those that share the pool of their machine, the latest report first."""
+    rows: dict[object, list[str]] = {}
+    for name in answer.names(*Outcome):
+        report = answer.nodes[name].report
+        shared = report.shared if report is not None else 0
+        rows.setdefault(shared or name, []).append(name)
+
+    def revision(name: str) -> int:
+        report = answer.nodes[name].report
+        return 0 if report is None else -report.revision
+
+    return [sorted(names, key=revision) for names in rows.values()]
 
 
 def printable(text: str) -> str:
@@ -108,7 +129,14 @@ class FleetPool:
 
     def _read(self, wire: Mapping[str, Any]) -> Answer:
         revision = wire["revision"]
-        return _answer(wire, lambda timeout: self.fleet._sync(self._wait_async, revision, timeout))
+
+        def ask(timeout: float) -> Any:
+            return self.fleet._sync(self._look_async if timeout < 0 else self._wait_async, revision, timeout)
+
+        return _answer(wire, ask)
+
+    async def _look_async(self, revision: int, _timeout: float) -> Answer:
+        return await self._ask_async("mempool_answer", {"revision": revision, "timeout": 0.0})
 
     async def _wait_async(self, revision: int, timeout: float) -> Answer:
         message = {"revision": revision, "timeout": timeout}
@@ -155,6 +183,8 @@ class Fleet:
         track: str | None = None,
         patience: float | None = 10.0,
         offload: bool = False,
+        shared: bool | str = False,
+        slots: int | None = None,
         answer_within: float = TIMEOUT,
     ) -> FleetPool:
         """Make a pool of this name on each worker, and on each that comes later. Returns when all have answered.
@@ -163,6 +193,11 @@ class Fleet:
         reserve, keep, limit, max_waiting, track, patience, offload: as for `Pool`, for one worker.
         timeout: what a task waits for an element at most. Finite, because an element that a task returns stays out for as
             long as its result is kept: a task that needs four such results of a pool of two would wait for ever.
+        shared: True: the workers of one user on one machine share one pool, a `SharedPool`, and the targets are those of
+            that one. It is made by the first of them and goes with the last; what a killed worker held is returned. `make`
+            says how large an element is: `partial(Buffers, "24 MiB")`. A str: what the pool is called on the machine,
+            where `name` is taken there.
+        slots: for a shared pool: see `SharedPool`. It cannot be changed later; None: four times the limit.
         answer_within: seconds for the workers' answers.
 
         A worker without memory for the reserve has a pool of what there is, and says `deferred`: `fleet[name].answer()`.
@@ -170,7 +205,16 @@ class Fleet:
         source, and for what makes no sense.
         """
         options = check_options(
-            {"timeout": timeout, "max_waiting": max_waiting, "track": track, "patience": patience, "offload": offload}
+            name,
+            {
+                "timeout": timeout,
+                "max_waiting": max_waiting,
+                "track": track,
+                "patience": patience,
+                "offload": offload,
+                "shared": shared,
+                "slots": slots,
+            },
         )
         targets = check_targets(name, Targets(reserve, keep, limit))
         if not callable(make):
@@ -190,6 +234,15 @@ class Fleet:
     async def _create(self, name: str, message: Mapping[str, Any]) -> FleetPool:
         await self._call("mempool_create", **message)
         return FleetPool(self, name)
+
+    def remove(self, name: str, *, timeout: float = TIMEOUT) -> Answer:
+        """Close the pool of this name on each worker; later ones have none. Returns when all have answered.
+
+        Tasks that hold an element go on, and it is disposed of when it is returned; the answer says how many those are. Who
+        waits for one gets PoolClosed. A worker that cannot be reached closes its own when it is heard of again. A pool of
+        this name may be created anew, with another source. Raises LookupError where there is none.
+        """
+        return cast("Answer", self._sync(FleetPool(self, name)._ask_async, "mempool_remove", {"timeout": timeout}))
 
     def __getitem__(self, name: str) -> FleetPool:
         """The pool of this name, whoever has created it."""

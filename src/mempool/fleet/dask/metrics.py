@@ -82,6 +82,9 @@ def _of_nodes(nodes: Iterable[Node], gauge: Callable[..., Any], counter: Callabl
     for node in nodes:
         for name, member in list(node.members.items()):
             key = [name, node.name]
+            revision.add_metric(key, member.revision)
+            if not member.is_first():
+                continue  # another worker of the machine counts the pool that they share
             stats = member.pool.stats()
             for state in ("spare", "out", "disposing"):
                 elements.add_metric([*key, state], getattr(stats, state))
@@ -90,7 +93,6 @@ def _of_nodes(nodes: Iterable[Node], gauge: Callable[..., Any], counter: Callabl
                 if value is not None:
                     family.add_metric(key, value)
             unfunded.add_metric(key, member.pool.guarantee().unfunded)
-            revision.add_metric(key, member.revision)
     yield from (elements, *gauges.values(), unfunded, revision, *counters.values())
 
 

@@ -20,7 +20,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from mempool.fleet.controller import Controller
 from mempool.fleet.dask import internals, metrics
 from mempool.fleet.dask.worker import NAME, FleetWorkerPlugin
-from mempool.fleet.node import check_options, check_targets
+from mempool.fleet.node import check_options, check_targets, split_reason
 from mempool.fleet.statefile import StateFile
 from mempool.fleet.threads import in_thread
 from mempool.fleet.values import Answer, Order, Outcome, Report, Standing, Targets
@@ -73,7 +73,10 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
             log.info("%s: %d pools of the fleet are wanted again", self._path, len(orders))
         for address in scheduler.workers:
             self.controller.joined(address)
-        handlers = (self.mempool_create, self.mempool_resize, self.mempool_refill, self.mempool_answer, self.mempool_stats)
+        handlers = (
+            *(self.mempool_create, self.mempool_resize, self.mempool_refill, self.mempool_remove),
+            *(self.mempool_answer, self.mempool_stats),
+        )
         internals.add_scheduler_handlers(scheduler, {handler.__name__: _asked(handler) for handler in handlers})
         metrics.add_fleet(self)
         self._running = asyncio.ensure_future(self._run())
@@ -161,15 +164,18 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
             told = worker.metrics.get(NAME)
             if told is None:
                 continue  # it has not set its pools up yet, or runs since before there was a fleet
-            reports, faults = {}, {}
+            reports, reasons, faults = {}, {}, {}
             for pool, wire in told.items():
+                numbers, reason = split_reason(wire)
+                if reason:
+                    reasons[pool] = reason
                 try:
-                    reports[pool] = Report.from_wire(wire)
+                    reports[pool] = Report.from_wire(numbers)
                 except (TypeError, ValueError):
                     faults[pool] = str(wire)
             self._faults[address] = "; ".join(faults.values())
             if "" not in faults:
-                self.controller.heard(address, reports, faults)
+                self.controller.heard(address, reports, reasons | faults)
 
     def _wake(self) -> None:
         for watcher in self._watchers:
@@ -202,8 +208,8 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
     ) -> dict[str, Any]:
         """Make a pool on each worker; where it is there already, from the same source, give it these targets."""
         wanted = check_targets(pool, _targets(targets))
-        options = check_options(options)
-        there = self.controller.wanted.get(pool)
+        options = check_options(pool, options)
+        there = None if self.controller.is_removed(pool) else self.controller.wanted.get(pool)
         if there is not None and (there.source, dict(there.options)) != (source, options):
             raise ValueError(
                 f"the fleet has a pool {pool!r} already, with another source or other options, which no resize changes; "
@@ -217,17 +223,24 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
         wanted = check_targets(pool, replace(there.targets, **targets))
         return await self._want(replace(there, targets=wanted), timeout)
 
+    async def mempool_remove(self, pool: str, timeout: float) -> dict[str, Any]:
+        """Have no worker have this pool any more."""
+        return await self._ordered(pool, functools.partial(self.controller.remove, pool), timeout)
+
     async def _want(self, order: Order, timeout: float) -> dict[str, Any]:
+        return await self._ordered(order.pool, functools.partial(self.controller.want, order), timeout)
+
+    async def _ordered(self, pool: str, want: Callable[[], int], timeout: float) -> dict[str, Any]:
         deadline = self._loop.time() + timeout
         self._within = min(WITHIN_SECONDS, timeout / 2)
-        revision = self.controller.want(order)
+        revision = want()
         self._prepare_later_workers()
         await self._save()
-        await self._wait(lambda: self.controller.is_known(order.pool), deadline - self._loop.time())
-        return self._answer(self.controller.answer(order.pool, revision))
+        await self._wait(lambda: self.controller.is_known(pool), deadline - self._loop.time())
+        return self._answer(self.controller.answer(pool, revision))
 
     def _prepare_later_workers(self) -> None:
-        plugin = FleetWorkerPlugin([order.as_wire() for order in self.controller.wanted.values()])
+        plugin = FleetWorkerPlugin([order.as_wire() for order in self.controller.wanted.values() if not order.removed])
         internals.set_plugin_of_later_workers(self._scheduler, NAME, pickle.dumps(plugin))
 
     async def _save(self) -> None:
@@ -253,7 +266,7 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
 
     async def mempool_answer(self, pool: str, revision: int, timeout: float) -> dict[str, Any]:
         """Wait until each worker is there, or one refuses, and say how it stands. revision: 0 for the latest."""
-        revision = revision or self.controller.order_for(pool).revision
+        revision = revision or self.controller.order_for(pool).revision  # of a removed one somebody asks by its number
 
         def is_over() -> bool:
             answer = self.controller.answer(pool, revision)
@@ -282,16 +295,31 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
     # -- what the metrics show
 
     def revisions(self) -> dict[str, int]:
-        """The latest of each pool."""
-        return {pool: order.revision for pool, order in self.controller.wanted.items()}
+        """The latest of each pool; of one that was removed for as long as a worker still has something of it."""
+        return {
+            pool: order.revision
+            for pool, order in self.controller.wanted.items()
+            if not order.removed or self._has_remains(pool, order.revision)
+        }
+
+    def _has_remains(self, pool: str, revision: int) -> bool:
+        standings = self.controller.answer(pool, revision).nodes.values()
+        return any(
+            standing.outcome is not Outcome.APPLIED or (standing.report is not None and standing.report.out)
+            for standing in standings
+        )
 
     def rows(self) -> list[metrics.Row]:
         """What is known of each pool of each worker."""
-        return [
-            (self._name(node), pool, standing)
-            for pool, revision in self.revisions().items()
-            for node, standing in self.controller.answer(pool, revision).nodes.items()
-        ]
+        rows, counted = [], set()
+        for pool, revision in self.revisions().items():
+            for node, standing in self.controller.answer(pool, revision).nodes.items():
+                token = standing.report.shared if standing.report is not None else 0
+                if token and (pool, token) in counted:  # one pool of a machine: its figures count once
+                    standing = replace(standing, report=None)  # noqa: PLW2901 - the row without figures
+                counted.add((pool, token))
+                rows.append((self._name(node), pool, standing))
+        return rows
 
 
 def _targets(wire: list[int | None]) -> Targets:

@@ -12,11 +12,11 @@ from distributed import get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from mempool import registry
+from mempool.base_pool import BasePool
 from mempool.fleet.dask import internals, metrics
 from mempool.fleet.node import Node
 from mempool.fleet.threads import call, in_thread, in_thread_within
 from mempool.fleet.values import Order, Outcome, Standing
-from mempool.pool import Pool
 
 #: Of the plugins, the metric and the handlers.
 NAME = "mempool-fleet"
@@ -103,7 +103,7 @@ async def _answer(work: Callable[[], Standing], within: float) -> dict[str, Any]
     }
 
 
-def _resolve(name: str) -> Pool[Any] | None:
+def _resolve(name: str) -> BasePool[Any] | None:
     """Which pool a name means in a task: that of the worker which runs it. Outside of tasks: that of the one worker."""
     try:
         node = _nodes.get(get_worker())
@@ -117,7 +117,7 @@ def _resolve(name: str) -> Pool[Any] | None:
             f"worker {node.name!r} has no pool {name!r}, though another worker of this process has; Fleet(client).create "
             "makes one on each worker, and `print(fleet.stats())` says which worker could not"
         )
-    if node is not None and not any(pool.name == name for pool in registry.pools()):
+    if node is not None and not any(pool.name == name and not pool.closed for pool in registry.pools()):
         why = node.why(name)
         raise LookupError(
             f"worker {node.name!r} has no pool {name!r}{f', because of {why}' if why else ''}; make it on each worker "
