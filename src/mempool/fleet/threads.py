@@ -105,9 +105,9 @@ class Threads:
             del work  # an idle thread keeps nothing alive
 
 
-_threads = Threads()
+_threads: Threads = Threads()
 #: Have a thread make a call; see `Threads.call`.
-call = _threads.call
+call: Callable[[Callable[[], object]], None] = _threads.call
 
 
 class _Results:
