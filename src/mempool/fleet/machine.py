@@ -111,7 +111,7 @@ class SharedMember(Member):
                 self._record.write(self._fleet, 0, Targets(0))
         super().__init__(pool, now=now)
         self._own = pool
-        self.shared = _token_of(pool)
+        self.shared: int = _token_of(pool)
         self._reclaim_at = 0.0
 
     def _require_name(self) -> None:
@@ -154,7 +154,7 @@ class SharedMember(Member):
             if not self._own.closed:
                 self._own.reclaim()
         except Exception as error:  # noqa: BLE001 - the report passes it on
-            self.detail = f"{type(error).__name__}: {error}"
+            self.detail: str = f"{type(error).__name__}: {error}"
         return super().reconcile()
 
     def is_first(self) -> bool:
