@@ -114,17 +114,3 @@ def interrupted_everywhere() -> Iterator[Interrupter]:
                 yield Interrupter(max(1, (n - interrupter.countdown) // 2))
     finally:
         gc.enable()
-
-
-def audit(pool: mempool.Pool[Any]) -> None:
-    """What must hold of a pool that nobody uses: every element is accounted for, nobody waits, the next alloc works."""
-    stats = pool.stats()
-    assert stats.made - stats.disposed == stats.spare + stats.out + stats.disposing
-    assert stats.out == 0, pool
-    assert stats.disposing == 0, pool
-    assert stats.waiting == 0, pool
-    assert pool.core.snapshot()["permits"] == 0, pool
-    assert pool.core.snapshot()["filling"] == pool.core.snapshot()["fills"] == 0, pool
-    if not stats.closed:
-        element = pool.alloc(timeout=0)
-        pool.free(element)

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from books import assert_nothing_under_way
+
 import mempool
 from mempool import linux
 from mempool.clock import Clock
 from mempool.sources import Memory, Region
+from mempool.testing import assert_books
 
 Call = Callable[[], object]
 
@@ -260,12 +263,8 @@ class Scene:
     def audit(self) -> None:
         if self.offloads:
             self.pool._engine.finish()
-        snapshot = self.pool.core.snapshot()
-        existing = len(self.source.existing())
-        assert snapshot["out"] == 0, f"{snapshot['out']} out, and nobody has them"
-        assert snapshot["permits"] == snapshot["filling"] == snapshot["fills"] == 0, snapshot
-        assert snapshot["disposing"] == snapshot["waiting"] == snapshot["lingering"] == 0, snapshot
-        assert snapshot["made"] - snapshot["disposed"] == snapshot["spare"] == existing, f"{existing} exist; {snapshot}"
+        assert_nothing_under_way(self.pool)
+        assert_books(self.pool, spare=len(self.source.existing()))
         self._audit_adaptor({id(element) for element in self.source.existing()})
 
     def _audit_adaptor(self, existing: set[int]) -> None:

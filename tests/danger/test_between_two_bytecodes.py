@@ -13,7 +13,7 @@ import pytest
 import mempool
 from mempool import Pool, PoolTimeout
 from mempool._core import deciding
-from mempool.testing import Element, ManualClock, ScriptedSource, Step
+from mempool.testing import Element, ManualClock, ScriptedSource, Step, assert_books
 from mempool.testing.contract.callers import ThreadCallers, in_line
 
 if mempool.IMPLEMENTATION == "compiled":
@@ -96,13 +96,6 @@ def scene(gap: Gap) -> tuple[Pool[Element], ScriptedSource[Element], ManualClock
 Scene = tuple[Pool[Element], ScriptedSource[Element], ManualClock, Element]
 
 
-def audit(pool: Pool[Element], source: ScriptedSource[Element], out: int) -> None:
-    stats = pool.stats()
-    assert (stats.out, stats.waiting, stats.made) == (out, 0, source.made)
-    assert len(source.existing) == stats.spare + out
-    assert source.wrong == []
-
-
 def test_one_who_is_served_before_it_knows_that_it_joined(gap: Gap, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller has joined the line and does not know it yet; a free serves it. It has the element, once."""
     pool, source, _clock, element = scene
@@ -112,7 +105,8 @@ def test_one_who_is_served_before_it_knows_that_it_joined(gap: Gap, scene: Scene
     pool.free(element)
     gap.go_on.set()
     assert waiter.result(SOON) is element
-    audit(pool, source, out=1)
+    assert_books(pool, source, out=1)
+    assert pool.stats().waiting == 0
 
 
 def test_one_who_gives_up_when_it_has_been_served_and_does_not_know_it(
@@ -129,7 +123,8 @@ def test_one_who_gives_up_when_it_has_been_served_and_does_not_know_it(
     gap.go_on.set()
     freeing.join(SOON)
     assert error is None or isinstance(error, PoolTimeout)
-    audit(pool, source, out=0 if error else 1)
+    assert_books(pool, source, out=0 if error else 1)
+    assert pool.stats().waiting == 0
 
 
 def test_two_frees_at_once_serve_two(gap: Gap, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +140,8 @@ def test_two_frees_at_once_serve_two(gap: Gap, scene: Scene, monkeypatch: pytest
     gap.go_on.set()
     freeing.join(SOON)
     assert waiters[0].result(SOON) is element
-    audit(pool, source, out=2)
+    assert_books(pool, source, out=2)
+    assert pool.stats().waiting == 0
 
 
 def test_a_close_overtakes_a_free(gap: Gap, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,4 +169,5 @@ def test_a_resize_is_overtaken_by_another(gap: Gap, monkeypatch: pytest.MonkeyPa
     first.join(SOON)
     assert (pool.stats().reserve, pool.stats().keep) == (2, 4)
     assert pool.stats().spare <= 4
-    audit(pool, source, out=0)
+    assert_books(pool, source, out=0)
+    assert pool.stats().waiting == 0

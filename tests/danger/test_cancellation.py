@@ -11,9 +11,10 @@ import weakref
 from collections.abc import Awaitable, Callable
 
 import pytest
+from books import assert_nothing_under_way
 
 from mempool import Pool, PoolTimeout
-from mempool.testing import Element, ManualClock, ScriptedSource, SourceBroken, Step, wait_until
+from mempool.testing import Element, ManualClock, ScriptedSource, SourceBroken, Step, assert_books, wait_until
 
 works, fails, raises, slow = Step
 SOON = 10
@@ -56,13 +57,10 @@ def begin(reserve: int = 2) -> tuple[Pool[Element], ScriptedSource[Element]]:
     return pool, source
 
 
-def audit(pool: Pool[Element], source: ScriptedSource[Element]) -> None:
-    """Everything is back, nobody waits, and the reserve can be had."""
-    stats = pool.stats()
-    assert (stats.out, stats.waiting) == (0, 0)
-    assert (stats.made, stats.disposed) == (source.made, source.disposed)
-    assert len(source.existing) == stats.spare
-    assert source.wrong == []
+def assert_reserve_can_be_had(pool: Pool[Element], source: ScriptedSource[Element]) -> None:
+    """Everything is back, nobody waits, and the whole reserve can be had at once."""
+    assert_books(pool, source)
+    assert_nothing_under_way(pool)
     pool.free_many(pool.alloc_many(pool.min_nr, timeout=0))
 
 
@@ -92,7 +90,7 @@ def test_a_task_cancelled_at_any_turn_loses_nothing(call: Call, wait: int, more:
         assert behind.exception() is None
 
     asyncio.run(main())
-    audit(pool, source)
+    assert_reserve_can_be_had(pool, source)
 
 
 @calls
@@ -113,7 +111,7 @@ def test_a_task_cancelled_between_the_offer_and_its_resumption_gives_it_to_the_n
         assert second.exception() is None
 
     asyncio.run(main())
-    audit(pool, source)
+    assert_reserve_can_be_had(pool, source)
     assert pool.stats().waits_cancelled + pool.stats().waits_served == 2
 
 
@@ -155,7 +153,7 @@ def test_what_a_task_that_waited_in_vain_had_dies_with_it_and_without_a_collecti
         asyncio.run(main())
     finally:
         gc.enable()
-    audit(pool, source)
+    assert_reserve_can_be_had(pool, source)
 
 
 class Witness:
@@ -200,7 +198,7 @@ def test_what_a_coroutine_had_dies_with_it_and_without_a_collection(call: Call, 
         assert seen[0]() is None
     finally:
         gc.enable()
-    audit(pool, source)
+    assert_reserve_can_be_had(pool, source)
 
 
 @calls
@@ -218,7 +216,7 @@ def test_asyncios_own_timeout_is_a_cancellation_like_any_other(call: Call) -> No
         pool.free_many(held)
 
     asyncio.run(main())
-    audit(pool, source)
+    assert_reserve_can_be_had(pool, source)
 
 
 @calls
@@ -243,7 +241,7 @@ def test_a_group_that_fails_cancels_its_callers_in_the_line(call: Call) -> None:
         pool.free(held[1])
 
     asyncio.run(main())
-    audit(pool, source)
+    assert_reserve_can_be_had(pool, source)
 
 
 def test_a_gatherer_that_is_cancelled_while_the_source_breaks_says_so() -> None:
@@ -265,7 +263,7 @@ def test_a_gatherer_that_is_cancelled_while_the_source_breaks_says_so() -> None:
 
     asyncio.run(main())
     assert source.existing == []
-    audit(pool, source)
+    assert_reserve_can_be_had(pool, source)
 
 
 def test_cancellation_storms_lose_nothing() -> None:
@@ -284,7 +282,7 @@ def test_cancellation_storms_lose_nothing() -> None:
 
     kinds = itertools.cycle([alloc, alloc_many, lease])
     asyncio.run(main())
-    audit(pool, source)
+    assert_reserve_can_be_had(pool, source)
 
 
 def test_time_that_is_up_at_the_moment_of_the_offer_loses_nothing() -> None:
@@ -309,7 +307,7 @@ def test_time_that_is_up_at_the_moment_of_the_offer_loses_nothing() -> None:
 
     for free_first in (True, False):
         asyncio.run(main(free_first))
-        audit(pool, source)
+        assert_reserve_can_be_had(pool, source)
 
 
 # -- loops that end
@@ -358,12 +356,12 @@ def test_a_loop_closed_while_its_tickets_wait_loses_their_places_and_no_element(
     pool.free_many(held)
     behind.join(SOON)
     assert not behind.is_alive()
-    audit(pool, source)
+    assert_reserve_can_be_had(pool, source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tasks cannot run their ends
         tasks.clear()
         gc.collect()
-    audit(pool, source)
+    assert_reserve_can_be_had(pool, source)
 
 
 def test_a_gatherer_whose_loop_is_closed_does_not_hold_up_the_line(
@@ -383,7 +381,7 @@ def test_a_gatherer_whose_loop_is_closed_does_not_hold_up_the_line(
     assert not behind.is_alive()
     pool.free_many([*held, *taken])
     tasks.clear()
-    audit(pool, source)
+    assert_reserve_can_be_had(pool, source)
 
 
 def test_a_run_that_ends_cancels_its_callers_in_the_line() -> None:
@@ -400,4 +398,4 @@ def test_a_run_that_ends_cancels_its_callers_in_the_line() -> None:
     asyncio.run(main())
     assert pool.stats().waiting == 0
     pool.free_many(held)
-    audit(pool, source)
+    assert_reserve_can_be_had(pool, source)

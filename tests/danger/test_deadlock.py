@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import trio
+from books import assert_at_rest
 from named import SOON, Caller, make
-from sweeps import audit
 
 from mempool import DeadlockError, Pool, PoolError, PoolTimeout, deadlock
 from mempool.testing import ScriptedSource, Step, wait_until, wait_until_async
@@ -40,7 +40,7 @@ def test_two_threads_that_hold_one_of_two_and_want_another() -> None:
     pool.free(first)
     anna.ends()
     bert.ends()
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_two_pools_taken_in_opposite_order() -> None:
@@ -64,8 +64,8 @@ def test_two_pools_taken_in_opposite_order() -> None:
     frames.free(frame)
     anna.ends()
     bert.ends()
-    audit(frames)
-    audit(sockets)
+    assert_at_rest(frames)
+    assert_at_rest(sockets)
 
 
 def test_a_ring_of_three_pools() -> None:
@@ -83,7 +83,7 @@ def test_a_ring_of_three_pools() -> None:
     pools[0].free(held[0])
     for caller, pool in zip(callers, pools, strict=True):
         caller.ends()
-        audit(pool)
+        assert_at_rest(pool)
 
 
 def test_two_that_begin_to_wait_at_the_same_moment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_a_task_that_waits_for_a_task_that_waits() -> None:
     assert answers[0] is None  # served, when the other had left
     assert "task anna waits in pool 'frames'" in str(answers[1])
     assert "task bert has held bytearray" in str(answers[1])
-    audit(pool)
+    assert_at_rest(pool)
 
 
 @pytest.mark.parametrize("call", ["alloc", "alloc_many"])
@@ -152,7 +152,7 @@ def test_a_caller_that_waits_for_itself(call: str) -> None:
         pool.alloc() if call == "alloc" else pool.alloc_many(1)
     assert pool.stats().waiting == 0
     pool.free_many(held)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_no_alarm_while_a_third_holds_one_and_does_not_wait() -> None:
@@ -167,7 +167,7 @@ def test_no_alarm_while_a_third_holds_one_and_does_not_wait() -> None:
     pool.free_many(elements[:2])
     for caller in (anna, bert, third):
         caller.ends()
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_no_alarm_for_an_element_that_was_handed_over() -> None:
@@ -181,7 +181,7 @@ def test_no_alarm_for_an_element_that_was_handed_over() -> None:
     pool.free(element)
     pool.free(waiting.result(SOON))
     anna.ends()
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_no_alarm_while_the_source_is_being_asked() -> None:
@@ -200,7 +200,7 @@ def test_no_alarm_while_the_source_is_being_asked() -> None:
     pool.free(held)
     anna.ends()
     bert.ends()
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_no_alarm_for_what_a_thread_took_that_has_ended() -> None:
@@ -260,7 +260,7 @@ def test_what_a_block_holds_only_its_end_returns(program: Any) -> None:
     with pytest.raises(DeadlockError, match="nobody can ever serve this caller") as caught:
         program(pool)
     assert isinstance(caught.value, PoolTimeout) == (program is _in_a_block_with_a_time)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def _with_an_element_of_alloc(pool: Pool[Any]) -> None:
@@ -306,7 +306,7 @@ def test_what_somebody_else_may_return_only_looks_like_a_deadlock(program: Any) 
     with pytest.raises(PoolTimeout, match="it looks like a deadlock: all that is out was taken by callers") as caught:
         program(pool)
     assert not isinstance(caught.value, DeadlockError)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_a_source_that_may_recover_is_a_way_out() -> None:
@@ -338,7 +338,7 @@ def test_who_takes_over_is_the_holder() -> None:
     assert pool.holders() == ()
     anna.ends()
     bert.ends()
-    audit(pool)
+    assert_at_rest(pool)
 
 
 # -- a loop that stands still
@@ -431,7 +431,7 @@ def test_who_stops_the_loop_whose_task_holds_all_is_told(program: Any, timeout: 
     assert "waits in pool 'frames' and stops its event loop" in str(caught.value)
     if program is not _above_a_block_of_its_thread:
         assert "holder has held bytearray at" in str(caught.value)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 @STOPS
@@ -450,7 +450,7 @@ def test_who_drains_in_a_loop_whose_task_holds_an_element_is_told(program: Any, 
     assert "stops its event loop, which `await pool.drain_async()` would not" in str(caught.value)
     pool.free(held)
     anna.ends()
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_who_drains_inside_a_block_of_its_own_is_told() -> None:
@@ -459,7 +459,7 @@ def test_who_drains_inside_a_block_of_its_own_is_told() -> None:
     with pool.lease(), pytest.raises(DeadlockError, match="Return what you hold, and then drain"):
         pool.drain()
     pool.drain(0)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 @STOPS
@@ -484,7 +484,7 @@ def test_a_drain_waits_for_what_another_may_return() -> None:
 
     asyncio.run(main())
     anna.ends()
-    audit(pool)
+    assert_at_rest(pool)
 
 
 @STOPS
@@ -510,7 +510,7 @@ def test_who_waits_for_a_loop_that_stands_still_is_told_and_the_loop_goes_on() -
     assert isinstance(told[0], DeadlockError)
     assert "task holder has held" in str(told[0])
     anna.ends()
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def _that_took_no_block(pool: Pool[Any], stop: Any) -> None:
@@ -588,7 +588,7 @@ def test_what_a_stopped_task_may_not_be_the_only_one_to_return_is_no_deadlock(pr
     with pytest.raises(PoolTimeout) as caught:
         program(pool, lambda pool: pool.alloc(timeout=0))
     assert not isinstance(caught.value, DeadlockError)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 @STOPS
@@ -628,8 +628,8 @@ def test_who_stops_a_loop_waits_for_what_another_thread_or_another_loop_holds() 
     asyncio.run(main())
     for thread in freeing:
         thread.join(SOON)
-    audit(pool)
-    audit(pools[1])
+    assert_at_rest(pool)
+    assert_at_rest(pools[1])
 
 
 @STOPS

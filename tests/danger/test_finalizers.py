@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sweeps import audit
+from books import assert_at_rest
 
 from mempool import IMPLEMENTATION, Objects, Pool, PoolTimeout
 from mempool.testing import Element, ScriptedSource, wait_until
@@ -169,7 +169,7 @@ def test_a_finalizer_may_call_the_pool_at_any_allocation(intrude: Intrusion, tra
             use(pool)
     assert swarm.errors == []
     assert swarm.calls > 20
-    audit(pool)
+    assert_at_rest(pool)
     assert source.wrong == []
     assert len(source.existing) == pool.stats().spare
 
@@ -202,7 +202,7 @@ def test_a_finalizer_may_free_the_element_it_holds(track: str) -> None:
         gc.set_threshold(*before)
     gc.collect()
     assert errors == []
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_a_finalizer_may_serve_the_line() -> None:
@@ -226,7 +226,7 @@ def test_a_finalizer_may_serve_the_line() -> None:
             gc.collect()
             waiter.join(SOON)
     assert pool.stats().waits_served == 20
-    audit(pool)
+    assert_at_rest(pool)
 
 
 @contextlib.contextmanager
@@ -250,7 +250,7 @@ def test_an_element_whose_end_calls_the_pool_may_be_disposed_of() -> None:
     pool.resize(reserve=0, keep=0)
     gc.collect()
     assert len(called) == len(references)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 # -- signal handlers
@@ -285,7 +285,7 @@ def test_a_signal_handler_may_call_the_pool_at_any_moment(intrude: Intrusion, tr
             rounds += 1
     assert swarm.errors == []
     assert swarm.calls > 20
-    audit(pool)
+    assert_at_rest(pool)
     assert source.wrong == []
     assert len(source.existing) == pool.stats().spare
 
@@ -306,7 +306,7 @@ def test_a_signal_handler_serves_the_main_thread_that_waits() -> None:
             held.append(pool.alloc())
             pool.free(pool.alloc(timeout=SOON))
     assert pool.stats().waits_served == 50
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_a_signal_handler_takes_turns_with_threads() -> None:
@@ -333,4 +333,4 @@ def test_a_signal_handler_takes_turns_with_threads() -> None:
             thread.join(SOON)
         signal.signal(signal.SIGUSR1, before)
     assert not any(thread.is_alive() for thread in threads)
-    audit(pool)
+    assert_at_rest(pool)

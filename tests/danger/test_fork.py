@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from books import assert_at_rest
 from children import in_child
-from sweeps import audit
 
 from mempool import Objects, Pool, PoolClosed, PoolTimeout
 from mempool.testing import ScriptedSource, Step, wait_until, wait_until_async
@@ -62,7 +62,7 @@ def test_the_childs_line_is_empty_and_the_parents_is_not(track: str) -> None:
         assert pool.stats().out == 2
         for element in mine:
             pool.free(element)
-        audit(pool)
+        assert_at_rest(pool)
         pool.resize(reserve=1)
         assert pool.stats().spare == 2
         with pool.lease():
@@ -72,7 +72,7 @@ def test_the_childs_line_is_empty_and_the_parents_is_not(track: str) -> None:
     assert pool.stats().waiting == 3
     pool.free_many(mine)
     crowd.join()
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_elements_of_other_threads_stay_out_in_the_child() -> None:
@@ -101,7 +101,7 @@ def test_elements_of_other_threads_stay_out_in_the_child() -> None:
     assert in_child(check) == ""
     ends.set()
     holder.join(SOON)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_what_another_thread_was_about_to_make_is_not_awaited_in_the_child() -> None:
@@ -118,14 +118,14 @@ def test_what_another_thread_was_about_to_make_is_not_awaited_in_the_child() -> 
         second = pool.alloc(timeout=0)
         assert pool.stats().made == 2
         pool.free_many([first, second])
-        audit(pool)
+        assert_at_rest(pool)
 
     problem = in_child(check)
     source.open()
     maker.join(SOON)
     assert problem == ""
     pool.free(first)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_what_another_thread_was_about_to_dispose_of_is_gone_in_the_child() -> None:
@@ -143,13 +143,13 @@ def test_what_another_thread_was_about_to_dispose_of_is_gone_in_the_child() -> N
         stats = pool.stats()
         assert (stats.made, stats.disposed, stats.disposing, stats.spare) == (2, 1, 0, 1)
         pool.free_many(pool.alloc_many(2, timeout=0))
-        audit(pool)
+        assert_at_rest(pool)
 
     problem = in_child(check)
     source.open()
     disposer.join(SOON)
     assert problem == ""
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_a_fork_by_a_source_that_makes_an_element() -> None:
@@ -158,7 +158,7 @@ def test_a_fork_by_a_source_that_makes_an_element() -> None:
     source = ScriptedSource(works, lambda: pids.append(os.fork()))
     pool = Pool(source, 1, limit=2, keep=2)
     elements = [pool.alloc(), pool.alloc()]
-    assert _whole_in_both(pids[0], lambda: pool.free_many(elements) and audit(pool))
+    assert _whole_in_both(pids[0], lambda: pool.free_many(elements) and assert_at_rest(pool))
 
 
 def test_a_fork_by_a_source_that_disposes_of_an_element() -> None:
@@ -168,7 +168,7 @@ def test_a_fork_by_a_source_that_disposes_of_an_element() -> None:
     source.then_free(lambda: pids.append(os.fork()))
     pool = Pool(source, 1, limit=2, keep=1)
     pool.free_many(pool.alloc_many(2))
-    assert _whole_in_both(pids[0], lambda: audit(pool))
+    assert _whole_in_both(pids[0], lambda: assert_at_rest(pool))
 
 
 def _whole_in_both(pid: int, check: Callable[[], object]) -> bool:
@@ -192,12 +192,12 @@ def test_a_fork_inside_a_lease_leaves_two_leases() -> None:
     def check() -> None:
         lease.element[:] = b"child"
         lease.release()
-        audit(pool)
+        assert_at_rest(pool)
 
     assert in_child(check) == ""
     assert lease.element == b"parent"
     lease.release()
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_the_childs_threads_stand_in_a_line_of_their_own() -> None:
@@ -210,7 +210,7 @@ def test_the_childs_threads_stand_in_a_line_of_their_own() -> None:
         childs = Crowd(pool, 4)
         pool.free(mine)
         childs.join()
-        audit(pool)
+        assert_at_rest(pool)
 
     assert in_child(check) == ""
     pool.free(mine)
@@ -231,7 +231,7 @@ def test_a_loop_of_the_child_uses_the_pool() -> None:
             pool.free(await task)
 
         asyncio.run(main())
-        audit(pool)
+        assert_at_rest(pool)
 
     assert in_child(check) == ""
     pool.free(mine)
@@ -249,7 +249,7 @@ def test_a_drain_of_another_thread_is_not_the_childs() -> None:
     def check() -> None:
         pool.free(mine)
         pool.drain(timeout=SOON)
-        audit(pool)
+        assert_at_rest(pool)
 
     assert in_child(check) == ""
     assert drainer.is_alive()
@@ -282,7 +282,7 @@ def test_a_fill_of_another_thread_has_ended_in_the_child(how: str) -> None:
     source.open()
     filling.join(SOON)
     assert pool.guarantee().held
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_a_fill_of_the_thread_that_forks_goes_on_in_the_child() -> None:
@@ -300,7 +300,7 @@ def test_a_fill_of_the_thread_that_forks_goes_on_in_the_child() -> None:
     source.then(fork)
     pool.resize(3)
     assert told == [""]
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_forks_at_any_moment_of_busy_threads() -> None:
@@ -334,7 +334,7 @@ def test_forks_at_any_moment_of_busy_threads() -> None:
         for thread in threads:
             thread.join(SOON)
     assert problems == []
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def _work(pool: Pool[bytearray], element: bytearray, says: Any) -> None:
@@ -347,7 +347,7 @@ def _work(pool: Pool[bytearray], element: bytearray, says: Any) -> None:
     wait_until(lambda: pool.stats().waiting == 1)
     pool.free(held)
     waiting.join(SOON)
-    audit(pool)
+    assert_at_rest(pool)
     says.put(os.getpid())
 
 
@@ -365,7 +365,7 @@ def test_multiprocessing_with_the_fork_start_method() -> None:
     assert says.get() == process.pid
     pool.free(element)
     crowd.join()
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def _wait_in_vain(pool: Pool[bytearray], says: Any) -> None:
@@ -392,7 +392,7 @@ def test_a_forked_process_ends_while_its_threads_wait() -> None:
     assert process.exitcode == 0
     assert says.get() == "told"
     pool.free(element)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 PROGRAM = """

@@ -16,7 +16,8 @@ from types import FrameType, SimpleNamespace
 from typing import Any, Self
 
 import pytest
-from sweeps import PACKAGE, PLACES, Interrupter, audit
+from books import assert_at_rest
+from sweeps import PACKAGE, PLACES, Interrupter
 
 import mempool
 from mempool import Objects, Pool
@@ -423,7 +424,7 @@ def test_what_is_freed_at_any_bytecode_of_a_call_is_returned_when_the_call_retur
             break  # the first scene, which filled caches, executed more
         assert errors == [], n
         assert pool.stats().out == 0, n
-        audit(pool)
+        assert_at_rest(pool)
     assert n > bytecodes // 2
 
 
@@ -507,7 +508,7 @@ def test_a_double_free_in_the_middle_is_told_in_the_log(
     other = pool.alloc_reserved()
     assert "DoubleFree" in caplog.text
     pool.free(other)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 # -- tracers
@@ -604,7 +605,7 @@ def test_a_tracer_that_uses_the_traced_pool_comes_to_an_end(tracing: Any) -> Non
     looks = -1
     assert all(IN_THE_MIDDLE in said for said in refused)
     pool.resize(reserve=3)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 # -- threads that never go on
@@ -653,7 +654,7 @@ def test_a_fork_in_the_middle_of_ones_own_decision(monkeypatch: pytest.MonkeyPat
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
     pool.free(element)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_the_end_of_the_interpreter_in_the_middle_of_a_threads_decision(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sweeps import audit, interrupted_everywhere
+from books import assert_at_rest
+from sweeps import interrupted_everywhere
 
 from mempool import IMPLEMENTATION, Buffer, Buffers, DoubleFree, ForeignElement, Objects, Pool, viewers
 
@@ -70,7 +71,7 @@ class Scene:
         self.mine.clear()
         assert self.pool.holders() == ()
         self.pool.refill()
-        audit(self.pool)
+        assert_at_rest(self.pool)
         stats = self.pool.stats()
         assert (stats.spare, stats.out, stats.lingering) == (2, 0, 0)
         assert stats.made - stats.disposed == 2

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sweeps import PLACES, audit, interrupted_everywhere
+from books import assert_at_rest
+from sweeps import PLACES, interrupted_everywhere
 
 import mempool
 from mempool.clock import SYSTEM_CLOCK, Clock
@@ -88,7 +89,7 @@ class Scene:
             if self.pool.core.is_out(element):
                 self.pool.free(element)
         self.pool._clock = SYSTEM_CLOCK  # no cycle that keeps it alive: who looks for a deadlock looks at every pool
-        audit(self.pool)
+        assert_at_rest(self.pool)
         stats = self.pool.stats()
         assert len(self.source.alive) == stats.made - stats.disposed
 
@@ -366,5 +367,5 @@ def test_a_storm_of_signals_loses_nothing() -> None:
         shooter.join()
         signal.signal(signal.SIGINT, old)
     assert caught > 10
-    audit(pool)
+    assert_at_rest(pool)
     # Not compared with source.alive: an interrupt may cut the source's own code short.

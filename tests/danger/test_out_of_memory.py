@@ -367,7 +367,7 @@ def test_the_sweep_finds_a_lost_element() -> None:
 
         return call
 
-    assert any("nobody has them" in what for what in sweep(Prepared(forgetful)).wrong)
+    assert any("out: 1, not 0" in what for what in sweep(Prepared(forgetful)).wrong)
 
 
 def test_the_sweep_finds_a_wrong_error() -> None:

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any, Self
 
 import pytest
-from sweeps import audit
+from books import assert_at_rest
 
 from mempool import Buffers, Pool, PoolTimeout
 from mempool.testing import ManualClock, ScriptedSource, Step, wait_until_async
@@ -100,8 +100,8 @@ class Relay:
         with contextlib.suppress(asyncio.CancelledError):
             await self.task
         self.server.close()
-        audit(self.there)
-        audit(self.back)
+        assert_at_rest(self.there)
+        assert_at_rest(self.back)
 
     async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -214,7 +214,7 @@ def test_the_pipeline_compresses_a_file_in_bounded_memory(tmp_path: Path, size: 
     load("thread_pipeline").main(source, output, pool, workers=3)
     assert gzip.decompress(output.read_bytes()) == source.read_bytes()
     assert pool.stats().made - pool.stats().disposed <= 3
-    audit(pool)
+    assert_at_rest(pool)
 
 
 @pytest.mark.parametrize("track", ["nothing", "holders"])
@@ -225,7 +225,7 @@ def test_the_pipeline_takes_no_wait_for_a_deadlock(tmp_path: Path, track: str) -
     pool = Pool(Buffers(4096), 1, limit=1, track=track)
     load("thread_pipeline").main(source, output, pool)
     assert gzip.decompress(output.read_bytes()) == source.read_bytes()
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_the_pipeline_gives_everything_back_when_the_output_cannot_be_written(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_the_pipeline_gives_everything_back_when_the_output_cannot_be_written(tm
     with pytest.raises(OSError, match="No space left"):
         load("thread_pipeline").main(source, full, pool)
     assert threading.active_count() == threads
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_the_pipeline_runs_as_a_script(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_files_are_hashed_in_bounded_memory(tree: Path, threads: int) -> None:
     digests = load("hash_files").main(tree, pool, threads)
     assert digests == {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files_of(tree)}
     assert pool.stats().made - pool.stats().disposed <= 3
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_files_are_hashed_while_memory_is_out(tree: Path) -> None:
@@ -286,7 +286,7 @@ def test_files_are_hashed_while_memory_is_out(tree: Path) -> None:
     source.otherwise = Step.FAILS
     assert len(load("hash_files").main(tree, pool, 20)) == len(files_of(tree))
     assert source.made == 2
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_hashing_runs_as_a_script(tree: Path) -> None:
@@ -373,7 +373,7 @@ def test_a_block_that_changed_on_the_disk_is_not_handed_out(tree: Path, tmp_path
         file.write(bytes([path.read_bytes()[0] ^ 1]))
         with pytest.raises(OSError, match="has changed"):
             cache.read("key", bytes)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 # -- resize_on_signal
@@ -436,7 +436,7 @@ def test_samples_are_halved_in_place_and_written(tmp_path: Path, size: int) -> N
     assert len(blocks) == -(-(size // 4) // 1024)
     peaks = [np.abs(after[i : i + 1024].astype("i4")).max(axis=0).tolist() for i in range(0, len(after), 1024)]
     assert [list(block.peaks) for block in blocks] == peaks
-    audit(pool)
+    assert_at_rest(pool)
 
 
 @pytest.mark.parametrize("library", ["numpy", "pyarrow"])
@@ -452,7 +452,7 @@ def test_a_block_is_exported_whole_by_either_library(library: str, monkeypatch: 
     with pool.lease() as buffer:
         buffer[:5000] = words
         assert module.export(buffer, 5000) == words
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_samples_run_as_a_script(tmp_path: Path) -> None:
@@ -514,7 +514,7 @@ def test_results_spill_through_the_reserve_while_memory_is_out(tmp_path: Path) -
         with pytest.raises(OSError, match="task-0 has changed"):
             store["task-0"]
     assert source.made == 1
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_without_a_reserve_the_same_store_cannot_spill(tmp_path: Path) -> None:

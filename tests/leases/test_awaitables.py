@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import trio
+from books import assert_at_rest
 from scenes import in_a_task
-from sweeps import audit
 
 from mempool import Objects, Pool
 
@@ -37,7 +37,7 @@ def test_what_a_lease_gives_async_with_is_a_coroutine_to_whoever_asks() -> None:
         async with contextlib.AsyncExitStack() as stack:
             assert await stack.enter_async_context(pool.lease()) is element
             assert pool.out == 1
-        audit(pool)
+        assert_at_rest(pool)
 
     asyncio.run(main())
 
@@ -47,7 +47,7 @@ def test_it_is_run_as_a_main_function_of_trio() -> None:
     lease = pool.lease()
     assert trio.run(lease.__aenter__) is lease.element
     trio.run(lease.__aexit__, None, None, None)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 @pytest.mark.parametrize("call", ["__aenter__", "__aexit__"])
@@ -71,7 +71,7 @@ def test_it_is_awaited_once(call: str) -> None:
         again.close()
         with contextlib.suppress(StopIteration, RuntimeError):
             leaving.send(None)
-        audit(pool)
+        assert_at_rest(pool)
 
     in_a_task(drive)
 
@@ -87,7 +87,7 @@ def test_closed_before_it_was_awaited_it_takes_nothing() -> None:
             lease.__aenter__().throw(*arguments)
     with lease:
         assert pool.out == 1
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_closed_after_its_end_it_leaves_the_lease_alone() -> None:
@@ -101,7 +101,7 @@ def test_closed_after_its_end_it_leaves_the_lease_alone() -> None:
         entering.close()
         assert pool.out == 1
         lease.release()
-        audit(pool)
+        assert_at_rest(pool)
 
     in_a_task(drive)
 
@@ -116,7 +116,7 @@ def test_a_lease_that_is_in_use_is_not_taken_from_its_user() -> None:
             with pytest.raises(RuntimeError, match="used once"):
                 await lease.__aenter__()
             assert lease.element is element
-        audit(pool)
+        assert_at_rest(pool)
 
     asyncio.run(main())
 
@@ -145,7 +145,7 @@ def test_what_is_left_while_it_waits_is_nobodys(end: str, served: bool) -> None:
         assert pool.waiting == 0
         if not served:
             pool.free(element)
-        audit(pool)
+        assert_at_rest(pool)
         with pytest.raises(Exception, match="released already"):
             lease.release()
 

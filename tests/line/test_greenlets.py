@@ -54,17 +54,17 @@ else:
     sleep_thread = eventlet.patcher.original("time").sleep
 import mempool
 from mempool import Objects, Pool, PoolTimeout, parking
+from mempool.testing import assert_books
 
 def until(condition):
     with Timeout(20):
         while not condition():
             sleep(0)  # sleeps: the others' turn
 
-def audit(pool):
+def assert_all_came_back(pool):
     until(lambda: pool.stats().out == 0)  # a thread that was served last may not have given back yet
-    stats = pool.stats()
-    assert (stats.waiting, stats.out) == (0, 0), stats
-    assert stats.made - stats.disposed == stats.spare == stats.limit, stats
+    assert_books(pool, spare=pool.limit)
+    assert pool.waiting == 0
 """
 
 
@@ -106,7 +106,7 @@ def test_a_greenlet_that_waits_lets_the_one_go_on_that_holds(library: str, order
                     held.append(name)
                     sleep(0.01)  # sleeps: the case is one that holds while it sleeps
         wait([spawn(work, "a"), spawn(work, "b")])
-        audit(pool)
+        assert_all_came_back(pool)
         print(*held)
         """,
     )
@@ -139,7 +139,7 @@ def test_a_native_thread_and_a_greenlet_wake_each_other(library: str, order: str
         wait(greenlets)
         until(lambda: "thread over" in served)
         assert (served.count("thread"), served.count("greenlet")) == (rounds, 2 * rounds)
-        audit(pool)
+        assert_all_came_back(pool)
         """,
     )
 
@@ -168,7 +168,7 @@ def test_a_standing_line_of_greenlets_and_threads_is_served_in_order(library: st
         pool.free(element)
         wait(greenlets)
         until(lambda: len(served) == 12)
-        audit(pool)
+        assert_all_came_back(pool)
         print(served == list(range(12)))
         """,
     )
@@ -209,7 +209,7 @@ def test_timeouts_of_the_pool_and_of_the_library_and_kills_lose_nothing(library:
         pool.free(pool.alloc(timeout=20))  # the main greenlet, behind the fourth
         assert ended[-1] == ("free", "served")
         wait(greenlets)
-        audit(pool)
+        assert_all_came_back(pool)
         """,
     )
 
@@ -263,7 +263,7 @@ def test_a_hundred_greenlets_and_four_threads_on_two_buffers_with_kills_lose_not
                 kill(greenlet)
         wait([spawn(kills)] + greenlets)
         until(lambda: len(over) == 4)
-        audit(pool)
+        assert_all_came_back(pool)
         assert killed and late and len(served) > 800, (len(killed), len(late), len(served))
         print("all back")
         """,
@@ -296,7 +296,7 @@ def test_who_holds_and_who_waits_is_a_greenlet(library: str, order: str) -> None
         wait(greenlets)
         assert "served" in said and sum("greenlet" in words for words in said) == 1, said
         assert parking.current_owner().name == "MainThread"
-        audit(one), audit(other)
+        assert_all_came_back(one), assert_all_came_back(other)
         """,
     )
 
@@ -322,7 +322,7 @@ def test_greenlets_of_a_thread_that_ends_lose_their_places_and_no_element(librar
         until(lambda: pool.stats().waiting == 1)  # the thread has ended, and its greenlets with it
         pool.free(element)
         wait([behind])
-        audit(pool)
+        assert_all_came_back(pool)
         """,
     )
 
@@ -353,7 +353,7 @@ def test_a_caller_in_the_hub_itself_and_a_thread_without_a_hub_wait_as_threads(l
             eventlet.hubs.get_hub().schedule_call_global(0, take)
         until(lambda: len(served) == 2)
         assert served == ["ThreadParker"] * 2, served
-        audit(pool)
+        assert_all_came_back(pool)
         """,
     )
 
@@ -387,7 +387,7 @@ def test_after_a_fork_the_childs_greenlets_wait_and_wake() -> None:
             start_thread(take, ("e",))
             until(lambda: "e" in served)
             assert served == ["a", "b", "c", "d", "e"], served
-        audit(pool)
+        assert_all_came_back(pool)
         sys.stdout.write("parent" if child else "child ")
         sys.stdout.flush()
         if not child:
@@ -428,7 +428,7 @@ def test_after_a_fork_a_new_hub_of_eventlet_serves_the_child(order: str) -> None
             wait([waits])
             assert os.waitpid(child, 0)[1] == 0
             assert served == ["parent's"]
-        audit(pool)
+        assert_all_came_back(pool)
         sys.stdout.write("parent" if child else "child ")
         sys.stdout.flush()
         os._exit(0) if child == 0 else None
@@ -502,7 +502,7 @@ def test_a_minute_of_greenlets_and_native_threads_that_wake_each_other(library: 
         wait(living + ended)
         until(lambda: len(over) == 4)
         stats = pool.stats()
-        audit(pool)
+        assert_all_came_back(pool)
         print(turns, stats.waits_timed_out, stats.wait_seconds_max)
         """,
         timeout=SECONDS + 120,

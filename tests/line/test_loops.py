@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-from sweeps import audit
+from books import assert_at_rest
 
 from mempool import Objects, Pool, PoolTimeout
 from mempool.testing import ScriptedSource, wait_until
@@ -106,7 +106,7 @@ def test_a_standing_line_of_threads_and_tasks_is_served_in_the_order_in_which_it
             thread.join(SOON)
     assert list(served) == list(range(HANDOFFS))
     pool.free(element)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 # -- loops that are closed
@@ -142,9 +142,9 @@ def test_two_thousand_tickets_of_a_closed_loop_lose_their_places_and_no_element(
     pool.free(element)
     behind.join(SOON)
     assert not behind.is_alive()
-    audit(pool)
+    assert_at_rest(pool)
     end(abandoned)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 @kinds
@@ -166,7 +166,7 @@ def test_a_loop_that_is_closed_between_the_offer_and_the_resumption_gives_the_el
     assert (pool.stats().waiting, pool.stats().out) == (0, 1)
     loop.close()
     end(tasks)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def end(tasks: list[asyncio.Task[object]]) -> None:
@@ -223,7 +223,7 @@ def test_a_task_may_be_cancelled_or_run_out_of_time_at_every_turn_of_its_loop(
     try:
         for before, after, by_timeout in itertools.product(range(4), range(4), (False, True)):
             loop.run_until_complete(main(before, after, by_timeout))
-            audit(pool)
+            assert_at_rest(pool)
     finally:
         loop.close()
 
@@ -250,7 +250,7 @@ def test_a_task_of_trio_lives_by_trios_clock_and_stands_in_the_same_line() -> No
         pool.free(element)
 
     trio.run(times_out, clock=testing.MockClock(autojump_threshold=0))
-    audit(pool)
+    assert_at_rest(pool)
 
     async def takes_turns() -> None:
         for _ in range(20):
@@ -276,7 +276,7 @@ def test_a_task_of_trio_lives_by_trios_clock_and_stands_in_the_same_line() -> No
             await alloc_in_trio()
 
     trio.run(takes_turns)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_a_run_of_trio_that_ends_between_the_offer_and_the_resumption_gives_the_element_back() -> None:
@@ -301,7 +301,7 @@ def test_a_run_of_trio_that_ends_between_the_offer_and_the_resumption_gives_the_
 
     for free_first in (True, False):
         trio.run(main, free_first)
-        audit(pool)
+        assert_at_rest(pool)
 
 
 # -- no loop at all
@@ -314,4 +314,4 @@ def test_an_asynchronous_call_outside_of_any_loop_says_so() -> None:
     with pytest.raises(RuntimeError, match="no event loop of asyncio or trio is running here"):
         pool.alloc_async().send(None)
     pool.free(held)
-    audit(pool)
+    assert_at_rest(pool)

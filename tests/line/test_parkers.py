@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-from sweeps import audit
+from books import assert_at_rest
 
 from mempool import Objects, Pool, PoolTimeout, parking
 from mempool.clock import Clock
@@ -100,7 +100,7 @@ def test_a_kind_of_callers_that_was_added_waits_in_its_own_way(rounds: Rounds) -
     rounds.run()
     thread.join(SOON)
     assert served == ["a", "b", "c", "thread"]
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_one_that_is_gone_loses_its_place_and_no_element(rounds: Rounds) -> None:
@@ -118,7 +118,7 @@ def test_one_that_is_gone_loses_its_place_and_no_element(rounds: Rounds) -> None
     behind.join(SOON)
     assert not behind.is_alive()
     assert not fiber.dead
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_a_parker_that_leaves_time_to_the_clock_lives_by_a_manual_clock() -> None:
@@ -169,7 +169,7 @@ def test_a_parker_that_leaves_time_to_the_clock_lives_by_a_manual_clock() -> Non
         remove()
     assert (len(errors), Counted.gets > 0) == (1, True)
     pool.free(element)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_a_kind_of_tasks_that_was_added_waits_in_its_own_way() -> None:
@@ -223,5 +223,5 @@ def test_a_kind_of_tasks_that_was_added_waits_in_its_own_way() -> None:
     finally:
         remove()
     assert served == ["a", "b"]
-    audit(pool)
+    assert_at_rest(pool)
     asyncio.run(take("asyncio, as before"))

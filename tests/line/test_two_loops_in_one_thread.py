@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from books import assert_at_rest
 from children import run
-from sweeps import audit
 
 from mempool import Objects, Pool, PoolTimeout
 from mempool.parking import current_owner
@@ -102,7 +102,7 @@ def test_a_guest_and_its_host_stand_in_one_line_and_are_served_in_order() -> Non
 
     asyncio.run(main())
     assert served == ["trio 0", "asyncio 1", "thread 2", "trio 3", "asyncio 4", "thread 5"]
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_a_guest_times_out_and_is_cancelled_as_tasks_of_trio_are() -> None:
@@ -136,7 +136,7 @@ def test_a_guest_times_out_and_is_cancelled_as_tasks_of_trio_are() -> None:
 
     asyncio.run(as_guest(guest))
     assert pool.stats().waits_cancelled == 1
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_a_run_of_trio_inside_a_task_of_asyncio_waits_in_trio() -> None:
@@ -162,7 +162,7 @@ def test_a_run_of_trio_inside_a_task_of_asyncio_waits_in_trio() -> None:
         assert isinstance(current_owner(), asyncio.Task)
 
     asyncio.run(outer())
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_asyncio_inside_trio_waits_where_its_code_runs() -> None:
@@ -250,7 +250,7 @@ def test_code_written_for_anyio_waits_on_either_backend(backend: str) -> None:
 
     anyio.run(main, backend=backend)
     assert served == [0, 1, 2]
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_what_is_not_loaded_is_not_loaded_to_find_out() -> None:

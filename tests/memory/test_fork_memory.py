@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from books import assert_at_rest
 from children import in_child
-from sweeps import audit
 
 from mempool import Buffers, DoubleFree, Fallback, Limited, Objects, Pool, UseAfterFree
 from mempool.sources import Memory, levels
@@ -63,7 +63,7 @@ def test_a_child_does_not_say_what_does_not_hold(level: str, size: int) -> None:
     assert in_child(check) == ""
     assert pool.guarantee().level == level
     pool.free(held)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 @pytest.mark.parametrize("size", [4096, MIB])
@@ -81,7 +81,7 @@ def test_what_the_child_makes_is_what_it_says(size: int) -> None:
         pool.free(lent)
         assert own.guarantee().level == "locked"
         assert pool.stats().made == pool.stats().disposed
-        audit(own)
+        assert_at_rest(own)
         mine = Pool(Buffers(size, level="locked"), 1)
         assert mine.guarantee().level == "locked"
 
@@ -108,7 +108,7 @@ def test_refill_brings_the_childs_memory_to_its_level(level: str, size: int) -> 
         assert bytes(held[:size]) == bytes([5]) * size
         pool.free(held)
         pool.free_many(pool.alloc_many(9))
-        audit(pool)
+        assert_at_rest(pool)
         assert pool.guarantee().level == level
         # And a child of the child begins again.
         assert in_child(lambda: _says(pool, WEAKER)) == ""
@@ -116,7 +116,7 @@ def test_refill_brings_the_childs_memory_to_its_level(level: str, size: int) -> 
 
     assert in_child(check) == ""
     pool.free(held)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def _says(pool: Pool[Any], level: str) -> None:
@@ -239,7 +239,7 @@ def test_a_buffer_that_stayed_with_the_parent_raises_in_the_child(size: int) -> 
     assert in_child(check) == ""
     assert bytes(held[:3]) == bytes([5]) * 3
     pool.free(held)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 @pytest.mark.parametrize("size", [4096, MIB])
@@ -263,7 +263,7 @@ def test_the_childs_pool_has_lost_its_spares_and_makes_new_ones(size: int, level
             pool.free(held)
         assert pool.stats().disposed == 4
         pool.free_many(fresh)
-        audit(pool)
+        assert_at_rest(pool)
         assert pool.close() == 0
         stats = pool.stats()
         assert stats.made == stats.disposed
@@ -271,7 +271,7 @@ def test_the_childs_pool_has_lost_its_spares_and_makes_new_ones(size: int, level
     assert in_child(check) == ""
     assert pool.stats().spare == 3
     pool.free(held)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_a_lease_of_before_the_fork_ends_in_both_processes() -> None:
@@ -291,13 +291,13 @@ def test_a_lease_of_before_the_fork_ends_in_both_processes() -> None:
                 dropped.clear()
             view.release()
             assert pool.stats().out == 0
-            audit(pool)
+            assert_at_rest(pool)
 
         assert in_child(check) == ""
         view.release()
         lease.release()
     pool.free(dropped.pop())
-    audit(pool)
+    assert_at_rest(pool)
 
 
 @pytest.mark.parametrize("size", [4096, MIB])
@@ -376,7 +376,7 @@ def test_a_childs_child_loses_what_the_child_made() -> None:
             with pytest.raises(UseAfterFree, match=STAYED):
                 mine.fill(1)
             pool.free(mine)
-            audit(pool)
+            assert_at_rest(pool)
 
         assert in_child(check_again) == ""
         mine.fill(2)

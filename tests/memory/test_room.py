@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from books import assert_at_rest
 from children import run
-from sweeps import audit
 
 from mempool import Buffers, Fallback, Faulty, Limited, Logged, OnFailure, Pool, Translated
 from mempool.sources import Memory, Room, headroom, levels
@@ -64,7 +64,7 @@ def test_a_reserve_as_large_as_what_is_left_is_made(wrap: Callable[[Any], Any], 
     left[0] = 4 * MIB
     with Pool(wrap(Buffers("1 MiB")), 4) as pool:
         assert pool.guarantee().held
-        audit(pool)
+        assert_at_rest(pool)
 
 
 @linux
@@ -80,7 +80,7 @@ def test_a_grow_beyond_what_is_left_makes_nothing_and_says_so(wrap: Callable[[An
         assert "and the test has 10.0 MiB left" in pool.why_empty()
         left[0] = 1000 * MIB
         assert pool.refill().held
-        audit(pool)
+        assert_at_rest(pool)
 
 
 @linux

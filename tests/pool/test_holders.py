@@ -12,8 +12,8 @@ import warnings
 from typing import Any
 
 import pytest
+from books import assert_at_rest
 from named import SOON, Caller, make
-from sweeps import audit
 
 from mempool import Buffers, Limited, Objects, Pool, PoolTimeout
 from mempool.clock import Clock
@@ -89,7 +89,7 @@ def test_why_empty_says_what_a_person_needs() -> None:
     growing.result(SOON)
     for caller in (anna, bert, cleo):
         caller.ends()
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_why_empty_says_each_target_of_a_resize_even_nought() -> None:
@@ -132,7 +132,7 @@ def test_the_warning_of_a_dropped_lease_names_the_place_where_it_was_taken() -> 
     messages = [str(warning.message) for warning in caught if warning.category is ResourceWarning]
     assert len(messages) == 1
     assert re.search(r"pool 'frames': a lease was dropped .*, taken at test_holders\.py:\d+ in forget", messages[0])
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_a_wait_beyond_patience_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -155,7 +155,7 @@ def test_a_wait_beyond_patience_is_logged_once(caplog: pytest.LogCaptureFixture)
         pool.free(element)
         pool.free(waiting.result(SOON))
     anna.ends()
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_what_is_said_of_one_and_of_many_is_english() -> None:

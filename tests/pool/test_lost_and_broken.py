@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from books import assert_at_rest
 from children import in_child
 from named import SOON, Caller
-from sweeps import audit
 
 from mempool import Buffers, DoubleFree, ForeignElement, Limited, Objects, Pool, PoolTimeout
 from mempool.testing import Element, ScriptedSource, Step, wait_until
@@ -55,7 +55,7 @@ def test_what_is_written_off_makes_room_for_another(track: str) -> None:
     pool.write_off(lost)
     assert (pool.stats().out, pool.stats().spare, pool.stats().written_off, source.disposed) == (0, 1, 1, 0)
     assert pool.guarantee().held
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_whoever_waits_gets_what_is_made_in_the_place_of_what_was_written_off() -> None:
@@ -67,7 +67,7 @@ def test_whoever_waits_gets_what_is_made_in_the_place_of_what_was_written_off() 
     pool.write_off(lost)
     pool.free(waiting.result(SOON))
     anna.ends()
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_a_drain_does_not_wait_for_what_is_written_off() -> None:
@@ -105,7 +105,7 @@ def test_without_tracking_no_more_are_returned_than_are_out() -> None:
             with pytest.raises((ForeignElement, DoubleFree)):
                 pool.free(element)
         assert (pool.stats().out, pool.stats().spare) == (0, 1)
-        audit(pool)
+        assert_at_rest(pool)
 
 
 def test_the_memory_of_a_buffer_written_off_goes_back_when_it_is_dropped() -> None:
@@ -121,7 +121,7 @@ def test_the_memory_of_a_buffer_written_off_goes_back_when_it_is_dropped() -> No
     del lost
     assert source.existing == 1
     pool.free(kept)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 @pytest.mark.parametrize("what", ["foreign", "spare", "freed"])
@@ -163,7 +163,7 @@ def test_what_a_dead_thread_held_is_written_off_by_its_holder() -> None:
     with pytest.raises(ForeignElement, match="was written off"):
         pool.free(kept[0])
     pool.free(mine)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_objects_that_were_dropped_are_not_owed() -> None:
@@ -178,7 +178,7 @@ def test_objects_that_were_dropped_are_not_owed() -> None:
     pool.alloc()
     kept.append(pool.alloc(timeout=SOON))  # there is room for it, because the one before is no more
     pool.free_many(kept)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_an_object_with_a_finalizer_is_never_taken_for_dropped() -> None:
@@ -215,12 +215,12 @@ def test_a_child_allocates_again_when_it_writes_off_what_the_parents_threads_hel
         assert pool.holders() == ()
         pool.free_many(pool.alloc_many(2, timeout=0))
         assert (pool.stats().out, pool.stats().written_off, pool.stats().spare) == (0, 2, 2)
-        audit(pool)
+        assert_at_rest(pool)
 
     assert in_child(check) == ""
     ends.set()
     thread.join(SOON)
-    audit(pool)
+    assert_at_rest(pool)
     assert pool.stats().written_off == 0
 
 
@@ -237,13 +237,13 @@ def test_a_child_that_tracks_holders_writes_off_the_dead_and_keeps_its_own() -> 
         pool.write_off(dead[0])
         pool.free(pool.alloc(timeout=0))
         pool.free(mine)
-        audit(pool)
+        assert_at_rest(pool)
 
     assert in_child(check) == ""
     ends.set()
     thread.join(SOON)
     pool.free(mine)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 @pytest.mark.parametrize("track", TRACKS)
@@ -263,13 +263,13 @@ def test_what_threads_of_the_parent_were_moving_is_written_off_too(track: str) -
         pool._engine.supply.reset = None
         assert pool.write_off_all() == 1
         pool.free(pool.alloc(timeout=0))
-        audit(pool)
+        assert_at_rest(pool)
 
     assert in_child(check) == ""
     held.put(None)
     thread.join(SOON)
     held.put(None)  # for the free of the audit
-    audit(pool)
+    assert_at_rest(pool)
 
 
 # -- discard
@@ -321,7 +321,7 @@ def test_who_waits_gets_what_is_made_in_the_place_of_what_was_discarded() -> Non
     pool.discard(broken)
     pool.free(waiting.result(SOON))
     anna.ends()
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_discard_refuses_what_free_refuses() -> None:
@@ -341,8 +341,8 @@ def test_discard_refuses_what_free_refuses() -> None:
     buffers.discard(buffer)
     with pytest.raises(DoubleFree):
         buffers.discard(buffer)
-    audit(pool)
-    audit(buffers)
+    assert_at_rest(pool)
+    assert_at_rest(buffers)
 
 
 def test_a_discard_whose_source_raises_is_heard_and_counted() -> None:
@@ -381,7 +381,7 @@ def test_a_lease_that_is_discarded_in_its_block_ends_in_peace(warm: bool) -> Non
     for call in (lease.release, lease.discard):
         with pytest.raises(DoubleFree, match="was discarded already"):
             call()
-    audit(pool)
+    assert_at_rest(pool)
 
 
 def test_what_is_discarded_behind_a_leases_back_is_told_of() -> None:
@@ -389,7 +389,7 @@ def test_what_is_discarded_behind_a_leases_back_is_told_of() -> None:
     pool = Pool(Buffers(64), 1)
     with pytest.raises(DoubleFree), pool.lease() as buffer:
         pool.discard(buffer)
-    audit(pool)
+    assert_at_rest(pool)
 
 
 # -- words

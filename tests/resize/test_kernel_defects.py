@@ -10,7 +10,7 @@ from concurrent.futures import Future
 import pytest
 
 from mempool import Pool
-from mempool.testing import Element, ManualClock, ScriptedSource, Step, wait_until
+from mempool.testing import Element, ManualClock, ScriptedSource, Step, assert_books, wait_until
 from mempool.testing.contract.callers import ThreadCallers, in_line
 
 works, fails, raises, slow = Step
@@ -20,14 +20,6 @@ SOON = 10
 def waiter(pool: Pool[Element], wanted: int = 1) -> Future[list[Element]]:
     """Somebody who stands in the line, in a thread."""
     return in_line(pool, lambda: ThreadCallers().call(pool, "alloc_many", wanted))
-
-
-def audit(pool: Pool[Element], source: ScriptedSource[Element], out: int = 0) -> None:
-    stats = pool.stats()
-    assert (stats.made, stats.disposed) == (source.made, source.disposed)
-    assert len(source.existing) == stats.spare + out
-    assert stats.out == out
-    assert source.wrong == []
 
 
 # -- 1. three resizes overflow the array
@@ -55,7 +47,7 @@ def test_three_resizes_overflow_nothing() -> None:
     assert (pool.stats().reserve, pool.stats().keep, pool.stats().spare) == (5, 5, 5)
     pool.free_many(borrowed)
     assert pool.stats().spare == 5
-    audit(pool, source)
+    assert_books(pool, source)
 
 
 def test_three_resizes_nested_in_each_other_overflow_nothing() -> None:
@@ -67,7 +59,7 @@ def test_three_resizes_nested_in_each_other_overflow_nothing() -> None:
     assert (pool.stats().reserve, pool.stats().keep, pool.stats().spare) == (5, 5, 5)
     pool.free_many(pool.alloc_many(8))
     assert pool.stats().spare == 5
-    audit(pool, source)
+    assert_books(pool, source)
 
 
 # -- 2. a grow wakes nobody
@@ -82,7 +74,7 @@ def test_a_grow_wakes_the_line_at_once() -> None:
     pool.resize(4)
     assert len(waiting.result(SOON)) == 1
     assert pool.stats().spare == 4
-    audit(pool, source, out=1)
+    assert_books(pool, source, out=1)
 
 
 # -- 3. a grow that fails says it succeeded
@@ -100,7 +92,7 @@ def test_a_grow_that_falls_short_says_so() -> None:
     assert pool.guarantee() == guarantee
     source.otherwise = works
     assert pool.refill().held
-    audit(pool, source)
+    assert_books(pool, source)
 
 
 # -- 4. no order among waiters
@@ -120,7 +112,7 @@ def test_the_line_has_an_order_and_a_newcomer_takes_nothing() -> None:
         assert waiting[place].result(SOON) == [element]
         assert [w.done() for w in waiting] == [later <= place for later in range(4)]
     assert stolen == [None] * 8
-    audit(pool, source, out=1)
+    assert_books(pool, source, out=1)
 
 
 # -- 5. hold and wait deadlocks silently
@@ -150,7 +142,7 @@ def test_hold_and_wait_is_seen_and_said(caplog: pytest.LogCaptureFixture) -> Non
         assert "2 callers in line" in record.getMessage()
     pool.free_many(held)
     assert {id(w.result(SOON)[0]) for w in waiting} == {id(element) for element in held}
-    audit(pool, source, out=2)
+    assert_books(pool, source, out=2)
 
 
 # -- 6. frees refill what a shrink is about to remove
@@ -172,4 +164,4 @@ def test_a_shrink_is_not_undone_by_frees() -> None:
     shrinking.join(SOON)
     assert pool.stats().spare == 2
     assert source.free_calls == 8
-    audit(pool, source)
+    assert_books(pool, source)

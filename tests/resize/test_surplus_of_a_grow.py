@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from books import assert_at_rest
 
 from mempool import Pool
 from mempool.testing import Element, ScriptedSource, Step
@@ -51,14 +52,6 @@ def grow_in_a_thread(pool: Pool[Element], source: ScriptedSource[Element], to: i
 grows = pytest.mark.parametrize("grow", [grow_in_the_same_thread, grow_in_a_thread])
 
 
-def audit(pool: Pool[Element], source: ScriptedSource[Element]) -> None:
-    stats = pool.stats()
-    assert (stats.made, stats.disposed) == (source.made, source.disposed)
-    assert len(source.existing) == stats.spare
-    assert (stats.out, stats.disposing) == (0, 0)
-    assert source.wrong == []
-
-
 @grows
 def test_the_pool_was_refilled_by_a_free_meanwhile(grow: Callable[..., None]) -> None:
     """Grow 3 to 4; while the fourth is being made, the free of an element that was out fills the fourth place."""
@@ -71,7 +64,7 @@ def test_the_pool_was_refilled_by_a_free_meanwhile(grow: Callable[..., None]) ->
     assert source.disposed == 1  # the surplus element
     assert borrowed in source.existing
     assert pool.guarantee().held
-    audit(pool, source)
+    assert_at_rest(pool, source)
 
 
 @grows
@@ -83,7 +76,7 @@ def test_the_pool_was_shrunk_by_another_resize_meanwhile(grow: Callable[..., Non
     assert (pool.stats().reserve, pool.stats().spare) == (2, 2)
     assert source.made == 4
     assert source.disposed == 2  # one by the shrink, and the surplus one
-    audit(pool, source)
+    assert_at_rest(pool, source)
 
 
 @grows
@@ -100,7 +93,7 @@ def test_both_happen_to_a_long_grow(grow: Callable[..., None]) -> None:
     source.then(*[works] * 10)
     grow(pool, source, 100, meanwhile)
     assert (pool.stats().reserve, pool.stats().spare) == (1, 1)
-    audit(pool, source)
+    assert_at_rest(pool, source)
 
 
 @grows
@@ -120,7 +113,7 @@ def test_what_the_grow_left_over_goes_to_the_line_first(grow: Callable[..., None
     assert source.disposed == 0
     pool.free(taken[0])
     assert source.disposed == 1
-    audit(pool, source)
+    assert_at_rest(pool, source)
 
 
 def test_a_wider_keep_makes_the_else_a_spare() -> None:
@@ -131,4 +124,4 @@ def test_a_wider_keep_makes_the_else_a_spare() -> None:
     grow_in_the_same_thread(pool, source, 4, lambda: pool.resize(4, keep=8))
     pool.free(borrowed)
     assert source.disposed == 0
-    audit(pool, source)
+    assert_at_rest(pool, source)

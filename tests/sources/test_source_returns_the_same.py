@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from sweeps import audit
+from books import assert_at_rest
 
 from mempool import Limited, Objects, Pool
 
@@ -42,7 +42,7 @@ def test_two_of_one_call(track: str) -> None:
         pool.alloc_many(5)
     stats = pool.stats()
     assert (stats.made, stats.spare, stats.out, stats.disposed) == (2, 2, 0, 0)
-    audit(pool)
+    assert_at_rest(pool)
     assert sorted(map(id, pool.alloc_many(2))) == sorted([id(one), id(other)])
 
 
@@ -58,7 +58,7 @@ def test_a_spare_is_returned_again(track: str) -> None:
             call()
         stats = pool.stats()
         assert (stats.made, stats.spare, stats.out, stats.disposed) == (1, 1, 0, 0)
-    audit(pool)
+    assert_at_rest(pool)
     assert pool.alloc_reserved() is one
     pool.free(one)
     pool.close()
@@ -96,8 +96,8 @@ def test_an_object_that_was_disposed_of_may_come_again() -> None:
         elements = pool.alloc_many(2)
         pool.free_many(elements)
     assert pool.stats().made == 6
-    audit(pool)
-    audit(behind)
+    assert_at_rest(pool)
+    assert_at_rest(behind)
 
 
 class Noted:

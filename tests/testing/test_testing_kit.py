@@ -16,6 +16,7 @@ from mempool.testing import (
     ScriptedSource,
     SourceBroken,
     Step,
+    assert_books,
     wait_until,
     wait_until_async,
 )
@@ -34,6 +35,63 @@ def outcome(call: Callable[[], object]) -> Step:
     except SourceBroken:
         return raises
     return works
+
+
+# -- assert_books
+
+
+def test_books_that_balance_pass() -> None:
+    """With elements out, lost and disposed of; by number and by name."""
+    source = ScriptedSource()
+    pool = Pool(source, 2, keep=2)
+    several = pool.alloc_many(3)
+    assert_books(pool, source, out=3)
+    assert_books(pool, source, out=several, spare=2)
+    pool.write_off(several.pop())
+    pool.free(several.pop())
+    assert_books(pool, source, out=several, spare=2)
+    pool.resize(0, keep=0)
+    pool.free(several.pop())
+    assert_books(pool, source, spare=0)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda _pool, _source, _held: None, "out: 1, not 0"),
+        (lambda pool, _source, held: pool.free(held.pop()) or pool.alloc(), "out: 1, not 0"),
+        (lambda _pool, source, _held: source.alloc(), "made, by the source: 3, not 2"),
+        (lambda _pool, source, held: source.free(held[0]), "existing, by the source: 1, not 2"),
+        (lambda _pool, source, held: source.free(held[0]), "disposed of, by the source: 1, not 0"),
+        (lambda _pool, source, _held: source.wrong.append("freed twice"), "freed twice"),
+    ],
+)
+def test_books_that_do_not_balance_are_told_with_all_figures(
+    break_it: Callable[[Pool[Element], ScriptedSource[Element], list[Element]], object], said: str
+) -> None:
+    """Each thing that is wrong, the statistics, and who holds what."""
+    source: ScriptedSource[Element] = ScriptedSource()
+    pool = Pool(source, 2, name="frames", track="holders")
+    held = [pool.alloc_reserved()]
+    break_it(pool, source, held)
+    with pytest.raises(AssertionError, match="its books do not balance") as caught:
+        assert_books(pool, source)
+    assert said in str(caught.value).splitlines()
+    assert "PoolStats(name='frames'" in str(caught.value)
+    assert "MainThread" in str(caught.value)
+
+
+def test_books_name_what_is_out() -> None:
+    """Elements that are named must exist, and be as many."""
+    source = ScriptedSource()
+    pool = Pool(source, 2)
+    several = pool.alloc_many(2)
+    with pytest.raises(AssertionError, match="out: an element is named twice"):
+        assert_books(pool, source, out=[several[0], several[0]])
+    with pytest.raises(AssertionError, match="out: an element does not exist any more"):
+        assert_books(pool, source, out=[several[0], Element(1)])
+    with pytest.raises(AssertionError, match="spare: 2, not 1"):
+        assert_books(pool, source, out=several, spare=1)
 
 
 # -- ScriptedSource

@@ -15,6 +15,7 @@ from mempool.leases import Leases
 from mempool.pool import Pool
 from mempool.sources.source import Source
 from mempool.stats import PoolStats
+from mempool.testing.books import assert_books
 from mempool.testing.contract.callers import KINDS, Callers, ThreadCallers, in_line
 from mempool.testing.manual_clock import ManualClock
 from mempool.testing.scripted import Action, ScriptedSource, Step
@@ -88,13 +89,9 @@ class Contract:
             source.open()
             pool.close()  # also ends those who still wait, whatever has failed
         for pool, source in self._pools:
-            assert source.wrong == []
             stats = pool.stats()
-            assert stats.made == source.made
-            assert stats.disposed - stats.written_off == source.disposed
-            assert stats.spare == 0
+            assert_books(pool, source, out=stats.out, spare=0)
             assert stats.disposing == 0
-            assert stats.out + stats.written_off == len(source.existing)
         assert not any(waiting)
         del self._pools, self.clock  # pytest keeps this instance to its end
 
@@ -131,16 +128,7 @@ class Contract:
 
     def audit(self, pool: Pool[Any], source: ScriptedSource[Any], out: Iterable[Any] = ()) -> None:
         """The pool's figures are the source's, and what is out exists."""
-        out = list(out)
-        stats = pool.stats()
-        assert stats.made == source.made
-        assert stats.disposed - stats.written_off == source.disposed
-        assert stats.out == len(out)
-        assert stats.disposing >= 0
-        assert stats.spare + stats.disposing == source.made - source.disposed - stats.written_off - len(out)
-        assert source.has(out)
-        assert len({id(element) for element in out}) == len(out)
-        assert source.wrong == []
+        assert_books(pool, source, out=out)
 
     def alloc(self, pool: Pool[Any], **options: Any) -> Any:
         """An element, by this kind of caller."""
