@@ -543,3 +543,32 @@ def test_spilling_runs_as_a_script(tmp_path: Path) -> None:
     told = run("spill_results", tmp_path / "file", 20)
     assert re.fullmatch(r"\d+ results spilled, 20 MiB in all\n", told.stdout), told.stderr
     assert int(told.stdout.split()[0]) >= 10
+
+
+# -- camera
+
+
+def test_frames_are_passed_on_while_workers_are_killed() -> None:
+    """Every frame that was seen is right, and no frame is lost to the pool."""
+    pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
+    told = run("camera", 1.5)
+    assert told.returncode == 0, told.stderr
+    found = re.fullmatch(r"(\d+) frames seen, 0 wrong; (\d+) workers killed; 0 frames are still out\n", told.stdout)
+    assert found, told.stdout + told.stderr
+    assert int(found[1]) > 0
+    assert int(found[2]) > 0
+
+
+# -- read_ahead
+
+
+def test_workers_of_an_executor_fill_shared_buffers(tmp_path: Path) -> None:
+    """More files than buffers, one of them empty and one larger than a buffer."""
+    pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
+    contents = [os.urandom(1000 * number) for number in range(20)] + [os.urandom((1 << 20) + 7)]
+    for number, content in enumerate(contents):
+        (tmp_path / str(number)).write_bytes(content)
+    told = run("read_ahead", tmp_path)
+    assert told.returncode == 0, told.stderr
+    expected = {f"{zlib.crc32(content[: 1 << 20]):08x}  {tmp_path / str(n)}" for n, content in enumerate(contents)}
+    assert set(told.stdout.splitlines()) == expected
