@@ -85,7 +85,7 @@ def _hands_over(frame: FrameType) -> bool:
     return _operations[code].get(frame.f_lasti) in ENDS
 
 
-#: `make test` takes a sample of each sweep, in which no call is left out; `make long` and the gate take more of each.
+#: `make test` takes a sample of each sweep, with each core of other calls; `make long` and the gate take all of it.
 LONG = os.environ.get("MEMPOOL_LONG") == "1"
 #: At how many places of a call it is interrupted. `make stress` takes every bytecode.
 PLACES = int(os.environ.get("MEMPOOL_SWEEP_PLACES", "20" if LONG else "5"))

@@ -37,10 +37,7 @@ MODULES = (
     calls_of_keepers,
 )
 
-#: Their names, for pytest. The second run of `make test`, with the other core, has each third.
-EACH_CALL = [
-    pytest.param(name, marks=[pytest.mark.stress] * prepared.is_long + [pytest.mark.long_on_both] * (number % 3 > 0))
-    for number, (name, prepared) in enumerate(CALLS.items())
-]
+#: Their names, for pytest.
+EACH_CALL = [pytest.param(name, marks=[pytest.mark.stress] * prepared.is_long) for name, prepared in CALLS.items()]
 
 __all__ = ["CALLS", "EACH_CALL", "Broken", "NotRaised", "Prepared", "Scene", "in_a_task"]

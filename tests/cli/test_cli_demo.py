@@ -170,6 +170,7 @@ def test_a_task_of_asyncio_works_in_the_same_line_and_the_planted_mistake_is_cau
     assert figures["run_c"]["is_returning"]
 
 
+@pytest.mark.long
 @pytest.mark.long_on_both
 def test_the_output_to_a_pipe_is_plain_lines(tree: Path) -> None:
     """No colours, no bars; the words, the table, the audit and the verdict at the end."""
@@ -181,6 +182,7 @@ def test_the_output_to_a_pipe_is_plain_lines(tree: Path) -> None:
     assert told.stdout.endswith("passed: run B failed no file\n")
 
 
+@pytest.mark.long
 @pytest.mark.long_on_both
 def test_only_regular_files_are_hashed(tree: Path, tmp_path: Path) -> None:
     """A FIFO would never end, a link would lead elsewhere; an empty file has a digest too."""
@@ -196,6 +198,7 @@ def test_only_regular_files_are_hashed(tree: Path, tmp_path: Path) -> None:
     assert figures["not_regular"] == 3
 
 
+@pytest.mark.long
 @pytest.mark.long_on_both
 def test_one_file_is_enough_to_show_it(tree: Path) -> None:
     """Memory is out before the first file of one, too."""
@@ -205,6 +208,7 @@ def test_one_file_is_enough_to_show_it(tree: Path) -> None:
     assert figures["run_c"]["files"]["done"] == 1
 
 
+@pytest.mark.long
 @pytest.mark.long_on_both
 def test_each_run_ends_in_time_and_counts_what_it_has_not_reached(tree: Path) -> None:
     """Memory runs out within the time, too."""
@@ -557,6 +561,7 @@ def test_more_files_than_digests_have_room_is_a_bad_argument(tree: Path, capsys:
     assert told.out == ""
 
 
+@pytest.mark.sample(3)
 @pytest.mark.long_on_both
 @pytest.mark.parametrize(
     ("broken", "fault"),

@@ -239,6 +239,7 @@ def test_in_the_child_of_a_fork_the_thread_begins_anew() -> None:
     kept.close()
 
 
+@pytest.mark.long_on_both
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_fork_in_the_middle_of_a_look_leaves_no_lock_behind() -> None:
@@ -292,6 +293,7 @@ def test_a_child_listens_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # -- the end of the interpreter
 
 
+@pytest.mark.long_on_both
 @pytest.mark.parametrize("how", ["idle", "busy", "in a look"])
 def test_the_interpreter_ends_at_once(how: str) -> None:
     """With the thread asleep, at work, and within a source that does not come back."""
@@ -350,6 +352,7 @@ def test_after_the_end_has_begun_nothing_is_started() -> None:
 # -- greenlets
 
 
+@pytest.mark.long_on_both
 @pytest.mark.parametrize("library", ["gevent", "eventlet"])
 def test_under_greenlets_it_is_a_thread_of_the_systems(library: str) -> None:
     """Patched, `threading.Thread` is a greenlet, and the hub would stand still in `poll`."""

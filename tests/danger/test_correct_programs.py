@@ -105,6 +105,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("what", PROGRAMS)
 def test_a_correct_program_runs_the_same_with_holders_tracked(what: str) -> None:
     """Twenty times of twenty: no DeadlockError, everything back in the end."""

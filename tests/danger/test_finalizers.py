@@ -154,6 +154,7 @@ def use(pool: Pool[Any]) -> None:
     pool.stats()
 
 
+@pytest.mark.sample(2)
 @tracks
 @intrusions
 @pytest.mark.parametrize("by_weakref", [False, True], ids=["__del__", "weakref"])

@@ -279,6 +279,7 @@ DECISIONS = [
 ]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("prepare", DECISIONS, ids=lambda prepare: prepare.__name__)
 def test_a_decision_that_is_cut_short_has_happened_or_has_not(
     prepare: Callable[[Scene], Callable[[], object]], request: pytest.FixtureRequest
@@ -387,6 +388,7 @@ def drop_a_lease(pool: Pool[Any], element: Any) -> None:
     element.release()
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("track", ["identity", "nothing", "holders"])
 @pytest.mark.parametrize("way", [free, free_many, drop_a_lease], ids=lambda way: way.__name__)
 def test_what_is_freed_at_any_bytecode_of_a_call_is_returned_when_the_call_returns(way: Any, track: str) -> None:

@@ -194,6 +194,7 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadPoolExecutor]:
         yield thread
 
 
+@pytest.mark.sample(3)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # a buffer or a lease that an interrupt cuts short is dropped
 @pytest.mark.parametrize("track", TRACKS)
 @pytest.mark.parametrize(

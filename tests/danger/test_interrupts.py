@@ -274,6 +274,7 @@ SCENES = [
 ]
 
 
+@pytest.mark.sample(2)
 @pure_only
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # a lease that an interrupt cuts short is dropped: that is the point
 @pytest.mark.parametrize(("prepare", "options"), SCENES)

@@ -90,6 +90,7 @@ def run(prepared: Prepared, rounds: int) -> dict[str, int]:
     return found[0]
 
 
+@pytest.mark.sample(8)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of leases that are dropped
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of what the kernel warns of
 @pytest.mark.parametrize("name", EACH_CALL)

@@ -232,6 +232,7 @@ def swept_here(name: str, renews_code: bool = False) -> Sweep:
     return found[0]
 
 
+@pytest.mark.sample(8)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # a lease that is cut short is dropped: that is the point
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a coroutine that could not be awaited
 @pytest.mark.parametrize("name", EACH_CALL)
@@ -243,6 +244,7 @@ def test_no_allocation_that_fails_loses_anything(name: str) -> None:
     assert found.wrong == {}, f"{found.swept} allocations swept"
 
 
+@pytest.mark.sample(8)
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="before CPython 3.12, to enter a function again needs no memory")
 @pytest.mark.skipif(mempool.IMPLEMENTATION == "pure", reason="uncompiled, the last resort is a function, too")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

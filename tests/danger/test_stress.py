@@ -230,6 +230,7 @@ def assert_all_came_back(pool: Pool[Element], source: Source, load: Load) -> Non
     assert source.existing == set()
 
 
+@pytest.mark.sample(3)
 @lasting
 @hurried
 @pytest.mark.usefixtures("switch_often")

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from sweeps import LONG
 
 import mempool
 
@@ -125,7 +126,8 @@ def test_the_tests_shown_on_a_page_pass(page: Path, tmp_path: Path) -> None:
     for title, source, _ in TESTS[page]:
         assert not (tmp_path / title).exists()
         (tmp_path / title).write_text(source, "utf-8")
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *PLUGIN, str(tmp_path)]
+    of_them = [] if LONG else ["-k", "not accounts_are_exact"]  # one promise of the contract with 243 parameters
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *PLUGIN, *of_them, str(tmp_path)]
     told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert told.returncode == 0, told.stdout + told.stderr
     passed = set(re.findall(r"^(test_\w+\.py)::.* PASSED", told.stdout, re.MULTILINE))

@@ -55,6 +55,8 @@ def run(name: str, *arguments: object, words: str | None = None) -> subprocess.C
     return subprocess.run(command, input=words, capture_output=True, text=True, timeout=SOON, check=False)
 
 
+@pytest.mark.sample(4)
+@pytest.mark.once
 @pytest.mark.parametrize("name", sorted({path.stem for path in EXAMPLES.glob("*.py")} - {"resize_on_signal"}))
 def test_an_example_without_arguments_says_what_it_takes(name: str) -> None:
     """One line, and no traceback."""
@@ -481,6 +483,7 @@ def clips(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_farm_decodes_every_clip_while_its_pools_are_resized(clips: Path) -> None:
     """Two worker processes; the brightness of each clip is that of its frames, and the resize reaches both."""
     told = run("decode_farm", clips)

@@ -60,6 +60,7 @@ def reserves(fleet: Fleet, name: str) -> dict[str, int]:
     return {who: report.reserve for who, report in reports.items() if report is not None}
 
 
+@pytest.mark.long
 def test_a_resize_with_a_dead_a_stopped_and_a_slow_worker_returns_in_time(
     cluster: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -97,6 +98,7 @@ def gated_by_worker(folder: str) -> Gated:
     return Gated(str(own))
 
 
+@pytest.mark.long_on_both
 def test_a_nanny_brings_a_killed_worker_back_with_its_pools(cluster: Callable[..., Any]) -> None:
     """kill -9: the next process begins with the latest targets, before its first task."""
     with cluster(2, processes=True) as (_, client):
@@ -114,6 +116,7 @@ def test_a_nanny_brings_a_killed_worker_back_with_its_pools(cluster: Callable[..
         assert [reserve for _, _, reserve in found] == [3, 3]
 
 
+@pytest.mark.long
 def test_workers_that_are_killed_all_the_time_come_to_the_latest_resize(cluster: Callable[..., Any]) -> None:
     """A random one each 0.5 s, while the pool is resized: after the last kill all have the last targets within seconds.
 
@@ -194,6 +197,7 @@ def client_of(port: int) -> Any:
     return distributed.Client(f"tcp://127.0.0.1:{port}", timeout=30)
 
 
+@pytest.mark.long
 def test_a_scheduler_that_was_killed_begins_with_the_state_of_the_file(tmp_path: Path) -> None:
     """kill -9: workers and nannies end, as Dask has it. New ones have the pool that nobody has created since."""
     port = free_port()
@@ -227,6 +231,7 @@ def scrape(port: int) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
+@pytest.mark.long
 def test_the_metrics_of_scheduler_and_workers_show_the_pools(tmp_path: Path) -> None:
     """Where prometheus_client is installed: on the pages that Dask serves anyway."""
     pytest.importorskip("prometheus_client")

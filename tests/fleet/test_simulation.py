@@ -47,6 +47,7 @@ def test_a_thousand_nodes_come_to_the_latest_revision_in_seconds() -> None:
     assert is_good(Controller, SEEDS)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("mutant", [WithoutRetry, WithoutHeartbeat])
 def test_neither_loop_is_enough_by_itself(mutant: type[Controller]) -> None:
     """Without tries it takes far longer; without heartbeats a node that has lost its state stays behind for ever."""

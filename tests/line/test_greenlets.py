@@ -79,19 +79,20 @@ def scene(library: str, order: str, script: str, timeout: float = 90) -> str:
     return ended.stdout
 
 
-#: Each library in each order; with the other core each library and each order, and all four in `make long`.
+#: Each library and each order, in each run the other two; in `make long` all four.
 both = pytest.mark.parametrize(
     ("library", "order"),
     [
-        pytest.param("gevent", "mempool first", marks=pytest.mark.long_on_both),
+        ("gevent", "mempool first"),
         ("gevent", "patched first"),
+        ("eventlet", "patched first"),
         ("eventlet", "mempool first"),
-        pytest.param("eventlet", "patched first", marks=pytest.mark.long_on_both),
     ],
 )
 
 
 @both
+@pytest.mark.sample(2)
 def test_a_greenlet_that_waits_lets_the_one_go_on_that_holds(library: str, order: str) -> None:
     """The simple case: one element, two greenlets, each sleeps while it holds. The order is that of arrival."""
     said = scene(
@@ -114,6 +115,7 @@ def test_a_greenlet_that_waits_lets_the_one_go_on_that_holds(library: str, order
 
 
 @both
+@pytest.mark.sample(2)
 def test_a_native_thread_and_a_greenlet_wake_each_other(library: str, order: str) -> None:
     """The hub sleeps without a timer of ours, in its second place in the line; a thread's free reaches it, and back."""
     scene(
@@ -145,6 +147,7 @@ def test_a_native_thread_and_a_greenlet_wake_each_other(library: str, order: str
 
 
 @both
+@pytest.mark.sample(2)
 def test_a_standing_line_of_greenlets_and_threads_is_served_in_order(library: str, order: str) -> None:
     """Greenlets and native threads join one at a time; then each free serves the one that came first."""
     said = scene(
@@ -176,6 +179,7 @@ def test_a_standing_line_of_greenlets_and_threads_is_served_in_order(library: st
 
 
 @both
+@pytest.mark.sample(2)
 def test_timeouts_of_the_pool_and_of_the_library_and_kills_lose_nothing(library: str, order: str) -> None:
     """Each ends a wait in the line, from the hub; whoever stood behind is served; the main greenlet waits, too."""
     scene(
@@ -215,6 +219,7 @@ def test_timeouts_of_the_pool_and_of_the_library_and_kills_lose_nothing(library:
 
 
 @both
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("track", [pytest.param("identity", marks=pytest.mark.long), "holders"])
 def test_a_hundred_greenlets_and_four_threads_on_two_buffers_with_kills_lose_nothing(
     library: str, order: str, track: str
@@ -272,6 +277,7 @@ def test_a_hundred_greenlets_and_four_threads_on_two_buffers_with_kills_lose_not
 
 
 @both
+@pytest.mark.sample(2)
 def test_who_holds_and_who_waits_is_a_greenlet(library: str, order: str) -> None:
     """Two greenlets of one thread are two holders: a circle of two is a deadlock, and one that holds both ends is none."""
     scene(
@@ -302,6 +308,7 @@ def test_who_holds_and_who_waits_is_a_greenlet(library: str, order: str) -> None
 
 
 @both
+@pytest.mark.sample(2)
 def test_greenlets_of_a_thread_that_ends_lose_their_places_and_no_element(library: str, order: str) -> None:
     """A native thread with a hub of its own ends while two of its greenlets stand in the line: the next is served."""
     scene(
@@ -328,6 +335,7 @@ def test_greenlets_of_a_thread_that_ends_lose_their_places_and_no_element(librar
 
 
 @both
+@pytest.mark.sample(2)
 def test_a_caller_in_the_hub_itself_and_a_thread_without_a_hub_wait_as_threads(library: str, order: str) -> None:
     """Neither has a hub to switch to; a native thread serves both."""
     scene(
@@ -438,6 +446,7 @@ def test_after_a_fork_a_new_hub_of_eventlet_serves_the_child(order: str) -> None
 
 
 @both
+@pytest.mark.sample(2)
 def test_a_process_ends_while_a_thread_and_greenlets_wait(library: str, order: str) -> None:
     """Nobody will ever serve them: neither keeps the interpreter from ending."""
     said = scene(

@@ -388,6 +388,7 @@ def scenes() -> Iterator[tuple[int, int]]:
             yield size, free
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("act", CALLS)
 @pytest.mark.parametrize("call", ["take", "give"])
 @pytest.mark.parametrize(("size", "free"), list(scenes()))
@@ -405,6 +406,7 @@ def test_a_finalizer_may_take_and_give_in_the_middle(mappings: Mappings, size: i
         assert len(mappings) == 0, intruder.struck_at
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("call", ["take", "give"])
 @pytest.mark.parametrize(("size", "free"), list(scenes()))
 def test_an_interrupt_loses_no_block(mappings: Mappings, size: int, free: int, call: str) -> None:
@@ -424,6 +426,7 @@ def test_an_interrupt_loses_no_block(mappings: Mappings, size: int, free: int, c
         assert len(mappings) == 0, interrupter.struck_at
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("lacks", [1, 2])
 @pytest.mark.parametrize("call", ["take", "give"])
 @pytest.mark.parametrize("size", SIZES)

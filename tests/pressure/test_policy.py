@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from machines import Followed, Machine
+from sweeps import LONG
 
 from mempool import Buffers, Objects, Pool
 from mempool.pressure import follow
@@ -148,9 +149,10 @@ def test_what_is_outside_of_the_range_goes_into_it_at_the_beginning(machine: Mac
 # -- what is demanded of it over hours
 
 
+@pytest.mark.long_on_both
 def test_flapping_of_less_than_a_minute_makes_no_reversal(machine: Machine) -> None:
     """However fast: at most five steps in an hour, none of them up."""
-    for number, (high, low) in enumerate([(2, 2), (4, 10), (10, 10), (30, 30), (10, 50), (58, 58)]):
+    for number, (high, low) in enumerate([(2, 2), (4, 10), (10, 10), (30, 30), (10, 50), (58, 58)][:: 1 if LONG else 3]):
         followed = Followed(Machine(machine.root / str(number)))
         for _ in range(round(HOUR / (high + low))):
             followed.run(high, 40.0)
@@ -159,9 +161,10 @@ def test_flapping_of_less_than_a_minute_makes_no_reversal(machine: Machine) -> N
         assert 1 not in followed.directions(), (high, low)
 
 
+@pytest.mark.long_on_both
 def test_flapping_that_leaves_more_than_a_minute_is_given_up_after_one_reversal(machine: Machine) -> None:
     """The first growth cannot know better; it is a setback, and the next one waits for an hour."""
-    for number, calm in enumerate((70, 80, 90, 110, 120)):
+    for number, calm in enumerate((70, 80, 90, 110, 120)[:: 1 if LONG else 4]):
         followed = Followed(Machine(machine.root / str(number)))
         for _ in range(round(HOUR / (10 + calm))):
             followed.run(10, 40.0, every=5)
@@ -170,6 +173,7 @@ def test_flapping_that_leaves_more_than_a_minute_is_given_up_after_one_reversal(
         assert followed.reversals() <= 1, calm
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_makes_few_steps(machine: Machine, seed: int) -> None:
     """Percentages drawn at random every ten seconds, for an hour."""
@@ -191,9 +195,10 @@ def test_after_one_burst_it_is_back_within_a_quarter_of_an_hour(machine: Machine
     assert followed.reversals() == 0
 
 
+@pytest.mark.long_on_both
 def test_pressure_that_the_pool_makes_itself_makes_no_saw(machine: Machine) -> None:
     """Memory is short whenever more than some number are kept: at most six steps in two hours, and one reversal."""
-    for number, most in enumerate(range(130, 256, 5)):
+    for number, most in enumerate(range(130, 256, 5 if LONG else 40)):
         followed = Followed(Machine(machine.root / str(number)))
         for _ in range(round(2 * HOUR / 10)):
             followed.run(10, 25.0 if followed.pool.keep > most else 0.0, every=10)
@@ -201,9 +206,10 @@ def test_pressure_that_the_pool_makes_itself_makes_no_saw(machine: Machine) -> N
         assert followed.reversals() <= 1, (most, followed.keeps())
 
 
+@pytest.mark.long_on_both
 def test_pressure_that_the_pool_makes_itself_at_a_low_level_makes_no_saw_either(machine: Machine) -> None:
     """Two more steps on the way: down twice, and up from there."""
-    for number, most in enumerate(range(65, 130, 4)):
+    for number, most in enumerate(range(65, 130, 4 if LONG else 21)):
         followed = Followed(Machine(machine.root / str(number)))
         for _ in range(round(2 * HOUR / 10)):
             followed.run(10, 25.0 if followed.pool.keep > most else 0.0, every=10)
@@ -211,6 +217,7 @@ def test_pressure_that_the_pool_makes_itself_at_a_low_level_makes_no_saw_either(
         assert followed.reversals() <= 2, (most, followed.keeps())
 
 
+@pytest.mark.long_on_both
 def test_a_day_of_pressure_that_the_pool_makes_itself(machine: Machine) -> None:
     """A setback each few hours, more and more seldom, and never below half of what is good."""
     followed = Followed(machine)
@@ -361,6 +368,8 @@ def traces() -> list[list[tuple[float, float]]]:
     ]
 
 
+@pytest.mark.long_on_both
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("trace", traces())
 def test_a_dry_run_writes_the_same_log_and_changes_nothing(tmp_path: Path, trace: list[tuple[float, float]]) -> None:
     """The pool's own counter says that nobody has resized it."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from shared_children import die_with_the_parent
+from sweeps import LONG
 
 from mempool.errors import PoolError
 from mempool.shared import words
@@ -126,7 +127,7 @@ def attack(path: Path, rounds: int, seed: int) -> None:
 
 def test_bytes_that_somebody_wrote_neither_crash_nor_hang(pool_path: Path) -> None:
     """Chosen and random values, bits flipped, in the root, the intents and the words."""
-    attack(pool_path, 120, seed=1)
+    attack(pool_path, 120 if LONG else 30, seed=1)
 
 
 @pytest.mark.stress

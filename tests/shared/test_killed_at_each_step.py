@@ -115,6 +115,7 @@ def test_killed_where_there_is_no_memory_nothing_is_lost(script: str) -> None:
         assert sweep(lambda step, room=room: kill_the_child(script, 0, step, None, room)) > 3
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_stopped_before_any_step_nobody_else_waits(script: str) -> None:
     """Others go on, see all invariants hold, and it does no harm by going on late."""
@@ -189,6 +190,7 @@ def pairs(case: Callable[[int, int], tuple[bool, bool]], stride: int) -> int:
 PAIRS = list(itertools.product(["take", "free", "join", "grow", "leave the middle"], ["take", "free", "gather and leave"]))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_one_killed_and_its_helper_stopped(first: str, second: str) -> None:
     """A sample of all pairs of steps; `make stress` has them all."""
@@ -276,6 +278,7 @@ PLANTED = [
 ]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("harness", "faults"), PLANTED, ids=lambda value: getattr(value, "__name__", None) or str(value))
 def test_each_planted_bug_is_noticed(harness: Callable[[Faults], bool], faults: Faults) -> None:
     """A harness that could not fail would prove nothing."""

@@ -27,7 +27,7 @@ libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_
 libc.ptrace.restype = ctypes.c_long
 Script = Callable[[SharedEngine, list[Handle]], object]
 #: The child is killed after the first change and each so many'th further one; `make long` and the gate take all.
-EVERY = 1 if LONG else 4
+EVERY = 1 if LONG else 12
 
 
 def may_trace() -> bool:
@@ -124,6 +124,7 @@ SCRIPTS: dict[str, Script] = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.skipif(not may_trace(), reason="may not trace its children here")
 @pytest.mark.parametrize("beside_a_line", [False, True])
 @pytest.mark.parametrize("script", SCRIPTS)

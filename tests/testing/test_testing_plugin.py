@@ -10,6 +10,8 @@ pytest_plugins = ["pytester"]
 LOADED = any(metadata.entry_points(group="pytest11", name="mempool"))
 PLUGIN = [] if LOADED else ["-p", "mempool.testing.plugin"]
 
+pytestmark = pytest.mark.long_on_both
+
 HEAD = """
 import pytest
 from mempool import Objects, Pool, PoolTimeout

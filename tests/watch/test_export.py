@@ -243,6 +243,7 @@ def app(environ, start_response):
 """
 
 
+@pytest.mark.long_on_both
 def test_a_gunicorn_of_four_workers_shows_their_sum_and_counters_never_fall_when_one_is_killed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ def promised() -> set[int]:
     return {pool.stats().reserve for process in watch.processes() for pool in process.pools if pool.name == "demo"}
 
 
+@pytest.mark.long_on_both
 def test_the_demo_is_seen_by_top_and_resized_and_ends_with_status_0(folder: Path, tree: Path) -> None:
     """Its words say what to type; and its own resize, to 16, does not take back the 24 that somebody asked for."""
     options = ["--buffer-size=64 KiB", "--latency=100", "--seconds=60", "--rounds=2", "--queue=16"]

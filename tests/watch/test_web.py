@@ -210,6 +210,8 @@ LOOK = """() => ({
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian: apt-get install chromium)")
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.long_on_both
+@pytest.mark.sample(4)
 def test_four_plots_are_seen_with_data(server: Server, width: int, scheme: str) -> None:
     """In a real browser; MEMPOOL_SHOTS=DIR keeps a picture of each."""
     api = pytest.importorskip("playwright.sync_api")
@@ -249,6 +251,7 @@ def test_four_plots_are_seen_with_data(server: Server, width: int, scheme: str) 
             browser.close()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian: apt-get install chromium)")
 def test_without_the_token_the_browser_shows_nothing(server: Server) -> None:
     api = pytest.importorskip("playwright.sync_api")
