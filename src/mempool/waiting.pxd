@@ -29,6 +29,72 @@ cdef double seconds_of(now) except? -1
 
 cdef extern from *:
     """
+    /* asyncio._get_running_loop asks the system for the process id each time, so that a forked child has no running loop.
+       The loop itself lies in a holder in the thread's dict, beside the id of the process that put it there. Here, a
+       holder's type is trusted once it was seen to hold what asyncio says, and libc tells of each fork. */
+    #if !defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x030E0000 && (defined(__linux__) || defined(__APPLE__))
+    #include <pthread.h>
+    #include <unistd.h>
+    typedef struct {
+        PyObject ob_base;
+        PyObject *loop;
+        pid_t pid;
+    } mempool_holder;
+    static PyTypeObject *mempool_holder_type = NULL;
+    static PyObject *mempool_holder_name = NULL;
+    static pid_t mempool_pid = -1;
+    static void mempool_note_pid(void) { mempool_pid = getpid(); }
+    static inline mempool_holder *mempool_find_holder(void) {
+        PyObject *of_thread = PyThreadState_GetDict();
+        PyObject *holder = of_thread == NULL ? NULL : PyDict_GetItemWithError(of_thread, mempool_holder_name);
+        if (holder == NULL && PyErr_Occurred())
+            PyErr_Clear();
+        return (mempool_holder *)holder;
+    }
+    static inline PyObject *mempool_known_loop(void) {
+        mempool_holder *holder = mempool_holder_type == NULL ? NULL : mempool_find_holder();
+        PyObject *loop = Py_None;
+        if (holder != NULL && Py_IS_TYPE((PyObject *)holder, mempool_holder_type) && holder->pid == mempool_pid)
+            loop = holder->loop;
+        Py_INCREF(loop);
+        return loop;
+    }
+    static inline int mempool_learn_from(PyObject *loop) {
+        mempool_holder *holder;
+        if (loop == Py_None || mempool_holder_type != NULL)
+            return 0;
+        if (mempool_holder_name == NULL) {
+            mempool_holder_name = PyUnicode_InternFromString("__asyncio_running_event_loop__");
+            if (mempool_holder_name == NULL)
+                return -1;
+            if (pthread_atfork(NULL, NULL, mempool_note_pid) == 0)
+                mempool_note_pid();
+        }
+        holder = mempool_find_holder();
+        if (mempool_pid < 0 || holder == NULL || Py_TYPE(holder)->tp_basicsize < (Py_ssize_t)sizeof(mempool_holder))
+            return 0;
+        if (holder->loop == loop && holder->pid == mempool_pid) {
+            Py_INCREF(Py_TYPE(holder));
+            mempool_holder_type = Py_TYPE(holder);
+        }
+        return 0;
+    }
+    #else
+    static inline PyObject *mempool_known_loop(void) { Py_RETURN_NONE; }
+    static inline int mempool_learn_from(PyObject *loop) { (void)loop; return 0; }
+    #endif
+    """
+    object mempool_known_loop()
+    int mempool_learn_from(object loop) except -1
+
+cdef object running_loop
+cdef object current_task
+cdef dict _tasks_of_loops
+cdef object loop_here()
+cdef object task_running_in(loop)
+
+cdef extern from *:
+    """
     /* The end of an iterator that returns something, as CPython's own generators say it. */
     static inline int mempool_stop(PyObject *value) {
         PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, value);
@@ -61,6 +127,10 @@ cdef object usual_now
 cdef Py_ssize_t STILL_WAITING
 cdef Py_ssize_t HAS_BEEN_SERVED
 cdef double INFINITE
+cdef double HAS_SETTLED
+cdef double WORTH_A_LOOK
+cdef double LONG_WAIT
+cdef double MAY_BE_LATE
 
 cdef class Routine
 
@@ -111,7 +181,7 @@ cdef class Alarm:
     cdef object loop
     cdef double due
     cdef dict parked
-    cdef void expect(self, place, double when) except *
+    cdef void expect(self, AsyncioParker place, double when) except *
     cdef void set(self, double when) except *
 
 cdef class AsyncioParker(Routine):
@@ -125,6 +195,7 @@ cdef class AsyncioParker(Routine):
     cdef object timer
     cdef Alarm alarm
     cdef double seconds
+    cdef double due
     cdef bint is_woken
     cdef bint shares_timers
     cpdef wake(self)

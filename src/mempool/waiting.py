@@ -13,7 +13,6 @@ import functools
 import logging
 import sys
 import weakref
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mempool import garbage, greenlets, native
@@ -54,6 +53,10 @@ task_kinds: list[Any] = []
 STILL_WAITING: cython.Py_ssize_t = WAITING
 HAS_BEEN_SERVED: cython.Py_ssize_t = SERVED
 INFINITE: cython.double = NEVER
+HAS_SETTLED: cython.double = SETTLED
+LONG_WAIT: cython.double = LONG
+MAY_BE_LATE: cython.double = LATE
+WORTH_A_LOOK: cython.double = garbage.WAIT_MIN
 DEFAULT = "default"
 
 asyncio_future: Any = asyncio.Future
@@ -74,11 +77,28 @@ def seconds_of(now: Any) -> cython.double:
 
 #: The type of the loop that ran last whose futures are asyncio's own.
 _plain_loop: Any = None
-running_loop: Callable[[], Any] = asyncio._get_running_loop
-#: The task that a loop runs now. Before CPython 3.12 `current_task` is written in Python, around this dict.
-task_running_in: Callable[[Any], Any] = (
-    asyncio.current_task if sys.version_info >= (3, 12) else asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
-)
+running_loop: Any = asyncio._get_running_loop
+#: The tasks that loops run now; before CPython 3.14, where `current_task` is written around this dict.
+_tasks_of_loops: dict[Any, Any] | None = getattr(asyncio.tasks, "_current_tasks", None)
+current_task: Any = asyncio.current_task
+
+
+@cython.cfunc
+def loop_here() -> Any:
+    """`asyncio._get_running_loop()`, compiled without the system call by which that, before CPython 3.14, notices a fork."""
+    if cython.compiled:
+        loop: Any = mempool_known_loop()  # type: ignore[name-defined]  # in the .pxd
+        if loop is None:
+            loop = running_loop()
+            mempool_learn_from(loop)  # type: ignore[name-defined]
+        return loop
+    return running_loop()
+
+
+@cython.cfunc
+def task_running_in(loop: Any) -> Any:
+    """The task that this loop runs now; or None."""
+    return current_task(loop) if _tasks_of_loops is None else _tasks_of_loops.get(loop)
 
 
 @cython.final
@@ -154,11 +174,13 @@ class Wait:
         self.offload = offload
         self.outcome = WITHDRAWN
         self.stands = False
-        patience: Any = self.pool._patience
-        self.warn_at = NEVER if patience is None else began + patience
-        self.until = NEVER
+        self.warn_at = INFINITE
+        if self.pool._patience is not None:
+            patience: cython.double = self.pool._patience
+            self.warn_at = began + patience
+        self.until = INFINITE
         # Dropped in a reference cycle, an element is out until the collector finds it: looked for once in a wait.
-        self.may_collect = deadline - began >= garbage.WAIT_MIN and pool._collects
+        self.may_collect = deadline - began >= WORTH_A_LOOK
         return True
 
     @cython.cfunc
@@ -189,9 +211,10 @@ class Wait:
                 if self.errand.is_over():
                     self.end_errand()
                     continue
-            if self.may_collect and (time >= self.deadline or time - self.began >= garbage.LOOK_AFTER):
+            # At the beginning neither holds, and the names need not be looked up.
+            if self.may_collect and time > self.began and (time >= self.deadline or time - self.began >= garbage.LOOK_AFTER):
                 self.may_collect = False
-                if self.engine.snapshot().out > 0 and garbage.look():
+                if self.pool._collects and self.engine.snapshot().out > 0 and garbage.look():
                     time = seconds_of(self.now)
                     continue
             if time >= self.deadline:
@@ -200,7 +223,7 @@ class Wait:
                     f"{self.engine.called}: waited {in_words(time - self.began)} in vain. {self.pool.why_empty()}"
                 )
             if time >= self.warn_at:
-                self.warn_at = NEVER
+                self.warn_at = INFINITE
                 log.warning("a caller has waited for %s. %s", in_words(time - self.began), self.pool.why_empty())
             until: cython.double = min(self.deadline, self.warn_at)
             if self.errand is None:
@@ -211,17 +234,17 @@ class Wait:
                     continue
                 until = min(until, due)
             self.until = until
-            return until if until == NEVER else max(0.0, until - time)
+            return until if until == INFINITE else max(0.0, until - time)
         if self.state() != HAS_BEEN_SERVED:
             raise self.pool._unserved(self.ticket)
         self.outcome = HAS_BEEN_SERVED
-        return SETTLED
+        return HAS_SETTLED
 
     @cython.cfunc
     @cython.exceptval(-2, check=True)
     def poll(self, time: cython.double, begin: Any) -> cython.double:
         if self.queueing is not None:
-            due: cython.double = self.queueing.poll(self.own, time, begin)
+            due: cython.double = Queueing.poll(self.queueing, self.own, time, begin)  # so, no subclass's is looked for
         else:
             due = self.engine.poll(self.ticket, time, begin)
         return due
@@ -237,7 +260,7 @@ class Wait:
             if self.parker is not None:  # as `enqueue` does, in C
                 self.parker.on_gone = self
                 self.own.set_waiter(self.parker, self.owner, get_ident(), True)
-                self.queueing.join(self.own)
+                Queueing.join(self.queueing, self.own)
             else:
                 self.queueing.enqueue(self.own, self.place)
             knows_holders = self.queueing.knows_holders
@@ -245,7 +268,7 @@ class Wait:
             self.engine.enqueue(self.ticket, self.place)
             knows_holders = self.engine.tracker.knows_holders
         if knows_holders and self.state() == STILL_WAITING:
-            self.pool._find_deadlock(self.ticket, self.deadline != NEVER)
+            self.pool._find_deadlock(self.ticket, self.deadline != INFINITE)
         self.stands = True
         return True
 
@@ -265,11 +288,12 @@ class Wait:
     def end(self) -> None:
         """It waits no longer. May be done again."""
         if self.queueing is not None and self.parker is not None:  # as `dequeue` does, in C
-            self.queueing.leave(self.own, self.outcome if self.stands else NOT_COUNTED, seconds_of(self.now) - self.began)
+            outcome: cython.Py_ssize_t = self.outcome if self.stands else NOT_COUNTED
+            Queueing.leave(self.queueing, self.own, outcome, seconds_of(self.now) - self.began)
             self.parker.on_gone = self.owner = None
         else:
-            outcome: Any = self.outcome if self.stands else None
-            self.engine.dequeue(self.ticket, self.place, outcome, seconds_of(self.now) - self.began)
+            told: Any = self.outcome if self.stands else None
+            self.engine.dequeue(self.ticket, self.place, told, seconds_of(self.now) - self.began)
         self.stands = False
         if self.errand is not None:
             self.errand.leave()
@@ -446,7 +470,7 @@ class Alarm:
     clock: Any
     loop: Any  # a weak reference
     due: cython.double
-    parked: dict[Any, float]
+    parked: dict[Any, None]
 
     def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
         self.clock = clock
@@ -455,9 +479,10 @@ class Alarm:
         self.parked = {}
 
     @cython.cfunc
-    def expect(self, place: Any, when: cython.double) -> cython.void:
+    def expect(self, place: AsyncioParker, when: cython.double) -> cython.void:
         """Rouse this one at that time, unless it is forgotten before."""
-        self.parked[place] = when
+        place.due = when
+        self.parked[place] = None
         if when < self.due:
             self.set(when)
 
@@ -475,12 +500,16 @@ class Alarm:
             return  # set for an earlier time since
         self.due = NEVER
         now: cython.double = self.clock.now()  # a loop may ring a little early, by its own time: then it is set again
-        for place, its_time in list(self.parked.items()):
-            if its_time <= now:
+        due: cython.double = INFINITE
+        place: AsyncioParker
+        for place in list(self.parked):
+            if place.due <= now:
                 self.parked.pop(place, None)
                 place._rouse()
-        if self.parked:
-            self.set(max(min(self.parked.values()), now + LATE))
+            else:
+                due = min(due, place.due)
+        if self.parked and due < self.due:  # else it has been set meanwhile, for one who parked in between
+            self.set(max(due, now + MAY_BE_LATE))
 
 
 @cython.cfunc
@@ -516,6 +545,7 @@ class AsyncioParker(Routine):
     timer: Any
     alarm: Alarm | None
     seconds: cython.double
+    due: cython.double  # when the alarm is to rouse it
     is_woken: cython.bint
 
     def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop, task: Any = None) -> None:
@@ -550,7 +580,7 @@ class AsyncioParker(Routine):
     def wake(self) -> None:
         """See Waker."""
         try:
-            if running_loop() is self.loop and task_running_in(self.loop) is not None:
+            if loop_here() is self.loop and task_running_in(self.loop) is not None:
                 self._rouse()  # inside a task of this loop, so the loop is not asleep
             else:
                 self.loop.call_soon_threadsafe(self._rouse)
@@ -578,7 +608,7 @@ class AsyncioParker(Routine):
         if self.future is not None:
             self.get_up()
             return FINISHED
-        return self.future if self.lie_down(self.seconds, NEVER) else FINISHED
+        return self.future if self.lie_down(self.seconds, INFINITE) else FINISHED
 
     @cython.cfunc
     def _cancel(self) -> cython.void:
@@ -594,9 +624,9 @@ class AsyncioParker(Routine):
             self.future = None
             self.is_woken = False
             return False
-        if LONG < seconds < INFINITE and self.shares_timers:
+        if LONG_WAIT < seconds < INFINITE and self.shares_timers:
             self.alarm = alarm_of(self.clock, self.loop)
-            self.alarm.expect(self, self.now() + seconds if when == INFINITE else when)
+            self.alarm.expect(self, seconds_of(self.now) + seconds if when == INFINITE else when)
         elif seconds != INFINITE:
             self.timer = self.clock.call_later(self.loop, seconds, self._rouse)
         self.future._asyncio_future_blocking = True  # as its own __await__ says that it is not just yielded
@@ -668,7 +698,7 @@ class Obtaining(Routine):
             return self._begin_inside(self.pool._obtain_elsewhere(self.ticket, self.timeout))
         while True:
             seconds: cython.double = self.wait.step()
-            if seconds == SETTLED:
+            if seconds == HAS_SETTLED:
                 break
             if self.place.lie_down(seconds, self.wait.until):
                 return self.place.future
@@ -681,7 +711,7 @@ class Obtaining(Routine):
     @cython.exceptval(-1, check=True)
     def check_out(self) -> cython.bint:
         if self.queueing is not None:
-            self.queueing.check_out(self.ticket)
+            Queueing.check_out(self.queueing, self.ticket)
         else:
             self.pool._engine.check_out(self.ticket)
         return True
@@ -690,7 +720,7 @@ class Obtaining(Routine):
     @cython.exceptval(-1, check=True)
     def is_done_at_once(self) -> cython.bint:
         """Whether there was no need to wait; else there is a wait from now on, unless this is no task of asyncio's."""
-        loop: Any = running_loop() if not task_kinds and not self.pool._offload else None
+        loop: Any = loop_here() if not task_kinds and not self.pool._offload else None
         task: Any = None if loop is None else task_of(loop)
         if task is None:
             return False
@@ -711,7 +741,7 @@ class Obtaining(Routine):
             deadline = self.pool._deadline(self.timeout, place.now)
         is_served: cython.bint
         if self.queueing is not None:
-            is_served = self.queueing.try_take(self.ticket, True, True)
+            is_served = Queueing.try_take(self.queueing, self.ticket, True, True)
         else:
             is_served = engine.try_take(self.ticket, ask_source=True, may_wait=True)
         if is_served:

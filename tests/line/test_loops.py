@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import itertools
+import os
+import sys
 import threading
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -315,3 +319,53 @@ def test_an_asynchronous_call_outside_of_any_loop_says_so() -> None:
         pool.alloc_async().send(None)
     pool.free(held)
     assert_at_rest(pool)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="there a forked child goes on in its parent's loop")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("forked_by", ["Python", "C code"])
+def test_the_child_of_a_fork_runs_in_no_loop(forked_by: str) -> None:
+    """As asyncio has it: a task that forks would wait in the child for a loop that runs in the parent."""
+    fork = os.fork if forked_by == "Python" else ctypes.PyDLL(None).fork
+    pool = Pool(ScriptedSource(), 1, limit=1, name="forked")
+
+    async def main() -> int:
+        pool.free(await pool.alloc_async())
+        element = pool.alloc()
+        here = asyncio.create_task(pool.alloc_async())  # this one waits, so the loop is known by now
+        await asyncio.sleep(0)
+        assert pool.stats().waiting == 1
+        child: int = fork()
+        if child == 0:
+            try:
+                pool.alloc_async().send(None)
+            except RuntimeError as refused:
+                os._exit(0 if "no event loop" in str(refused) else 2)
+            finally:
+                os._exit(1)
+        pool.free(element)
+        pool.free(await here)
+        return child
+
+    child = asyncio.run(main())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert_at_rest(pool)
+
+
+def test_a_loop_that_has_ended_is_kept_by_nothing() -> None:
+    """What is known of the loop that runs is looked up each time, and not kept."""
+
+    async def main() -> Callable[[], object]:
+        pool = Pool(ScriptedSource(), 1, limit=1)
+        element = pool.alloc()
+        waiting = asyncio.create_task(pool.alloc_async())
+        await asyncio.sleep(0)
+        pool.free(element)
+        pool.free(await waiting)
+        pool.close()
+        return weakref.ref(asyncio.get_running_loop())
+
+    loop = asyncio.run(main())
+    gc.collect()
+    assert loop() is None

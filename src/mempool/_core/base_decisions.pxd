@@ -8,9 +8,12 @@ cdef Link all_links
 
 cdef extern from *:
     """
-    static const double mempool_steps[3] = {1.0, 2.0, 5.0};
+    static const double mempool_bounds[22] = {
+        1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1,
+        1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0
+    };
     """
-    const double STEPS "mempool_steps"[3]
+    const double BOUNDS "mempool_bounds"[22]
 
 
 cdef inline long long *mirrored(Mapping mapping, Py_ssize_t at) except? NULL:

@@ -35,7 +35,8 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.state import State
     from mempool._core.transfer import Ticket, Transfer
 
-    STEPS = (1.0, 2.0, 5.0)
+    #: The same as WAIT_BUCKETS in engine.py.
+    BOUNDS = (*(step * 10**power / 1e5 for power in range(7) for step in (1, 2, 5)), 100.0)
 
 
 @cython.cclass
@@ -223,12 +224,8 @@ class BaseDecisions:
         hold(self)
         try:
             bucket: cython.Py_ssize_t = 0
-            unit: cython.double = 1.0
-            # WAIT_BUCKETS, in units of 10 microseconds and of tens of them: bound for bound as exact as written there.
-            while bucket < 22 and seconds > STEPS[bucket % 3] * unit / 100000.0:
+            while bucket < 22 and seconds > BOUNDS[bucket]:
                 bucket += 1
-                if bucket % 3 == 0:
-                    unit *= 10
             state: State = self.state
             if not cython.compiled:
                 state.waits = list(state.waits)  # the old ones stay as they are, should this be taken back

@@ -2,6 +2,9 @@ from mempool._core.transfer cimport Transfer, Ticket, new_ticket
 from mempool._core.decisions cimport Decisions
 
 cdef Py_ssize_t NOT_COUNTED
+cdef Py_ssize_t STANDS_IN_LINE
+cdef Py_ssize_t NEEDS_NO_PLACE
+cdef double INFINITE
 
 cdef class Queueing:
     cdef object __weakref__

@@ -29,6 +29,11 @@ NOT_COUNTED: cython.Py_ssize_t = -1
 ASK_FIRST, ASK_LAST, ASK_SOONEST = 0.05, 5.0, 0.001
 _NO_PLACES: list[None] = []
 
+# The same as in C.
+STANDS_IN_LINE: cython.Py_ssize_t = IN_LINE
+NEEDS_NO_PLACE: cython.Py_ssize_t = HAS_ALL
+INFINITE: cython.double = NEVER
+
 
 @cython.cclass
 class Queueing:
@@ -81,13 +86,13 @@ class Queueing:
             step.notice_lost()
         places: list[None] = [None] * ticket.wanted if ticket.wanted > self.core.capacity() else _NO_PLACES
         answer: cython.Py_ssize_t = self.core.join(ticket, places)
-        if answer not in (IN_LINE, HAS_ALL):
+        if answer != STANDS_IN_LINE and answer != NEEDS_NO_PLACE:  # noqa: PLR1714 - of a tuple these would be objects
             raise step._refused(ticket, answer)
 
     def poll(self, ticket: Ticket, now: cython.double, begin: Any = None) -> float:
         """See Engine."""
         if not self.core.is_first(ticket):
-            return NEVER
+            return INFINITE
         if ticket.ask_at == 0:
             ticket.ask_after = ASK_FIRST
             ticket.ask_at = now + ASK_FIRST
