@@ -1,4 +1,7 @@
-"""Named threads that do as they are told, for tests of who holds and who waits."""
+"""Who calls: threads that stand in the line, and named ones that do as they are told, for tests of who holds and who waits.
+
+Threads and tasks alike are called by `mempool.testing.contract.callers`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from mempool import Objects, Pool
-from mempool.testing import wait_until
+from mempool.testing.contract.callers import ThreadCallers, in_line
 
 SOON = 10  # seconds
 
@@ -16,6 +19,11 @@ SOON = 10  # seconds
 def make(name: str, elements: int = 1) -> Pool[Any]:
     """A pool with so many elements, that tracks who holds them."""
     return Pool(Objects(bytearray), elements, limit=elements, name=name, track="holders")
+
+
+def waiter(pool: Pool[Any], wanted: int = 1) -> Future[Any]:
+    """Somebody who stands in the line for so many, in a thread; or who has got them, if nobody need wait."""
+    return in_line(pool, lambda: ThreadCallers().call(pool, "alloc_many", wanted))
 
 
 class Caller:
@@ -45,10 +53,7 @@ class Caller:
 
     def waits(self, pool: Pool[Any]) -> Future[Any]:
         """Have it stand in the line."""
-        before = pool.stats().waiting
-        done = self.does(pool.alloc)
-        wait_until(lambda: pool.stats().waiting == before + 1)
-        return done
+        return in_line(pool, lambda: self.does(pool.alloc))
 
     def _run(self) -> None:
         while self._more.acquire() and self._todo:

@@ -9,10 +9,10 @@ from itertools import islice
 from typing import Any
 
 from books import assert_nothing_under_way
+from clocks import StandingClock, nothing_happens
 
 import mempool
 from mempool import linux
-from mempool.clock import Clock
 from mempool.sources import Memory, Region
 from mempool.testing import assert_books
 
@@ -120,36 +120,6 @@ def exists(element: Any) -> bool:
     return bool(element.is_alive() if isinstance(element, mempool.Buffer) else element.exists)
 
 
-class Never:
-    """A timer of a clock that stands still."""
-
-    def cancel(self) -> None:
-        pass
-
-
-class StandingClock(Clock):
-    """Time stands still. Whoever parks sees something happen that must wake it."""
-
-    def __init__(self) -> None:
-        self.meanwhile: Call = _nothing_happens
-        self.time = 0.0
-
-    def now(self) -> float:
-        return self.time
-
-    def park(self, wakes: Any, seconds: float | None) -> None:
-        self.meanwhile()
-        assert not wakes.empty(), "not woken"
-        wakes.get()
-
-    def call_later(self, loop: Any, seconds: float, callback: Any) -> Any:
-        return Never()
-
-
-def _nothing_happens() -> None:
-    raise AssertionError("waits, and nothing will ever happen")
-
-
 class Scene:
     """A pool with two promised, up to three warm and at most five, its source, and who has what.
 
@@ -226,7 +196,7 @@ class Scene:
         for look in looks:
             look()
         self._give_back()
-        self.clock.meanwhile = _nothing_happens  # the last cycle: who looks for a deadlock looks at every pool that lives
+        self.clock.meanwhile = nothing_happens  # the last cycle: who looks for a deadlock looks at every pool that lives
         self.audit()
         if not self.pool.stats().closed:
             self.pool.resize(2, **self.targets)
@@ -381,7 +351,7 @@ def keep(scene: Scene, place: int, made: Call) -> Call:
     return kept
 
 
-def driven(routine: Callable[[], Coroutine[Any, Any, object]], meanwhile: Call = _nothing_happens) -> Call:
+def driven(routine: Callable[[], Coroutine[Any, Any, object]], meanwhile: Call = nothing_happens) -> Call:
     """Drive a coroutine by hand from inside a task, as its loop would. meanwhile: what happens while it is parked."""
 
     def drive() -> None:

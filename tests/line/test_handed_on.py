@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from named import waiter
 
 from mempool import Buffers, DoubleFree, ForeignElement, Objects, Pool
 from mempool._core import Ticket
@@ -14,13 +15,6 @@ EACH_TRACK = pytest.mark.parametrize("track", ["nothing", "identity", "holders"]
 EACH_SOURCE = pytest.mark.parametrize("make", [lambda: Objects(bytearray), lambda: Buffers(64)], ids=["objects", "buffers"])
 
 
-def in_line(pool: Pool[Any], wanted: int = 1) -> Any:
-    waiting = pool.stats().waiting
-    future = ThreadCallers().call(pool, "alloc_many", wanted)
-    wait_until(lambda: pool.stats().waiting == waiting + 1)
-    return future
-
-
 @EACH_TRACK
 @EACH_SOURCE
 def test_each_element_that_is_returned_goes_to_the_first_in_line(make: Any, track: str) -> None:
@@ -29,7 +23,7 @@ def test_each_element_that_is_returned_goes_to_the_first_in_line(make: Any, trac
     warm = pool.lease()
     assert warm.element is not None
     element = pool.alloc()
-    others = [in_line(pool), in_line(pool)]
+    others = [waiter(pool), waiter(pool)]
     pool.free(element)
     first = others[0].result(SOON)
     assert not others[1].done()
@@ -51,7 +45,7 @@ def test_a_lease_that_waited_hands_on_what_it_got(make: Any, track: str) -> None
     wait_until(lambda: pool.stats().waiting == 1)
     pool.free(element)
     assert entered.result(SOON) is not None
-    other = in_line(pool)
+    other = waiter(pool)
     lease.release()
     pool.free_many(other.result(SOON))
     with pytest.raises(DoubleFree, match="was released already"):
@@ -64,7 +58,7 @@ def test_a_big_request_gathers_what_is_handed_on(make: Any) -> None:
     """One by one, and whoever drains meanwhile is told when nothing is out any more."""
     pool = Pool(make(), 3, limit=3, track="identity")
     taken = [pool.alloc() for _ in range(3)]
-    other = in_line(pool, 3)
+    other = waiter(pool, 3)
     told: list[bool] = []
     drain = Ticket(0)
     drain.set_waiter(lambda: told.append(True), None, 0)
@@ -84,10 +78,10 @@ def test_what_is_not_out_is_not_handed_on(make: Any) -> None:
     """A stranger, and what was freed already, are told so while others wait, and those get nothing of it."""
     pool = Pool(make(), 2, limit=2)
     first, second = pool.alloc(), pool.alloc()
-    other = in_line(pool)
+    other = waiter(pool)
     pool.free(first)
     got = other.result(SOON)
-    other = in_line(pool)
+    other = waiter(pool)
     if got[0] is not first:  # a buffer, whose handle is dead
         with pytest.raises(DoubleFree):
             pool.free(first)
@@ -102,7 +96,7 @@ def test_a_buffer_that_is_viewed_is_not_handed_on() -> None:
     """It is its user's as before."""
     pool = Pool(Buffers(64), 1, limit=1)
     buffer = pool.alloc()
-    other = in_line(pool)
+    other = waiter(pool)
     with buffer[:], pytest.raises(BufferError, match="viewed"):
         pool.free(buffer)
     assert not other.done()
@@ -147,7 +141,7 @@ def test_what_nobody_in_line_has_use_for_is_not_handed_on() -> None:
         taken.append(spare)
     source.otherwise = Step.SLOW
     source.then(Step.FAILS)
-    head = in_line(pool)
+    head = waiter(pool)
     clock.wait_until_parked(1)
     calls = source.alloc_calls
     clock.advance(0.05)  # the head asks by itself, and is inside the source then

@@ -24,6 +24,7 @@ from books import assert_at_rest
 
 from mempool import Objects, Pool, PoolTimeout
 from mempool.testing import ScriptedSource, wait_until
+from mempool.testing.contract.callers import TaskCallers
 
 SOON = 10  # seconds
 HANDOFFS = 800  # in each kind of loop; test_one_line.py has the ten thousand
@@ -38,31 +39,18 @@ def new_loop(kind: str) -> asyncio.AbstractEventLoop:
 kinds = pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
 
 
-class Loops:
-    """Loops, each in a thread of its own."""
-
-    def __init__(self, kind: str, loops: int) -> None:
-        self.loops = [new_loop(kind) for _ in range(loops)]
-        self.threads = [threading.Thread(target=loop.run_forever) for loop in self.loops]
-        for thread in self.threads:
-            thread.start()
-
-    def close(self) -> None:
-        for loop, thread in zip(self.loops, self.threads, strict=True):
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join(SOON)
-            assert not thread.is_alive()
-            loop.close()
-
-
 @pytest.fixture(params=["asyncio", "uvloop"])
-def loops(request: pytest.FixtureRequest) -> Iterator[Loops]:
-    made = Loops(request.param, 3)
-    yield made
-    made.close()
+def loops(request: pytest.FixtureRequest) -> Iterator[list[asyncio.AbstractEventLoop]]:
+    """Three, each in a thread of its own."""
+    made = [TaskCallers(lambda: new_loop(request.param)) for _ in range(3)]
+    yield [callers.loop for callers in made]
+    for callers in made:
+        callers.close()
 
 
-def test_a_standing_line_of_threads_and_tasks_is_served_in_the_order_in_which_it_was_joined(loops: Loops) -> None:
+def test_a_standing_line_of_threads_and_tasks_is_served_in_the_order_in_which_it_was_joined(
+    loops: list[asyncio.AbstractEventLoop],
+) -> None:
     """Eight threads and eight tasks of three loops join one at a time; each freed element goes to the longest there."""
     pool = Pool(ScriptedSource(), 1, limit=1)
     element = pool.alloc()
@@ -85,7 +73,7 @@ def test_a_standing_line_of_threads_and_tasks_is_served_in_the_order_in_which_it
         before = pool.stats().waiting
         caller = turn // 2 % 8
         if turn % 2:
-            asyncio.run_coroutine_threadsafe(in_task(turn), loops.loops[caller % 3])
+            asyncio.run_coroutine_threadsafe(in_task(turn), loops[caller % 3])
         else:
             begins[caller].append(turn)
             told[caller].release()

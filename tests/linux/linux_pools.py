@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-from _queue import Empty, SimpleQueue
 from typing import Any
 
 from kernel_model import Element, Memory
 
 from mempool import linux
-from mempool.clock import Clock
 from mempool.linux import GFP_NOWAIT, Mempool, mempool_alloc, mempool_alloc_preallocated, mempool_create
 
 IO = linux.__GFP_IO
 DIRECT_RECLAIM = linux.__GFP_DIRECT_RECLAIM
 #: What alloc_fn sees in each mempool_alloc, whatever the caller says.
 ALWAYS = linux.__GFP_NOMEMALLOC | linux.__GFP_NORETRY | linux.__GFP_NOWARN
-
-
-class LeapingClock(Clock):
-    """Nobody else is there: a wait ends at once, and the time has passed."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    def now(self) -> float:
-        return self.time
-
-    def park(self, wakes: SimpleQueue[None], seconds: float | None) -> None:
-        try:
-            wakes.get_nowait()
-        except Empty:
-            assert seconds is not None, "would wait for ever"
-            self.time += seconds
 
 
 def create(min_nr: int, memory: Memory | None = None) -> Mempool[Element]:

@@ -7,8 +7,9 @@ from _queue import SimpleQueue
 from collections.abc import Callable
 
 import pytest
+from clocks import LeapingClock
 from kernel_model import Element, Memory
-from linux_pools import ALWAYS, DIRECT_RECLAIM, IO, LeapingClock, create, drain, take
+from linux_pools import ALWAYS, DIRECT_RECLAIM, IO, create, drain, take
 
 from mempool import linux
 from mempool.linux import (

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 
+from clocks import LeapingClock
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from kernel_model import Element, KernelPool, Memory
-from linux_pools import DIRECT_RECLAIM, IO, LeapingClock, drain
+from linux_pools import DIRECT_RECLAIM, IO, drain
 from sweeps import LONG
 
 from mempool.linux import (

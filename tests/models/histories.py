@@ -18,11 +18,11 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NamedTuple
 
 from mempool import Pool, PoolTimeout
+from mempool.testing import Element
 
 WAITING = ("alloc", "alloc at once")  # the calls that may stand in the line; the second has a timeout of 0
 
@@ -33,13 +33,6 @@ class Event(NamedTuple):
     who: int  # which thread
     what: str  # what it asks; "made", "failed" or "disposed", by the source; "returns"
     value: Any = None  # the element's number, a resize's targets, what is returned
-
-
-@dataclass(eq=False)
-class Element:
-    """Known by its number for ever: a history keeps it alive, so that no address is used twice."""
-
-    number: int
 
 
 class Forgotten(Exception):
@@ -55,7 +48,7 @@ class Recorder:
         self.events: list[Event] = []  # whose append is one step, so that its order is that of time
         self._numbers = itertools.count()
         self._existing: dict[int, Element] = {}
-        self._everything: dict[int, Element] = {}
+        self._everything: dict[int, Element] = {}  # alive, so that no address is used twice
         self._of_thread = threading.local()
 
     def alloc(self) -> Element:

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from histories import Element, Event, Forgotten, Recorder, first_unexplained, new_pool
+from histories import Event, Forgotten, Recorder, first_unexplained, new_pool
 from planted_in_the_pool import IN_THE_CORE, NOBODY_IS_WOKEN, PLANTED
 from wrong_histories import PAIRS
 
 from mempool import IMPLEMENTATION, Pool, PoolStats
+from mempool.testing import Element
 
 RESERVE, KEEP, THREADS, ROUNDS = 1, 2, 4, 4
 ROOM = 2  # fewer than threads, so that people wait

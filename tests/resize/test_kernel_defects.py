@@ -5,24 +5,15 @@ Seen by running mm/mempool.c in user space; the pool is used here in the kernel'
 
 import logging
 import threading
-from concurrent.futures import Future
 
 import pytest
+from named import waiter
 
 from mempool import Pool
 from mempool.testing import Element, ManualClock, ScriptedSource, Step, assert_books, wait_until
-from mempool.testing.contract.callers import ThreadCallers, in_line
 
 works, fails, raises, slow = Step
 SOON = 10
-
-
-def waiter(pool: Pool[Element], wanted: int = 1) -> Future[list[Element]]:
-    """Somebody who stands in the line, in a thread."""
-    return in_line(pool, lambda: ThreadCallers().call(pool, "alloc_many", wanted))
-
-
-# -- 1. three resizes overflow the array
 
 
 def three_resizes(pool: Pool[Element], source: ScriptedSource[Element]) -> None:
