@@ -83,16 +83,24 @@ class Supply:
     def call(self, transfer: Transfer, for_caller: bool) -> None:
         """Call the source as often as this transfer have permissions; what it makes is counted, and lies in the transfer."""
         try:
-            transfer.made.extend([None] * transfer.permits)
-            # One call into C: what the source returns lies in the transfer before any exception can be raised. Into places
-            # that are there already, because a list that has to grow may find no memory for that.
-            asking = starmap(self.source.alloc, repeat((), transfer.permits))
-            any(map(setitem, repeat(transfer.made), count(), asking))
-            self._check_made(transfer)
+            self._make(transfer)
         finally:
             self.arrive(transfer, for_caller)
         if transfer.twice is not None:
             raise messages.returned_twice(self.called, self.source, transfer.twice)
+
+    def _make(self, transfer: Transfer) -> None:
+        """Have the source make, into the transfer. Apart from `call`, which must stay short.
+
+        Where a `finally` fails beyond the 256th instruction, CPython makes an int of that place; where there is no memory
+        for it, CPython fails there again, without end. See test_memory_that_ends_for_good_in_the_midst_of_a_call.
+        """
+        transfer.made.extend([None] * transfer.permits)
+        # One call into C: what the source returns lies in the transfer before any exception can be raised. Into places
+        # that are there already, because a list that has to grow may find no memory for that.
+        asking = starmap(self.source.alloc, repeat((), transfer.permits))
+        any(map(setitem, repeat(transfer.made), count(), asking))
+        self._check_made(transfer)
 
     def arrive(self, transfer: Transfer, for_caller: bool) -> None:
         """What the source has made for this transfer is counted."""

@@ -24,7 +24,7 @@ from mempool.sources import forks, headroom, levels, numa
 from mempool.sources.moves import move
 from mempool.sources.protocol import Room
 from mempool.sources.sizes import compared, in_words, parse_size
-from mempool.sources.turns import WITHOUT_GIL, Turn
+from mempool.sources.turns import WITHOUT_GIL, Turn, in_turn
 
 #: Bytes. Elements smaller than it share blocks of about this size.
 BLOCK = 64 << 10
@@ -180,14 +180,9 @@ class Memory:
     def _living(self) -> list[_Block]:
         return [block for reference in list(self._blocks.values()) if (block := reference()) is not None]
 
+    @in_turn
     def take(self) -> Region:
         """A region of the promised level. Raises MemoryError, with the figure that is in the way, where there is none."""
-        if not WITHOUT_GIL:
-            return self._take()
-        with self._turn:
-            return self._take()
-
-    def _take(self) -> Region:
         held: list[int] = []  # a deque would be ten times as large, and every region has one
         if self._forks != forks.count():
             # In a child: the places that are free in blocks from before the fork are not of the level that is promised.
@@ -218,6 +213,7 @@ class Memory:
                     continue  # meanwhile another thread has mapped a block, or a place was returned
                 raise
 
+    @in_turn
     def give(self, region: Region) -> None:
         """Take a region back; never waits.
 
@@ -225,13 +221,6 @@ class Memory:
         unmapped after; a second memoryview of it goes unnoticed, and is the caller's business.
         Raises ValueError for a region that is not of this memory or was given back already.
         """
-        if not WITHOUT_GIL:
-            self._give(region)
-            return
-        with self._turn:
-            self._give(region)
-
-    def _give(self, region: Region) -> None:
         if region._dropped:
             return  # it and its owner were garbage together, and it was finalized first
         block, held = region._block, region._held
@@ -341,6 +330,7 @@ class Memory:
         move(held, block.free)
         self._settle(block)
 
+    @in_turn
     def _retire(self, block: _Block, held: list[int]) -> None:
         """Never use this place again: somebody still looks at it. Its block is unmapped when the last view is gone."""
         move(held, block.retired)
@@ -409,11 +399,7 @@ class Region:
             return
         if self._block is not None:
             self._dropped = True
-            if WITHOUT_GIL:
-                with self._memory._turn:
-                    self._memory._retire(self._block, self._held)
-            else:
-                self._memory._retire(self._block, self._held)
+            self._memory._retire(self._block, self._held)
 
     def __repr__(self) -> str:
         return f"<Region of {self.size} bytes at {self.address:#x}{'' if self._held else ', given back'}>"

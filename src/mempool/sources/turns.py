@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import sysconfig
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any, TypeVar
 
 from mempool.native import RLock
 from mempool.sources import forks
 
+Method = TypeVar("Method", bound=Callable[..., Any])
 WITHOUT_GIL = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
@@ -34,3 +38,20 @@ class Turn:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._lock.release()
+
+
+def in_turn(method: Method) -> Method:
+    """Without the GIL: this method of an object with a `_turn` keeps other threads out. Elsewhere it is the method itself.
+
+    Not one that calls another: who frees an element does not come back, and where memory is out, that other one may not be
+    entered. See test_no_function_that_cannot_be_entered_loses_anything.
+    """
+    if not WITHOUT_GIL:
+        return method
+
+    @functools.wraps(method)
+    def whole(self: Any, *arguments: Any) -> Any:
+        with self._turn:
+            return method(self, *arguments)
+
+    return whole  # type: ignore[return-value]
