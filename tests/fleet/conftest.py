@@ -21,7 +21,8 @@ def running(workers: int, **options: Any) -> Iterator[Any]:
     with warnings.catch_warnings(), distributed.LocalCluster(n_workers=workers, **options) as cluster:
         warnings.simplefilter("ignore")  # of distributed, about itself
         with distributed.Client(cluster) as client:
-            client.wait_for_workers(workers, timeout=60)
+            if workers:
+                client.wait_for_workers(workers, timeout=60)
             yield cluster, client
 
 

@@ -23,7 +23,7 @@ from typing import Any
 IDLE_SECONDS = 10.0
 #: Seconds in which the next call must have begun, until another thread is had for it.
 STALLED_SECONDS = 0.002
-#: Seconds without a look at what stalls, after which the loop that looked has ended.
+#: Seconds without a look at what stalls, after which a loop that looked looks no more.
 LOOK_LOST_SECONDS = 0.1
 
 
@@ -36,7 +36,8 @@ class Threads:
         self._idle: deque[queue.SimpleQueue[bool]] = deque()
         self._serving = 0  # threads that make calls
         self._begun = 0  # calls, ever
-        self._looked_at = -LOOK_LOST_SECONDS
+        # By loop: one that has ended looks no more, and another one must not rely on it.
+        self._looked_at: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, float] = weakref.WeakKeyDictionary()
 
     def call(self, work: Callable[[], object]) -> None:
         """Have a thread make this call. It must not raise. Called on an event loop."""
@@ -47,10 +48,9 @@ class Threads:
                 self._serving += 1
         if is_first:
             self._have_another()
-        now = monotonic()
-        if now - self._looked_at > LOOK_LOST_SECONDS:
-            self._looked_at = now
-            loop = asyncio.get_running_loop()
+        loop, now = asyncio.get_running_loop(), monotonic()
+        if now - self._looked_at.get(loop, -LOOK_LOST_SECONDS) > LOOK_LOST_SECONDS:
+            self._looked_at[loop] = now
             loop.call_later(STALLED_SECONDS, self._look, loop, self._begun)
 
     def _have_another(self) -> None:
@@ -73,7 +73,7 @@ class Threads:
             is_stalled = not is_over and begun == self._begun
             if is_stalled:
                 self._serving += 1
-            self._looked_at = -LOOK_LOST_SECONDS if is_over else monotonic()
+        self._looked_at[loop] = -LOOK_LOST_SECONDS if is_over else monotonic()
         if is_stalled:
             self._have_another()
         if not is_over:
