@@ -17,7 +17,7 @@ def why_not() -> str:
     for program in ("unshare", "ip"):
         if shutil.which(program) is None:
             return f"there is no {program} (Debian: apt-get install util-linux iproute2)"
-    attempt = "ip link add bridge type bridge && ip link add a type veth peer name b"
+    attempt = "ip link add bridge type bridge && ip link add cable type veth peer name eth0"
     done = subprocess.run(["unshare", "--net", "sh", "-c", attempt], capture_output=True, text=True, timeout=30, check=False)
     return f"no network namespaces: {done.stderr.strip()}" if done.returncode else ""
 
