@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import sysconfig
 from pathlib import Path
 
 import click
@@ -87,6 +88,9 @@ MEMORY_MAX = 1 << 30
     help="How often each file is read.  [default: a small tree several times, a large one once]",
 )
 @click.option("--json", "figures", metavar="FILE", help="Write the figures to this file; - is the standard output.")
+@click.option(
+    "--shared", is_flag=True, help="Another demo: files go through four processes, one of which is killed again and again."
+)
 @click.option("--fleet", is_flag=True, help="Another demo: four workers of Dask, a resize, and one of them is killed.")
 def demo(
     *,
@@ -102,6 +106,7 @@ def demo(
     seconds: float,
     rounds: int | None,
     figures: str | None,
+    shared: bool,
     fleet: bool,
 ) -> int:
     """Hash every regular file below PATH while memory runs out.
@@ -113,9 +118,15 @@ def demo(
     The status is 0 if run B failed no file, its digests are right, the pool's numbers agree, and it saw the mistake that
     is planted: a buffer is used after it was returned.
 
+    With --shared: the files below PATH go through four processes, by buffers of a pool that they share, for six seconds. One
+    of them is killed every 200 ms, and the pool is resized twice a second. The status is 0 if no block is missing, every
+    digest is right, and no element and no memory was lost. It takes no other option.
+
     With --fleet and nothing else: four workers of Dask decode sixty clips; in the midst their pools are resized, and one
     is killed. The status is 0 if every clip was decoded, and every worker, the killed one's successor, too, was resized.
     """
+    if shared:
+        return demo_shared(click.get_current_context(), path)
     if fleet:
         return demo_fleet(click.get_current_context())
     if not sys.platform.startswith("linux"):
@@ -182,6 +193,21 @@ def demo_fleet(context: click.Context) -> int:
         faults = run(click.echo)
     except ModuleNotFoundError as missing:
         raise click.ClickException(f"this demo needs {missing.name}: pip install 'mempool[dask]'") from None
+    click.echo(f"{len(faults)} fault{'' if len(faults) == 1 else 's'}" if faults else "every promise was kept")
+    return 1 if faults else 0
+
+
+def demo_shared(context: click.Context, path: Path | None) -> int:
+    """`mempool demo --shared [PATH]`."""
+    given = [name for name in context.params if name not in {"shared", "path"} and is_given(context, name)]
+    if given:
+        raise click.UsageError(f"--shared goes without {', '.join(given)}")
+    try:
+        from mempool.cli.shared_demo import run
+
+        faults = run(path or Path(sysconfig.get_path("stdlib")), Console(highlight=False))
+    except (ImportError, MemoryError, OSError) as error:
+        raise click.ClickException(str(error)) from None
     click.echo(f"{len(faults)} fault{'' if len(faults) == 1 else 's'}" if faults else "every promise was kept")
     return 1 if faults else 0
 
