@@ -200,15 +200,15 @@ class Farm:
                 self.again.append(number)
                 self.lost += 1
         while len(self.under_way) < AHEAD:
-            number = self.again.popleft() if self.again else next(fresh, None)
-            if number is None:
+            following = self.again.popleft() if self.again else next(fresh, None)
+            if following is None:
                 return
             try:
-                self.jobs.send(JOB.pack(number))
+                self.jobs.send(JOB.pack(following))
             except BlockingIOError:
-                self.again.appendleft(number)
+                self.again.appendleft(following)
                 return
-            self.under_way[number] = now
+            self.under_way[following] = now
 
     def collect(self) -> None:
         """All answers that are there."""
