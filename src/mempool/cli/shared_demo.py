@@ -147,10 +147,13 @@ class Farm:
     lost: int = 0
     resized: int = 0
     failed: int = 0
+    jobs: socket.socket = field(init=False)
+    answers: socket.socket = field(init=False)
 
     def __post_init__(self) -> None:
         self.pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
-        (self.jobs, _), _, (_, self.answers) = self.pairs
+        self.jobs = self.pairs[0][0]
+        self.answers = self.pairs[2][1]
         self.jobs.setblocking(False)
         self.answers.setblocking(False)
 
