@@ -1,4 +1,4 @@
-"""Draws the time lines of docs/explanation/mempool-resize.md: `python docs/img/timelines.py` writes the SVGs beside itself.
+"""Draws the time lines of docs/explanation/mempool-resize.md and one-word.md: `python docs/img/timelines.py` writes the SVGs beside itself.
 
 A race is a list of moments from top to bottom: who acts, what happens, and what the pool's numbers are afterwards. They are
 drawn narrow, one below the other, each actor a step further to the right and in a colour of its own: on a telephone the
@@ -88,6 +88,54 @@ RACES = {
             Moment(0, "lock; min_nr = 4; 3 < 4: one is missing; unlock, to make it", (4, 3)),
             Moment(1, "lock; takes one out and frees it; min_nr = 2; done", (2, 2)),
             Moment(0, "has made one; lock; 2 < 2 is false: the else. unlock; frees what it made", (2, 2)),
+        ),
+    ),
+    "word-killed-before": Race(
+        "Killed before the swap: nothing has happened",
+        ("A: alloc", "B: alloc"),
+        ("root", "spares", "slot 7"),
+        (
+            Moment(0, "reads the root: transaction 40; writes its intent 41: slot 7 is A's, 2 spares", (40, 3, "spare")),
+            Moment(0, "killed", (40, 3, "spare"), True),
+            Moment(1, "reads the root: 40, and that is applied; writes its intent 41: slot 7 is B's", (40, 3, "spare")),
+            Moment(1, "swaps the root; writes the words", (41, 2, "B's")),
+        ),
+    ),
+    "word-killed-after": Race(
+        "Killed after the swap: all has happened",
+        ("A: alloc", "B: alloc"),
+        ("root", "spares", "slot 7"),
+        (
+            Moment(0, "writes its intent 41: slot 7 is A's; swaps the root", (41, 2, "spare")),
+            Moment(0, "killed, before it has written a word", (41, 2, "spare"), True),
+            Moment(1, "reads the root: 41, not applied; copies A's intent; the root still says 41", (41, 2, "spare")),
+            Moment(1, "writes A's words in its place", (41, 2, "A's")),
+            Moment(1, "its own transaction 42: slot 3 is B's", (42, 1, "A's")),
+            Moment(1, "later: A is dead; reaps what was A's", (43, 2, "spare")),
+        ),
+    ),
+    "word-late-helper": Race(
+        "A helper that comes late does nothing",
+        ("A: alloc", "B: helps", "C: free"),
+        ("root", "word", "by"),
+        (
+            Moment(0, "swaps the root to 41: word 9 shall be 5; is stopped", (41, 4, 38)),
+            Moment(1, "reads the root; copies the intent: word 9, 5; is stopped, for a week", (41, 4, 38)),
+            Moment(2, "helps: word 9 is 5; then its own transaction 42: word 9 is 6", (42, 6, 42)),
+            Moment(1, "goes on: word 9 was written by 42, and 42 is not before 41: left alone", (42, 6, 42)),
+        ),
+    ),
+    "word-offer": Race(
+        "An element always has an owner",
+        ("camera: offer", "worker: adopt", "whoever waits"),
+        ("slot 7", "of"),
+        (
+            Moment(0, "fills it; offers it: one transaction; the camera's buffer is dead", ("offered", "camera")),
+            Moment(0, "sends the token; killed here, the element would be reclaimed", ("offered", "camera")),
+            Moment(1, "adopts it: the slot is offered still, under the token's number: one transaction", ("leased", "worker")),
+            Moment(1, "killed", ("leased", "worker"), True),
+            Moment(2, "the worker's lock is free, and it maps the file no more: reaps it", ("spare", "")),
+            Moment(1, "a second one that has the token: the slot has another number by now: StaleToken", ("spare", "")),
         ),
     ),
 }
