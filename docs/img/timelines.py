@@ -1,4 +1,4 @@
-"""Draws the time lines of docs/explanation/mempool-resize.md and one-word.md: `python docs/img/timelines.py` writes the SVGs beside itself.
+"""Draws the time lines of mempool-resize.md and one-word.md: `python docs/img/timelines.py` writes the SVGs beside itself.
 
 A race is a list of moments from top to bottom: who acts, what happens, and what the pool's numbers are afterwards. They are
 drawn narrow, one below the other, each actor a step further to the right and in a colour of its own: on a telephone the
@@ -132,7 +132,7 @@ RACES = {
         (
             Moment(0, "fills it; offers it: one transaction; the camera's buffer is dead", ("offered", "camera")),
             Moment(0, "sends the token; killed here, the element would be reclaimed", ("offered", "camera")),
-            Moment(1, "adopts it: the slot is offered still, under the token's number: one transaction", ("leased", "worker")),
+            Moment(1, "adopts it, if the slot is offered still, under the token's number", ("leased", "worker")),
             Moment(1, "killed", ("leased", "worker"), True),
             Moment(2, "the worker's lock is free, and it maps the file no more: reaps it", ("spare", "")),
             Moment(1, "a second one that has the token: the slot has another number by now: StaleToken", ("spare", "")),
