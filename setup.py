@@ -28,8 +28,8 @@ COMPILED = (
     "src/mempool/_core/fast_path.py",
     "src/mempool/lease.py",
 )
-# The engine of pools that several processes share. Its transactions are an instruction of x86-64.
-SHARED = "src/mempool/shared/_engine.pyx"
+# The engine of pools that several processes share, and its quick way. Its transactions are an instruction of x86-64.
+SHARED = ("src/mempool/shared/_engine.pyx", "src/mempool/shared/_quick.pyx")
 SHARED_FITS = sys.platform == "linux" and platform.machine() in {"x86_64", "AMD64"}
 PURE = os.environ.get("MEMPOOL_PURE", "0") not in {"", "0"}
 REQUIRE_COMPILED = os.environ.get("MEMPOOL_REQUIRE_COMPILED", "0") not in {"", "0"}
@@ -80,15 +80,16 @@ def module_name(path: str) -> str:
 def extensions() -> list[Extension]:
     compiled = [Extension(module_name(p), [p], extra_compile_args=FLAGS) for p in COMPILED]
     if SHARED_FITS:
-        folder = Path(SHARED).parent
-        compiled.append(
+        folder = Path(SHARED[0]).parent
+        compiled.extend(
             Extension(
-                module_name(SHARED),
-                [SHARED],
+                module_name(path),
+                [path],
                 include_dirs=[str(folder)],
                 depends=[str(header) for header in sorted(folder.glob("*.h"))],
                 extra_compile_args=[*FLAGS, "-mcx16"],
             )
+            for path in SHARED
         )
     return compiled
 

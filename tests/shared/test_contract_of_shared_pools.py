@@ -57,14 +57,17 @@ def otherwise(reason: str, name: str) -> Any:
 class TestSharedPool(PoolContract):
     @pytest.fixture(autouse=True)
     def _folder(self, pool_path: Path) -> None:
-        self.folder, self.slots = pool_path.parent, Slots()
+        self.folder = pool_path.parent
+        self.slots: dict[int, Slots] = {}  # by source, several of which a test may have
 
     def make_source(self, *script: Any, otherwise: Any = Step.WORKS) -> ScriptedSource[Any]:
-        self.slots = Slots()
-        return ScriptedSource(*script, otherwise=otherwise, source=self.slots)
+        slots = Slots()
+        source: ScriptedSource[Any] = ScriptedSource(*script, otherwise=otherwise, source=slots)
+        self.slots[id(source)] = slots
+        return source
 
     def make_pool(self, source: ScriptedSource[Any], reserve: int, **options: Any) -> Any:
-        return ScriptedPool(self.folder, source, self.slots, reserve, **options)
+        return ScriptedPool(self.folder, source, self.slots[id(source)], reserve, **options)
 
     for _reason, _names in OTHERWISE.items():
         for _name in _names.split():

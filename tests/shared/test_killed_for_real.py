@@ -2,80 +2,36 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from shared_children import die_with_the_parent
 from sweeps import LONG
 
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
+from single_steps import Part, kill_after_change, may_trace
+
 from mempool.shared import words
 from mempool.shared._engine import Ticket as Owning
 from mempool.shared.engine import Handle, SharedEngine, Ticket
-from mempool.shared.file import ROOT
 
 pytestmark = pytest.mark.once
 
-TRACEME, SINGLESTEP = 0, 9
-libc = ctypes.CDLL(None, use_errno=True)
-libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
-libc.ptrace.restype = ctypes.c_long
 Script = Callable[[SharedEngine, list[Handle]], object]
 #: The child is killed after the first change and each so many'th further one; `make long` and the gate take all.
 EVERY = 1 if LONG else 12
 
 
-def may_trace() -> bool:
-    """Whether this process may trace its children."""
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0 if libc.ptrace(TRACEME, 0, None, None) == 0 else 1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+def part_of(script: Script) -> Part:
+    """Attach, hold two, and do it."""
 
-
-def take_part(path: Path, script: Script) -> None:
-    """The child: attach, hold two, stop for the tracer, do it."""
-    status = 70
-    try:
-        die_with_the_parent()
+    def make_ready(path: Path) -> Callable[[], object]:
         mine = SharedEngine.attach(path)
         held = [handle for handle in (mine.take(), mine.take()) if handle]
-        libc.ptrace(TRACEME, 0, None, None)
-        os.kill(os.getpid(), signal.SIGSTOP)
-        script(mine, held)
-        status = 0
-    finally:
-        os._exit(status)
+        return lambda: script(mine, held)
 
-
-def kill_after_change(
-    engine: SharedEngine, path: Path, script: Script, changes: int, meanwhile: Callable[[], object]
-) -> bool:
-    """Whether the script changed the shared memory so often; then it was killed at once."""
-    control = memoryview(engine._mapping)[ROOT : engine.layout.control_bytes]
-    pid = os.fork() or take_part(path, script) or 0
-    _, status = os.waitpid(pid, os.WUNTRACED)
-    assert os.WIFSTOPPED(status)
-    assert os.WSTOPSIG(status) == signal.SIGSTOP
-    meanwhile()
-    before, seen = bytes(control), 0
-    while True:
-        assert libc.ptrace(SINGLESTEP, pid, None, None) == 0
-        _, status = os.waitpid(pid, 0)
-        if not os.WIFSTOPPED(status):
-            assert os.waitstatus_to_exitcode(status) == 0
-            return False
-        if control != before:
-            before, seen = bytes(control), seen + 1
-            if seen == changes:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                return True
+    return make_ready
 
 
 def offer(engine: SharedEngine, handle: Handle, receiver: int) -> int:
@@ -145,7 +101,7 @@ def test_killed_after_any_change_of_shared_memory(pool_path: Path, script: str, 
             handle = engine.take()
             assert handle
             PARENTS[:] = [(handle.slot, offer(engine, handle, words.ANYBODY))]
-        goes_on = kill_after_change(engine, pool_path, SCRIPTS[script], changes, begin)
+        goes_on = kill_after_change(engine, pool_path, part_of(SCRIPTS[script]), changes, begin)
         assert engine.verify() == [], f"after change {changes}"
         killed += goes_on
         engine.reap_dead()

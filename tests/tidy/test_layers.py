@@ -37,7 +37,8 @@ def test_no_module_imports_itself_by_way_of_others(pairs: set[tuple[str, str]]) 
 
 def test_what_is_tested_once_has_one_life(pairs: set[tuple[str, str]]) -> None:
     """No file of tests that only one of the two runs has imports what is compiled or not, directly or by way of others."""
-    two_lives = {module for module, paths in layers.modules().items() if any(path.suffix == ".pxd" for path in paths)}
+    suffixes = {module: {path.suffix for path in paths} for module, paths in layers.modules().items()}
+    two_lives = {module for module, found in suffixes.items() if found >= {".py", ".pxd"}}
     files = [path for path in TESTS.rglob("test_*.py") if "\npytestmark = pytest.mark.once\n" in path.read_text("utf-8")]
     reached = {path.name: layers.reached_by(path, pairs) & two_lives for path in files}
     assert len(files) > 8

@@ -27,6 +27,22 @@ DEFAULT = "default"
 
 
 @cython.cclass
+class Quick:
+    """How an engine of another kind than the local one takes and gives back without a Python frame, compiled."""
+
+    @cython.cfunc
+    def take(self, at_last: cython.bint) -> Any:
+        """A spare, checked out; or None: go the slow way. at_last: of the reserve, too, without asking the source."""
+        return None
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def put(self, element: Any) -> cython.bint:
+        """Take back an element that is out. False: go the slow way, nothing has happened."""
+        return False
+
+
+@cython.cclass
 class FastPath:
     """`alloc`, `free` and `lease` of a pool."""
 
@@ -34,6 +50,7 @@ class FastPath:
     state: State
     outstanding: Outstanding
     tracks: cython.bint
+    quick: Quick | None  # None: of the local engine, whose state is here
     # BasePool's, and here because compiled code reads them in no time.
     _engine: Any
     _timeout: Any
@@ -52,6 +69,10 @@ class FastPath:
         self.state = core.state
         self.outstanding = core.outstanding
         self.tracks = core.tracks
+
+    def _decide_elsewhere(self, quick: Quick) -> None:
+        """Let the fast path go this way, of an engine of another kind."""
+        self.quick = quick
 
     def alloc(self, *, timeout: Any = "default") -> Any:
         """Take an element. Never None: a spare beyond the reserve, else from the source, else the reserve, else waits.
@@ -166,6 +187,7 @@ class FastPath:
 
 if not cython.compiled:
     FastPath.core = Decisions(False, False, False)  # as __cinit__ says
+    FastPath.quick = None
 
 
 @cython.final

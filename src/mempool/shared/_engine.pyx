@@ -9,6 +9,7 @@ import cython
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from mempool.errors import DoubleFree, ForeignElement, PoolClosed
@@ -167,7 +168,65 @@ cdef inline Handle blank_handle(Transaction tx):
 
 
 @cython.final
-cdef class Transaction:
+@cython.no_gc  # it is reached from buffers, which the collector does not know either
+cdef class Region:
+    """The memory of one slot in this process, and under which lease a user of this process has it."""
+
+    def __init__(self, Transaction tx not None, uint64_t slot):
+        if slot >= tx.slots:
+            raise tx.corrupt()
+        cdef uint64_t begin = tx.data + slot * tx.stride
+        self.tx = tx
+        self.slot = slot
+        self.address = <size_t>tx.memory_of(slot)
+        self.size = tx.size
+        self.view = memoryview(tx.mapping)[begin : begin + tx.size]
+
+    @property
+    def handle(self):
+        """Its lease, as a ticket has it; of none, while no user of this process has it."""
+        cdef Handle handle = blank_handle(<Transaction>self.tx)
+        handle.slot = self.slot
+        handle.lease = self.lease
+        return handle
+
+
+cdef class QuickClient:
+    """What this process' users have; and to take and to give in one decision, without a Python object for it."""
+
+    def __dealloc__(self):
+        free(self.blocks)
+
+    cdef bint take_quickly(self, bint may_populate) except -1:
+        raise NotImplementedError
+
+    cdef bint give_quickly(self, uint64_t slot, uint64_t lease) except -1:
+        raise NotImplementedError
+
+    def lend(self, Region region not None, Handle handle not None, keeps):
+        """A user has what this handle has leased. keeps: what must live until it is back."""
+        go_out(self, region, handle.lease, keeps)
+
+    def take_back(self, Region region not None):
+        """Its user has it no more. May be done again."""
+        come_back(self, region)
+
+    def lose_all(self):
+        """In a child of a fork: nothing is out, and no slot is known."""
+        cdef uint64_t slot
+        self.out = 0
+        self.keeps = None
+        for slot in range((<Transaction>self).slots):
+            self.blocks[slot] = NULL
+
+    def know(self, uint64_t slot, block):
+        """This is the Block of this slot, which the caller keeps until `lose_all`."""
+        if slot < (<Transaction>self).slots:
+            self.blocks[slot] = <void *>block
+
+
+@cython.final
+cdef class Transaction(QuickClient):
     """A client of one shared file, and its transactions. See transaction.py for what each part means."""
 
     cdef mp_store store
@@ -212,6 +271,9 @@ cdef class Transaction:
         self.store.bell_count = self.places
         if <uint64_t>self.buffer.len < self.data + self.slots * self.stride:
             raise PoolCorrupt(f"{name}: the file is shorter than it says; remove it")
+        self.blocks = <void **>calloc(self.slots, sizeof(void *))
+        if self.blocks == NULL:
+            raise MemoryError(f"{name}: no memory for a table of {self.slots} slots")
         self.forget()
 
     def __dealloc__(self):
@@ -558,6 +620,39 @@ cdef class Transaction:
             handle.lease = self.value
             slot = self.slot
         return count
+
+    # -- the quick way: where it changes nothing, the slow way looks again, and says why
+
+    cdef bint take_quickly(self, bint may_populate) except -1:
+        """Whether it got a spare as `take` decides, of a slot that was leased here before: `got_slot` under `got_lease`.
+
+        Nothing has happened otherwise. No Python code runs in here, and nothing of Python's is made.
+        """
+        if not self.may_take or self.mark[0] == 0:
+            return False
+        while True:
+            self.begin()
+            if take(self, may_populate) != GOT or self.slot >= self.slots or self.blocks[self.slot] == NULL:
+                return False
+            if self.finish():
+                break
+        self.got_slot = self.slot
+        self.got_lease = self.version
+        self.count_one(<int>self.count, 1)
+        return True
+
+    cdef bint give_quickly(self, uint64_t slot, uint64_t lease) except -1:
+        """Whether it is a spare again, or the first in line has it, as `give` decides. Nothing has happened otherwise."""
+        cdef uint64_t outcome
+        if not self.may_give or self.mark[0] == 0:
+            return False
+        while True:
+            self.begin()
+            outcome = give(self, slot, lease)
+            if outcome != KEPT and outcome != GRANTED:
+                return False
+            if self.finish():
+                return True
 
     # -- the promise
 

@@ -77,8 +77,8 @@ def offer(engine: Any, buffer: Any, to: int | None) -> Token:
     transfer.hold(buffer)
     _raise_unfit(engine, prepare(transfer, engine.owner), transfer)
     region = buffer.block.region
-    slot, handle, lease = region.slot, region.handle, region.handle.lease
-    engine._tx.check(handle)
+    slot, lease = region.slot, region.lease
+    engine._tx.check(region.handle)
     known = engine.tracker.forget([buffer])
     viewed = revoke(transfer)
     if viewed is not None:
@@ -88,7 +88,7 @@ def offer(engine: Any, buffer: Any, to: int | None) -> Token:
     ticket = engine.returning(())
     engine._take_from(ticket, transfer.held()[0])
     engine.note_offer(slot)
-    number = ticket.offer(handle, receiver, epoch)
+    number = ticket.offer(ticket.handles[-1], receiver, epoch)
     if number is None:
         # The receiver has ended since it was looked for. As if it had ended a moment later: what it had is returned.
         ticket.give_back()

@@ -118,6 +118,9 @@ class SharedPool(BasePool[Buffer]):
             engine = PoolEngine(client, TRACKERS[track](), waiting_max=waiting_max, on_reclaim=on_reclaim)
             self._prepare(engine)
             super().__init__(engine, timeout=timeout, patience=patience)
+            quick = engine.quick()
+            if quick is not None:
+                self._decide_elsewhere(quick)
             if is_new:
                 engine.fill_or_raise()
             else:

@@ -25,7 +25,7 @@ from mempool.clock import SYSTEM_CLOCK, Clock
 from mempool.engine import CLOSED, NEVER, SERVED, WAIT_BUCKETS, WAITING, Snapshot, Tracker, UnderWay, Waker
 from mempool.errors import DoubleFree, ForeignElement, LineFull
 from mempool.shared import decisions, passing
-from mempool.shared._engine import Handle
+from mempool.shared._engine import Region
 from mempool.shared._engine import Ticket as Owning
 from mempool.shared.engine import SLICE, SharedEngine
 from mempool.shared.errors import ClientGone, PoolCorrupt
@@ -38,26 +38,11 @@ SPARES, ANYTHING, NEW_MEMORY = range(3)
 #: Where a process counts what: see _engine.pyx.
 FROM_LINE, MADE, RESIZES, OUTCOMES, HISTOGRAM = 3, 4, 5, 6, 12
 
-#: The greatest target that its word has room for.
-MOST = (1 << 21) - 1
-
-#: Engines some of whose elements are out: alive though nobody refers to the pool any more.
+#: Engines that have offered something: alive though nobody refers to the pool. (What is out keeps its engine itself.)
 _in_use: dict[int, PoolEngine] = {}
 
-
-class Region:
-    """The memory of one slot in this process, and under which lease it has it."""
-
-    __slots__ = ("address", "handle", "size", "slot", "view")
-
-    def __init__(self, client: SharedEngine, slot: int) -> None:
-        layout = client.layout
-        begin = layout.data + slot * layout.stride
-        self.slot: int = slot
-        self.address: int = client._tx.base + begin
-        self.size: int = layout.size
-        self.view: memoryview = memoryview(client._tx.mapping)[begin : begin + layout.size]  # type: ignore[arg-type]  # an mmap
-        self.handle: Handle | None = None
+#: The greatest target that its word has room for.
+MOST = (1 << 21) - 1
 
 
 class Owner:
@@ -139,7 +124,6 @@ class PoolEngine:
         self._waiting_max = waiting_max
         self._on_reclaim = on_reclaim
         self._blocks: dict[int, Block] = {}  # by slot: made at its first lease in this process
-        self._out: dict[int, Block] = {}  # by slot: what users of this process have
         self._lingering: dict[int, weakref.ref[Buffer]] = {}
         self._offered: set[int] = set()  # slots that this process has offered, and maybe is responsible for still
         self._waiting: dict[Ticket, None] = {}  # those of this process, in their order
@@ -154,6 +138,20 @@ class PoolEngine:
         forget = weakref.WeakMethod(self._forget_parent)
         client.on_fork = lambda: (method := forget()) and method()
         lifecycle.register(self)
+        self._set_gates()
+
+    def quick(self) -> Any:
+        """The quick way of `alloc` and `free`; None: uncompiled, or where Python code records who holds what."""
+        if IMPLEMENTATION == "pure" or self.tracker.knows_holders:
+            return None
+        from mempool.shared._quick import SharedQuick
+
+        return SharedQuick(self, self._tx, self.owner)
+
+    def _set_gates(self) -> None:
+        """What the slow way alone looks after shuts the quick one. What is offered: whether it is still this process'."""
+        self._tx.may_take = not (self._is_closed_here or self._is_ending)
+        self._tx.may_give = not (self._is_closed_here or self._draining or self._offered)
 
     # -- memory
 
@@ -228,27 +226,21 @@ class PoolEngine:
     def check_out(self, ticket: Ticket) -> None:
         """See Engine."""
         # First buffers that are not alive yet: if there is no memory for one, the ticket has all elements still.
-        ticket.elements = [self._buffer(handle) for handle in ticket.handles]
-        for buffer in ticket.elements:
-            _in_use[id(self)] = self
-            self._out[buffer.block.region.slot] = buffer.block
+        ticket.elements = [handle_of(self.block_of(handle.slot)) for handle in ticket.handles]
+        for buffer, handle in zip(ticket.elements, ticket.handles, strict=True):
+            self._tx.lend(buffer.block.region, handle, self)
             buffer.begin()
         self.tracker.record(ticket.elements, self.clock.now())
         ticket.let_go()
-
-    def _buffer(self, handle: Handle) -> Buffer:
-        """A buffer of what this handle has leased, not alive yet."""
-        block = self.block_of(handle.slot)
-        block.region.handle = handle
-        return handle_of(block)
 
     def block_of(self, slot: int) -> Block:
         """The memory of a slot in this process: one object as long as the engine lives, so that views can be compared."""
         block = self._blocks.get(slot)
         if block is None:
-            block = Block(Region(self.client, slot), self.owner)
+            block = Block(Region(self._tx, slot), self.owner)
             block.owner = self.owner
             self._blocks[slot] = block
+            self._tx.know(slot, block)
         return block
 
     # -- the line
@@ -369,14 +361,17 @@ class PoolEngine:
         region = buffer.block.region
         ticket.handles.append(region.handle)
         buffer._forsake()
-        self._out.pop(region.slot, None)
+        self._tx.take_back(region)
 
     def _after_return(self) -> None:
         """Something has come back: who waits for that is told; a process that has ended its share leaves with the last."""
-        if not self._out and not passing.is_responsible(self, self._offered):
+        is_responsible = bool(self._offered) and passing.is_responsible(self, self._offered)
+        if not is_responsible:
             _in_use.pop(id(self), None)
-            if self._is_closed_here and not self._waiting:
-                self.client.detach()
+            if not self._tx.may_give:
+                self._set_gates()
+        if self._is_closed_here and not (self._tx.out or is_responsible or self._waiting):
+            self.client.detach()
         if self._draining and self.snapshot().out == 0:
             for waker in list(self._draining.values()):
                 waker.wake()
@@ -389,11 +384,12 @@ class PoolEngine:
         """This slot is offered in the next step: until it is adopted, this process stays with the pool."""
         self._offered.add(slot)
         _in_use[id(self)] = self
+        self._set_gates()
 
     def out_here(self) -> int:
         """How many elements are out in this process, or offered by it and not adopted yet."""
         passing.is_responsible(self, self._offered)
-        return len(self._out) + len(self._offered)
+        return int(self._tx.out) + len(self._offered)
 
     def abandon(self, ticket: Ticket) -> None:
         """See Engine."""
@@ -657,8 +653,10 @@ class PoolEngine:
         """See Engine: nothing is out in any process."""
         if waker is None:
             self._draining.pop(ticket, None)
+            self._set_gates()
         else:
             self._draining[ticket] = waker
+            self._set_gates()
             self._listen()
         return self.snapshot().out == 0
 
@@ -707,6 +705,7 @@ class PoolEngine:
     def close_here(self) -> None:
         """This process takes no more: who waits in it is told, and it leaves when the last that it has out is returned."""
         self._is_closed_here = True
+        self._set_gates()
         self._dismiss()
         self._after_return()
 
@@ -725,6 +724,7 @@ class PoolEngine:
     def end_waiting(self) -> None:
         """See Engine."""
         self._is_ending = True
+        self._set_gates()
         self._dismiss()
         for waker in list(self._draining.values()):
             waker.wake()
@@ -736,13 +736,16 @@ class PoolEngine:
 
     def _forget_parent(self) -> None:
         """In a child: what is out is the parent's, who alone can return it; nobody else waits here."""
-        for block in self._out.values():
-            block.lose()
-        self._blocks, self._out, self._lingering, self._offered = {}, {}, {}, set()
+        for block in self._blocks.values():
+            if block.region.lease:
+                block.lose()
+        self._tx.lose_all()  # before the blocks go
+        self._blocks, self._lingering, self._offered = {}, {}, set()
         self._waiting, self._draining, self._listener = {}, {}, None
         self._fills = self._filling = 0
         self.under_way.clear()
         _in_use.pop(id(self), None)
+        self._set_gates()
 
 
 def check_targets(called: str, slots: int, reserve: int, keep: int, limit: int) -> None:

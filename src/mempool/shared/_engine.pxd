@@ -1,0 +1,41 @@
+# cython: language_level=3
+"""What the quick way (_quick.pyx) knows of the engine: a client that takes and gives in one decision each, and what it has out."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+
+cdef class QuickClient:
+    cdef void **blocks  # by slot: its Block, not owned; NULL: not leased here yet
+    cdef object keeps  # what must live while anything is out; None: nothing is
+    cdef readonly int64_t out  # how many slots users of this process have
+    cdef public bint may_take, may_give  # the quick way is open
+    cdef uint64_t got_slot, got_lease  # what `take_quickly` got
+    cdef bint take_quickly(self, bint may_populate) except -1
+    cdef bint give_quickly(self, uint64_t slot, uint64_t lease) except -1
+
+
+cdef class Region:
+    cdef readonly QuickClient tx
+    cdef readonly uint64_t slot
+    cdef readonly uint64_t lease  # under which number a user of this process has it; 0: none has
+    cdef readonly size_t address
+    cdef readonly uint64_t size
+    cdef readonly object view
+
+
+cdef inline void go_out(QuickClient self, Region region, uint64_t lease, object keeps):
+    """A user has this slot from now on. keeps: what must live until it is back."""
+    if region.lease == 0:
+        if self.out == 0:
+            self.keeps = keeps
+        self.out += 1
+    region.lease = lease
+
+
+cdef inline void come_back(QuickClient self, Region region):
+    """A user has this slot no more. May be done again."""
+    if region.lease != 0:
+        region.lease = 0
+        self.out -= 1
+        if self.out == 0:
+            self.keeps = None
