@@ -12,7 +12,7 @@ import logging
 import statistics
 import warnings
 from collections.abc import Iterator
-from time import perf_counter
+from time import perf_counter, process_time
 
 from mempool.benchmarks.measure import Row, Target, row_of
 from mempool.benchmarks.peers import Missing
@@ -37,8 +37,15 @@ BYTES_MAX, NAME = 64, "staging-of-16-ch"
 BESIDE = "until each worker has answered"
 
 
-def resizes(workers: int, protocol: str, target: Target | None, rounds: int) -> Row:
-    """How long one takes: the median of many, and the least of them, which is one that the machine did not disturb."""
+def nothing() -> None:
+    """What Dask has each worker do, for comparison."""
+
+
+def resizes(workers: int, protocol: str, target: Target | None, rounds: int) -> Iterator[Row]:
+    """How long one takes: the median of many, and the least of them, which is one that the machine did not disturb.
+
+    Beside it, in turns with it, Dask's own way to have each worker do something, with nothing to do: no resize is faster.
+    """
     import distributed
 
     from mempool.fleet.dask import Fleet
@@ -59,14 +66,24 @@ def resizes(workers: int, protocol: str, target: Target | None, rounds: int) -> 
     ):
         client.wait_for_workers(workers)
         pool = Fleet(client).create("staging", functools.partial(Buffers, "64 KiB"), reserve=4, limit=8)
-        took = []
+        pool.answer().wait(timeout=60)
+        took, floor, processor = [], [], []
         for number in range(rounds):
             began = perf_counter()
+            client.run(nothing)
+            floor.append((perf_counter() - began) * 1000)
+            began, used = perf_counter(), process_time()
             answer = pool.resize(reserve=4 + number % 2)
             if not answer.is_applied:  # on a machine that is busy with something else
                 answer.wait(timeout=60)
             took.append((perf_counter() - began) * 1000)
-    return row_of(GROUP, f"resize, {workers} workers {over}", BESIDE, took, unit="ms", target=target)
+            processor.append((process_time() - used) * 1000)
+    what = f"{workers} workers {over}"
+    ratio = f"{statistics.median(took) / statistics.median(floor):.1f} times the row below"
+    yield row_of(GROUP, f"resize, {what}", BESIDE, took, unit="ms", target=target, note=ratio)
+    yield row_of(GROUP, f"Client.run of nothing, {what}", BESIDE, floor, unit="ms")
+    note = "the idle cluster's own included"
+    yield row_of(GROUP, f"resize, {what}: processor", BESIDE, processor, unit="ms", note=note)
 
 
 def heartbeat() -> Row:
@@ -110,4 +127,4 @@ def run(*, quick: bool) -> Iterator[Row]:
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     yield heartbeat()
     for workers, protocol, target in SIZES:
-        yield resizes(workers, protocol, target, ROUNDS_QUICK if quick else ROUNDS)
+        yield from resizes(workers, protocol, target, ROUNDS_QUICK if quick else ROUNDS)

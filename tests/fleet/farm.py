@@ -18,7 +18,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import fleet_tasks  # noqa: F401 - what sources and tasks come from
 from distributed import Worker
@@ -33,9 +33,9 @@ def log_resizes(path: Path) -> None:
     resize = Member._set_targets
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-    def logged(self: Member, revision: int, targets: Targets) -> None:
+    def logged(self: Member, revision: int, targets: Targets) -> Any:
         os.write(file, f"{os.getpid()} {revision} {targets.reserve}\n".encode())
-        resize(self, revision, targets)
+        return resize(self, revision, targets)
 
     Member._set_targets = logged  # type: ignore[method-assign]
 

@@ -157,6 +157,22 @@ def test_a_source_that_is_broken_is_no_exception_of_the_member() -> None:
     assert one.detail == ""
 
 
+def test_an_order_looks_at_the_pool_as_few_times_as_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look takes as long as a small resize, and fifty workers of a process are resized at once."""
+    node = Node("n", load=lambda make: make)  # type: ignore[arg-type,return-value]
+    node.apply(order("frames", 1, Targets(1), lambda: Objects(object)))
+    looks = []
+    for look in ("stats", "guarantee"):
+        made = getattr(Pool, look)
+        monkeypatch.setattr(Pool, look, lambda pool, look=look, made=made: (looks.append(look), made(pool))[1])
+    assert node.apply(order("frames", 2, Targets(2), b"")).outcome is Outcome.APPLIED
+    assert sorted(looks) == ["guarantee", "guarantee", "stats", "stats"]
+    looks.clear()
+    node.report()
+    assert sorted(looks) == ["guarantee", "stats"]
+    node.close()
+
+
 def test_a_pool_that_was_closed_by_hand_refuses() -> None:
     """It says so, and does not raise."""
     one = member()

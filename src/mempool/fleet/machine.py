@@ -16,6 +16,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from mempool.fleet.member import Member
 from mempool.fleet.values import Order, Outcome, Targets
@@ -131,7 +132,7 @@ class SharedMember(Member):
             )
         listing.path_of(self._name).unlink(missing_ok=True)  # of a fleet whose processes have all been killed
 
-    def _set_targets(self, revision: int, targets: Targets) -> None:
+    def _set_targets(self, revision: int, targets: Targets) -> Any:
         with self._record.locked():
             there = self._record.read()
             if there is not None and there[0] == self._fleet and there[1] > revision:
@@ -142,6 +143,7 @@ class SharedMember(Member):
             self._record.write(self._fleet, revision, targets)
             grew = self._own._retarget(targets.reserve, targets.keep_number, targets.limit)
         self._own._settle(grew)
+        return self._own.guarantee()
 
     def is_due(self) -> bool:
         """Also for a look at who was killed."""

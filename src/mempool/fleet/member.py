@@ -125,11 +125,12 @@ class Member:
             time.sleep(LOOK_SECONDS)
 
     def _resize(self, call: _Call, targets: Targets) -> Outcome:
-        detail, cut_short = "", False
+        detail, cut_short, outcome = "", False, Outcome.DEFERRED
         try:
-            self._set_targets(call.revision, targets)
+            if self._set_targets(call.revision, targets).held:
+                outcome = Outcome.APPLIED
         except PoolClosed as closed:
-            detail = str(closed)
+            detail, outcome = str(closed), Outcome.REFUSED
         except MemoryError as lacking:
             detail, cut_short = str(lacking) or "memory ran out", True
         except Exception as error:  # noqa: BLE001 - the source's own, which the report passes on
@@ -139,11 +140,11 @@ class Member:
         if call is not self._call:
             return Outcome.STALE  # a later one has come meanwhile
         self.detail, self._unfinished = detail, cut_short
-        return self.outcome()
+        return outcome
 
-    def _set_targets(self, revision: int, targets: Targets) -> None:
-        """Resize the pool. Blocks while the source makes elements."""
-        self.pool.resize(targets.reserve, keep=targets.keep_number, limit=targets.limit)
+    def _set_targets(self, revision: int, targets: Targets) -> Any:
+        """Resize the pool, and return its Guarantee of then. Blocks while the source makes elements."""
+        return self.pool.resize(targets.reserve, keep=targets.keep_number, limit=targets.limit)
 
     def _put_off(self) -> None:
         self._due_at = self._now() + self._delay
@@ -151,11 +152,14 @@ class Member:
 
     def outcome(self) -> Outcome:
         """What has become of the latest revision, now."""
+        return self.report().outcome
+
+    def _outcome_of(self, closed: bool, held: bool) -> Outcome:
         if self._call is not None and not self._call.is_over:
             return Outcome.PENDING
-        if self.pool.stats().closed:
+        if closed:
             return Outcome.REFUSED
-        return Outcome.DEFERRED if self._unfinished or not self.pool.guarantee().held else Outcome.APPLIED
+        return Outcome.DEFERRED if self._unfinished or not held else Outcome.APPLIED
 
     def is_due(self) -> bool:
         """Whether `reconcile` has something to do."""
@@ -192,12 +196,12 @@ class Member:
             self.detail, self._delay = "", RETRY_FIRST
         return outcome
 
-    def why(self) -> str:
-        """Why the latest revision is not covered; "": it is, or nobody knows."""
-        if self.detail or self.outcome() is not Outcome.DEFERRED:
+    def why(self, report: Report | None = None) -> str:
+        """Why the latest revision is not covered; "": it is, or nobody knows. report: of now, where somebody has it."""
+        report = report or self.report()
+        if self.detail or report.outcome is not Outcome.DEFERRED:
             return self.detail
-        promised = self.pool.guarantee()
-        return f"memory lacks for {promised.unfunded} of the reserve of {promised.promised}"
+        return f"memory lacks for {report.unfunded} of the reserve of {report.reserve}"
 
     def close(self) -> None:
         """Close the pool: the node ends. Elements that are out are disposed of when they are returned."""
@@ -214,16 +218,17 @@ class Member:
 
     def report(self) -> Report:
         """How it stands. Never blocks."""
-        stats = self.pool.stats()
+        # One look at each: fifty workers of one process are asked at once, and a look takes as long as a small resize.
+        revision, stats, promised = self.revision, self.pool.stats(), self.pool.guarantee()
         return Report(
-            self.revision,
-            self.outcome(),
+            revision,
+            self._outcome_of(stats.closed, promised.held),
             self.refused,
             stats.reserve,
             stats.limit,
             stats.spare,
             stats.out,
             stats.waiting,
-            self.pool.guarantee().unfunded,
+            promised.unfunded,
             self.shared,
         )

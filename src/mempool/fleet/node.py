@@ -76,7 +76,8 @@ class Node:
         if member is None:
             return Standing(Outcome.REFUSED, fault or "")
         outcome = member.apply(order.revision, order.targets)
-        return Standing(outcome, member.why()[:DETAIL_MAX], member.report())
+        report = member.report()
+        return Standing(outcome, member.why(report)[:DETAIL_MAX], report)
 
     def _make(self, order: Order) -> Member:
         source = self._load(order.source)()
@@ -141,7 +142,7 @@ class Node:
         for name, member in list(self.members.items()):
             try:
                 report = member.report()
-                told[name] = _with_reason(report, "" if report.outcome is Outcome.APPLIED else member.why())
+                told[name] = _with_reason(report, "" if report.outcome is Outcome.APPLIED else member.why(report))
             except Exception as error:  # noqa: BLE001 - an engine that swallows it would hide it
                 told[name] = f"{type(error).__name__}: {error}"[:DETAIL_MAX]
         for name in list(self._leaving):

@@ -64,6 +64,7 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
         self._fitted: set[str] = set()  # workers that take orders
         self._patience: dict[str, float] = {}  # seconds, for workers that have not answered
         self._within = WITHIN_SECONDS
+        self._is_waking = False
         self._watchers: set[asyncio.Future[None]] = set()
         orders = self._file.load() if self._file else []
         self.controller: Controller = Controller(self, changed=self._wake)
@@ -178,6 +179,13 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
                 self.controller.heard(address, reports, reasons | faults)
 
     def _wake(self) -> None:
+        # Once for all answers that have come together: each waiter looks at every worker.
+        if not self._is_waking:
+            self._is_waking = True
+            self._loop.call_soon(self._wake_now)
+
+    def _wake_now(self) -> None:
+        self._is_waking = False
         for watcher in self._watchers:
             if not watcher.done():
                 watcher.set_result(None)
