@@ -35,12 +35,13 @@ export PIP_DEFAULT_TIMEOUT ?= 180
 export PIP_RETRIES ?= 10
 PYTEST := $(PY) -m pytest
 
-.PHONY: help demo test long ci dev check coverage stress stress-ft stress-ft-here bench verify verify-here mutate memcheck docs site-check clean print-python
+.PHONY: help demo test long oldest-dask ci dev check coverage stress stress-ft stress-ft-here bench verify verify-here mutate memcheck docs site-check clean print-python
 
 help:
 	@echo "make demo     run the main job: hash a tree of files while memory runs out"
 	@echo "make test     the tests, on the compiled and on the pure core, with a sample of each long sweep"
 	@echo "make long     the same with the whole sweeps"
+	@echo "make oldest-dask the tests of fleets with the oldest release of distributed that is supported"
 	@echo "make dev      some tests of src as it stands, in seconds: ARGS=tests/test_x.py says which"
 	@echo "make ci       the gate: all of this on every Python there is, and what a release is made of"
 	@echo "make check    ruff, mypy, pyright and the tidy test"
@@ -122,6 +123,15 @@ check: $(STAMPS)/mempool $(STAMPS)/extra-check
 	PATH="$(abspath $(BIN)):$$PATH" pyright --ignoreexternal --verifytypes mempool
 	$(BIN)/mypy --python-executable $(PY) --follow-imports=silent src/mempool/lease.py  # its body: the stub beside it hides it
 	$(PYTEST) -q tests/tidy
+
+# The release of distributed that pyproject.toml names as the oldest. It is laid before the venv's own, for some of the tests.
+OLDEST_DASK = $(shell sed -n 's/^dask = \["distributed>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+oldest-dask: $(STAMPS)/mempool $(STAMPS)/extra-test
+	@test -n "$(OLDEST_DASK)" || { echo "pyproject.toml names no oldest distributed" >&2; exit 1; }
+	@test -e $(VENV)/dask-$(OLDEST_DASK)/distributed || \
+		$(PIP) install --no-deps --target $(VENV)/dask-$(OLDEST_DASK) dask==$(OLDEST_DASK) distributed==$(OLDEST_DASK)
+	PYTHONPATH=$(abspath $(VENV))/dask-$(OLDEST_DASK) MEMPOOL_WANTED_DASK=$(OLDEST_DASK) \
+		$(PYTEST) -q tests/fleet/test_dask.py tests/fleet/test_dask_processes.py $(ARGS)
 
 stress: export MEMPOOL_LONG = 1
 stress: export MEMPOOL_DRAW = 1

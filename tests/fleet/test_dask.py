@@ -360,6 +360,12 @@ def test_what_distributed_does_not_promise_is_touched_in_one_file_only() -> None
     assert {name: hits for name, hits in found.items() if hits} == {}
 
 
+def test_these_tests_run_with_the_distributed_that_is_meant() -> None:
+    """The gate lays the oldest one before the newest, and must not test the newest twice."""
+    wanted = os.environ.get("MEMPOOL_WANTED_DASK", distributed.__version__)
+    assert distributed.__version__ == wanted
+
+
 def test_a_distributed_that_lacks_something_is_told_of_by_name() -> None:
     """At once, and not when the first resize fails."""
     with pytest.raises(RuntimeError, match=r"has no Worker\.handlers, metrics, status, which mempool"):
