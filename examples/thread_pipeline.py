@@ -44,10 +44,10 @@ def main(source: Path, output: Path, pool: Pool, workers: int = 2) -> None:
         try:
             while True:
                 lease = pool.lease()  # which is returned by itself if the file cannot be read
-                length = file.readinto(lease.element[:])
+                size, length = len(lease.element), file.readinto(lease.element[:])
                 pool.hand_over(lease.element)  # the writer will free it
                 blocks.put((lease, threads.submit(compress, lease.element, length)))
-                if length < len(lease.element):
+                if length < size:  # the lease is the writer's by now, and may be over
                     break
         finally:
             blocks.put(None)

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import os
 import pty
+import queue
 import re
 import signal
 import socket
@@ -18,14 +19,14 @@ import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, Self
 
 import pytest
 from books import assert_at_rest
 
 from mempool import Buffers, Pool, PoolTimeout
-from mempool.testing import ManualClock, ScriptedSource, Step, wait_until_async
+from mempool.testing import ManualClock, ScriptedSource, Step, wait_until, wait_until_async
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 #: What is said once, uncompiled on Python 3.11, is none of an example's lines.
@@ -226,6 +227,26 @@ def test_the_pipeline_takes_no_wait_for_a_deadlock(tmp_path: Path, track: str) -
     source.write_bytes(bytes(300_000))
     pool = Pool(Buffers(4096), 1, limit=1, track=track)
     load("thread_pipeline").main(source, output, pool)
+    assert gzip.decompress(output.read_bytes()) == source.read_bytes()
+    assert_at_rest(pool)
+
+
+def test_the_pipelines_reader_leaves_a_block_alone_that_it_has_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer may have returned it already."""
+    source, output = tmp_path / "source", tmp_path / "output"
+    source.write_bytes(bytes(10_000))
+    pool = Pool(Buffers(4096), 1, limit=1)
+
+    class Blocks(queue.SimpleQueue[Any]):
+        def put(self, item: object, block: bool = True, timeout: float | None = None) -> None:
+            super().put(item, block, timeout)
+            wait_until(lambda: pool.stats().out == 0)
+
+    pipeline = load("thread_pipeline")
+    monkeypatch.setattr(pipeline, "queue", SimpleNamespace(SimpleQueue=Blocks))
+    pipeline.main(source, output, pool)
     assert gzip.decompress(output.read_bytes()) == source.read_bytes()
     assert_at_rest(pool)
 

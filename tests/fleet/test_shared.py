@@ -202,6 +202,7 @@ def spare_of(name: str) -> tuple[str, int]:
     return type(pool).__name__, pool.stats().spare
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals of Linux")
 def test_workers_of_a_cluster_share_the_pool_of_their_machine_and_one_is_killed(

@@ -79,6 +79,7 @@ def late_in_trio(pool: Pool[Any]) -> float:
     return late[0]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("measure", [late_in_asyncio, late_in_trio])
 def test_a_loop_beats_while_a_thread_makes_a_huge_buffer(measure: Callable[[Pool[Any]], float]) -> None:
     """With offload=True never more than 5 ms late, in the best of some rounds; without, in none of them.
@@ -112,6 +113,7 @@ def late_in_freeing(pool: Pool[Any], held: object) -> float:
     return asyncio.run(main())
 
 
+@pytest.mark.long_on_both
 def test_a_loop_beats_while_a_thread_disposes_of_a_huge_buffer() -> None:
     """As above."""
     found = {}
