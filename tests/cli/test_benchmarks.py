@@ -27,6 +27,8 @@ from mempool import benchmarks
 from mempool.cli import main
 from mempool.cli.bench import bench
 
+pytestmark = pytest.mark.long_on_both
+
 TREE = Path(__file__).resolve().parent.parent.parent
 
 

@@ -561,6 +561,7 @@ def test_without_a_reserve_the_same_store_cannot_spill(tmp_path: Path) -> None:
     assert pool.stats().waits_timed_out == 1
 
 
+@pytest.mark.long_on_both
 def test_spilling_runs_as_a_script(tmp_path: Path) -> None:
     """A worker of Dask keeps its results in it, and every one can be had."""
     pytest.importorskip("distributed", reason="mempool[dask] is not installed")
@@ -572,6 +573,7 @@ def test_spilling_runs_as_a_script(tmp_path: Path) -> None:
 # -- camera
 
 
+@pytest.mark.long_on_both
 def test_frames_are_passed_on_while_workers_are_killed() -> None:
     """Every frame that was seen is right, and no frame is lost to the pool."""
     pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
@@ -586,6 +588,7 @@ def test_frames_are_passed_on_while_workers_are_killed() -> None:
 # -- read_ahead
 
 
+@pytest.mark.long_on_both
 def test_workers_of_an_executor_fill_shared_buffers(tmp_path: Path) -> None:
     """More files than buffers, one of them empty and one larger than a buffer."""
     pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")

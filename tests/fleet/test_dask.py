@@ -40,7 +40,7 @@ from mempool.fleet.dask import worker as on_worker  # noqa: E402 - as above
 from mempool.fleet.dask.client import FleetStats  # noqa: E402 - as above
 from mempool.fleet.dask.scheduler import NAME  # noqa: E402 - as above
 
-pytestmark = pytest.mark.filterwarnings("ignore::Warning")  # distributed's, about itself
+pytestmark = [pytest.mark.long_on_both, pytest.mark.filterwarnings("ignore::Warning")]  # distributed's, about itself
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ import pytest
 from mempool.fleet import Controller
 from mempool.fleet.controller import NEVER
 
+pytestmark = pytest.mark.long_on_both
+
 simulated = pytest.importorskip("mempool.benchmarks.simulated_fleet", reason="the benchmarks are not installed")
 
 #: `make long` takes all of them.

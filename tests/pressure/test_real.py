@@ -136,6 +136,8 @@ from mempool import Objects, Pool
 from mempool.pressure import follow
 from mempool.testing import wait_until
 
+pytestmark = pytest.mark.long_on_both
+
 logging.disable(logging.WARNING)
 with open(sys.argv[1] + "/cgroup.procs", "w") as procs:
     procs.write(str(os.getpid()))

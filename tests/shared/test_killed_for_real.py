@@ -80,7 +80,7 @@ SCRIPTS: dict[str, Script] = {
 }
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(4)
 @pytest.mark.skipif(not may_trace(), reason="may not trace its children here")
 @pytest.mark.parametrize("beside_a_line", [False, True])
 @pytest.mark.parametrize("script", SCRIPTS)

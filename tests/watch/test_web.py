@@ -24,6 +24,8 @@ from mempool.web.server import page_of
 
 BUSY = """
 from mempool import Faulty
+
+pytestmark = pytest.mark.long_on_both
 mempool.watch.publish(steer=True)
 source = Faulty(Objects(object))
 pool = Pool(source, 8, limit=12, name="frames")
