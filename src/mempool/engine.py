@@ -24,6 +24,10 @@ WAITING, SERVED, CLOSED, WITHDRAWN, TIMED_OUT, IMPOSSIBLE = range(6)
 WAIT_BUCKETS = (*(step * 10**power / 1e5 for power in range(7) for step in (1, 2, 5)), 100.0)
 
 
+class UnexpectedReserveError(ValueError):
+    """A resize that was meant for another reserve than the pool had at that moment. Nothing has changed."""
+
+
 class Waker(Protocol):
     """Whom to wake: a thread, a task, a greenlet."""
 

@@ -23,6 +23,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
     path = Path(f"/dev/shm/mempool-test-{os.getpid()}-{secrets.token_hex(3)}")
     monkeypatch.setenv("MEMPOOL_WATCH_DIR", str(path))
+    monkeypatch.setenv("MEMPOOL_SHARED_FOLDER", str(path) + "-pools")  # those of other tests are no business of this one
     monkeypatch.delenv("MEMPOOL_WATCH", raising=False)
     gc.collect()
     monkeypatch.setattr(lifecycle, "_engines", {})  # pools of other tests, which a failure keeps, would be shown as well

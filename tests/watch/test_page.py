@@ -16,15 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from programs import Program
 from sweeps import LONG
 
 from mempool import IMPLEMENTATION, Buffers, Faulty, Objects, Pool, PoolTimeout, watch
+from mempool.cli.app import mempool as command
 from mempool.engine import WAIT_BUCKETS
 from mempool.stats import Guarantee, PoolStats
 from mempool.testing import wait_until
 from mempool.watch import layout, words
 from mempool.watch.directory import WatchError
+from mempool.watch.sources import Here
 
 
 def only_pool(pid: int | None = None) -> watch.PoolView:
@@ -116,7 +119,7 @@ def test_a_pool_made_later_is_shown_and_one_that_is_gone_is_not(folder: Path) ->
     assert shown == [("pool 0", 1), ("new", 4), ("pool 2", 3)]  # in the slot that was free, with a number of its own
 
 
-def test_more_pools_than_a_page_has_slots_are_counted(folder: Path) -> None:
+def test_more_pools_than_a_page_has_slots_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """And go on: to be shown is no condition of working."""
     watch.publish()
     pools = [Pool(Objects(object), 1, name=f"{number}") for number in range(layout.SLOTS + 2)]
@@ -125,6 +128,34 @@ def test_more_pools_than_a_page_has_slots_are_counted(folder: Path) -> None:
     assert process._page.header is not None
     assert process._page.header.without_slot == 2
     assert pools[-1].alloc() is not None
+    assert caplog.text.count("is not seen from outside: the page of a process has room for 100") == 2
+
+
+def left_out() -> tuple[int, list[str]]:
+    """How many pools are on no page, and the rows that `ls` and `top` show of that."""
+    rows = Here().rows()
+    (header,) = [process._page.header for process in watch.processes()]
+    assert header is not None
+    return header.without_slot, [row.why for row in rows if row.figures is None]
+
+
+def test_pools_that_a_page_has_no_room_for_are_a_row_and_are_shown_once_there_is(folder: Path) -> None:
+    """The number is that of those that live; who dies is not counted, and who is next gets the slot that is free."""
+    watch.publish()
+    pools = [Pool(Objects(object), 1, name=f"{number}") for number in range(layout.SLOTS + 2)]
+    assert left_out() == (2, ["2 more pools not shown: its page has room for 100"])
+    lines = CliRunner().invoke(command, ["ls"]).output.splitlines()
+    assert any(line.startswith("... ") and "2 more pools not shown" in line for line in lines)
+    assert len(lines) == 1 + layout.SLOTS + 1
+    del pools[layout.SLOTS]
+    gc.collect()
+    assert left_out() == (1, ["1 more pool not shown: its page has room for 100"])
+    del pools[:2]
+    gc.collect()
+    pools.append(Pool(Objects(object), 1, name="new"))
+    assert left_out() == (0, [])
+    shown = {pool.name for process in watch.processes() for pool in process.pools}
+    assert {"new", str(layout.SLOTS + 1)} <= shown
 
 
 def test_a_name_of_many_letters_is_cut_between_two(folder: Path) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
 from collections.abc import Iterator
+from http.client import HTTPConnection
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +16,17 @@ from click.testing import CliRunner
 
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
+from terminals import OnTerminal
+
 from mempool import Objects, Pool, watch
 from mempool.cli.app import mempool as command
+from mempool.engine import UnexpectedReserveError
 from mempool.export import Totals
 from mempool.shared import listing
 from mempool.shared.engine import SharedEngine
 from mempool.watch import shared_pools
+from mempool.web.sampling import Sampler
+from mempool.web.server import handler_for
 
 
 @pytest.fixture
@@ -57,6 +66,70 @@ def test_a_shared_pool_is_a_row_beside_the_others(shared: SharedEngine) -> None:
     del pool
 
 
+def test_they_are_looked_for_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nobody says where that is."""
+    monkeypatch.delenv("MEMPOOL_SHARED_FOLDER", raising=False)
+    assert shared_pools.folder() == str(listing.folder())
+
+
+def test_top_resizes_a_shared_pool_and_says_why(shared: SharedEngine) -> None:
+    """With the number that the user saw as what is expected; and the terminal is in use throughout."""
+    with OnTerminal("-m", "mempool", "top", "--interval", "0.1") as terminal:
+        terminal.shows(lambda lines: any(line.startswith("tiles") for line in lines))
+        terminal.type("\r")
+        terminal.shows(lambda lines: "pool 'tiles': 6 promised" in "".join(lines))
+        terminal.type("r")
+        terminal.shows(lambda lines: "reserve of tiles@shared, 6 now" in lines[-1])
+        terminal.type("8\r")
+        terminal.shows(lambda lines: "tiles@shared: 8 promised, 0 unfunded" in "".join(lines))
+        assert shared.snapshot().reserve == 8
+        terminal.type("r")
+        terminal.shows(lambda lines: "8 now" in lines[-1])
+        shared.change(9, None, None)
+        terminal.type("4\r")
+        terminal.shows(lambda lines: "the reserve is 9 and not 8" in "".join(lines))
+        terminal.shows(lambda lines: any(re.match(r"tiles +1 process shared +9 ", line) for line in lines))
+        terminal.type("r")
+        terminal.shows(lambda lines: "9 now" in lines[-1])
+        terminal.type("99\r")
+        terminal.shows(lambda lines: "not reserve=99" in "".join(lines))
+        terminal.type("q")
+        assert terminal.ended() == 0
+    assert shared.snapshot().reserve == 9
+    assert len(shared.clients()) == 1, "top is gone again"
+
+
+def test_web_resizes_a_shared_pool(shared: SharedEngine) -> None:
+    sampler = Sampler()
+    sampler.look(1.0)
+    (key,) = [pool["key"] for pool in sampler.report("", 0.0)["pools"]]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler_for(sampler, "token", may_steer=True))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+
+    def resized(reserve: Any, expect: Any) -> tuple[int, dict[str, Any]]:
+        connection = HTTPConnection("127.0.0.1", server.server_address[1], timeout=20)
+        try:
+            body = json.dumps({"pool": key, "reserve": reserve, "expect": expect})
+            connection.request("POST", "/resize", body, {"X-Mempool-Token": "token"})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+    try:
+        assert resized(8, 6) == (200, {"promised": 8, "spare": 8, "unfunded": 0})
+        status, told = resized(4, 6)
+        assert (status, "the reserve is 8 and not 6" in told["error"]) == (409, True)
+        for nonsense in ("9", -1, True, None, 2.5, 99):
+            assert resized(nonsense, 8)[0] == 409
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert shared.snapshot().reserve == 8
+
+
 def test_a_page_is_no_shared_pool(shared: SharedEngine) -> None:
     watch.publish(steer=True)
     pool = Pool(Objects(object), 2, name="frames")
@@ -72,6 +145,23 @@ def test_why_and_resize_know_shared_pools(shared: SharedEngine) -> None:
     with pytest.raises(Exception, match="the reserve is 9 and not 8"):
         called("resize", "tiles", "--reserve", "4", "--expect", "8")
     assert shared.snapshot().reserve == 9
+
+
+def test_what_is_expected_of_a_shared_pool_is_compared_in_the_change_itself(shared: SharedEngine) -> None:
+    """Another process resizes it after this one has looked, in the last moment before it changes anything."""
+    check = shared._targets
+    others = [lambda: shared.change(7, None, None)]
+
+    def interfered(*targets: Any) -> tuple[int, int, int]:
+        while others:
+            others.pop()()
+        return check(*targets)
+
+    shared._targets = interfered  # type: ignore[method-assign]
+    with pytest.raises(UnexpectedReserveError, match="the reserve is 7 and not 6"):
+        shared.change(9, None, None, expect=6)
+    assert shared.snapshot().reserve == 7
+    assert shared.change(None, None, 12, expect=7).limit == 12
 
 
 def test_a_broken_file_is_a_row_that_says_so(shared: SharedEngine, folder: Path) -> None:

@@ -19,6 +19,8 @@ import pytest
 from programs import Program
 
 from mempool import Objects, Pool, watch
+from mempool.engine import UnexpectedReserveError
+from mempool.local.engine import LocalEngine
 from mempool.testing import wait_until
 from mempool.watch import client, server
 from mempool.watch.directory import WatchError
@@ -116,6 +118,58 @@ def test_what_is_expected_guards_against_two_operators(folder: Path) -> None:
     with pytest.raises(watch.Refused, match=r"the reserve is 8 and not 2, as expected; nothing has changed"):
         second.resize(4, expect=2)
     assert pool.reserve == 8
+
+
+def test_what_is_expected_is_compared_in_the_decision_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with one in the process who calls `pool.resize`: in the last moment before the change, after the request."""
+    watch.publish(steer=True)
+    pool = Pool(Objects(object), 2, name="frames")
+    new_slots = LocalEngine._new_slots
+
+    def interfered(engine: LocalEngine, slots: int) -> list[None]:
+        monkeypatch.setattr(LocalEngine, "_new_slots", new_slots)
+        pool.resize(5)
+        return new_slots(engine, slots)
+
+    view = watch.find("frames")
+    monkeypatch.setattr(LocalEngine, "_new_slots", interfered)
+    with pytest.raises(watch.Refused, match=r"the reserve is 5 and not 2, as expected; nothing has changed"):
+        view.resize(8, expect=2)
+    assert (pool.reserve, pool.stats().resizes) == (5, 1)
+
+
+def test_of_all_who_expect_the_same_one_is_served_and_no_step_is_lost(folder: Path) -> None:
+    """Operators and threads of the process, each of whom raises by one what it has seen."""
+    watch.publish(steer=True)
+    pool = Pool(Objects(object), 0, name="frames")
+    engine: Any = pool._engine
+    began = threading.Barrier(4)
+
+    def raise_it(resize: Callable[[int, int], object]) -> None:
+        began.wait()
+        done = 0
+        while done < 25:
+            seen = pool.reserve
+            try:
+                resize(seen + 1, seen)
+                done += 1
+            except (watch.Refused, UnexpectedReserveError):
+                pass
+
+    def from_outside(reserve: int, expect: int) -> None:
+        watch.find("frames").resize(reserve, expect=expect)
+
+    def from_within(reserve: int, expect: int) -> None:
+        engine.resize(reserve, None, ..., expect=expect)
+
+    ways = (from_outside, from_within, from_outside, from_within)
+    threads = [threading.Thread(target=raise_it, args=(way,)) for way in ways]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert pool.reserve == 100
+    assert pool.guarantee().held
 
 
 @pytest.mark.parametrize(
@@ -381,7 +435,7 @@ def test_an_answer_or_prepared_bytes_whatever_allocation_fails(folder: Path) -> 
     pool = Pool(Objects(object), 2, name="frames", track="holders")
     element = pool.alloc()
     running = watch.publishing._published.server
-    asking = server._Client(socket.socket(), "uid 0, pid 0", 0.0)
+    asking = server._Client(socket.socket(), -1, "uid 0, pid 0", 0.0)
 
     def answer(request: bytes) -> Any:
         try:

@@ -48,7 +48,7 @@ IN_LINE, HAS_ALL, IS_CLOSED, IS_FULL, IS_TOO_MANY = range(5)
 SEARCHED = 1024
 #: For `retarget`, and what it answers beside IS_CLOSED.
 UNCHANGED = -1
-CHANGED, GROWN, KEEP_TOO_LOW, LIMIT_TOO_LOW = range(10, 14)
+CHANGED, GROWN, KEEP_TOO_LOW, LIMIT_TOO_LOW, UNEXPECTED = range(10, 15)
 
 
 @cython.cclass
@@ -640,6 +640,8 @@ class Decisions(BaseDecisions):
         limit: cython.Py_ssize_t,
         slots: list[Any],
         fill: Transfer | None = None,
+        *,
+        expected: cython.Py_ssize_t = UNCHANGED,
     ) -> int:
         """All targets change at this one moment, or none does. Answers GROWN, CHANGED, or why nothing changed.
 
@@ -647,6 +649,7 @@ class Decisions(BaseDecisions):
         keep UNCHANGED: twice the reserve until it is given once; then it stays, but never below the reserve.
         slots: at least as long as the new keep, unless there are so many already; else ValueError.
         fill: begins at this very moment if the reserve grows: what it is about to make is never unfunded.
+        expected: the reserve that there must be at this moment, for UNEXPECTED else; UNCHANGED: any.
 
         Who stands in the line for many, and for more than the limit allows now, has left it: IMPOSSIBLE.
         """
@@ -656,6 +659,8 @@ class Decisions(BaseDecisions):
             line: list[Ticket] = self.tickets(state)  # first of all: a new list may run the collector, and that anything
             if state.closed:
                 return IS_CLOSED
+            if expected != UNCHANGED and expected != state.reserve:  # noqa: PLR1714 - a tuple would be made
+                return UNEXPECTED  # compared here, because what was read before the moment may be another's past
             # Worked out here and nowhere else: a target read before the moment may be another resize's past.
             new_reserve: cython.Py_ssize_t = state.reserve if reserve == UNCHANGED else reserve
             new_limit: cython.Py_ssize_t = state.limit if limit == UNCHANGED else limit

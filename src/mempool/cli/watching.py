@@ -208,10 +208,13 @@ def shared_name(target: str) -> str | None:
 def resize_shared(name: str, reserve: int | None, keep: int | None, limit: int | None, expect: int | None) -> int:
     """Change what a pool of several processes promises; this one joins it for as long as that takes."""
     try:
-        before, promised, spare = shared_pools.resize(name, reserve, keep=keep, limit=limit, expect=expect)
+        before, now = shared_pools.resize(name, reserve, keep=keep, limit=limit, expect=expect)
     except WatchError as error:
         raise WatchUsageError(str(error)) from None
-    click.echo(f"{name}@{shared_pools.WHERE}: {promised} promised (was {before}), {spare} spare")
+    click.echo(
+        f"{name}@{shared_pools.WHERE}: {now.reserve} promised (was {before}), {now.spare} spare"
+        + (f", {now.unfunded} unfunded: memory ran out" if now.unfunded else "")
+    )
     return 0
 
 

@@ -21,7 +21,7 @@ from mempool._core import Decisions, Queueing, Ticket, Transfer
 from mempool._core import decisions as answers
 from mempool._core.decisions import IS_FULL, IS_TOO_MANY
 from mempool.clock import SYSTEM_CLOCK, Clock
-from mempool.engine import NEVER, Snapshot, Tracker, UnderWay, Waker
+from mempool.engine import NEVER, Snapshot, Tracker, UnderWay, UnexpectedReserveError, Waker
 from mempool.errors import LineFull, PoolClosed
 from mempool.local import losses
 from mempool.local.offloading import Offload
@@ -299,8 +299,10 @@ class LocalEngine(Queueing):
 
     # -- more, and fewer
 
-    def resize(self, reserve: int | None, keep: int | None, limit: int | None | EllipsisType) -> None:
-        """See Engine."""
+    def resize(
+        self, reserve: int | None, keep: int | None, limit: int | None | EllipsisType, *, expect: int | None = None
+    ) -> None:
+        """See Engine. expect: the reserve that there must be at the moment of the change; else UnexpectedReserveError."""
         wanted = [f"{what} {number}" for what, number in (("reserve", reserve), ("keep", keep)) if number is not None]
         if limit is not ...:
             wanted.append(f"limit {limit}")
@@ -310,7 +312,7 @@ class LocalEngine(Queueing):
         self.under_way[token] = UnderWay(what)
         fill = self._new_fill()
         try:
-            grew = self._retarget(*self._targets(reserve, keep, limit), fill)
+            grew = self._retarget(*self._targets(reserve, keep, limit), fill, expect)
             try:
                 if grew and self.supply.has_room():
                     self.core.expect_reserve()
@@ -342,11 +344,20 @@ class LocalEngine(Queueing):
             min(most, sys.maxsize),
         )
 
-    def _retarget(self, reserve: int, keep: int, limit: int, fill: Transfer | None = None) -> bool:
+    def _retarget(
+        self, reserve: int, keep: int, limit: int, fill: Transfer | None = None, expect: int | None = None
+    ) -> bool:
         """Change the targets at one moment. Returns whether the reserve grew. Raises, and then nothing has changed."""
         # Enough, whatever other resizes make of the target that is not given here: they bring places for it.
-        answer = self.core.retarget(reserve, keep, limit, self._new_slots(max(keep, 2 * reserve)), fill)
+        slots = self._new_slots(max(keep, 2 * reserve))
+        answer = self.core.retarget(
+            reserve, keep, limit, slots, fill, expected=answers.UNCHANGED if expect is None else expect
+        )
         now = self.core.snapshot()
+        if answer == answers.UNEXPECTED:
+            found = now["reserve"]
+            changed = "has been changed meanwhile" if found == expect else f"is {found} and not {expect}, as expected"
+            raise UnexpectedReserveError(f"{self.called}: the reserve {changed}; nothing has changed")
         reserve = now["reserve"] if reserve == answers.UNCHANGED else reserve
         if answer == answers.IS_CLOSED:
             raise self._closed()

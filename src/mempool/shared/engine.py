@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
+from mempool import messages
+from mempool.engine import UnexpectedReserveError
 from mempool.errors import ForeignElement, LineFull, PoolClosed
 from mempool.shared import clients as locks
 from mempool.shared import decisions, words
@@ -421,10 +423,18 @@ class SharedEngine:
         self._tx.grow()
         return self.snapshot()
 
-    def change(self, reserve: int, keep: int | None, limit: int | None) -> Snapshot:
-        """The same, where what is None stays as it is: a keep that nobody has given follows at twice the reserve."""
+    def change(self, reserve: int | None, keep: int | None, limit: int | None, *, expect: int | None = None) -> Snapshot:
+        """The same, where what is None stays as it is: a keep that nobody has given follows at twice the reserve.
+
+        expect: the reserve that there must be at the moment of the change; else UnexpectedReserveError.
+        """
+        wanted = reserve
         while True:
-            word, _, old_keep, old_limit, follows = self._tx.targets()
+            word, old_reserve, old_keep, old_limit, follows = self._tx.targets()
+            if expect is not None and old_reserve != expect:
+                now = f"the reserve is {old_reserve} and not {expect}, as expected"
+                raise UnexpectedReserveError(f"{messages.called(self.name)}: {now}; nothing has changed")
+            reserve = old_reserve if wanted is None else wanted
             limit_now = old_limit if limit is None else limit
             keep_now = keep if keep is not None else 2 * reserve if follows else max(old_keep, reserve)
             self._targets(self.layout, reserve, min(keep_now, limit_now), limit_now)

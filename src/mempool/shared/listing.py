@@ -167,11 +167,20 @@ def look_at(path: str | os.PathLike[str]) -> Look:
     )
 
 
-def resize(name: str, reserve: int, *, keep: int | None = None, limit: int | None = None) -> Look:
+def resize(
+    name: str,
+    reserve: int | None = None,
+    *,
+    keep: int | None = None,
+    limit: int | None = None,
+    expect: int | None = None,
+) -> Look:
     """Change the promise of the pool of this name, live, and look at it then.
 
-    keep: None: as it is, or twice the reserve where nobody has given one. limit: None: as it is. Joins for as long as that
-    takes.
+    reserve, limit: None: as it is. keep: None: as it is, or twice the reserve where nobody has given one.
+    expect: the reserve that it must have at the moment of the change: of two who steer, the second is refused.
+
+    Joins for as long as that takes.
 
     Raises ValueError, PoolClosed, and as `look`; LineFull where as many processes use the pool as it was made for.
     """
@@ -179,7 +188,7 @@ def resize(name: str, reserve: int, *, keep: int | None = None, limit: int | Non
 
     engine = SharedEngine.attach(path_of(name))
     try:
-        engine.change(reserve, keep, limit)
+        engine.change(reserve, keep, limit, expect=expect)
     finally:
         engine.detach()
     return look(name)

@@ -17,40 +17,71 @@ PATIENCE = 1.0
 #: Seconds between two attempts to connect, while the process has no room for another.
 RETRY = 0.005
 ANSWER_MAX = 65536
+#: What must not be asked twice by itself.
+CHANGES = frozenset({"resize", "refill"})
+HELLO = b'{"verb": "hello"}\n'
 CREDENTIALS = struct.Struct("3i")
 
 
 class NoAnswerError(Exception):
-    """The process is there, takes commands, and does not answer."""
+    """The process is there, takes commands, and does not answer what came of it."""
 
 
 class RefusedError(Exception):
     """The process answered that it cannot be done: its message says why."""
 
 
+class _CutOffError(Exception):
+    """The connection was closed before there was an answer."""
+
+
 def ask(path: str, verb: str, *, patience: float = PATIENCE, **request: Any) -> dict[str, Any]:
-    """Ask the process with this socket. Raises NoAnswerError, and RefusedError."""
+    """Ask the process with this socket. Raises NoAnswerError, and RefusedError.
+
+    A process that has no memory for another client cuts it off. What only asks is asked again then. What changes something
+    is not: it may have been done. So that comes second on a connection whose other end has answered already.
+    """
     deadline = time.monotonic() + patience
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
-        _connect(connection, path, deadline)
-        line = json.dumps({"verb": verb, **request}).encode() + b"\n"
-        try:
+    line = json.dumps({"verb": verb, **request}).encode() + b"\n"
+    try:
+        while True:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+                _connect(connection, path, deadline)
+                try:
+                    if verb not in CHANGES:
+                        return _understood(_exchange(connection, line, deadline))
+                    _exchange(connection, HELLO, deadline)
+                except _CutOffError as error:
+                    if time.monotonic() + RETRY >= deadline:
+                        raise NoAnswerError(str(error)) from None
+                    time.sleep(RETRY)
+                    continue
+                return _understood(_exchange(connection, line, deadline))
+    except _CutOffError as error:
+        raise NoAnswerError(str(error)) from None
+    except TimeoutError:
+        raise NoAnswerError(f"it does not answer within {patience:g} s") from None
+    except OSError as error:
+        raise NoAnswerError(f"it does not answer: {error.strerror}") from None
+
+
+def _exchange(connection: socket.socket, line: bytes, deadline: float) -> bytes:
+    """The answer to this line."""
+    received = b""
+    try:
+        _until(connection, deadline)
+        connection.sendall(line)
+        while not received.endswith(b"\n"):
             _until(connection, deadline)
-            connection.sendall(line)
-            received = b""
-            while not received.endswith(b"\n"):
-                _until(connection, deadline)
-                data = connection.recv(65536)
-                if not data:
-                    raise NoAnswerError("it closed the connection without an answer")
-                received += data
-                if len(received) > ANSWER_MAX:
-                    raise NoAnswerError("its answer is too long")
-        except TimeoutError:
-            raise NoAnswerError(f"it does not answer within {patience:g} s") from None
-        except OSError as error:
-            raise NoAnswerError(f"it does not answer: {error.strerror}") from None
-    return _understood(received)
+            data = connection.recv(65536)
+            if not data:
+                raise _CutOffError("it closed the connection without an answer")
+            received += data
+            if len(received) > ANSWER_MAX:
+                raise NoAnswerError("its answer is too long")
+    except ConnectionError as error:
+        raise _CutOffError(f"it does not answer: {error.strerror}") from None
+    return received
 
 
 def _understood(received: bytes) -> dict[str, Any]:
@@ -61,7 +92,8 @@ def _understood(received: bytes) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise NoAnswerError("its answer is no object")
     if answer.get("ok") is not True:
-        raise RefusedError(printable(str(answer.get("error", "it gives no reason")), 4096))
+        error = printable(str(answer.get("error", "it gives no reason")), 4096)
+        raise NoAnswerError(error) if answer.get("done") else RefusedError(error)
     return answer
 
 

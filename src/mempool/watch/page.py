@@ -13,6 +13,7 @@ import secrets
 import struct
 import sys
 import time
+import weakref
 from typing import Any
 
 from mempool._core import IMPLEMENTATION
@@ -112,6 +113,7 @@ class Page:
         self._number: int = 0
         self._used: int = 0
         self._free: list[int] = []
+        self._left_out: dict[int, tuple[weakref.ref[object], weakref.finalize[[int], object]]] = {}
         start = start_of()
         self.stem: str = f"{self.pid}-{start}-{secrets.token_hex(4)}"
         directory = open_directory(folder, create=True)
@@ -171,7 +173,7 @@ class Page:
         return fd
 
     def new_slot(self) -> Slot | None:
-        """A slot for another pool; None: the page is full, which it tells."""
+        """A slot for another pool; None: the page is full."""
         self._number += 1
         if self._free:
             index = self._free.pop()
@@ -180,10 +182,34 @@ class Page:
             self._used += 1
             self.mapping.store(layout.SLOTS_USED_AT, self._used.to_bytes(4, "little"))
         else:
-            self.without_slot += 1
-            self.mapping.store(layout.WITHOUT_SLOT_AT, self.without_slot.to_bytes(8, "little"))
             return None
         return Slot(self, index, self._number)
+
+    def leave_out(self, engine: object) -> None:
+        """Tell of a pool that has no slot, as long as it lives or until it has one."""
+        gone = weakref.finalize(engine, self._forget_left_out, id(engine))
+        gone.atexit = False
+        self._left_out[id(engine)] = (weakref.ref(engine), gone)
+        self._tell_left_out(1)
+
+    def take_left_out(self) -> Any:
+        """A pool that was left out, if one lives and there is a slot again; None: there is none of either."""
+        while self._left_out and (self._free or self._used < layout.SLOTS):
+            _, (left_out, gone) = self._left_out.popitem()
+            engine = left_out()
+            if engine is not None and gone.detach() is not None:
+                self._tell_left_out(-1)
+                return engine
+        return None
+
+    def _forget_left_out(self, key: int) -> None:
+        self._left_out.pop(key, None)
+        self._tell_left_out(-1)
+
+    def _tell_left_out(self, more: int) -> None:
+        self.without_slot += more
+        if self.fd >= 0:
+            self.mapping.store(layout.WITHOUT_SLOT_AT, self.without_slot.to_bytes(8, "little"))
 
     def free(self, slot: Slot) -> None:
         """Nobody stores into this slot any more."""

@@ -13,6 +13,7 @@ from typing import Any
 from mempool import lifecycle
 from mempool.sources import protocol
 from mempool.watch import directory as places
+from mempool.watch import layout
 from mempool.watch.directory import WatchError
 from mempool.watch.page import Page, publishable
 
@@ -64,16 +65,21 @@ def publish(*, steer: Steer = False, directory: str | None = None) -> str:
     state.steer = steer
     page = state.page
     assert page is not None
+    if state.server is not None and steer and state.server.lives:
+        state.server.steer = steer
+    elif state.server is not None:
+        state.server.stop()
+        state.server = None
     if steer and state.server is None:
         from mempool.watch.server import Server
 
-        state.server = Server(page, steer)
-    elif state.server is not None:
-        if steer:
-            state.server.steer = steer
-        else:
+        state.server = Server(page, steer)  # known before it opens anything: an interrupt leaves nothing open that is lost
+        try:
+            state.server.start()
+        except BaseException:
             state.server.stop()
             state.server = None
+            raise
     page.tell_socket(state.server is not None)
     return page.path
 
@@ -105,9 +111,18 @@ def _show(engine: Any) -> None:
     page = _published.page
     if page is None or not publishable(engine):
         return
+    while (left_out := page.take_left_out()) is not None:  # a pool that had no slot, since another's is free
+        _show_on(page, left_out)
+    if not _show_on(page, engine):
+        page.leave_out(engine)
+        log.warning("pool %r is not seen from outside: the page of a process has room for %d", engine.name, layout.SLOTS)
+
+
+def _show_on(page: Page, engine: Any) -> bool:
+    """Whether there is a slot."""
     slot = page.new_slot()
     if slot is None:
-        return
+        return False
     supply = engine.supply
     size = getattr(_innermost(supply.source), "size", 0)
     element_bytes = size if isinstance(size, int) and 0 < size < 2**60 else 0
@@ -115,6 +130,7 @@ def _show(engine: Any) -> None:
     slot.name(engine.name, element_bytes, supply.level)
     if supply.said:
         slot.say(supply.said)
+    return True
 
 
 def _innermost(source: Any) -> Any:

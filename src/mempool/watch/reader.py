@@ -189,6 +189,10 @@ def rows_of(pages: Sequence[Page]) -> list[Row]:
             Row("?", process, where, 0, None, f"unreadable: {slot.why}", (page.stem, -1 - place))
             for place, slot in enumerate(page.unreadable)
         ]
+        if page.header is not None and page.header.without_slot:
+            more = page.header.without_slot
+            why = f"{more} more pool{'' if more == 1 else 's'} not shown: its page has room for {layout.SLOTS}"
+            rows.append(Row("...", process, where, 0, None, why, (page.stem, -1000)))
     return rows
 
 

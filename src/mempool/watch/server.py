@@ -9,11 +9,14 @@ and each turn of the loop may fail and be done again.
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import json
 import logging
 import os
 import select
 import socket
+import stat
 import struct
 import threading
 import time
@@ -24,6 +27,7 @@ from typing import Any
 
 from mempool import explain, lifecycle
 from mempool.clock import in_words
+from mempool.engine import UnexpectedReserveError
 from mempool.stats import guarantee_of, stats_of
 from mempool.watch import layout
 from mempool.watch.directory import WatchError
@@ -39,7 +43,18 @@ BACKLOG = 128
 #: Of the path of a socket, as the kernel has it.
 PATH_MAX = 107
 STEERINGS_KEPT = 16
+#: Bytes that are sent at once: their number is one that Python need not make. See `_send`.
+PIECE = 256
+#: Seconds after which a job that is under way is looked at though nobody has said that it is done.
+LOOK_AGAIN = 1.0
+#: Seconds between a turn that failed and the next, after so many failures.
+PAUSES = (0.0, 0.001, 0.002, 0.005, 0.02, 0.1)
+#: Answers that need no memory. `done`: it has happened all the same, or may have.
 MEMORY_SHORT = b'{"ok": false, "error": "MemoryError: there is no memory for an answer; ask again, or read the page"}\n'
+DONE = (
+    b'{"ok": false, "done": true, "error": "it is done, and there is no memory to tell what came of it: look at the page"}\n'
+)
+INTERRUPTED = b'{"ok": false, "done": true, "error": "it was interrupted; look at the page for what came of it"}\n'
 CREDENTIALS = struct.Struct("3i")
 
 
@@ -47,23 +62,35 @@ class _RefusedError(Exception):
     """What is asked cannot be done, and nothing has changed: its message says why."""
 
 
+class _Job:
+    """A resize or a refill that somebody has asked for: done in another thread, answered in the socket's."""
+
+    __slots__ = ("answer", "once")
+
+    def __init__(self) -> None:
+        self.answer: bytes | None = None
+        self.once = [None]  # whoever takes it does the job
+
+
 class _Client:
     """Somebody who is connected."""
 
-    __slots__ = ("answer", "by", "deadline", "is_busy", "received", "sent", "socket")
+    __slots__ = ("answer", "by", "deadline", "fd", "job", "request", "sent", "short", "socket")
 
-    def __init__(self, connection: socket.socket, by: str, now: float) -> None:
+    def __init__(self, connection: socket.SocketType, fd: int, by: str, now: float) -> None:
         self.socket = connection
+        self.fd = fd
         self.by = by
-        self.received = bytearray()
+        self.request = b""
         self.answer: bytes = b""
         self.sent = 0
         self.deadline = now + PATIENCE
-        self.is_busy = False  # a resize for it is under way
+        self.job: _Job | None = None  # under way
+        self.short = False  # an answer could not be made: MEMORY_SHORT is due
 
 
 class Server:
-    """Answers on the socket of this page, in a thread, until `stop`. steer: see publish."""
+    """Answers on the socket of this page, in a thread, from `start` until `stop`. steer: see publish."""
 
     def __init__(self, page: Page, steer: Any) -> None:
         path = page.socket_path
@@ -76,26 +103,39 @@ class Server:
         self.path: str = path
         self._clients: dict[int, _Client] = {}
         self._steered: deque[tuple[float, str]] = deque(maxlen=STEERINGS_KEPT)
-        self._one_at_a_time = threading.Lock()
-        self._done: deque[tuple[_Client, bytes]] = deque()
         self._stopping = False
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        try:
-            os.fchmod(self._listener.fileno(), 0o600)  # before it has a name
-            self._listener.bind(path)
-            self._listener.listen(BACKLOG)
-            self._wake_end, self._wake = socket.socketpair()
-        except BaseException:
-            self._listener.close()
-            raise
+        self._has_lost = False
+        # Where each piece of a request arrives, so that receiving needs no memory.
+        self._piece = bytearray(PIECE)
+        self._view = memoryview(self._piece)
+        self._open: list[socket.socket] = []
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin. Whatever it raises, `stop` closes what is open by then."""
+        self.listen()
+        self._thread = threading.Thread(target=self._run, name="mempool.watch", daemon=True)
+        self._thread.start()
+
+    def listen(self) -> None:
+        """Open the socket."""
+        # Each at once in a list that `forget` knows: an interrupt in between finds it there.
+        self._open.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC))
+        self._listener = self._open[0]
+        os.fchmod(self._listener.fileno(), 0o600)  # before it has a name
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)  # of a start of this process that was interrupted
+        self._listener.bind(self.path)
+        self._listener.listen(BACKLOG)
+        self._open.extend(socket.socketpair())
+        self._wake_end, self._wake = self._open[1:]
         self._wake_end.setblocking(False)
         self._wake.setblocking(False)
-        self._thread = threading.Thread(target=self._run, name="mempool.watch", daemon=True)
-        try:
-            self._thread.start()
-        except BaseException:
-            self.forget()
-            raise
+
+    @property
+    def lives(self) -> bool:
+        """Whether its thread still answers."""
+        return self._thread is not None and self._thread.is_alive() and not self._stopping
 
     # -- the end
 
@@ -103,8 +143,10 @@ class Server:
         """Answer nobody any more. The socket's file goes."""
         self._stopping = True
         self._rouse()
-        if self._thread is not threading.current_thread():
+        if self._thread is not None and self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(5)
+        else:
+            self.forget()
         try:
             os.unlink(self.path)
         except OSError:
@@ -112,72 +154,91 @@ class Server:
 
     def forget(self) -> None:
         """Close what this object has open, and leave the file: in a forked child, where it is the parent's."""
-        for closing in (self._listener, self._wake_end, self._wake, *(client.socket for client in self._clients.values())):
+        if self._has_lost:
+            self._close_lost()
+        for closing in (*self._open, *(client.socket for client in self._clients.values())):
             closing.close()
         self._clients.clear()
 
     def _rouse(self) -> None:
         try:
             self._wake.send(b"x")
-        except OSError:
-            pass  # it is full of such already, or closed
+        except (AttributeError, OSError, MemoryError):
+            pass  # not there yet, full of such already, or closed; while a job is under way the thread looks by itself
 
     # -- the thread
 
     def _run(self) -> None:
+        try:
+            while not self._stopping:
+                try:
+                    self._turns()
+                except MemoryError:  # not even for a pause: the same again
+                    pass
+        finally:
+            self.forget()
+
+    def _turns(self) -> None:
+        """Turns, and a pause after each that fails: others need time to get out of a lack of memory."""
         failures = 0
         while not self._stopping:
             try:
                 self._turn()
                 failures = 0
+                continue
             except MemoryError:
-                failures += 1
+                pass
             except Exception:
-                failures += 1
                 log.exception("the socket of mempool.watch goes on after an error")
-            if failures:
-                time.sleep(min(0.001 * failures, 0.1))  # not to keep others from what they need to get out of this
-        self.forget()
+            failures = min(failures + 1, len(PAUSES) - 1)
+            time.sleep(PAUSES[failures])
 
     def _turn(self) -> None:
         """Wait for something to do, and do it. May fail anywhere, and is begun anew then."""
-        while self._done:
-            client, answer = self._done[0]
-            self._reply(client, answer)
-            self._done.popleft()
+        if self._has_lost:
+            self._close_lost()
+            return
+        for client in list(self._clients.values()):
+            due = MEMORY_SHORT if client.short else client.job.answer if client.job is not None else None
+            if due is not None:
+                self._reply(client, due)
+                return
         poll = select.poll()
         poll.register(self._wake_end, select.POLLIN)
         if len(self._clients) < CLIENTS_MAX:
             poll.register(self._listener, select.POLLIN)
         nearest = None
         for client in self._clients.values():
-            if client.is_busy:
-                continue
-            poll.register(client.socket, select.POLLOUT if client.answer else select.POLLIN)
-            nearest = client.deadline if nearest is None else min(nearest, client.deadline)
+            if client.job is not None:
+                # Nothing but a hang-up, which makes room for others. And soon again: its thread may fail to wake this one.
+                poll.register(client.socket, 0)
+                deadline = time.monotonic() + LOOK_AGAIN
+            else:
+                poll.register(client.socket, select.POLLOUT if client.answer else select.POLLIN)
+                deadline = client.deadline
+            nearest = deadline if nearest is None else min(nearest, deadline)
         events = poll.poll(None if nearest is None else max(0.0, 1000 * (nearest - time.monotonic())) + 1)
-        for fd, _ in events:
+        for fd, event in events:
             if fd == self._wake_end.fileno():
                 self._wake_end.recv(4096)
             elif fd == self._listener.fileno():
                 self._accept()
             elif fd in self._clients:
-                self._serve(self._clients[fd])
+                client = self._clients[fd]
+                if client.job is None:
+                    self._serve(client)
+                elif event & (select.POLLHUP | select.POLLERR):
+                    self._drop(client)
         now = time.monotonic()
-        for client in [client for client in self._clients.values() if not client.is_busy and client.deadline <= now]:
+        for client in [client for client in self._clients.values() if client.job is None and client.deadline <= now]:
             self._drop(client)
 
     def _accept(self) -> None:
+        """Whoever connects. If there is no memory for him, he is cut off, and `client.ask` tries again."""
+        connection = None
         try:
-            fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # an object around it is made below, safely
-        except (BlockingIOError, ConnectionError, InterruptedError):
-            return
-        try:
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        try:
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # without a Python object around it, which fails
+            connection = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
             connection.setblocking(False)
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
             pid, uid, _ = CREDENTIALS.unpack(credentials)
@@ -185,49 +246,83 @@ class Server:
                 log.warning("user %d, process %d, was refused at the socket of mempool.watch", uid, pid)
                 connection.close()
                 return
-            self._clients[fd] = _Client(connection, f"uid {uid}, pid {pid}", time.monotonic())
+            self._clients[fd] = _Client(connection, fd, f"uid {uid}, pid {pid}", time.monotonic())
+        except (BlockingIOError, ConnectionError, InterruptedError):
+            if connection is not None:
+                connection.close()
         except BaseException:
-            connection.close()
+            if connection is None:
+                self._has_lost = True
+            else:
+                connection.close()
             raise
 
+    def _close_lost(self) -> None:
+        """Close what was accepted and lost: without memory for its address, CPython forgets a descriptor."""
+        known = {self._listener.fileno(), *self._clients}
+        for name in os.listdir("/proc/self/fd"):
+            fd = int(name)
+            try:
+                if fd in known or not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                    continue
+                with socket.socket(fileno=os.dup(fd)) as found:
+                    is_lost = found.family == socket.AF_UNIX and found.getsockname() == self.path
+                if is_lost:
+                    os.close(fd)
+            except OSError:
+                pass  # the list of descriptors itself; or somebody has closed it meanwhile
+        self._has_lost = False
+
     def _drop(self, client: _Client) -> None:
-        self._clients.pop(client.socket.fileno(), None)
+        self._clients.pop(client.fd, None)
         client.socket.close()
 
     def _serve(self, client: _Client) -> None:
         try:
             if client.answer:
                 self._send(client)
-                return
-            data = client.socket.recv(REQUEST_MAX + 1 - len(client.received))
-            client.received += data
-            line, newline, rest = bytes(client.received).partition(b"\n")
-            if not newline:
-                if not data or len(client.received) > REQUEST_MAX:
-                    self._drop(client)
-                return
-            client.received[:] = rest
-            try:
-                answer = self._answer(client, line)
-            except MemoryError:
-                answer = MEMORY_SHORT
-            if answer is None:
-                client.is_busy = True
             else:
-                self._reply(client, answer)
+                self._receive(client)
         except (BlockingIOError, InterruptedError):
             pass
         except OSError:
             self._drop(client)
+
+    def _receive(self, client: _Client) -> None:
+        """Receive, and do what is asked once it is there. What memory is short for is answered with MEMORY_SHORT.
+
+        Once, and never before the whole request is there: a second answer would be taken for that to the next request.
+        """
+        got = client.socket.recv_into(self._view)  # at most PIECE: see `_send`
+        end = self._piece.find(b"\n", 0, got)
+        try:
+            if end < 0:
+                client.request += self._piece[:got]
+                if not got or len(client.request) > REQUEST_MAX:
+                    self._drop(client)
+                return
+            line = client.request + self._piece[:end]
+            client.request = bytes(self._piece[end + 1 : got])
+            if len(line) > REQUEST_MAX:
+                self._drop(client)
+                return
+            answer = self._answer(client, line)
         except MemoryError:
-            client.received.clear()
-            self._reply(client, MEMORY_SHORT)
+            if end < 0:
+                self._drop(client)  # what it has sent is lost, and the rest would be nonsense
+            else:
+                client.short = True  # needs no memory, as the reply in the next turn does
+            return
+        if answer is not None:
+            self._reply(client, answer)
 
     def _reply(self, client: _Client, answer: bytes) -> None:
-        client.is_busy = False
+        deadline = time.monotonic() + PATIENCE  # first: the rest needs no memory, so an answer is begun once
         client.answer = answer
         client.sent = 0
-        client.deadline = time.monotonic() + PATIENCE
+        client.deadline = deadline
+        client.short = False
+        client.job = None
         try:
             self._send(client)
         except (BlockingIOError, InterruptedError):
@@ -236,10 +331,17 @@ class Server:
             self._drop(client)
 
     def _send(self, client: _Client) -> None:
-        client.sent += client.socket.send(memoryview(client.answer)[client.sent :] if client.sent else client.answer)
-        if client.sent == len(client.answer):
-            client.answer = b""
-            client.deadline = time.monotonic() + PATIENCE
+        while client.sent < len(client.answer):
+            piece = client.answer[client.sent : client.sent + PIECE]
+            after = client.sent + len(piece)
+            # The number that this returns is one of those that Python has already, so if memory is short, nothing is sent.
+            if client.socket.send(piece) != len(piece):
+                self._drop(client)  # a socket of this kind takes all of so few bytes, or none
+                return
+            client.sent = after
+        deadline = time.monotonic() + PATIENCE
+        client.answer = b""
+        client.deadline = deadline
 
     # -- what is asked
 
@@ -291,41 +393,69 @@ class Server:
 
     def _begin(self, client: _Client, engine: Any, work: Callable[[], object], what: str) -> None:
         """Have this done in a thread, or where the user has it done. The answer follows."""
+        job = _Job()
 
         def run() -> None:
+            try:
+                job.once.pop()
+            except IndexError:
+                return  # a thread may have begun though Python had no memory to say so: then this is the second time
+            answer = INTERRUPTED
             try:
                 answer = self._steered_answer(engine, work, what, client.by)
             except MemoryError:
                 answer = MEMORY_SHORT
-            self._done.append((client, answer))
-            self._rouse()
+            finally:
+                job.answer = answer  # also if it was interrupted, where it runs in the user's thread
+                self._rouse()
 
-        steer = self.steer
-        if callable(steer):
-            steer(run)
-        else:
-            try:
-                threading.Thread(target=run, name="mempool.watch.resize", daemon=True).start()
-            except (MemoryError, RuntimeError):
-                run()  # there is no memory for a thread: the others wait until it is done
+        client.job = job
+        try:
+            if callable(self.steer):
+                self.steer(run)
+            else:
+                _in_a_thread(run)
+        except BaseException:
+            client.job = None
+            raise
 
     def _steered_answer(self, engine: Any, work: Callable[[], object], what: str, by: str) -> bytes:
         try:
-            # Two operators do not step on each other: what one expects holds until he is done.
-            with self._one_at_a_time:
-                work()
-                said = f"{engine.called}: {what} by {by}"
-                self._steered.append((time.monotonic(), said))
+            work()
+        except UnexpectedReserveError as error:
+            return encode({"ok": False, "error": str(error)})
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - told to whoever asks
+            text = str(error) if isinstance(error, _RefusedError) else f"{type(error).__name__}: {error}"
+            return encode({"ok": False, "error": text})
+        try:
+            said = f"{engine.called}: {what} by {by}"
+            self._steered.append((time.monotonic(), said))
             log.info("%s", said)
             guarantee = guarantee_of(engine.snapshot())
             return encode(
                 {"ok": True, "promised": guarantee.promised, "spare": guarantee.spare, "unfunded": guarantee.unfunded}
             )
         except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001 - told to whoever asks
-            text = str(error) if isinstance(error, _RefusedError) else f"{type(error).__name__}: {error}"
-            return encode({"ok": False, "error": text})
+            return DONE
+
+
+def _in_a_thread(run: Callable[[], object]) -> None:
+    """Run this in a thread. Where there is no memory for one: here, and the others wait until it is done."""
+    try:
+        # Not threading.Thread, whose `start` waits for ever for a thread that had no memory to say that it has begun.
+        _thread.start_new_thread(_run_named, (run,))
+    except (MemoryError, RuntimeError):
+        run()
+
+
+def _run_named(run: Callable[[], object]) -> None:
+    try:
+        threading.current_thread().name = "mempool.watch.resize"  # as it is told who resizes
+    except MemoryError:
+        pass
+    run()
 
 
 def encode(answer: dict[str, Any]) -> bytes:
@@ -370,10 +500,7 @@ def _resize(engine: Any, request: dict[str, Any]) -> tuple[Callable[[], object],
     targets = [f"{target} {request[target]}" for target in ("reserve", "keep", "limit") if target in request]
 
     def work() -> None:
-        now = engine.snapshot().reserve
-        if expect is not None and now != expect:
-            raise _RefusedError(f"{engine.called}: the reserve is {now} and not {expect}, as expected; nothing has changed")
-        engine.resize(reserve, keep, limit)
+        engine.resize(reserve, keep, limit, expect=expect)
 
     return work, f"a resize to {', '.join(targets)}, from {engine.snapshot().reserve},"
 

@@ -88,28 +88,26 @@ def figures_of(look: Any) -> Figures:
 
 def why(name: str) -> str:
     """Why this pool has nothing to give; it is looked at, and nobody is asked. Raises WatchError."""
+    from mempool.errors import PoolError
     from mempool.shared import listing
 
     try:
         look = listing.look(name)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, MemoryError, PoolError) as error:
         raise WatchError(f"the shared pool {name!r} cannot be looked at: {error}") from None
     return str(look.why)
 
 
 def resize(
     name: str, reserve: int | None, *, keep: int | None, limit: int | None, expect: int | None
-) -> tuple[int, int, int]:
-    """Change what it promises. Returns what it promised, promises, and has spare. Raises WatchError."""
+) -> tuple[int, Figures]:
+    """Change what it promises. Returns what it promised, and its figures then. Raises WatchError."""
+    from mempool.errors import PoolError
     from mempool.shared import listing
 
     try:
         before = listing.look(name).stats.reserve
-        if expect is not None and before != expect:
-            raise WatchError(f"{name}@{WHERE}: the reserve is {before} and not {expect}, as expected; nothing has changed")
-        look = listing.resize(name, before if reserve is None else reserve, keep=keep, limit=limit)
-    except WatchError:
-        raise
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        look = listing.resize(name, reserve, keep=keep, limit=limit, expect=expect)
+    except (OSError, ValueError, ImportError, RuntimeError, MemoryError, PoolError) as error:
         raise WatchError(f"{name}@{WHERE}: {error}") from None
-    return before, look.stats.reserve, look.stats.spare
+    return before, figures_of(look)

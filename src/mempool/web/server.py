@@ -15,7 +15,8 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from mempool.watch import client
+from mempool.watch import client, shared_pools
+from mempool.watch.directory import WatchError
 from mempool.watch.reader import Page
 from mempool.web.sampling import Sampler
 
@@ -110,6 +111,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _resize(self, name: str, reserve: Any, expect: Any) -> None:
         row = self.sampler.row(name)
+        if row is not None and row.where == shared_pools.WHERE:
+            self._resize_shared(row.pool, reserve, expect)
+            return
         page = next((page for page in self._pages() if row is not None and page.stem == row.key[0]), None)
         if row is None or page is None or not page.has_socket:
             self._refuse(409, "the process of this pool takes no commands: run it with MEMPOOL_WATCH=steer")
@@ -120,6 +124,18 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(409, str(error))
             return
         self._json(answer)
+
+    def _resize_shared(self, name: str, reserve: Any, expect: Any) -> None:
+        """As `mempool resize` does: no process is asked, this one changes the pool's file."""
+        if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in (reserve, expect)):
+            self._refuse(409, f"a reserve is a whole number, 0 or more, not {reserve!r}"[:200])
+            return
+        try:
+            _, now = shared_pools.resize(name, reserve, keep=None, limit=None, expect=expect)
+        except WatchError as error:
+            self._refuse(409, str(error))
+            return
+        self._json({"promised": now.reserve, "spare": now.spare, "unfunded": now.unfunded})
 
     def _pages(self) -> tuple[Page, ...]:
         return tuple(self.sampler.here.pages)

@@ -22,7 +22,8 @@ if __name__ == "__main__":  # the package without what its __init__ loads
 
 from mempool.cli.top.screen import ORDERS, View, head_of
 from mempool.cli.top.terminal import Terminal
-from mempool.watch import client
+from mempool.watch import client, shared_pools
+from mempool.watch.directory import WatchError
 from mempool.watch.rates import Histories, memory_pressure
 from mempool.watch.sources import Here
 
@@ -107,6 +108,7 @@ class Top:
             elif letter in "\r\n":
                 self.why()
             elif letter == "r":
+                self.look()  # with the number of now: it is what is expected
                 self.resize(terminal)
             elif letter == "\x1b":
                 view.said, view.filter = [], ""
@@ -148,6 +150,12 @@ class Top:
         row = self.selected()
         if row is None:
             return
+        if row.where == shared_pools.WHERE:
+            try:
+                self.view.said = [shared_pools.why(row.pool)]
+            except WatchError as error:
+                self.view.said = [str(error)]
+            return
         path = self.socket_of(row)
         if path is None:
             self.view.said = [f"{row.target} takes no commands; with MEMPOOL_WATCH=steer it would say who holds what"]
@@ -164,7 +172,7 @@ class Top:
         if row is None or row.figures is None:
             return
         path = self.socket_of(row)
-        if path is None:
+        if path is None and row.where != shared_pools.WHERE:
             self.view.said = [f"{row.target} takes no commands; run it with MEMPOOL_WATCH=steer"]
             return
         now = row.figures.reserve
@@ -176,8 +184,14 @@ class Top:
             return
         try:
             # What is expected: the number that the user saw when he decided.
+            if path is None:
+                _, figures = shared_pools.resize(row.pool, int(typed), keep=None, limit=None, expect=now)
+                self.view.said = [f"{row.target}: {figures.reserve} promised, {figures.unfunded} unfunded"]
+                return
             answer = client.ask(path, "resize", patience=10.0, number=row.number, reserve=int(typed), expect=now)
             self.view.said = [f"{row.target}: {answer.get('promised')} promised, {answer.get('unfunded')} unfunded"]
+        except WatchError as error:
+            self.view.said = [str(error)]
         except (client.NoAnswerError, client.RefusedError) as error:
             self.view.said = [f"{row.target}: {error}"]
 
