@@ -633,14 +633,13 @@ class Decisions(BaseDecisions):
 
     # -- resizing and closing
 
-    def retarget(
+    def retarget(  # noqa: PLR0917 - what runs a decision uncompiled passes no keywords
         self,
         reserve: cython.Py_ssize_t,
         keep: cython.Py_ssize_t,
         limit: cython.Py_ssize_t,
         slots: list[Any],
         fill: Transfer | None = None,
-        *,
         expected: cython.Py_ssize_t = UNCHANGED,
     ) -> int:
         """All targets change at this one moment, or none does. Answers GROWN, CHANGED, or why nothing changed.

@@ -350,9 +350,7 @@ class LocalEngine(Queueing):
         """Change the targets at one moment. Returns whether the reserve grew. Raises, and then nothing has changed."""
         # Enough, whatever other resizes make of the target that is not given here: they bring places for it.
         slots = self._new_slots(max(keep, 2 * reserve))
-        answer = self.core.retarget(
-            reserve, keep, limit, slots, fill, expected=answers.UNCHANGED if expect is None else expect
-        )
+        answer = self.core.retarget(reserve, keep, limit, slots, fill, answers.UNCHANGED if expect is None else expect)
         now = self.core.snapshot()
         if answer == answers.UNEXPECTED:
             found = now["reserve"]
