@@ -29,6 +29,7 @@ class PlainTransfer:
     may_be_gone: bool = False
     asks_for: PlainTransfer | None = None
     joined: int = 0
+    lingering: int = 0
 
     @property
     def missing(self) -> int:
@@ -46,6 +47,7 @@ class PlainDecisions:
         self.spares: list[object] = []
         self.made = self.disposed = self.disposing = self.permits = self.filling = self.fills = 0
         self.starved = False
+        self.lingering = 0
         self.from_spare = self.from_source = self.from_reserve = self.from_line = 0
         self.resizes = -1
         self.line: list[PlainTransfer] = []
@@ -86,7 +88,7 @@ class PlainDecisions:
 
     def snapshot(self) -> dict[str, Any]:
         same = "reserve keep closed made disposed disposing permits filling asked fills starved resizes"
-        same += " from_spare from_source from_reserve from_line out"
+        same += " lingering from_spare from_source from_reserve from_line out"
         return {name: getattr(self, name) for name in same.split()} | {
             "spare": len(self.spares),
             "waiting": len(self.line),
@@ -216,9 +218,16 @@ class PlainDecisions:
             self.serve()
         self.mark_surplus(transfer)
 
+    def linger(self, transfer: PlainTransfer, lingering: list[object]) -> None:
+        """These go out again, and are counted until they are returned."""
+        transfer.held = [element for element in transfer.held if element not in lingering]
+        self.lingering += len(lingering)
+
     def mark_surplus(self, transfer: PlainTransfer) -> None:
         if not transfer.is_surplus:
             transfer.is_surplus = True
+            self.lingering = max(0, self.lingering - transfer.lingering)
+            transfer.lingering = 0
             self.disposing += len(transfer.held)
             self.after_return()
 

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from plain_decisions import WAITING, WITHDRAWN, PlainDecisions, PlainTransfer
 from sweeps import LONG
 
-from mempool import Buffers
+from mempool import Buffer, Buffers
 from mempool._core import Decisions, Ticket
 from mempool._core.decisions import CHANGED, GROWN, HAS_ALL, IN_LINE, UNCHANGED, WAIT_BUCKETS
 from mempool._core.state import UNLIMITED
@@ -25,6 +25,7 @@ from mempool._core.transfer import SERVED
 which = st.integers(0, 5)
 few = st.integers(1, 4)
 maybe = st.none() | st.integers(0, 6)
+BUFFERS = Buffers(64)
 
 
 class Owner:
@@ -64,17 +65,22 @@ class AnyOrder(RuleBasedStateMachine):
     @initialize(
         aims=st.tuples(st.integers(0, 3), maybe, maybe),
         tracks=st.booleans(),
+        buffers=st.booleans(),
         there=st.tuples(st.integers(0, 3), st.integers(0, 3)),
         waiting=st.lists(st.tuples(few, st.integers(1, 2), st.booleans()), max_size=3),
         permits=st.integers(0, 2),
     )
-    def begin(self, aims: Any, tracks: bool, there: tuple[int, int], waiting: list[Any], permits: int) -> None:
+    def begin(  # noqa: PLR0917 - hypothesis gives them by name
+        self, aims: Any, tracks: bool, buffers: bool, there: tuple[int, int], waiting: list[Any], permits: int
+    ) -> None:
         """In the midst of things, as far as the limit allows. there: how many spares, and how many out."""
         spare, out = there
         self.real = Decisions(tracks, False, False)
         self.plain = PlainDecisions()
         self.owners: list[Owner] = []
         self.users: list[Owner] = []
+        self.viewed: list[Owner] = []  # what its user has freed, and views still keep
+        self.make: Callable[[], object] = BUFFERS.alloc if buffers else object
         self.fills = [Owner(0, thread=n % 2 + 1) for n in range(3)]
         self.tracks = tracks
         self.both_retarget(*aims, 20)
@@ -88,6 +94,8 @@ class AnyOrder(RuleBasedStateMachine):
                 out -= 1
             else:
                 self.come(owner, fit=True)
+        if buffers and self.users:
+            self.linger(n=0, views=[True])
         for arguments in waiting:
             self.owners.append(Owner(*arguments))
             self.ask(self.owners[-1], 1)
@@ -153,7 +161,7 @@ class AnyOrder(RuleBasedStateMachine):
         getattr(self.plain, what)(fill.plain)
 
     def answer(self, owner: Owner, answers: list[bool], *, for_caller: bool) -> None:
-        made = [object() if answer else None for answer in answers[: owner.plain.permits]]
+        made = [self.make() if answer else None for answer in answers[: owner.plain.permits]]
         owner.real.made.extend(made)
         self.real.complete(owner.real, for_caller)
         self.plain.complete(owner.plain, made, for_caller)
@@ -167,7 +175,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.owners.remove(owner)
         self.users.append(owner)
 
-    @of_one(lambda plain: plain.held and not plain.is_surplus and not plain.permits)
+    @of_one(lambda plain: plain.held and not plain.is_surplus and not plain.permits and not plain.lingering)
     def goes_out(self, owner: Owner) -> None:
         """The caller has all it wants, and is a user from now on."""
         self.use(owner)
@@ -196,6 +204,45 @@ class AnyOrder(RuleBasedStateMachine):
             self.users.append(user)
         else:
             self.owners.append(owner)
+
+    @precondition(lambda self: self.users)
+    @rule(n=which, views=st.lists(st.booleans(), min_size=4, max_size=4))
+    def linger(self, n: int, views: list[bool]) -> None:
+        """A user frees what is still viewed in part; nothing but a buffer lingers."""
+        user = self.users.pop(n % len(self.users))
+        owner = Owner(len(user.plain.held))
+        owner.plain.held = list(user.plain.held)
+        lingering = []
+        for element, is_viewed in zip(owner.plain.held, views, strict=False):
+            owner.real.hold(element)
+            if is_viewed and isinstance(element, Buffer):
+                element.lingers = True
+                lingering.append(element)
+        assert self.real.check_in(owner.real)
+        self.real.linger(owner.real)
+        self.plain.linger(owner.plain, lingering)
+        owner.real.let_go()
+        assert sorted(map(id, owner.real.held())) == sorted(map(id, owner.plain.held))
+        owner.plain.held = owner.real.held()  # in what order those stay that do not linger, nobody has promised
+        if owner.plain.held:
+            self.owners.append(owner)
+        for buffer in lingering:
+            self.viewed.append(Owner(1))
+            self.viewed[-1].plain.held = [buffer]
+
+    @precondition(lambda self: self.viewed)
+    @rule(n=which, unfit=st.integers(0, 4))
+    def last_view_ends(self, n: int, unfit: int) -> None:
+        """What lingered is checked in, to be returned like all else at once or later; until then it counts as lingering."""
+        owner = self.viewed.pop(n % len(self.viewed))
+        buffer = cast(Buffer, owner.plain.held[0])
+        buffer.lingers = False
+        owner.real.hold(buffer)
+        owner.real.lingering = owner.plain.lingering = 1
+        assert self.real.check_in(owner.real)
+        self.owners.append(owner)
+        if unfit > 0:
+            self.come(owner, fit=unfit != 1)
 
     def come(self, owner: Owner, *, fit: bool) -> None:
         decision = "take_back" if fit else "mark_surplus"
@@ -316,7 +363,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert self.real.is_first(owner.real) == (self.plain.line[:1] == [owner.plain])
             assert bool(owner.woken) == (owner.plain in self.plain.to_wake)
             owner.woken = 0
-        for user in self.users:
+        for user in self.users + self.viewed:
             assert all(self.real.is_out(element) == self.tracks for element in user.plain.held)
         assert all(fill.real.filling == fill.plain.filling for fill in self.fills)
         self.plain.to_wake.clear()
