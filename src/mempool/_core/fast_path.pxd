@@ -61,7 +61,7 @@ cdef extern from *:
 cdef inline object take_top(FastPath self):
     """The top spare, checked out."""
     self.state.spare -= 1
-    mirror_spare(self.state)
+    mirror_spare(self.state.mirror, self.state.spare, self.state.from_spare)
     if self.tracks:
         self.outstanding.add_pointer(<void*>PyList_GET_ITEM(self.state.slots, self.state.spare))
     return mempool_pick(self.state.slots, self.state.spare)
@@ -124,7 +124,7 @@ cdef inline bint put_held(FastPath self, element) except? -1:
         else:
             mempool_place(self.state.slots, self.state.spare, next_handle)
         self.state.spare += 1
-        mirror_spare(self.state)
+        mirror_spare(self.state.mirror, self.state.spare, self.state.from_spare)
         done = True
     release_mutex(&self.core.link.mutex)
     return done
@@ -202,7 +202,7 @@ cdef inline bint put_warm(FastPath self, element) except? -1:
         return False  # nothing, or nothing is out
     mempool_place(self.state.slots, self.state.spare, element)
     self.state.spare += 1
-    mirror_spare(self.state)
+    mirror_spare(self.state.mirror, self.state.spare, self.state.from_spare)
     return True
 
 
@@ -260,5 +260,5 @@ cdef inline bint put_buffer(FastPath self, Buffer buffer) except? -1:
     next_handle.state = LIVE
     mempool_place(self.state.slots, self.state.spare, next_handle)
     self.state.spare += 1
-    mirror_spare(self.state)
+    mirror_spare(self.state.mirror, self.state.spare, self.state.from_spare)
     return True

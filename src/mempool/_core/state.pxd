@@ -169,8 +169,8 @@ cdef inline void mirror_state(State state) noexcept:
     words[0] += 1
 
 
-cdef inline void mirror_spare(State state) noexcept:
-    """The figures that the fast path changes."""
-    if state.mirror != NULL:
-        state.mirror[MIRRORED_SPARE] = state.spare
-        state.mirror[MIRRORED_FROM_SPARE] = state.from_spare
+cdef inline void mirror_spare(long long *mirror, Py_ssize_t spare, Py_ssize_t from_spare) noexcept:
+    """The figures that the fast path changes. Handed over one by one: a state would be counted, there and back."""
+    if mirror != NULL:
+        mirror[MIRRORED_SPARE] = spare
+        mirror[MIRRORED_FROM_SPARE] = from_spare
