@@ -17,6 +17,7 @@ pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine:
 from shared_children import Parent, child
 
 from mempool.errors import DoubleFree, ForeignElement, PoolClosed, PoolTimeout, UseAfterFree
+from mempool.shared import pool_engine
 from mempool.shared.pool import SharedPool
 from mempool.testing import wait_until
 
@@ -191,6 +192,26 @@ def test_who_waits_has_what_a_killed_process_held(pool_path: Path) -> None:
     assert told == [1]
     pool.free_many(served[0])
     assert (pool.out, pool.spare, pool.verify()) == (0, 2, [])
+
+
+def test_the_kernel_tells_of_the_end_of_a_process(pool_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits need not look around by himself: were it not told, the waiter would sleep for an hour."""
+    monkeypatch.setattr(pool_engine, "SLICE", 3600.0)
+    pool = make(pool_path)
+    before = set(threading.enumerate())
+    with child(hold_all(pool_path)) as process:
+        assert process.hear() == 4
+        served: list[Any] = []
+        waiter = threading.Thread(target=lambda: served.append(pool.alloc(timeout=30)))
+        waiter.start()
+        wait_until(lambda: [t for t in set(threading.enumerate()) - before if t.name == "mempool-frames-watcher"])
+        process.end(signal.SIGKILL)
+        waiter.join(20)
+    assert len(served) == 1
+    pool.free(served.pop())
+    pool._engine._tx.ring()  # the listener, too, would sleep for an hour
+    wait_until(lambda: set(threading.enumerate()) <= before)
+    assert (pool.out, pool.verify()) == (0, [])
 
 
 def test_a_process_that_is_killed_in_line_leaves_it(pool_path: Path) -> None:

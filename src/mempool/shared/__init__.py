@@ -11,6 +11,7 @@ _engine.pyx      all of the above, compiled; Linux on x86-64
 file.py          the file in /dev/shm
 clients.py       who is dead
 passing.py       tokens: an element that is offered by one process and adopted by another
+watcher.py       is told by the kernel when another process ends
 engine.py        SharedEngine: file, clients, tickets, forks
 audit.py         whether the words agree with each other
 listing.py       names, look: the pools of this user, seen from outside without joining

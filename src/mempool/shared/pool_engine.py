@@ -24,7 +24,7 @@ from mempool.buffer import Block, Buffer, entrust, handle_of, prepare, revoke
 from mempool.clock import SYSTEM_CLOCK, Clock
 from mempool.engine import CLOSED, NEVER, SERVED, WAIT_BUCKETS, WAITING, Snapshot, Tracker, UnderWay, Waker
 from mempool.errors import DoubleFree, ForeignElement, LineFull
-from mempool.shared import decisions, passing
+from mempool.shared import decisions, passing, watcher
 from mempool.shared._engine import Region
 from mempool.shared._engine import Ticket as Owning
 from mempool.shared.engine import SLICE, SharedEngine
@@ -33,6 +33,8 @@ from mempool.shared.errors import ClientGone, PoolCorrupt
 #: Seconds: when the head of the line asks by itself, first and at last, and the soonest after a failure; and how long memory
 #: that was lacking is left alone, first and at last.
 ASK_FIRST, ASK_LAST, ASK_SOONEST, REST_FIRST, REST_LAST = 0.05, 5.0, 0.001, 0.001, 0.05
+#: After so many seconds of waiting, the kernel tells of the end of other processes: a thread more, spared by short waits.
+WATCH_AFTER = 0.01
 #: How a ticket takes: see Ticket.take_one.
 SPARES, ANYTHING, NEW_MEMORY = range(3)
 #: Where a process counts what: see _engine.pyx.
@@ -773,7 +775,7 @@ def _leave_to_views(buffer: Buffer) -> None:
 
 
 def _look_around(reference: weakref.ref[PoolEngine]) -> None:
-    said = 0
+    said, seconds = 0, WATCH_AFTER
     me = threading.current_thread()
     while True:
         engine = reference()
@@ -791,4 +793,7 @@ def _look_around(reference: weakref.ref[PoolEngine]) -> None:
             engine._listener = me
         tx = engine._tx
         del engine
-        said = tx.wait_for_bell(said, SLICE)
+        said = tx.wait_for_bell(said, seconds)
+        if seconds == WATCH_AFTER:
+            watcher.begin(reference, me)
+            seconds = SLICE

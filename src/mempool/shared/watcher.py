@@ -1,0 +1,76 @@
+"""A thread that is told by the kernel when another process of a pool ends, while somebody waits here.
+
+Without it a killed process is noticed when a waiter looks around by itself, up to a slice later. It rings the bell of this
+process, whose listener then proves and reclaims; it decides nothing. What it cannot see, the slices find: a process of
+another pid namespace, one that called exec, one that came since the last look.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import weakref
+from typing import Any
+
+from mempool.shared import words
+
+#: Seconds between two looks at which processes there are.
+LOOK_EVERY = 0.2
+
+Client = tuple[int, int]  # its number and epoch
+
+
+def begin(engine: weakref.ref[Any], listener: threading.Thread) -> None:
+    """Watch for as long as this thread is the engine's listener. Does nothing where the kernel has no pidfd."""
+    if hasattr(os, "pidfd_open"):
+        threading.Thread(target=_watch, args=(engine, listener), name=f"{listener.name}-watcher", daemon=True).start()
+
+
+def _watch(reference: weakref.ref[Any], listener: threading.Thread) -> None:
+    poller = select.poll()
+    watched: dict[Client, int] = {}  # a pidfd; -1: there is none, or it was told of
+    try:
+        while True:
+            engine = reference()
+            if engine is None or engine._listener is not listener:
+                return
+            _look(engine.client, watched, poller)
+            tx = engine._tx
+            del engine
+            ended = {descriptor for descriptor, _ in poller.poll(int(LOOK_EVERY * 1000))}
+            for client, descriptor in watched.items():
+                if descriptor in ended:
+                    _forget(watched, client, poller)
+            if ended:
+                tx.ring()
+    finally:
+        for client in watched:
+            _forget(watched, client, poller)
+
+
+def _look(shared: Any, watched: dict[Client, int], poller: select.poll) -> None:
+    """Watch who has come, and no longer who has gone."""
+    there: set[Client] = set()
+    for number in range(shared.layout.clients):
+        state, epoch, pid, _, namespace = shared._tx.look_at_client(number)
+        if state == words.ABSENT or number == shared.number:
+            continue
+        there.add((number, epoch))
+        if (number, epoch) not in watched:
+            watched[number, epoch] = -1
+            if namespace == shared._here.pid_namespace != 0:
+                with contextlib.suppress(OSError):  # it has ended: the listener finds out, or is looking already
+                    watched[number, epoch] = os.pidfd_open(pid)
+                    poller.register(watched[number, epoch], select.POLLIN)
+    for client in watched.keys() - there:
+        _forget(watched, client, poller)
+        del watched[client]
+
+
+def _forget(watched: dict[Client, int], client: Client, poller: select.poll) -> None:
+    descriptor, watched[client] = watched[client], -1
+    if descriptor >= 0:
+        poller.unregister(descriptor)
+        os.close(descriptor)
