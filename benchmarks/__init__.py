@@ -12,6 +12,7 @@ growth.py        the cost of a call as spares, elements out and callers in line 
 failure.py       a source that fails more and more often
 watch.py         what it costs to be seen from outside
 fleet.py         pools on many workers of Dask; simulated_fleet.py: a thousand of them over a bad network
+pressure.py      what it costs to follow memory pressure, and how soon it is met
 report.py        the table
 plots.py         the pictures
 
@@ -40,6 +41,7 @@ GROUPS = (
     "failure",
     "watch",
     "fleet",
+    "pressure",
 )
 
 
