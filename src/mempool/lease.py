@@ -158,7 +158,7 @@ class Lease:
     def _warm(self) -> object:
         """A spare beyond the reserve, held; or None: always, uncompiled."""
         # Where there is no quick way back, that needs a transfer, which must be there before there is no memory for it.
-        if cython.compiled and (self.pool.core.fast_free or self.pool.quick is not None):
+        if cython.compiled and (self.pool.core.fast_free or self.pool._quick is not None):
             self.thing = take_warm(self.pool)
             if self.thing is not None:
                 self.state = HELD

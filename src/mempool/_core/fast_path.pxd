@@ -27,7 +27,7 @@ cdef class FastPath:
     cdef State state
     cdef Outstanding outstanding
     cdef bint tracks
-    cdef readonly Quick quick
+    cdef readonly Quick _quick
     cdef public object _engine
     cdef public object _timeout
     cdef public object _patience
@@ -160,7 +160,7 @@ cdef inline object take_at_last(FastPath self):
     if WITHOUT_GIL:
         return take_held(self, True)
     if self.state.fast_alloc_above == PY_SSIZE_T_MAX or self.state.spare <= 0:  # the gate is closed
-        return None if self.quick is None else self.quick.take(True)
+        return None if self._quick is None else self._quick.take(True)
     if self.state.spare > self.state.fast_alloc_above:
         self.state.from_spare += 1
     else:
@@ -173,7 +173,7 @@ cdef inline object take_at_last(FastPath self):
 cdef inline object take_unasked(FastPath self):
     """One of the reserve, if there is no source to be asked before; see Supply._rest."""
     if not self.state.full and (self.state.rests_until == 0 or not mempool_is_before(self.state.rests_until)):
-        return None if self.quick is None else self.quick.take(False)
+        return None if self._quick is None else self._quick.take(False)
     return take_at_last(self)
 
 
@@ -192,7 +192,7 @@ cdef inline bint put_warm(FastPath self, element) except? -1:
     if WITHOUT_GIL:
         return put_held(self, element)
     if self.state.spare >= self.state.fast_free_below:
-        return self.quick is not None and self.quick.put(element)
+        return self._quick is not None and self._quick.put(element)
     if type(element) is Buffer:
         return put_buffer(self, <Buffer>element)
     if self.tracks:

@@ -50,7 +50,7 @@ class FastPath:
     state: State
     outstanding: Outstanding
     tracks: cython.bint
-    quick: Quick | None  # None: of the local engine, whose state is here
+    _quick: Quick | None  # None: of the local engine, whose state is here
     # BasePool's, and here because compiled code reads them in no time.
     _engine: Any
     _timeout: Any
@@ -72,7 +72,7 @@ class FastPath:
 
     def _decide_elsewhere(self, quick: Quick) -> None:
         """Let the fast path go this way, of an engine of another kind."""
-        self.quick = quick
+        self._quick = quick
 
     def alloc(self, *, timeout: Any = "default") -> Any:
         """Take an element. Never None: a spare beyond the reserve, else from the source, else the reserve, else waits.
@@ -187,7 +187,7 @@ class FastPath:
 
 if not cython.compiled:
     FastPath.core = Decisions(False, False, False)  # as __cinit__ says
-    FastPath.quick = None
+    FastPath._quick = None
 
 
 @cython.final
