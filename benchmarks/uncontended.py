@@ -30,6 +30,7 @@ RESERVE = 8
 PAIR = "deque.pop + append"
 POOL = "alloc + free"
 LEASE = "with pool.lease()"
+VIEW = "memoryview(buffer)"
 
 
 def warm(track: str) -> Pool[object]:
@@ -89,6 +90,22 @@ def ours() -> dict[str, tuple[peers.Peer, Target | None]]:
     return ways
 
 
+def views(*, quick: bool) -> Iterator[Row]:
+    """A view of a buffer, made and ended, beside one of a bytearray: how much longer it takes."""
+    beside = "memoryview(bytearray)"
+    buffer = Pool(Buffers(4096), 1).alloc()
+    seconds = in_rounds(
+        {
+            name: slices_of("view(of)", quick=quick, view=memoryview, of=of)
+            for name, of in ((VIEW, buffer), (beside, bytearray(4096)))
+        },
+        ROUNDS_QUICK if quick else ROUNDS,
+    )
+    longer = [(ours - theirs) * 1e9 for ours, theirs in zip(seconds[VIEW], seconds[beside], strict=True)]
+    note = f"{in_words(min(seconds[VIEW]))} : {in_words(min(seconds[beside]))}"
+    yield row_of(GROUP, VIEW, f"{beside}: longer by", longer, unit="ns", target=Target(20.0), note=note)
+
+
 def run(*, quick: bool) -> Iterator[Row]:
     deque, pool = peers.of_deque(), warm("identity")
     mine = ours()
@@ -124,5 +141,6 @@ def run(*, quick: bool) -> Iterator[Row]:
             yield Row(GROUP, name, POOL, target=target, note=missing[name].why)
         else:
             yield versus(name, POOL, target)
+    yield from views(quick=quick)
     if "anopool" in seconds:  # it has no pair of calls, only a context manager; the like of it is our lease
         yield versus("anopool", LEASE)

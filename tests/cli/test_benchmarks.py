@@ -53,6 +53,19 @@ def test_a_quick_run_prints_ratios_beside_their_targets(tmp_path: Path) -> None:
     assert written["rows"][0]["verdict"] in ("met", "missed")
 
 
+@pytest.mark.parametrize("scene", ["running_out.jobs", "uncontended.views", "contended.brief_turns"])
+def test_a_scene_that_no_other_test_runs_ends_in_figures(monkeypatch: pytest.MonkeyPatch, scene: str) -> None:
+    group, function = scene.split(".")
+    module = importlib.import_module(f"mempool.benchmarks.{group}")
+    monkeypatch.setattr(module, "ROUNDS_QUICK", 1)
+    rows = list(getattr(module, function)(quick=True))
+    assert rows
+    for row in rows:
+        assert row.group == module.GROUP
+        assert row.target is not None
+        assert row.verdict in ("met", "missed")
+
+
 def test_a_group_that_does_not_exist_is_an_error_that_names_those_that_do() -> None:
     done = run("nonsense")
     assert done.returncode == 2
