@@ -89,7 +89,7 @@ def gated_by_worker(folder: str) -> Gated:
     return Gated(str(own))
 
 
-@pytest.mark.long_on_both
+@pytest.mark.long
 def test_a_nanny_brings_a_killed_worker_back_with_its_pools(cluster: Callable[..., Any]) -> None:
     """kill -9: the next process begins with the latest targets, before its first task."""
     with cluster(2, processes=True) as (_, client):
@@ -236,7 +236,7 @@ def scrape(port: int) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
-@pytest.mark.long
+@pytest.mark.long_on_both
 def test_the_metrics_of_scheduler_and_workers_show_the_pools(tmp_path: Path) -> None:
     """Where prometheus_client is installed: on the pages that Dask serves anyway."""
     pytest.importorskip("prometheus_client")

@@ -219,7 +219,7 @@ def test_timeouts_of_the_pool_and_of_the_library_and_kills_lose_nothing(library:
 
 
 @both
-@pytest.mark.sample(2)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("track", [pytest.param("identity", marks=pytest.mark.long), "holders"])
 def test_a_hundred_greenlets_and_four_threads_on_two_buffers_with_kills_lose_nothing(
     library: str, order: str, track: str

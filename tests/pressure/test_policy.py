@@ -217,6 +217,7 @@ def test_pressure_that_the_pool_makes_itself_at_a_low_level_makes_no_saw_either(
         assert followed.reversals() <= 2, (most, followed.keeps())
 
 
+@pytest.mark.long
 @pytest.mark.long_on_both
 def test_a_day_of_pressure_that_the_pool_makes_itself(machine: Machine) -> None:
     """A setback each few hours, more and more seldom, and never below half of what is good."""

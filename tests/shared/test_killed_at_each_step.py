@@ -101,6 +101,7 @@ def sweep(case: Callable[..., bool], *arguments: object, first: int = 0, every: 
     raise AssertionError("it never ends")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_killed_before_any_step_nothing_is_lost(script: str) -> None:
     """All invariants hold at once, and after the dead was reaped everything can be had and returned."""
