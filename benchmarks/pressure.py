@@ -37,9 +37,9 @@ class Afternoon:
     """A pool on a machine whose pressure is said, second by second, by a clock that is moved by hand."""
 
     def __init__(self) -> None:
-        self.clock = ManualClock()
-        self.percent = 0.0
-        self.pool = a_pool()
+        self.clock: ManualClock = ManualClock()
+        self.percent: float = 0.0
+        self.pool: Pool[object] = a_pool()
         self.pressure: Pressure = follow(self.pool, KEEP, source=lambda: self.percent, thread=False, clock=self.clock)
 
     def run(self, seconds: float, percent: Callable[[], float]) -> None:
