@@ -134,6 +134,19 @@ def test_the_tests_shown_on_a_page_pass(page: Path, tmp_path: Path) -> None:
     assert passed == {title for title, _, _ in TESTS[page]}
 
 
+def test_the_readme_is_read_in_ten_minutes() -> None:
+    """At most 120 lines; each reason for a pool names the command that shows it, and that command is there."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert len(readme.splitlines()) <= 120
+    table = readme.partition("| reason | shown by | read |")[2].partition("\n\n")[0]
+    shown = [row.split(" | ")[1].strip("`") for row in table.splitlines()[2:]]
+    assert len(shown) >= 7
+    made = {f"make {target}" for target in re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)}
+    for command in shown:
+        words = command.removeprefix(".venv/bin/").split()
+        assert command in made or words[0] == "mempool" or (words[0] == "python" and (ROOT / words[1]).exists()), command
+
+
 # -- nothing is missing ---------------------------------------------------------------------------------------------
 
 
