@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from sweeps import Interrupter
 
-from mempool import Objects, Pool, watch
+from mempool import IMPLEMENTATION, Objects, Pool, watch
 from mempool.testing import wait_until
 from mempool.watch import publishing, server
 from mempool.watch.server import Server
@@ -43,6 +43,8 @@ REQUESTS = (
 QUIET = 40
 #: `make long` fails each of them.
 STRIDE = 1 if os.environ.get("MEMPOOL_LONG") == "1" else 7
+#: Of steps: uncompiled, each call has many more.
+STEPS = STRIDE if IMPLEMENTATION == "compiled" else 7 * STRIDE
 
 
 def inline(run: Callable[[], object]) -> None:
@@ -173,7 +175,7 @@ def test_an_interrupt_before_any_step_leaves_nothing_open_and_nobody_half_answer
     assert page is not None
     gc.collect()
     before = descriptors()
-    for n in range(1, 4000, STRIDE):
+    for n in range(1, 40_000, STEPS):
         running = Server(page, inline)
         running.listen()
         asker = Asker(running.path, request_)
@@ -207,7 +209,7 @@ def test_an_interrupt_before_any_step_of_publish_leaves_a_socket_or_none_and_the
     pool = Pool(Objects(object), 1, name="frames")
     gc.collect()
     before = descriptors()
-    for n in range(1, 4000, STRIDE):
+    for n in range(1, 40_000, STEPS):
         disturbed = Interrupter(n)
         try:
             with disturbed:
@@ -232,7 +234,7 @@ def test_a_resize_that_is_interrupted_where_it_runs_is_answered(by_hand: Server)
     """In the user's thread, by Ctrl-C: whoever asked is told, and his place is free for the next."""
     jobs: list[Callable[[], object]] = []
     by_hand.steer = jobs.append
-    for n in range(1, 4000, STRIDE):
+    for n in range(1, 40_000, STEPS):
         asker = Asker(by_hand.path, b'{"verb": "resize", "number": 1, "reserve": 3}\n')
         while not jobs:
             by_hand._turn()
