@@ -8,7 +8,7 @@ Python code, so no thread and no finalizer sees it otherwise.
 
 from mempool._core.fast_path cimport Quick
 from mempool.buffer cimport DEAD, LIVE, Block, Buffer
-from mempool.shared._engine cimport QuickClient, Region, come_back, go_out
+from mempool.shared._engine cimport QuickClient, Region
 
 import cython
 
@@ -24,29 +24,36 @@ cdef class SharedQuick(Quick):
         self.tx = tx
         self.owner = owner
 
+    # No name for what is only read, and no function that is given an object: each would cost a pair of reference counts.
+
     cdef object take(self, bint at_last):
         # Made first: if there is no memory for it, nothing has been taken.
         cdef Buffer buffer = Buffer.__new__(Buffer)
         if not self.tx.take_quickly(not at_last):
             return None
         buffer.block = <Block>self.tx.blocks[self.tx.got_slot]
-        go_out(self.tx, <Region>buffer.block.region, self.tx.got_lease, self.engine)
+        if (<Region>buffer.block.region).lease == 0:  # as go_out
+            if self.tx.out == 0:
+                self.tx.keeps = self.engine
+            self.tx.out += 1
+        (<Region>buffer.block.region).lease = self.tx.got_lease
         buffer.state = LIVE
         return buffer
 
     cdef bint put(self, element) except? -1:
-        cdef Buffer buffer
-        cdef Region region
         if type(element) is not Buffer:
             return False
-        buffer = <Buffer>element
-        if buffer.state != LIVE or buffer.exporter != NULL or buffer.fills > 0:
+        if (<Buffer>element).state != LIVE or (<Buffer>element).exporter != NULL or (<Buffer>element).fills > 0:
             return False
-        if buffer.block.owner is not self.owner or buffer.block.is_lost:
+        if (<Buffer>element).block.owner is not self.owner or (<Buffer>element).block.is_lost:
             return False
-        region = <Region>buffer.block.region
-        if not self.tx.give_quickly(region.slot, region.lease):
+        if not self.tx.give_quickly(
+            (<Region>(<Buffer>element).block.region).slot, (<Region>(<Buffer>element).block.region).lease
+        ):
             return False
-        buffer.state = DEAD
-        come_back(self.tx, region)
+        (<Buffer>element).state = DEAD
+        (<Region>(<Buffer>element).block.region).lease = 0  # as come_back
+        self.tx.out -= 1
+        if self.tx.out == 0:
+            self.tx.keeps = None
         return True
