@@ -28,9 +28,10 @@ PLOT_KINDS = (".svg", ".png")
 def bench(*, groups: tuple[str, ...], figures: Path | None, plot: Path | None, quick: bool) -> None:
     """Measure mempool beside everything else a user could pick: a verdict in a few lines, then tables of ratios.
 
-    The groups: uncontended, running_out, asynchronous, contended, resize, memory, growth, failure, shared, watch, fleet,
-    pressure; all by default. Each is one file of mempool.benchmarks, short enough to be read and doubted. A peer that is not
-    installed is named as missing; pip install ".[bench]" in a clone gets them all. A target that is missed is printed as missed.
+    The groups, all by default:
+    uncontended, running_out, asynchronous, contended, resize, memory, growth, failure, shared, watch, fleet, pressure.
+    Each is one file of mempool.benchmarks, short enough to be read and doubted. A peer that is not installed is named as
+    missing; pip install ".[bench]" in a clone gets most of them. A target that is missed is printed as missed.
     """
     benchmarks = load("mempool.benchmarks")
     report = load("mempool.benchmarks.report")
