@@ -29,10 +29,10 @@ cdef double seconds_of(now) except? -1
 
 cdef extern from *:
     """
-    /* asyncio._get_running_loop asks the system for the process id each time, so that a forked child has no running loop.
-       The loop itself lies in a holder in the thread's dict, beside the id of the process that put it there. Here, a
-       holder's type is trusted once it was seen to hold what asyncio says, and libc tells of each fork. */
-    #if !defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x030E0000 && (defined(__linux__) || defined(__APPLE__))
+    /* Before CPython 3.12 asyncio._get_running_loop asks the system for the process id each time, so that a forked child
+       has no running loop. The loop itself lies in a holder in the thread's dict, beside the id of the process that put it
+       there. Here, a holder's type is trusted once it was seen to hold what asyncio says, and libc tells of each fork. */
+    #if !defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x030C0000 && (defined(__linux__) || defined(__APPLE__))
     #include <pthread.h>
     #include <unistd.h>
     typedef struct {

@@ -85,7 +85,7 @@ current_task: Any = asyncio.current_task
 
 @cython.cfunc
 def loop_here() -> Any:
-    """`asyncio._get_running_loop()`, compiled without the system call by which that, before CPython 3.14, notices a fork."""
+    """`asyncio._get_running_loop()`, compiled without the system call by which that, before CPython 3.12, notices a fork."""
     if cython.compiled:
         loop: Any = mempool_known_loop()  # type: ignore[name-defined]  # in the .pxd
         if loop is None:
