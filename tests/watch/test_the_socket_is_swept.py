@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import socket
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -122,6 +123,9 @@ def undisturbed(running: Server, request: bytes) -> bytes:
     return asker.received
 
 
+@pytest.mark.skipif(
+    sys.version_info[:3] == (3, 13, 0), reason="CPython 3.13.0 itself crashes, in json, where memory has run out before"
+)
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request[:30].decode().strip() or "no request")
 def test_whatever_allocation_fails_there_is_an_answer_or_the_one_prepared_and_nothing_leaks(
     by_hand: Server, request_: bytes
