@@ -19,6 +19,8 @@ import pytest
 
 from mempool.testing import wait_until
 
+pytestmark = pytest.mark.long_on_both
+
 LIMIT = 96 << 20
 MOUNT = Path("/sys/fs/cgroup")
 
@@ -135,8 +137,6 @@ import logging, os, sys, time
 from mempool import Objects, Pool
 from mempool.pressure import follow
 from mempool.testing import wait_until
-
-pytestmark = pytest.mark.long_on_both
 
 logging.disable(logging.WARNING)
 with open(sys.argv[1] + "/cgroup.procs", "w") as procs:
