@@ -214,7 +214,7 @@ cdef inline bint is_free_to_go(FastPath self, Buffer buffer) noexcept:
 
 
 cdef inline bint hand_on(FastPath self, element) except? -1:
-    """Give an element that is out to whoever waits, as Decisions.check_in and give do, without a transfer. False: go the slow way.
+    """Give an element that is out to whoever waits, as Decisions.check_in and take_back do, without a transfer. False: go the slow way.
 
     The caller then wakes those who are due, when it has noted that the element is no longer its own: a wake may raise.
     """

@@ -192,7 +192,7 @@ class Outstanding:
             self.addresses.pop(id(element), None)
 
     def remove_address(self, transfer: Transfer, address: cython.size_t) -> cython.bint:
-        """Remove the address of an element that nobody has at hand. False: it was not there. The transfer have the proof."""
+        """Remove the address of an element that nobody has at hand. False: it was not there. The transfer is the proof."""
         if cython.compiled:
             transfer.proven = self.remove_pointer(cython.cast(cython.p_void, address))
             return transfer.proven

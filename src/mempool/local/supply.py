@@ -81,7 +81,7 @@ class Supply:
             self.note_failure(error)
 
     def call(self, transfer: Transfer, for_caller: bool) -> None:
-        """Call the source as often as this transfer have permissions; what it makes is counted, and lies in the transfer."""
+        """Call the source as often as this transfer has permits; what it makes is counted, and lies in the transfer."""
         try:
             self._make(transfer)
         finally:
