@@ -23,6 +23,8 @@ from mempool.watch.rates import Histories
 from mempool.watch.reader import Row
 from mempool.watch.words import quantile
 
+pytestmark = pytest.mark.long_on_both
+
 TOP = ["-m", "mempool", "top", "--interval", "0.1"]
 
 
@@ -120,8 +122,6 @@ def test_the_terminal_is_given_back_after_a_signal(folder: Path, number: signal.
 def test_the_terminal_is_given_back_after_an_exception(folder: Path) -> None:
     script = """
 import mempool.cli.top.program as program
-
-pytestmark = pytest.mark.long_on_both
 class Fails:
     looks = 0
     def rows(self):

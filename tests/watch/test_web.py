@@ -22,10 +22,10 @@ from mempool.testing import wait_until
 from mempool.web.sampling import SAMPLES, SERIES, Sampler
 from mempool.web.server import page_of
 
+pytestmark = pytest.mark.long_on_both
+
 BUSY = """
 from mempool import Faulty
-
-pytestmark = pytest.mark.long_on_both
 mempool.watch.publish(steer=True)
 source = Faulty(Objects(object))
 pool = Pool(source, 8, limit=12, name="frames")
