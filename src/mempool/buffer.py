@@ -36,6 +36,8 @@ else:
         import cython
     except ModuleNotFoundError:
         from mempool._core import _cython as cython
+    if not cython.compiled:  # where Cython is installed, its own stand-ins are no methods, and cost a call each
+        from mempool._core import _cython as cython
 
 #: Whether a handle exports its memory to code in C. In CPython 3.11 no class of Python's can.
 EXPORTS: bool = cython.compiled or sys.version_info >= (3, 12)

@@ -29,6 +29,8 @@ else:
         import cython
     except ModuleNotFoundError:
         from mempool._core import _cython as cython
+    if not cython.compiled:  # where Cython is installed, its own stand-ins are no methods, and cost a call each
+        from mempool._core import _cython as cython
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.mutex import WITHOUT_GIL

@@ -20,9 +20,10 @@ else:
         import cython
     except ModuleNotFoundError:
         from mempool._core import _cython as cython
+    if not cython.compiled:  # where Cython is installed, its own stand-ins are no methods, and cost a call each
+        from mempool._core import _cython as cython
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
-    from mempool._core import _cython as cython
     from mempool._core.base_decisions import BaseDecisions
     from mempool._core.deciding import make_decisions, note, note_address, note_dict, refusal, settle
     from mempool._core.mutex import hold, release

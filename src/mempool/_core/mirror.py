@@ -21,6 +21,8 @@ else:
         import cython
     except ModuleNotFoundError:
         from mempool._core import _cython as cython
+    if not cython.compiled:  # where Cython is installed, its own stand-ins are no methods, and cost a call each
+        from mempool._core import _cython as cython
 
 if cython.compiled:
     from cython.cimports.libc.string import memcpy

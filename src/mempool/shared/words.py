@@ -23,6 +23,8 @@ else:
         import cython
     except ModuleNotFoundError:
         from mempool._core import _cython as cython
+    if not cython.compiled:  # where Cython is installed, its own stand-ins are no methods, and cost a call each
+        from mempool._core import _cython as cython
 
 if not cython.compiled:  # _engine.pyx says the same in C; tests/shared/test_words.py compares them
     NO_SLOT = 0xFFFFFF
