@@ -90,9 +90,9 @@ class Locked:
     """The lock-based twin: a stack of free slots in shared memory, behind a lock of multiprocessing's."""
 
     def __init__(self, slots: int, made: int) -> None:
-        self.lock = SPAWN.Lock()
-        self.count = SPAWN.RawValue("q", made)
-        self.free_slots = SPAWN.RawArray("q", range(slots))
+        self.lock: Any = SPAWN.Lock()
+        self.count: Any = SPAWN.RawValue("q", made)
+        self.free_slots: Any = SPAWN.RawArray("q", range(slots))
 
     def alloc(self) -> int | None:
         """A slot; None: there is none."""
