@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +59,14 @@ def otherwise(reason: str, name: str) -> Any:
 @pytest.mark.filterwarnings("ignore:.*a buffer was dropped:ResourceWarning")  # many tests end with elements out
 class TestSharedPool(PoolContract):
     @pytest.fixture(autouse=True)
-    def _folder(self, pool_path: Path) -> None:
+    def _folder(self, pool_path: Path) -> Iterator[None]:
         self.folder = pool_path.parent
         self.slots: dict[int, Slots] = {}  # by source, several of which a test may have
+        yield
+        self.slots = {}
+        with warnings.catch_warnings():  # of what was dropped in a cycle: later, between two tests, it would be an error
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
     def make_source(self, *script: Any, otherwise: Any = Step.WORKS) -> ScriptedSource[Any]:
         slots = Slots()

@@ -123,6 +123,10 @@ def undisturbed(running: Server, request: bytes) -> bytes:
     return asker.received
 
 
+#: What is told where CPython itself fails for want of memory, and has forgotten to raise MemoryError.
+FORGOTTEN = b"SystemError: error return without exception set"
+
+
 @pytest.mark.skipif(
     sys.version_info[:3] == (3, 13, 0), reason="CPython 3.13.0 itself crashes, in json, where memory has run out before"
 )
@@ -153,7 +157,7 @@ def test_whatever_allocation_fails_there_is_an_answer_or_the_one_prepared_and_no
             cut_off += 1
         else:
             assert len(answers) == (kind is not None), (fails, asker.received)
-        is_short = bool(answers) and asker.received in {server.MEMORY_SHORT, server.DONE}
+        is_short = bool(answers) and (asker.received in {server.MEMORY_SHORT, server.DONE} or FORGOTTEN in asker.received)
         assert is_short or not answers or answers[0]["ok"] is kind, (fails, asker.received)
         short += is_short
         asker.socket.close()

@@ -1,5 +1,9 @@
-"""The engine of pools that several processes share. It is not a pool yet: there is no face, and nothing here is public.
+"""SharedPool: a pool that several processes share, and its engine. Public are pool.py, passing.py, listing.py and errors.py.
 
+pool.py          SharedPool: its options
+pool_engine.py   what every pool asks of an engine, done with the words of the file
+ticket.py        one call's elements and its place in the line
+owner.py         what its buffers know of a pool
 transaction.py   the seam: read, write, and put it in force
 words.py         how the numbers lie in 64 bits
 decisions.py     what is decided, on a few words
@@ -7,7 +11,8 @@ offers.py        what is decided of elements that one process passes to another
 operations.py    what a process does: decisions, and memory in between
 protocol.h       how it is put in force in shared memory, without a lock
 system.h         memory and sleep
-_engine.pyx      all of the above, compiled; Linux on x86-64
+_quick.pyx       `alloc` and `free` with nothing in their way: one decision, no Python frame
+_engine.pyx      the protocol, compiled; Linux on x86-64
 file.py          the file in /dev/shm
 clients.py       who is dead
 passing.py       tokens: an element that is offered by one process and adopted by another

@@ -203,10 +203,6 @@ cdef class QuickClient:
     cdef bint give_quickly(self, uint64_t slot, uint64_t lease) except -1:
         raise NotImplementedError
 
-    def lend(self, Region region not None, Handle handle not None, keeps):
-        """A user has what this handle has leased. keeps: what must live until it is back."""
-        go_out(self, region, handle.lease, keeps)
-
     def take_back(self, Region region not None):
         """Its user has it no more. May be done again."""
         come_back(self, region)
@@ -288,11 +284,17 @@ cdef class Transaction(QuickClient):
         self.store.me = self.clients
         self.store.finished = <uint64_t>-1
         self.store.lost = self.store.polite = self.store.retries = self.store.helped = 0
+        self.being_made = self.disposing = 0  # by threads of the parent
         if self.mark == NULL:
             self.mark = mp_make_mark()
             if self.mark == NULL:
                 raise MemoryError(f"{self.name}: no page for the mark that tells a fork")
         self.mark[0] = 1
+
+    def orphan(self):
+        """A child could not attach: it is the child of a fork as before, and tries again at its next use."""
+        self.me = self.store.me = self.clients
+        self.mark[0] = 0
 
     # -- the seam
 
@@ -431,18 +433,24 @@ cdef class Transaction(QuickClient):
             raise ValueError(f"there are {self.clients} clients, from 0 on; this is {client}")
         self.fd = fd
         self.me = self.store.me = client
-        self.store.clients[client].pid = pid
+        self.store.clients[client].pid = 0  # nobody finds it by its process while its word may be its predecessor's
         self.store.clients[client].started = started
         self.store.clients[client].pid_namespace = pid_namespace
         self.store.clients[client].listens = 0
         self.epoch = <uint64_t>1 << 40  # of nobody, until it is known
         cdef uint64_t outcome = run_attach(self, client)
         self.epoch = self.value
+        self.store.clients[client].pid = pid
         if outcome == FULL:
             run_inherit(self)
 
     def detach(self):
-        """What this process has is returned; then it is no client any more."""
+        """What this process has is returned; then it is no client any more.
+
+        Not while a thread gets or gives back memory, which would strike the slot's next owner: then this process is reaped.
+        """
+        if self.being_made or self.disposing:
+            return
         if self.me < self.clients and run_detach(self) == GONE:
             raise self.gone()
 
@@ -540,6 +548,15 @@ cdef class Transaction(QuickClient):
             raise self.gone()
         if outcome != GOT or self.value != handle.lease:
             raise self.foreign(handle)
+
+    def lend(self, Region region not None, Handle handle not None, keeps):
+        """A user has what this handle has leased. keeps: what must live until it is back.
+
+        Raises ClientGone where it is leased no more: this process has left meanwhile, or is a child of the one that had it.
+        """
+        if run_look_at_slot(self, handle.slot) != GOT or self.value != handle.lease:
+            raise self.gone()
+        go_out(self, region, handle.lease, keeps)
 
     cdef object foreign(self, Handle handle):
         return ForeignElement(

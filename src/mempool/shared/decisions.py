@@ -137,6 +137,8 @@ def client_word(tx: Transaction, client: cython.ulonglong) -> cython.ulonglong:
 @cython.inline
 @cython.exceptval(check=False)
 def is_live(tx: Transaction) -> cython.bint:
+    if tx.me >= tx.clients:
+        return False  # it is no client (any more)
     value: cython.ulonglong = tx.read(client_word(tx, tx.me))
     return value == make_client(LIVE, tx.epoch) or value == make_client(UNSETTLED, tx.epoch)
 

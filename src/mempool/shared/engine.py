@@ -275,13 +275,26 @@ class SharedEngine:
 
     def after_fork(self) -> None:
         """In a child: attach anew. What the parent had stays the parent's. Called by itself at the first use."""
-        if os.getpid() != self._pid and self._file >= 0:
+        if os.getpid() != self._pid and self._file < 0:
+            self._pid = os.getpid()
+            self._tx.forget()  # the parent had left: it can be looked at, as there
+        elif os.getpid() != self._pid:
             self._drop_inherited()
             self._pid = os.getpid()
             self._here = locks.this_process()
             self._waiters, self._listener = {}, None
             self._tx.forget()
-            self._become_client()
+            try:
+                self._become_client()
+            except BaseException:  # it tries again at its next use
+                with contextlib.suppress(PoolCorrupt, ClientGone):
+                    self._tx.detach()
+                self._drop_inherited()
+                self._finalizer.detach()
+                self._finalizer = weakref.finalize(self, _detach, self._tx, [self._file], self._pid)
+                self._pid = -1
+                self._tx.orphan()
+                raise
             if self.on_fork is not None:
                 self.on_fork()
 

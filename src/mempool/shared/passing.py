@@ -86,13 +86,18 @@ def offer(engine: Any, buffer: Any, to: int | None) -> Token:
         _raise_unfit(engine, viewed, transfer)
     # The buffer is dead, and the ticket has its element, until the offer is in force: what is raised in between returns it.
     ticket = engine.returning(())
-    engine._take_from(ticket, transfer.held()[0])
-    engine.note_offer(slot)
-    number = ticket.offer(ticket.handles[-1], receiver, epoch)
-    if number is None:
-        # The receiver has ended since it was looked for. As if it had ended a moment later: what it had is returned.
-        ticket.give_back()
-        number = lease
+    engine._offering[ticket] = None  # so that this process stays, whatever another thread sees in between
+    try:
+        engine._take_from(ticket, transfer.held()[0])
+        engine.note_offer(slot)
+        number = ticket.offer(ticket.handles[-1], receiver, epoch)
+        if number is None:
+            # The receiver has ended since it was looked for. As if it had ended a moment later: what it had is returned.
+            ticket.give_back()
+            number = lease
+    finally:
+        engine.note_offer(slot)  # who looked before it was in force has forgotten it
+        engine._offering.pop(ticket, None)
     engine._after_return()
     if number == 0:
         raise ForeignElement(f"{engine.called}: this buffer was reclaimed, because this process was taken for dead")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -258,6 +259,11 @@ class SharedPool(BasePool[Buffer]):
         For code that gets nothing but the token, such as a task of an executor. Raises StaleToken where that pool was
         removed, or made anew; and what the constructor raises.
         """
+        with _attaching[0]:
+            return cls._of(token)
+
+    @classmethod
+    def _of(cls, token: Token) -> SharedPool:
         pool: SharedPool
         for pool in [pool for pool in registry.pools() if isinstance(pool, SharedPool)]:
             if pool._engine.client.nonce == token.nonce and not pool._engine.is_closed_here():
@@ -328,6 +334,15 @@ class SharedPool(BasePool[Buffer]):
 
 #: What `of` has attached to, and keeps.
 _attached: dict[bytes, SharedPool] = {}
+#: Held meanwhile, so that two threads do not attach twice. A finalizer may come back.
+_attaching: list[threading.RLock] = [threading.RLock()]
+
+
+def _attach_anew() -> None:
+    _attaching[0] = threading.RLock()  # another thread of the parent may have it
+
+
+os.register_at_fork(after_in_child=_attach_anew)
 
 
 def _attach(kind: type[SharedPool], name: str, folder: str) -> SharedPool:

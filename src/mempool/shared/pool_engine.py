@@ -10,11 +10,12 @@ then on; both return it when they are dropped.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import EllipsisType
 from typing import Any
 
@@ -22,17 +23,18 @@ from mempool import lifecycle, messages
 from mempool._core import IMPLEMENTATION, Transfer
 from mempool.buffer import Block, Buffer, entrust, handle_of, prepare, revoke
 from mempool.clock import SYSTEM_CLOCK, Clock
-from mempool.engine import CLOSED, NEVER, SERVED, WAIT_BUCKETS, WAITING, Snapshot, Tracker, UnderWay, Waker
+from mempool.engine import NEVER, SERVED, WAIT_BUCKETS, Snapshot, Tracker, UnderWay, Waker
 from mempool.errors import DoubleFree, ForeignElement, LineFull
 from mempool.shared import decisions, passing, watcher
 from mempool.shared._engine import Region
-from mempool.shared._engine import Ticket as Owning
 from mempool.shared.engine import SLICE, SharedEngine
 from mempool.shared.errors import ClientGone, PoolCorrupt
+from mempool.shared.owner import Owner
+from mempool.shared.ticket import Ticket
 
-#: Seconds: when the head of the line asks by itself, first and at last, and the soonest after a failure; and how long memory
-#: that was lacking is left alone, first and at last.
-ASK_FIRST, ASK_LAST, ASK_SOONEST, REST_FIRST, REST_LAST = 0.05, 5.0, 0.001, 0.001, 0.05
+#: Seconds: when the head of the line asks by itself at last (first: ASK_FIRST), and the soonest after a failure; how long
+#: memory that was lacking is left alone, first and at last.
+ASK_LAST, ASK_SOONEST, REST_FIRST, REST_LAST = 5.0, 0.001, 0.001, 0.05
 #: After so many seconds of waiting, the kernel tells of the end of other processes: a thread more, spared by short waits.
 WATCH_AFTER = 0.01
 #: How a ticket takes: see Ticket.take_one.
@@ -45,59 +47,6 @@ _in_use: dict[int, PoolEngine] = {}
 
 #: The greatest target that its word has room for.
 MOST = (1 << 21) - 1
-
-
-class Owner:
-    """To whom a buffer belongs. What it knows of its pool, which it must not keep alive."""
-
-    def __init__(self, engine: PoolEngine) -> None:
-        self.name: str = engine.name
-        self._engine = weakref.ref(engine)
-
-    def reclaim(self, dropped: list[Buffer]) -> str:
-        """Take back a buffer that its user has dropped. Returns what to warn of, if anything."""
-        engine = self._engine()
-        return "" if engine is None else engine.take_dropped(dropped)
-
-    def free(self, _buffer: Buffer) -> None:
-        """A buffer that never was out is dropped: its ticket has the element."""
-
-
-class Ticket(Owning):
-    """A ticket, as the face knows it."""
-
-    def __init__(self, _tx: object, _wanted: int) -> None:
-        self.elements: list[Any] = []
-        self.waker: Waker | None = None
-        self.owner: Any = None
-        self.refused = self.retry_now = self.is_dismissed = False
-        self.ask_after: float = ASK_FIRST
-        self.ask_at: float | None = None
-        self.rest_until: float = 0.0
-
-    @property
-    def first(self) -> int:
-        """Its elements begin here."""
-        return 0
-
-    @property
-    def count(self) -> int:
-        """Its elements end here."""
-        return len(self.elements)
-
-    @property
-    def state(self) -> int:
-        """See Ticket in mempool/engine.py. Who looks and is served has left the line by that."""
-        return CLOSED if self.is_dismissed else self.look()
-
-    def is_settled(self) -> bool:
-        """No longer waiting."""
-        return self.state != WAITING
-
-    def wake(self) -> None:
-        """Have its caller look."""
-        if self.waker is not None:
-            self.waker.wake()
 
 
 class PoolEngine:
@@ -128,6 +77,7 @@ class PoolEngine:
         self._blocks: dict[int, Block] = {}  # by slot: made at its first lease in this process
         self._lingering: dict[int, weakref.ref[Buffer]] = {}
         self._offered: set[int] = set()  # slots that this process has offered, and maybe is responsible for still
+        self._offering: dict[Ticket, None] = {}  # of offers under way, which nobody can see yet
         self._waiting: dict[Ticket, None] = {}  # those of this process, in their order
         self._draining: dict[Ticket, Waker] = {}
         self._listener: threading.Thread | None = None
@@ -152,8 +102,15 @@ class PoolEngine:
 
     def _set_gates(self) -> None:
         """What the slow way alone looks after shuts the quick one. What is offered: whether it is still this process'."""
-        self._tx.may_take = not (self._is_closed_here or self._is_ending)
-        self._tx.may_give = not (self._is_closed_here or self._draining or self._offered)
+        while True:
+            gates = self._gates()
+            self._tx.may_take, self._tx.may_give = gates
+            if gates == self._gates():
+                return  # else another thread, or a handler, has shut what was computed before
+
+    def _gates(self) -> tuple[bool, bool]:
+        is_open = not self._is_closed_here
+        return is_open and not self._is_ending, is_open and not (self._draining or self._offered)
 
     # -- memory
 
@@ -206,8 +163,22 @@ class PoolEngine:
         if self._tx.made_here != made:
             self._end_rest()
 
+    @contextlib.contextmanager
+    def _closed_meanwhile(self) -> Iterator[None]:
+        """Another thread may close this process' share at any moment, and it leaves: that is PoolClosed for who takes."""
+        try:
+            yield
+        except ClientGone:
+            if self._is_closed_here:
+                raise messages.closed(self.called) from None
+            raise
+
     def try_take(self, ticket: Ticket, *, ask_source: bool, may_wait: bool = False) -> bool:
         """See Engine."""
+        with self._closed_meanwhile():
+            return self._try_take(ticket, ask_source=ask_source, may_wait=may_wait)
+
+    def _try_take(self, ticket: Ticket, *, ask_source: bool, may_wait: bool) -> bool:
         if ticket.wanted == 0:
             self._require_open()
             return bool(ticket.take(SPARES))
@@ -230,7 +201,8 @@ class PoolEngine:
         # First buffers that are not alive yet: if there is no memory for one, the ticket has all elements still.
         ticket.elements = [handle_of(self.block_of(handle.slot)) for handle in ticket.handles]
         for buffer, handle in zip(ticket.elements, ticket.handles, strict=True):
-            self._tx.lend(buffer.block.region, handle, self)
+            with self._closed_meanwhile():
+                self._tx.lend(buffer.block.region, handle, self)
             buffer.begin()
         self.tracker.record(ticket.elements, self.clock.now())
         ticket.let_go()
@@ -249,6 +221,10 @@ class PoolEngine:
 
     def enqueue(self, ticket: Ticket, waker: Waker) -> None:
         """See Engine."""
+        with self._closed_meanwhile():
+            self._enqueue(ticket, waker)
+
+    def _enqueue(self, ticket: Ticket, waker: Waker) -> None:
         self._require_open()
         waiting = self._tx.look()[5]
         if self._waiting_max is not None and waiting >= self._waiting_max and not ticket.take(SPARES):
@@ -353,6 +329,10 @@ class PoolEngine:
         for buffer in ticket.elements:
             if buffer.is_alive() and not buffer.block.is_lost:
                 self._take_from(ticket, buffer)
+        for handle in ticket.handles:  # one that was lent may not have been alive yet
+            block = self._blocks.get(handle.slot)
+            if block is not None and handle.lease and block.region.lease == handle.lease:
+                self._tx.take_back(block.region)
         self.tracker.forget(ticket.elements)
         ticket.give_back()
         self._waiting.pop(ticket, None)
@@ -368,11 +348,14 @@ class PoolEngine:
     def _after_return(self) -> None:
         """Something has come back: who waits for that is told; a process that has ended its share leaves with the last."""
         is_responsible = bool(self._offered) and passing.is_responsible(self, self._offered)
+        is_responsible = is_responsible or bool(self._offering)
         if not is_responsible:
             _in_use.pop(id(self), None)
             if not self._tx.may_give:
                 self._set_gates()
-        if self._is_closed_here and not (self._tx.out or is_responsible or self._waiting):
+        # Not while another thread gets memory or gives it back: it comes here when it has done so.
+        is_busy = self._tx.being_made or self._tx.disposing
+        if self._is_closed_here and not (self._tx.out or is_responsible or self._waiting or is_busy):
             self.client.detach()
         if self._draining and self.snapshot().out == 0:
             for waker in list(self._draining.values()):
@@ -554,6 +537,8 @@ class PoolEngine:
         trimmed = self._tx.trim(max(0, spares))
         if trimmed and self._waiting:
             self._have_head_retry()
+        if self._is_closed_here:
+            self._after_return()
         return trimmed
 
     def fill_or_raise(self) -> None:
@@ -586,6 +571,8 @@ class PoolEngine:
         finally:
             self._fills -= 1
             self._note_memory(failures)
+            if self._is_closed_here:
+                self._after_return()
 
     # -- looking
 
@@ -693,6 +680,8 @@ class PoolEngine:
             self._tx.ring_all()
             if self._on_reclaim is not None:
                 self._on_reclaim(reclaimed)
+        if self._is_closed_here:
+            self._after_return()
         return reclaimed
 
     # -- the end
@@ -742,7 +731,7 @@ class PoolEngine:
             if block.region.lease:
                 block.lose()
         self._tx.lose_all()  # before the blocks go
-        self._blocks, self._lingering, self._offered = {}, {}, set()
+        self._blocks, self._lingering, self._offered, self._offering = {}, {}, set(), {}
         self._waiting, self._draining, self._listener = {}, {}, None
         self._fills = self._filling = 0
         self.under_way.clear()

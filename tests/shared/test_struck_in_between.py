@@ -1,0 +1,327 @@
+"""A process leaves, forks, or is interrupted while a call of it is between two steps: no element has two owners by that."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
+
+from shared_children import Parent, child
+from single_steps import SINGLESTEP, TRACEME, libc, may_trace
+
+from mempool.errors import LineFull, PoolClosed
+from mempool.shared import clients
+from mempool.shared.engine import SharedEngine
+from mempool.shared.errors import ClientGone
+from mempool.shared.file import ROOT
+from mempool.shared.pool import SharedPool
+from mempool.shared.pool_engine import PoolEngine
+from mempool.shared.ticket import Ticket
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+DETACH = 17
+
+
+def make(path: Path, **options: Any) -> SharedPool:
+    return SharedPool(path.name, **{"size": 4096, "reserve": 1, "limit": 1, "folder": path.parent, **options})
+
+
+def attach(path: Path) -> SharedPool:
+    return SharedPool.attach(path.name, folder=path.parent)
+
+
+def has_left(pool: SharedPool) -> bool:
+    return bool(pool._engine.client._lock == -1)
+
+
+@contextmanager
+def before_each_opcode(function: str, strike: Callable[[int], object]) -> Iterator[None]:
+    """Call this with the number of each opcode of that function of pool_engine.py before it runs."""
+    seen = 0
+
+    def trace(frame: Any, event: str, _argument: object) -> Any:
+        nonlocal seen
+        if frame.f_code.co_name != function or not frame.f_code.co_filename.endswith("pool_engine.py"):
+            return trace
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            seen += 1
+            strike(seen)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def test_who_closes_while_an_alloc_is_under_way_leaves_it_without_an_element(
+    pool_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, other = make(pool_path), attach(pool_path)
+    check_out = PoolEngine.check_out
+
+    def closed_before(engine: PoolEngine, ticket: Ticket) -> None:
+        pool.close()
+        check_out(engine, ticket)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PoolEngine, "check_out", closed_before)
+        with pytest.raises(PoolClosed):
+            pool.alloc()
+    assert has_left(pool)
+    other.free(other.alloc(timeout=1))
+    assert other.verify() == []
+
+
+def test_a_process_does_not_leave_while_a_thread_of_it_gives_memory_back(pool_path: Path) -> None:
+    pool = make(pool_path, reserve=0, keep=0)
+    tx = pool._engine._tx
+    seen: list[int] = []
+
+    class Memory:
+        def make(self, slot: int) -> bool:
+            return bool(tx.populate_here(slot))
+
+        def drop(self, slot: int) -> None:
+            if not seen:
+                seen.append(pool.close())
+                seen.append(has_left(pool))
+            tx.punch_here(slot)
+
+    tx.memory = Memory()
+    pool.free(pool.alloc())
+    assert seen == [0, False]
+    assert has_left(pool)
+
+
+@pytest.mark.long  # it is stopped after each instruction
+def test_who_attaches_in_a_dead_ones_place_is_not_addressed_before_it_is_there(pool_path: Path) -> None:
+    if not may_trace():
+        pytest.skip("this process may not trace its children")
+    pool = make(pool_path, reserve=2, limit=4)
+
+    def attach_and_be_killed(parent: Parent) -> None:
+        mine = attach(pool_path)
+        parent.tell(mine._engine.client.number)
+        parent.wait()
+
+    with child(attach_and_be_killed) as predecessor:
+        predecessor.hear()
+        predecessor.end(signal.SIGKILL)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        still_maps = clients.still_maps
+
+        def last_call_before(*arguments: Any) -> bool:
+            maps = still_maps(*arguments)
+            libc.ptrace(TRACEME, 0, None, None)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return maps
+
+        clients.still_maps = last_call_before  # type: ignore[assignment]
+        kept = SharedEngine.attach(pool_path)
+        os.write(writing, b".")
+        signal.pause()
+        os._exit(int(kept is None))
+    try:
+        os.waitpid(pid, os.WUNTRACED)
+        client = pool._engine.client
+        control = memoryview(client._mapping)[ROOT : client.layout.control_bytes]
+        before, token = bytes(control), None
+        while token is None and len(client.clients()) == 2:
+            while control == before:
+                assert libc.ptrace(SINGLESTEP, pid, None, None) == 0
+                assert os.WIFSTOPPED(os.waitpid(pid, 0)[1])
+            buffer = pool.alloc()
+            try:
+                token = pool.offer(buffer, to=pid)
+            except ProcessLookupError:
+                pool.free(buffer)
+            before = bytes(control)
+        assert token is not None
+        assert libc.ptrace(DETACH, pid, None, None) == 0
+        assert os.read(reading, 1) == b"."  # it has looked for what its predecessor had
+        pool.free(pool.recall(token))
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(reading)
+        os.close(writing)
+
+
+def test_what_is_offered_is_not_forgotten_because_another_thread_frees_meanwhile(
+    pool_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, other = make(pool_path, reserve=2, limit=2), attach(pool_path)
+    offer = Ticket.offer
+
+    def freed_before(ticket: Ticket, *arguments: Any) -> Any:
+        for act in (lambda: pool.free(pool.alloc()), pool.close):
+            thread = threading.Thread(target=act)
+            thread.start()
+            thread.join()
+        return offer(ticket, *arguments)
+
+    monkeypatch.setattr(Ticket, "offer", freed_before, raising=False)
+    token = pool.offer(pool.alloc())
+    assert pool.close() == 1
+    other.free(other.adopt(token))
+    assert other.verify() == []
+
+
+def test_two_threads_that_get_the_pool_of_a_token_attach_once(pool_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = make(pool_path)
+    token = pool.offer(pool.alloc())
+    attach_it = SharedPool.attach
+
+    both = threading.Barrier(2)
+
+    def slowly(name: str, **options: Any) -> SharedPool:
+        with contextlib.suppress(threading.BrokenBarrierError):  # one waits for the other, as it should
+            both.wait(timeout=0.2)
+        return attach_it(name, **options)
+
+    def get(parent: Parent) -> None:
+        monkeypatch.setattr(SharedPool, "attach", slowly)
+        pool.close()  # what it has of its parent's
+        got: list[SharedPool] = []
+        threads = [threading.Thread(target=lambda: got.append(SharedPool.of(token))) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        parent.tell(len(SharedEngine.observe(pool_path).clients()))
+        parent.wait()
+
+    with child(get) as forked:
+        assert forked.hear() == 2
+
+
+def test_an_alloc_that_is_interrupted_leaves_nothing_that_counts_as_out(pool_path: Path) -> None:
+    number = 0
+    done = False
+    while not done:
+        number += 1
+        pool = make(pool_path, track="holders")
+
+        def interrupt(opcode: int, at: int = number) -> None:
+            if opcode == at:
+                raise KeyboardInterrupt
+
+        try:
+            with before_each_opcode("check_out", interrupt):
+                pool.free(pool.alloc())
+            done = True
+        except KeyboardInterrupt:
+            pass
+        assert (pool.close(), has_left(pool)) == (0, True), number
+        pool.unlink()
+    assert number > 20
+
+
+def test_a_child_of_a_fork_that_could_not_attach_tries_again(pool_path: Path) -> None:
+    pool = make(pool_path, reserve=2, limit=2, clients=1)
+    pool.free(pool.alloc())
+
+    def try_to_attach(parent: Parent) -> None:
+        for _ in range(2):
+            with pytest.raises(LineFull, match="1 processes use this pool"):
+                pool.alloc()
+        parent.tell(0)
+        parent.wait()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        with pytest.raises(OSError, match="Too many open files"):
+            pool.alloc()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        pool.free(pool.alloc())
+
+    with child(try_to_attach) as forked:
+        forked.hear()
+        pool.close()
+        forked.go()
+        assert forked.end() == 0
+
+
+def test_in_a_child_of_a_fork_a_pool_that_was_closed_before_can_be_looked_at(pool_path: Path) -> None:
+    pool = make(pool_path)
+    pool.close()
+
+    def look(_parent: Parent) -> None:
+        assert pool.stats().out == 0
+        assert "closed" in repr(pool)
+        with pytest.raises(PoolClosed):
+            pool.alloc()
+
+    with child(look) as forked:
+        assert forked.end() == 0
+
+
+def test_a_pool_that_is_closed_while_its_gates_are_set_takes_no_more(pool_path: Path) -> None:
+    number = 0
+    struck = True
+    while struck:
+        number += 1
+        pool = make(pool_path, reserve=2, limit=2)
+        kept = pool.alloc()
+        token = pool.offer(pool.alloc())
+        struck = False
+
+        def close(opcode: int, at: int = number, closed: SharedPool = pool) -> None:
+            nonlocal struck
+            if opcode == at:
+                struck = True
+                sys.settrace(None)
+                closed.close()
+
+        with before_each_opcode("_set_gates", close):
+            try:
+                pool.free(pool.recall(token))
+            except PoolClosed:
+                pass
+        if struck:
+            with pytest.raises(PoolClosed):
+                pool.alloc()
+        pool.free(kept)
+        pool.close()
+        assert has_left(pool), number
+        pool.unlink()
+    assert number > 5
+
+
+def test_a_child_that_a_handler_forks_in_an_alloc_does_not_get_its_parents_element(
+    pool_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make(pool_path)
+    check_out = PoolEngine.check_out
+    forked = []
+
+    def fork_before(engine: PoolEngine, ticket: Ticket) -> None:
+        forked.append(os.fork())
+        check_out(engine, ticket)
+
+    monkeypatch.setattr(PoolEngine, "check_out", fork_before)
+    try:
+        buffer = pool.alloc()
+        status = 1
+    except ClientGone:
+        status = 0
+    if forked[0] == 0:
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(forked[0], 0)[1]) == 0
+    pool.free(buffer)
