@@ -23,6 +23,7 @@ from mempool.benchmarks.measure import (
 )
 
 from mempool import Pool
+from mempool.buffer import EXPORTS
 from mempool.sources import Buffers, Objects
 
 GROUP = "uncontended"
@@ -91,7 +92,12 @@ def ours() -> dict[str, tuple[peers.Peer, Target | None]]:
 
 
 def views(*, quick: bool) -> Iterator[Row]:
-    """A view of a buffer, made and ended, beside one of a bytearray: how much longer it takes."""
+    """A view of a buffer, made and ended, beside one of a bytearray: how much longer it takes.
+
+    None uncompiled on CPython 3.11, where no class of Python's can be viewed.
+    """
+    if not EXPORTS:
+        return
     beside = "memoryview(bytearray)"
     buffer = Pool(Buffers(4096), 1).alloc()
     seconds = in_rounds(

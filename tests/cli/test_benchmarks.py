@@ -24,6 +24,7 @@ from mempool.benchmarks.measure import Point, Row, Target
 from rich.console import Console
 
 from mempool import benchmarks
+from mempool.buffer import EXPORTS
 from mempool.cli import main
 from mempool.cli.bench import bench
 
@@ -59,7 +60,7 @@ def test_a_scene_that_no_other_test_runs_ends_in_figures(monkeypatch: pytest.Mon
     module = importlib.import_module(f"mempool.benchmarks.{group}")
     monkeypatch.setattr(module, "ROUNDS_QUICK", 1)
     rows = list(getattr(module, function)(quick=True))
-    assert rows
+    assert rows or (function == "views" and not EXPORTS)
     for row in rows:
         assert row.group == module.GROUP
         assert row.target is not None

@@ -61,6 +61,7 @@ def before_each_opcode(function: str, strike: Callable[[int], object]) -> Iterat
         return trace
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # CPython 3.12 heeds it only if some frame has it when settrace is called
     sys.settrace(trace)
     try:
         yield

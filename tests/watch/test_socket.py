@@ -9,6 +9,7 @@ import os
 import random
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -428,6 +429,10 @@ def test_a_process_that_is_stopped_does_not_answer(folder: Path) -> None:
 # -- when memory is short
 
 
+@pytest.mark.skipif(
+    (3, 12) <= sys.version_info[:3] <= (3, 13, 0),
+    reason="CPython 3.12 and 3.13.0 lose references where memory runs out, and crash after many such calls",
+)
 def test_an_answer_or_prepared_bytes_whatever_allocation_fails(folder: Path) -> None:
     """Each allocation of an answer is failed in turn, and the server lives: the next is answered in full."""
     testcapi = pytest.importorskip("_testcapi")

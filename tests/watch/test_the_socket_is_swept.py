@@ -128,7 +128,8 @@ FORGOTTEN = b"SystemError: error return without exception set"
 
 
 @pytest.mark.skipif(
-    sys.version_info[:3] == (3, 13, 0), reason="CPython 3.13.0 itself crashes, in json, where memory has run out before"
+    (3, 12) <= sys.version_info[:3] <= (3, 13, 0),
+    reason="CPython 3.12 and 3.13.0 lose references where memory runs out, and crash after many such calls",
 )
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request[:30].decode().strip() or "no request")
 def test_whatever_allocation_fails_there_is_an_answer_or_the_one_prepared_and_nothing_leaks(
