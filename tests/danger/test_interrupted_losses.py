@@ -227,7 +227,7 @@ def strike_everywhere(make: Callable[[], Any], prepare: Callable[[Scene], Callab
             raise AssertionError(f"interrupted at {interrupter.struck_at}: {error!r}") from error
         del call
         if sys.exception() is not None:
-            # CPython 3.13.0, interrupted as it leaves a handler, stays in it: what the traceback of that error keeps is not lost.
+            # CPython 3.13.0, interrupted as it leaves a handler, stays in it: what its traceback keeps is not lost.
             return strikes
         gc.collect()
         if track == "nothing" and scene.pool.stats().out == 0:
