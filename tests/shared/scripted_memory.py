@@ -62,7 +62,7 @@ class ScriptedPool(SharedPool):
     def __init__(self, folder: Path, source: ScriptedSource[Any], slots: Slots, reserve: int, **options: Any) -> None:
         self.source, self.slots = source, slots
         number = next(self._numbers)
-        name = options.pop("name", None) or f"pool-{number}"
+        name = options.pop("name", None) or f"scripted-{number}"  # see filterwarnings in pyproject.toml
         path = folder / str(number)
         path.mkdir(mode=0o700)
         super().__init__(name, 4096, reserve, limit=options.pop("limit", None), slots=256, folder=path, **options)

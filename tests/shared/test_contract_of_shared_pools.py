@@ -67,6 +67,7 @@ class TestSharedPool(PoolContract):
         with warnings.catch_warnings():  # of what was dropped in a cycle: later, between two tests, it would be an error
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
+            gc.collect()  # of what that has left
 
     def make_source(self, *script: Any, otherwise: Any = Step.WORKS) -> ScriptedSource[Any]:
         slots = Slots()

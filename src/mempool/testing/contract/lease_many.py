@@ -124,7 +124,8 @@ class LeaseManyContract(Contract):
     def test_many_leases_dropped_are_returned_with_a_warning(self) -> None:
         """A ResourceWarning names the pool; leases that were never entered are nothing."""
         pool, source = self.pool(2, name="frames")
-        gc.collect()  # what an earlier test has left is none of this one's
+        gc.collect()  # what an earlier test has left is none of this one's; and what that leaves
+        gc.collect()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             unused = pool.lease_many(2)

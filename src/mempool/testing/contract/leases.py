@@ -128,7 +128,8 @@ class LeaseContract(Contract):
     def test_a_lease_never_used_is_nothing(self) -> None:
         """Asking for a lease takes nothing and dropping it warns of nothing."""
         pool, source = self.pool(1)
-        gc.collect()  # what an earlier test has left is none of this one's
+        gc.collect()  # what an earlier test has left is none of this one's; and what that leaves
+        gc.collect()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             del_me = pool.lease()
@@ -153,7 +154,8 @@ class LeaseContract(Contract):
         monkeypatch.setattr(sys, "unraisablehook", lambda args: unraisable.append(args.exc_type))
         lease = pool.lease()
         assert lease.element is not None
-        gc.collect()  # what an earlier test has left is none of this one's
+        gc.collect()  # what an earlier test has left is none of this one's; and what that leaves
+        gc.collect()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             del lease
