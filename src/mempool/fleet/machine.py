@@ -3,7 +3,7 @@
 Each of its nodes has the fleet's orders, at its own pace. So a node's own revision is not enough for "never a step back":
 while a slow one still has the order before last, a fast one has done the last. Hence the record: a small file beside the
 pool's, under a lock that the kernel takes from a process that is killed. The lock is held for the moment of a resize and not
-while memory is made: a node that is stopped in the midst stops no other for long.
+while memory is made. A node that is stopped within that moment holds up the others' resizes until it goes on or is killed.
 """
 
 from __future__ import annotations
