@@ -7,7 +7,7 @@ import gc
 import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Self
@@ -18,8 +18,8 @@ PACKAGE = str(Path(mempool.__file__).parent)
 ENDS = {"RETURN_VALUE", "RETURN_CONST"}
 
 
-class Interrupter:
-    """Raises KeyboardInterrupt before the n-th bytecode that the package executes (uncompiled), counted from 1."""
+class AtBytecode:
+    """Does something before the n-th bytecode that the package executes (uncompiled), counted from 1."""
 
     def __init__(self, n: int) -> None:
         self.countdown = n
@@ -42,18 +42,40 @@ class Interrupter:
         return self._step
 
     def _step(self, frame: FrameType, event: str, arg: object) -> Any:
-        if event != "opcode":
-            return self._step
-        if _hands_over(frame):
-            return self._step  # an interrupt here is one in the caller, after the call
-        if _in_finalizer(frame):
-            return self._step  # Python swallows what is raised there
-        self.countdown -= 1
-        if self.countdown == 0:
-            self.struck_at = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}"
-            sys.settrace(None)
-            raise KeyboardInterrupt(self.struck_at)
+        if event == "opcode" and not self.passes_over(frame):
+            self.countdown -= 1
+            if self.countdown == 0:
+                self.struck_at = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}"
+                self.strike()
         return self._step
+
+    def passes_over(self, _frame: FrameType) -> bool:
+        """Whether the bytecode that comes next does not count."""
+        return False
+
+    def strike(self) -> None:
+        """What it does there."""
+        raise NotImplementedError
+
+
+class Interrupter(AtBytecode):
+    """Raises KeyboardInterrupt, where Python raises one."""
+
+    def passes_over(self, frame: FrameType) -> bool:
+        """At a return of a public call an interrupt is one in its caller. In a finalizer Python swallows what is raised."""
+        return _hands_over(frame) or _in_finalizer(frame)
+
+    def strike(self) -> None:
+        sys.settrace(None)
+        raise KeyboardInterrupt(self.struck_at)
+
+
+class Bystander(AtBytecode):
+    """Calls something, as a finalizer or a signal handler may, and lets the package go on."""
+
+    def __init__(self, n: int, call: Callable[[], object]) -> None:
+        super().__init__(n)
+        self.strike = call  # type: ignore[method-assign]
 
 
 _operations: dict[CodeType, dict[int, str]] = {}

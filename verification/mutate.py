@@ -4,7 +4,8 @@ cosmic-ray changes one operator, number, comparison, keyword or decorator at a t
 run there on the uncompiled core. A mutant that they pass has survived: survivors.md says of each why it makes no difference,
 or a test is added that kills it: in tests/models/test_decisions.py, or in the file of its subject.
 
-There are some thousands, a few seconds each, so a sample is drawn: `--sample` of them by `--seed`, the same each time.
+There are some thousands, a few seconds each, so a sample is drawn: `--sample` of them by `--seed`, the same each time; or
+`--each` of every file, in turns, so that a run that is ended by `--seconds` has tried as many of the one as of the other.
 Left out are annotations, what is only for type checkers, and the branches for C. Those are tried by `--compiled`: there,
 the core is compiled again for each mutant.
 Status 1 if less than `--least` of those that may make a difference were noticed, or a survivor is not told in survivors.md.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
 import multiprocessing
 import os
 import random
@@ -216,6 +218,7 @@ def outlives(mutation: MutationSpec) -> str | None:
 def main() -> int:
     options = argparse.ArgumentParser(prog="python -m verification.mutate", description=__doc__)
     options.add_argument("--sample", type=int, default=100, help="how many mutants (%(default)s); 0: all")
+    options.add_argument("--each", type=int, default=0, help="how many mutants of every file; 0: as --sample says")
     options.add_argument("--seed", type=int, default=1, help="by which they are drawn (%(default)s)")
     options.add_argument("--only", default="", help="a part of the module's name")
     options.add_argument("--again", type=Path, help="only those that survived, as this output of a former run tells")
@@ -236,11 +239,20 @@ def main() -> int:
         if chosen.again:
             output = chosen.again.read_text("utf-8")
             everything = [mutation for mutation in everything if key_of(mutation) in output]
-        sample = everything
-        if chosen.sample:
-            sample = random.Random(chosen.seed).sample(everything, min(chosen.sample, len(everything)))
+        sample = drawn_from(everything, chosen)
         with multiprocessing.get_context("spawn").Pool(chosen.jobs, move_to, [scratch, chosen.compiled]) as workers:
             return judge(sample, workers.imap(outlives, sample), chosen, len(everything))
+
+
+def drawn_from(everything: list[MutationSpec], chosen: argparse.Namespace) -> list[MutationSpec]:
+    draw = random.Random(chosen.seed)
+    if chosen.each:
+        files: dict[Path, list[MutationSpec]] = {}
+        for mutation in everything:
+            files.setdefault(mutation.module_path, []).append(mutation)
+        columns = [draw.sample(of_one, min(chosen.each, len(of_one))) for of_one in files.values()]
+        return [mutation for row in itertools.zip_longest(*columns) for mutation in row if mutation is not None]
+    return draw.sample(everything, min(chosen.sample, len(everything))) if chosen.sample else everything
 
 
 def judge(sample: list[MutationSpec], outcomes: Iterator[str | None], chosen: argparse.Namespace, everything: int) -> int:
@@ -262,7 +274,7 @@ def judge(sample: list[MutationSpec], outcomes: Iterator[str | None], chosen: ar
             break
     print()
     ratio = killed / (tried - alike) if tried > alike else 0.0
-    drawn = f", drawn by seed {chosen.seed}" if chosen.sample else ""
+    drawn = f", drawn by seed {chosen.seed}" if chosen.sample or chosen.each else ""
     print(
         f"{killed} of {tried} mutants killed, of {everything}{drawn}, in "
         f"{time.monotonic() - began:.0f} s; {alike} survivors make no difference, as {SURVIVORS.name} says, {untold} are "

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from scenes import Broken, Call, Element, Scene, Source, again, call, each, keep, kernels_pool, raises
+from scenes import Broken, Call, Disposable, Scene, Source, again, call, each, keep, kernels_pool, raises
 
 import mempool
 from mempool import linux
@@ -316,7 +316,7 @@ def linux_free_twice(scene: Scene) -> Call:
 
 @call(kernel=True)
 def linux_free_foreign(scene: Scene) -> Call:
-    element = Element()
+    element = Disposable()
     return raises(mempool.ForeignElement, lambda: linux.mempool_free(element, scene.pool))
 
 
@@ -336,7 +336,7 @@ def linux_free_bulk(scene: Scene) -> Call:
 @call(kernel=True)
 def linux_free_bulk_foreign(scene: Scene) -> Call:
     _emptied(scene)
-    elements = [Element(), *scene.others]
+    elements = [Disposable(), *scene.others]
     return raises(mempool.ForeignElement, lambda: linux.mempool_free_bulk(scene.pool, elements))
 
 

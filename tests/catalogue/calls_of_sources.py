@@ -14,7 +14,7 @@ from calls_that_free_and_resize import free_surplus, lease_with
 from scenes import (
     Broken,
     Call,
-    Element,
+    Disposable,
     Scene,
     Source,
     call,
@@ -31,10 +31,10 @@ from mempool import sources
 class Exhausted:
     """A source that never has anything."""
 
-    def alloc(self) -> Element:
+    def alloc(self) -> Disposable:
         raise MemoryError
 
-    def free(self, _element: Element) -> None:
+    def free(self, _element: Disposable) -> None:
         raise AssertionError("never made one")
 
 
@@ -46,7 +46,7 @@ class EverySecond:
         self.free = source.free
         self.fails = False
 
-    def alloc(self) -> Element:
+    def alloc(self) -> Disposable:
         self.fails = not self.fails
         if self.fails:
             raise MemoryError
@@ -206,7 +206,7 @@ def buffers_regain(_scene: Scene) -> Call:
 
 @call()
 def pool_of_one_object_twice(_scene: Scene) -> Call:
-    only = Element()
+    only = Disposable()
     source = mempool.Objects(lambda: only)
     return raises(ValueError, lambda: mempool.Pool(source, 2))
 
@@ -251,7 +251,7 @@ class Complete(Source):
     size = 16
     level = "resident"
 
-    def reset(self, element: Element) -> None:
+    def reset(self, element: Disposable) -> None:
         assert exists(element)
 
     check = reset
@@ -286,13 +286,13 @@ def objects_that_are_reset(scene: Scene) -> Call:
     return lease_with(scene)
 
 
-def _look_at(element: Element) -> None:
+def _look_at(element: Disposable) -> None:
     assert exists(element)
 
 
 @call()
 def pool_of_objects(_scene: Scene) -> Call:
-    source = mempool.Objects(Element)
+    source = mempool.Objects(Disposable)
 
     def made() -> None:
         with mempool.Pool(source, 1) as pool, pool.lease() as element:

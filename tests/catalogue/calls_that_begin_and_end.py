@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import copy
 from typing import Any
 
-from scenes import Broken, Call, Element, Scene, Source, again, call, raises
+from scenes import Broken, Call, Disposable, Scene, Source, again, call, raises
 
 import mempool
 from mempool import registry
@@ -60,7 +60,7 @@ def take_over(scene: Scene) -> Call:
 
 @call(track="holders")
 def hand_over_foreign(scene: Scene) -> Call:
-    element = Element()
+    element = Disposable()
     return lambda: scene.pool.hand_over(element)
 
 

@@ -6,7 +6,7 @@ import _thread
 from copy import copy
 from itertools import repeat
 
-from scenes import Broken, Call, Element, NotRaised, Scene, call, exists, listed, raises
+from scenes import Broken, Call, Disposable, NotRaised, Scene, call, exists, listed, raises
 
 import mempool
 
@@ -36,7 +36,7 @@ def free_twice(scene: Scene) -> Call:
 
 @call()
 def free_foreign(scene: Scene) -> Call:
-    element = Element()
+    element = Disposable()
     return raises(mempool.ForeignElement, lambda: scene.pool.free(element))
 
 
@@ -83,7 +83,7 @@ def free_many_one_twice(scene: Scene) -> Call:
 @call()
 def free_many_one_foreign(scene: Scene) -> Call:
     elements = scene.got[0] = scene.pool.alloc_many(2)
-    foreign = Element()
+    foreign = Disposable()
     return raises(mempool.ForeignElement, lambda: scene.pool.free_many([*elements, foreign]))
 
 

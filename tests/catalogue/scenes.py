@@ -19,7 +19,7 @@ from mempool.testing import assert_books
 Call = Callable[[], object]
 
 
-class Element:
+class Disposable:
     """Knows whether it was disposed of, which takes no memory to note."""
 
     __slots__ = ("exists",)
@@ -36,24 +36,24 @@ class Source:
     """Makes elements and remembers them; fails or raises when it is told to."""
 
     def __init__(self) -> None:
-        self.made: list[Element] = []
+        self.made: list[Disposable] = []
         self.alloc_raises: type[Exception] | None = None
         self.free_raises: type[Exception] | None = None
 
-    def alloc(self) -> Element:
+    def alloc(self) -> Disposable:
         if self.alloc_raises is not None:
             raise self.alloc_raises
-        element = Element()
+        element = Disposable()
         self.made.append(element)
         return element
 
-    def free(self, element: Element) -> None:
+    def free(self, element: Disposable) -> None:
         assert element.exists, "disposed of twice"
         element.exists = False
         if self.free_raises is not None:
             raise self.free_raises
 
-    def existing(self) -> list[Element]:
+    def existing(self) -> list[Disposable]:
         return [element for element in self.made if element.exists]
 
 
@@ -62,7 +62,7 @@ class ResettingSource(Source):
 
     reset_raises: type[Exception] | None = None
 
-    def reset(self, _element: Element) -> None:
+    def reset(self, _element: Disposable) -> None:
         if self.reset_raises is not None:
             raise self.reset_raises
 
@@ -72,7 +72,7 @@ class CheckingSource(Source):
 
     check_raises: type[Exception] | None = None
 
-    def check(self, _element: Element) -> None:
+    def check(self, _element: Disposable) -> None:
         if self.check_raises is not None:
             raise self.check_raises
 
@@ -219,7 +219,7 @@ class Scene:
                 self.adaptor.free(element)
         held = [element for got in self.got for element in (got if isinstance(got, list) else [got])]
         for element in held + self.others:
-            if isinstance(element, Element | mempool.Buffer) and exists(element) and self._is_out(element):
+            if isinstance(element, Disposable | mempool.Buffer) and exists(element) and self._is_out(element):
                 self.pool.free(element)
         self.made = [None]
         self.got = [None] * 8
@@ -246,11 +246,11 @@ class Scene:
         assert set(getattr(self.adaptor, "_seconds", ())) <= existing, "Fallback knows what does not exist"
 
 
-def kernels_pool(source: Source) -> linux.Mempool[Element] | None:
+def kernels_pool(source: Source) -> linux.Mempool[Disposable] | None:
     return linux.mempool_create(2, lambda _mask, data: data.alloc(), kernels_free, source)
 
 
-def kernels_free(element: Element, source: Source) -> None:
+def kernels_free(element: Disposable, source: Source) -> None:
     """Source.free, in one frame: to enter another may need memory, too."""
     assert element.exists, "disposed of twice"
     element.exists = False

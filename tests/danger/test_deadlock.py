@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 from books import assert_at_rest
-from named import SOON, Caller, make
+from callers import SOON, Caller, make
 
 from mempool import DeadlockError, Pool, PoolError, PoolTimeout, deadlock
 from mempool.testing import ScriptedSource, Step, wait_until, wait_until_async
@@ -34,7 +34,7 @@ def test_two_threads_that_hold_one_of_two_and_want_another() -> None:
     assert "pool 'frames': thread 'bert' has held bytearray at" in message
     assert "thread 'anna' waits in pool 'frames'" in message
     assert "thread 'bert' waits in pool 'frames'" in message
-    assert len(re.findall(r"taken at named\.py:\d+ in take", message)) == 2
+    assert len(re.findall(r"taken at callers\.py:\d+ in take", message)) == 2
     bert.does(lambda: pool.free(second)).result(SOON)  # which ends it
     pool.free(waiting.result(SOON))
     pool.free(first)

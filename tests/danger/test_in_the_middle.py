@@ -13,11 +13,11 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType, SimpleNamespace
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from books import assert_at_rest
-from sweeps import PACKAGE, PLACES, Interrupter
+from sweeps import PACKAGE, PLACES, Bystander, Interrupter
 
 import mempool
 from mempool import Objects, Pool
@@ -37,7 +37,7 @@ IN_THE_MIDDLE = "in the middle of one of its own steps"
 # -- exceptions: each decision happens or does not
 
 
-class Scene:
+class DecisionScene:
     """A core, the transfer and tickets that a decision may change, and who was woken."""
 
     def __init__(self, tracks: bool = True) -> None:
@@ -99,22 +99,22 @@ class Scene:
         return seen
 
 
-def take(scene: Scene) -> Callable[[], object]:
+def take(scene: DecisionScene) -> Callable[[], object]:
     transfer = scene.empty("mine", 3)
     return lambda: scene.core.take_spares(transfer, False)
 
 
-def take_the_reserve(scene: Scene) -> Callable[[], object]:
+def take_the_reserve(scene: DecisionScene) -> Callable[[], object]:
     transfer = scene.empty("mine", 3)
     return lambda: scene.core.take_spares(transfer, True)
 
 
-def take_quickly(scene: Scene) -> Callable[[], object]:
+def take_quickly(scene: DecisionScene) -> Callable[[], object]:
     transfer = scene.empty("mine", 1)
     return lambda: deciding.take_out(scene.core, transfer)
 
 
-def free_quickly(scene: Scene) -> Callable[[], object]:
+def free_quickly(scene: DecisionScene) -> Callable[[], object]:
     transfer = scene.empty("user's", 1)
     deciding.take_out(scene.core, transfer)
     element = transfer.elements[0]
@@ -122,128 +122,128 @@ def free_quickly(scene: Scene) -> Callable[[], object]:
     return lambda: deciding.put_in(scene.core, element)
 
 
-def permit(scene: Scene) -> Callable[[], object]:
+def permit(scene: DecisionScene) -> Callable[[], object]:
     transfer = scene.empty("mine", 3)
     return lambda: scene.core.permit(transfer, 3)
 
 
-def permit_fill(scene: Scene) -> Callable[[], object]:
+def permit_fill(scene: DecisionScene) -> Callable[[], object]:
     scene.core.retarget(7, UNCHANGED, UNCHANGED, [None] * 14)
     transfer, fill = scene.empty("mine", 2), scene.empty("fill", 0)
     scene.core.begin_fill(fill)
     return lambda: scene.core.permit_fill(transfer, False, fill)
 
 
-def fill_ends(scene: Scene) -> Callable[[], object]:
+def fill_ends(scene: DecisionScene) -> Callable[[], object]:
     transfer, fill = scene.empty("mine", 2), scene.empty("fill", 0)
     scene.core.begin_fill(fill)
     return lambda: scene.core.permit_fill(transfer, False, fill)
 
 
-def arrive(scene: Scene) -> Callable[[], object]:
+def arrive(scene: DecisionScene) -> Callable[[], object]:
     transfer = scene.empty("mine", 2)
     scene.core.permit(transfer, 2)
     transfer.made.extend([Element(7), None])
     return lambda: scene.core.complete(transfer, True)
 
 
-def pass_on(scene: Scene) -> Callable[[], object]:
+def pass_on(scene: DecisionScene) -> Callable[[], object]:
     transfer, receiver = scene.fill("mine", 2), scene.empty("receiver", 2)
     return lambda: scene.core.pass_on(transfer, receiver)
 
 
-def give_to_the_shelf(scene: Scene) -> Callable[[], object]:
+def give_to_the_shelf(scene: DecisionScene) -> Callable[[], object]:
     transfer = scene.out("mine", 4)
     return lambda: scene.core.take_back(transfer)
 
 
-def give_to_the_line(scene: Scene) -> Callable[[], object]:
+def give_to_the_line(scene: DecisionScene) -> Callable[[], object]:
     scene.line()
     return lambda: scene.core.take_back(scene.transfer["user's"])
 
 
-def give_surplus(scene: Scene) -> Callable[[], object]:
+def give_surplus(scene: DecisionScene) -> Callable[[], object]:
     transfer = scene.fill("mine", 3)
     return lambda: scene.core.take_back(transfer)
 
 
-def mark_surplus(scene: Scene) -> Callable[[], object]:
+def mark_surplus(scene: DecisionScene) -> Callable[[], object]:
     transfer = scene.out("mine", 2)
     return lambda: scene.core.mark_surplus(transfer)
 
 
-def surplus(scene: Scene) -> Callable[[], object]:
+def surplus(scene: DecisionScene) -> Callable[[], object]:
     scene.core.retarget(0, 0, UNCHANGED, [])
     transfer = scene.empty("mine", 3)
     return lambda: scene.core.evict(transfer)
 
 
-def disposed_one(scene: Scene) -> Callable[[], object]:
+def disposed_one(scene: DecisionScene) -> Callable[[], object]:
     transfer = scene.out("mine", 2)
     scene.core.mark_surplus(transfer)
     transfer.free_called.append(1)
     return lambda: scene.core.disposed_one(transfer)
 
 
-def lose(scene: Scene) -> Callable[[], object]:
+def lose(scene: DecisionScene) -> Callable[[], object]:
     transfer = scene.out("mine", 2)
     return lambda: scene.core.write_off_transfer(transfer)
 
 
-def write_off_all_out(scene: Scene) -> Callable[[], object]:
+def write_off_all_out(scene: DecisionScene) -> Callable[[], object]:
     transfer = scene.empty("mine", 2)
     scene.core.take_spares(transfer, True)
     scene.core.check_out(transfer)
     return lambda: scene.core.write_off_all_out()
 
 
-def join_and_be_served(scene: Scene) -> Callable[[], object]:
+def join_and_be_served(scene: DecisionScene) -> Callable[[], object]:
     ticket = scene.waiter("mine", 2, joins=False)
     return lambda: scene.core.join(ticket, [])
 
 
-def join_the_line(scene: Scene) -> Callable[[], object]:
+def join_the_line(scene: DecisionScene) -> Callable[[], object]:
     scene.line()
     ticket = scene.waiter("mine", 2, joins=False)
     return lambda: scene.core.join(ticket, [])
 
 
-def withdraw(scene: Scene) -> Callable[[], object]:
+def withdraw(scene: DecisionScene) -> Callable[[], object]:
     scene.line()
     return lambda: scene.core.withdraw(scene.transfer["first"])
 
 
-def shrink(scene: Scene) -> Callable[[], object]:
+def shrink(scene: DecisionScene) -> Callable[[], object]:
     scene.line()
     fill = scene.empty("fill", 0)
     return lambda: scene.core.retarget(1, 1, 1, [], fill)
 
 
-def grow(scene: Scene) -> Callable[[], object]:
+def grow(scene: DecisionScene) -> Callable[[], object]:
     fill = scene.empty("fill", 0)
     return lambda: scene.core.retarget(7, UNCHANGED, 20, [None] * 14, fill)
 
 
-def close(scene: Scene) -> Callable[[], object]:
+def close(scene: DecisionScene) -> Callable[[], object]:
     scene.line()
     return lambda: scene.core.close()
 
 
-def dismiss(scene: Scene) -> Callable[[], object]:
+def dismiss(scene: DecisionScene) -> Callable[[], object]:
     scene.line()
     return lambda: scene.core.dismiss()
 
 
-def count_wait(scene: Scene) -> Callable[[], object]:
+def count_wait(scene: DecisionScene) -> Callable[[], object]:
     return lambda: scene.core.count_wait(SERVED, 0.5)
 
 
-def watch_a_drain(scene: Scene) -> Callable[[], object]:
+def watch_a_drain(scene: DecisionScene) -> Callable[[], object]:
     ticket = scene.waiter("mine", 0, joins=False)
     return lambda: scene.core.watch_drain(ticket, True)
 
 
-def after_fork(scene: Scene) -> Callable[[], object]:
+def after_fork(scene: DecisionScene) -> Callable[[], object]:
     scene.line()
     return lambda: scene.core.after_fork(2)
 
@@ -282,10 +282,10 @@ DECISIONS = [
 @pytest.mark.sample(3)
 @pytest.mark.parametrize("prepare", DECISIONS, ids=lambda prepare: prepare.__name__)
 def test_a_decision_that_is_cut_short_has_happened_or_has_not(
-    prepare: Callable[[Scene], Callable[[], object]], request: pytest.FixtureRequest
+    prepare: Callable[[DecisionScene], Callable[[], object]], request: pytest.FixtureRequest
 ) -> None:
     """An interrupt before any bytecode: all is as before or as after it, nobody who was served sleeps, the lock is free."""
-    undisturbed = Scene()
+    undisturbed = DecisionScene()
     call = prepare(undisturbed)
     before = undisturbed.state()
     undisturbed.woken.clear()
@@ -298,7 +298,7 @@ def test_a_decision_that_is_cut_short_has_happened_or_has_not(
     seen = []
     bytecodes = sys.maxsize - counter.countdown
     for n in {*range(1, bytecodes + 1, max(1, bytecodes // (8 * PLACES))), bytecodes}:  # the last is after all decisions
-        scene = Scene()
+        scene = DecisionScene()
         call = prepare(scene)
         assert scene.state() == before
         scene.woken.clear()
@@ -316,7 +316,7 @@ def test_a_decision_that_is_cut_short_has_happened_or_has_not(
 
 def test_a_second_interrupt_while_the_first_is_taken_back_loses_nothing() -> None:
     """Whoever decides next finds the record, and takes back what was left half done."""
-    scene = Scene()
+    scene = DecisionScene()
     transfer = scene.empty("mine", 3)
     before = scene.state()
     shut, roll_back = Decisions.commit, deciding.roll_back
@@ -335,35 +335,6 @@ def test_a_second_interrupt_while_the_first_is_taken_back_loses_nothing() -> Non
 
 
 # -- calls by the same thread
-
-
-class Bystander:
-    """Calls something before the n-th bytecode that the package executes, as a finalizer or a signal handler may."""
-
-    def __init__(self, n: int, call: Callable[[], object]) -> None:
-        self.countdown = n
-        self.call = call
-
-    def __enter__(self) -> Self:
-        sys._getframe().f_trace_opcodes = True
-        sys.settrace(self._enter_frame)
-        return self
-
-    def __exit__(self, *_exc_info: object) -> None:
-        sys.settrace(None)
-
-    def _enter_frame(self, frame: FrameType, _event: str, _arg: object) -> Any:
-        if not frame.f_code.co_filename.startswith(PACKAGE) or "testing" in frame.f_code.co_filename:
-            return None
-        frame.f_trace_opcodes = True
-        return self._step
-
-    def _step(self, _frame: FrameType, event: str, _arg: object) -> Any:
-        if event == "opcode":
-            self.countdown -= 1
-            if self.countdown == 0:
-                self.call()
-        return self._step
 
 
 def use(pool: Pool[Any]) -> None:
@@ -699,7 +670,7 @@ def test_another_thread_waits_for_a_decision(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_states_of_a_ticket_that_others_see_are_final(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits looks at its ticket without the lock: it says SERVED when nothing can be taken back any more."""
-    scene = Scene()
+    scene = DecisionScene()
     scene.line()
     seen: list[int] = []
     in_the_middle(monkeypatch, lambda: seen.append(scene.transfer["first"].state))

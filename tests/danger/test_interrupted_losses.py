@@ -11,71 +11,42 @@ from typing import Any
 
 import pytest
 from books import assert_at_rest
+from elements import Weak
+from interrupted import Scene
 from sweeps import interrupted_everywhere
 
-from mempool import IMPLEMENTATION, Buffer, Buffers, DoubleFree, ForeignElement, Objects, Pool, viewers
+from mempool import IMPLEMENTATION, Buffers, DoubleFree, ForeignElement, Objects, viewers
 
 TRACKS = ["identity", "nothing", "holders"]
 
 
-class Weak:
-    """An object that allows weak references."""
-
-
-class Disposing:
-    """Elements of a source, and how many of them were disposed of."""
-
-    def __init__(self, source: Any) -> None:
-        self.source, self.made = source, 0
-        self._gone: list[Any] = []
-
-    @property
-    def disposed(self) -> int:
-        return len(self._gone)
-
-    def alloc(self) -> Any:
-        element = self.source.alloc()
-        self.made += 1
-        return element
-
-    def free(self, element: Any) -> None:
-        # A buffer whose free an interrupt has cut short still has its memory, and is freed again when it is dropped: that is
-        # one buffer. Of anything else a second call is a second element.
-        what = element.block if type(element) is Buffer else object()
-        if what not in self._gone:
-            self._gone.append(what)
-        self.source.free(element)
-
-
-class Scene:
+def one_of_two_is_out(source: Any, track: str) -> Scene:
     """A pool of two at its limit, one of which is out."""
+    scene = Scene(source, 2, limit=2, track=track)
+    scene.mine = scene.take(1)
+    return scene
 
-    def __init__(self, source: Any, track: str) -> None:
-        self.source = Disposing(source)
-        self.pool: Pool[Any] = Pool(self.source, 2, limit=2, track=track, name="scene")
-        self.mine: list[Any] = [self.pool.alloc()]
-        self.views: list[Any] = []
 
-    def end(self) -> None:
-        """What is out is somebody's, who can free it; what is lost was counted; and the next alloc works."""
-        self.views.clear()
-        self.pool.guarantee()  # which notices, again, what was dropped
-        stats = self.pool.stats()
-        if stats.out:
-            assert stats.written_off == 0
-            assert self.mine, "one is out, and nobody has it"
-            self.pool.free(self.mine[0])
-        elif self.mine and self.pool.core.tracks_elements():
-            with pytest.raises((DoubleFree, ForeignElement)):
-                self.pool.free(self.mine[0])
-        self.mine.clear()
-        assert self.pool.holders() == ()
-        self.pool.refill()
-        assert_at_rest(self.pool)
-        stats = self.pool.stats()
-        assert (stats.spare, stats.out, stats.lingering) == (2, 0, 0)
-        assert stats.made - stats.disposed == 2
-        assert stats.disposed - stats.written_off <= self.source.disposed <= stats.disposed
+def assert_it_is_in_one_state_or_the_other(scene: Scene) -> None:
+    """What is out is somebody's, who can free it; what is lost was counted; and the next alloc works."""
+    scene.views.clear()
+    scene.pool.guarantee()  # which notices, again, what was dropped
+    stats = scene.pool.stats()
+    if stats.out:
+        assert stats.written_off == 0
+        assert scene.mine, "one is out, and nobody has it"
+        scene.pool.free(scene.mine[0])
+    elif scene.mine and scene.pool.core.tracks_elements():
+        with pytest.raises((DoubleFree, ForeignElement)):
+            scene.pool.free(scene.mine[0])
+    scene.mine.clear()
+    assert scene.pool.holders() == ()
+    scene.pool.refill()
+    assert_at_rest(scene.pool)
+    stats = scene.pool.stats()
+    assert (stats.spare, stats.out, stats.lingering) == (2, 0, 0)
+    assert stats.made - stats.disposed == 2
+    assert stats.disposed - stats.written_off <= scene.source.disposed <= stats.disposed
 
 
 def write_off(scene: Scene) -> Callable[[], object]:
@@ -216,7 +187,7 @@ def strike_everywhere(make: Callable[[], Any], prepare: Callable[[Scene], Callab
     """How often the call was interrupted. Each time all is accounted for afterwards."""
     strikes = 0
     for interrupter in interrupted_everywhere():
-        scene = Scene(make(), track)
+        scene = one_of_two_is_out(make(), track)
         call = prepare(scene)
         try:
             with interrupter:
@@ -233,7 +204,7 @@ def strike_everywhere(make: Callable[[], Any], prepare: Callable[[Scene], Callab
         if track == "nothing" and scene.pool.stats().out == 0:
             scene.mine.clear()
         try:
-            scene.end()
+            assert_it_is_in_one_state_or_the_other(scene)
         except Exception as error:
             raise AssertionError(f"interrupted at {interrupter.struck_at}: {error!r}") from error
     return strikes

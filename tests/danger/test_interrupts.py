@@ -10,49 +10,13 @@ from typing import Any
 
 import pytest
 from books import assert_at_rest
+from interrupted import Counting, Scene
 from sweeps import PLACES, interrupted_everywhere
 
 import mempool
-from mempool.clock import SYSTEM_CLOCK, Clock
+from mempool.clock import Clock
 
 pure_only = pytest.mark.skipif(mempool.IMPLEMENTATION != "pure", reason="compiled code has no bytecodes: see the storms")
-
-
-class Counting:
-    """A source that knows which of its elements exist, and fails on demand."""
-
-    def __init__(self) -> None:
-        self.alive: dict[int, object] = {}
-        self.fails = False
-
-    def alloc(self) -> bytearray:
-        if self.fails:
-            raise MemoryError
-        element = bytearray(8)
-        self.alive[id(element)] = element
-        return element
-
-    def free(self, element: bytearray) -> None:
-        del self.alive[id(element)]
-
-
-class CountingBuffers(Counting):
-    """The same for buffers, whose handles die when they are freed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.buffers = mempool.Buffers(64)
-
-    def alloc(self) -> mempool.Buffer:  # type: ignore[override]
-        if self.fails:
-            raise MemoryError
-        element = self.buffers.alloc()
-        self.alive[id(element.block)] = None
-        return element
-
-    def free(self, element: mempool.Buffer) -> None:  # type: ignore[override]
-        self.alive.pop(id(element.block), None)  # again, if the rest was cut short
-        self.buffers.free(element)
 
 
 class FreeingClock(Clock):
@@ -68,30 +32,13 @@ class FreeingClock(Clock):
             self.others.pop()
 
 
-class Scene:
-    """A pool of four with room for eight, and what a call under test has taken from it."""
+def scene_of_four(buffers: bool = False, **options: Any) -> Scene:
+    """A pool of four with room for eight."""
+    return Scene(mempool.Buffers(64) if buffers else mempool.Objects(eight_bytes), 4, **options)
 
-    def __init__(self, reset: bool = False, buffers: bool = False, **options: Any) -> None:
-        self.source = CountingBuffers() if buffers else Counting()
-        if reset:
-            self.source.reset = lambda element: None  # type: ignore[attr-defined]
-        self.pool = mempool.Pool(self.source, 4, name="scene", **options)
-        self.mine: list[Any] = []
-        self.others: list[Any] = []
 
-    def take(self, n: int) -> list[Any]:
-        return [self.pool.alloc() for _ in range(n)]
-
-    def end(self) -> None:
-        """Give back what is known to be out, and look."""
-        self.source.fails = False
-        for element in self.mine + self.others:
-            if self.pool.core.is_out(element):
-                self.pool.free(element)
-        self.pool._clock = SYSTEM_CLOCK  # no cycle that keeps it alive: who looks for a deadlock looks at every pool
-        assert_at_rest(self.pool)
-        stats = self.pool.stats()
-        assert len(self.source.alive) == stats.made - stats.disposed
+def eight_bytes() -> bytearray:
+    return bytearray(8)
 
 
 def alloc_warm(scene: Scene) -> Callable[[], object]:
@@ -284,7 +231,7 @@ def test_an_interrupt_at_any_bytecode_loses_nothing(prepare: Callable[[Scene], C
         pytest.skip("not tracked, not found")
     strikes = 0
     for interrupter in interrupted_everywhere():
-        scene = Scene(**options)
+        scene = scene_of_four(**options)
         call = prepare(scene)
         caught = None
         try:
@@ -312,7 +259,7 @@ def _end_untracked(scene: Scene, struck_at: str | None) -> None:
     assert stats.made - stats.disposed == stats.spare + stats.out, struck_at
     assert stats.waiting == 0, struck_at
     assert stats.disposing == 0, struck_at
-    assert len(scene.source.alive) == stats.made - stats.disposed, struck_at
+    assert scene.source.made - scene.source.disposed == stats.made - stats.disposed, struck_at
     assert stats.out <= len(scene.mine) + len(scene.others), struck_at
 
 
@@ -320,7 +267,7 @@ def _end_untracked(scene: Scene, struck_at: str | None) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # one that hit a finalizer
 def test_a_storm_of_signals_loses_nothing() -> None:
     """Real KeyboardInterrupts, at whatever moment they come."""
-    source = Counting()
+    source = Counting(mempool.Objects(eight_bytes))
     pool = mempool.Pool(source, 2, limit=4, keep=3, name="storm")
     armed = shooting = False
     caught = rounds = 0
@@ -369,4 +316,4 @@ def test_a_storm_of_signals_loses_nothing() -> None:
         signal.signal(signal.SIGINT, old)
     assert caught > 10
     assert_at_rest(pool)
-    # Not compared with source.alive: an interrupt may cut the source's own code short.
+    # Not compared with what the source has counted: an interrupt may cut the source's own code short.

@@ -15,12 +15,8 @@ from mempool import Objects
 from mempool.testing import wait_until
 
 
-class Element:
-    """An object that can be told from others."""
-
-
-def objects() -> Objects[Element]:
-    return Objects(Element)
+def objects() -> Objects[bytearray]:
+    return Objects(bytearray)
 
 
 class Gated:
@@ -29,14 +25,14 @@ class Gated:
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
 
-    def alloc(self) -> Element:
+    def alloc(self) -> bytearray:
         wait_until(lambda: not (self.folder / "slow").exists(), timeout=60)
         if (self.folder / "full").exists():
             raise MemoryError("the memory group is full")
         (self.folder / f"thread {threading.current_thread().name}").touch()
-        return Element()
+        return bytearray()
 
-    def free(self, _element: Element) -> None:
+    def free(self, _element: bytearray) -> None:
         """Nothing to do."""
 
 
@@ -46,12 +42,12 @@ class FailsOn:
     def __init__(self, folder: str, worker: str) -> None:
         self.file = Path(folder) / worker
 
-    def alloc(self) -> Element:
+    def alloc(self) -> bytearray:
         if self.file.exists():
             raise MemoryError("the memory group is full")
-        return Element()
+        return bytearray()
 
-    def free(self, _element: Element) -> None:
+    def free(self, _element: bytearray) -> None:
         """Nothing to do."""
 
 
@@ -61,7 +57,7 @@ class BytesOfSecret:
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
-    def __call__(self) -> Objects[Element]:
+    def __call__(self) -> Objects[bytearray]:
         return objects()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -112,7 +108,7 @@ def hold_open(name: str, folder: str) -> int:
     with mempool.get(name).lease() as element:
         Path(folder, "held").touch()
         wait_until(lambda: Path(folder, "go").exists(), timeout=60)
-        return int(isinstance(element, Element))
+        return int(isinstance(element, bytearray))
 
 
 def missing(name: str) -> str:

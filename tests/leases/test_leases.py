@@ -8,7 +8,7 @@ import warnings
 from typing import Any
 
 import pytest
-from named import SOON, Caller
+from callers import SOON, Caller
 
 import mempool
 from mempool import Buffers, DoubleFree, Objects, Pool

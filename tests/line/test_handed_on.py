@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from named import waiter
+from callers import waiter
 
 from mempool import Buffers, DoubleFree, ForeignElement, Objects, Pool
 from mempool._core import Ticket

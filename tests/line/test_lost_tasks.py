@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from named import SOON, Caller
+from callers import SOON, Caller
 
 from mempool import Objects, Pool
 from mempool.local import returning

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from named import SOON, Caller
+from callers import SOON, Caller
 from tickets import ticket
 
 from mempool import IMPLEMENTATION, Buffers, Objects, Pool, parking

@@ -7,7 +7,10 @@ Written from a description of the behaviour. An array of places, two numbers, an
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from mempool.testing import Element
 
 IO = 0x40
 DIRECT_RECLAIM = 0x400
@@ -19,11 +22,9 @@ TOO_MANY_PLACES = 10**12
 Called = tuple[str, int, int | None]  # ("alloc", mask, the element's number or None) or ("free", 0, number)
 
 
-@dataclass(frozen=True)
-class Element:
-    """Two are equal when they were made as the n-th of their source."""
-
-    number: int
+def numbers(elements: Iterable[Element | None]) -> list[int | None]:
+    """As the n-th of its source each was made."""
+    return [element and element.number for element in elements]
 
 
 @dataclass

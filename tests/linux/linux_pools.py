@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from kernel_model import Element, Memory
+from kernel_model import Memory
 
 from mempool import linux
 from mempool.linux import GFP_NOWAIT, Mempool, mempool_alloc, mempool_alloc_preallocated, mempool_create
+from mempool.testing import Element
 
 IO = linux.__GFP_IO
 DIRECT_RECLAIM = linux.__GFP_DIRECT_RECLAIM

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from exports import exported
-from kernel_model import Element, Memory
+from kernel_model import Memory
 from linux_pools import DIRECT_RECLAIM, IO, create, take
 
 from mempool import DoubleFree, ForeignElement, Pool, PoolClosed, linux
@@ -32,6 +32,7 @@ from mempool.linux import (
     mempool_is_saturated,
     mempool_resize,
 )
+from mempool.testing import Element
 
 # -- create and destroy -----------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from clocks import LeapingClock
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from kernel_model import Element, KernelPool, Memory
+from kernel_model import KernelPool, Memory, numbers
 from linux_pools import DIRECT_RECLAIM, IO, drain
 from sweeps import LONG
 
@@ -28,6 +28,7 @@ from mempool.linux import (
     mempool_is_saturated,
     mempool_resize,
 )
+from mempool.testing import Element
 
 MASKS = [GFP_KERNEL, GFP_NOIO, GFP_NOFS, GFP_ATOMIC, GFP_NOWAIT, 0, IO, DIRECT_RECLAIM, GFP_ATOMIC | IO]
 
@@ -51,7 +52,7 @@ class BesideTheKernel(RuleBasedStateMachine):
             self.pool._clock = LeapingClock()
 
     def handed_out(self, theirs: Element | None, ours: Element | None) -> None:
-        assert ours == theirs
+        assert numbers([ours]) == numbers([theirs])
         if theirs is not None and ours is not None:
             self.out.append((theirs, ours))
 
@@ -80,7 +81,7 @@ class BesideTheKernel(RuleBasedStateMachine):
             return
         allocated = sum(element is not None for element in ours)
         assert mempool_alloc_bulk(self.pool, ours, len(ours), allocated) == self.kernel.alloc_bulk(theirs) == 0
-        assert ours == theirs
+        assert numbers(ours) == numbers(theirs)
         self.out += [(a, b) for a, b in zip(theirs, ours, strict=True) if a is not None and b is not None]
 
     @precondition(lambda self: self.out)
@@ -111,7 +112,7 @@ class BesideTheKernel(RuleBasedStateMachine):
         """That is what tells in which order they lie."""
         theirs = list(iter(self.kernel.alloc_preallocated, None))
         ours = drain(self.pool)
-        assert ours == theirs
+        assert numbers(ours) == numbers(theirs)
         for one, other in zip(reversed(theirs), reversed(ours), strict=True):
             self.kernel.free(one)
             mempool_free(other, self.pool)

@@ -15,15 +15,14 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from children import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sweeps import LONG, Interrupter, interrupted_everywhere
+from sweeps import LONG, Bystander, interrupted_everywhere
 
 from mempool.sources import Memory, Region
 from mempool.sources import memory as module
@@ -337,22 +336,7 @@ def test_a_place_that_is_taken_while_its_block_is_let_go_keeps_the_block(
     assert len(mappings) == 0
 
 
-class Intruder(Interrupter):
-    """Does something before the n-th bytecode, as a finalizer or a signal handler would, and lets it go on."""
-
-    def __init__(self, n: int, act: Callable[[], object]) -> None:
-        super().__init__(n)
-        self.act = act
-
-    def _step(self, frame: FrameType, event: str, arg: object) -> Any:
-        try:
-            return super()._step(frame, event, arg)
-        except KeyboardInterrupt:
-            self.act()
-            return None
-
-
-class Scene:
+class MemoryScene:
     """A memory in a state that makes a take or a give as eventful as can be, and what is out of it."""
 
     def __init__(self, size: int, free: int) -> None:
@@ -395,15 +379,15 @@ def scenes() -> Iterator[tuple[int, int]]:
 def test_a_finalizer_may_take_and_give_in_the_middle(mappings: Mappings, size: int, free: int, call: str, act: str) -> None:
     """At any bytecode: no region is had twice, and in the end all is unmapped."""
     for interrupter in interrupted_everywhere():
-        scene = Scene(size, free)
-        with Intruder(interrupter.countdown, getattr(scene, act)) as intruder:
+        scene = MemoryScene(size, free)
+        with Bystander(interrupter.countdown, getattr(scene, act)) as bystander:
             getattr(scene, call)()
-        interrupter.countdown = intruder.countdown
+        interrupter.countdown = bystander.countdown
         out = [region.address for region in scene.mine + scene.others if region._held]
-        assert len(out) == len(set(out)), intruder.struck_at
+        assert len(out) == len(set(out)), bystander.struck_at
         scene.give_all()
-        assert not scene.memory._open, intruder.struck_at
-        assert len(mappings) == 0, intruder.struck_at
+        assert not scene.memory._open, bystander.struck_at
+        assert len(mappings) == 0, bystander.struck_at
 
 
 @pytest.mark.sample(3)
@@ -412,7 +396,7 @@ def test_a_finalizer_may_take_and_give_in_the_middle(mappings: Mappings, size: i
 def test_an_interrupt_loses_no_block(mappings: Mappings, size: int, free: int, call: str) -> None:
     """At any bytecode: what was taken is back again, what was not given can be given, and in the end all is unmapped."""
     for interrupter in interrupted_everywhere():
-        scene = Scene(size, free)
+        scene = MemoryScene(size, free)
         others = list(scene.others)
         try:
             with interrupter:
@@ -435,7 +419,7 @@ def test_a_lack_of_memory_anywhere_loses_no_block(mappings: Mappings, size: int,
     testcapi = pytest.importorskip("_testcapi")
     failed = 0
     for n in range(0 if LONG else lacks, 60, 1 if LONG else 3):  # neither makes so many
-        scene = Scene(size, 1)
+        scene = MemoryScene(size, 1)
         others = list(scene.others)
         act = getattr(scene, call)
         testcapi.set_nomemory(n, n + lacks)

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from named import SOON, Caller
+from callers import SOON, Caller
 
 from mempool import IMPLEMENTATION, Objects, Pool, PoolClosed, PoolTimeout
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from books import assert_at_rest
-from named import SOON, Caller, make
+from callers import SOON, Caller, make
 
 from mempool import Buffers, Limited, Objects, Pool, PoolTimeout
 from mempool.clock import Clock
@@ -75,7 +75,7 @@ def test_why_empty_says_what_a_person_needs() -> None:
     assert "the source has failed 1 time, last with MemoryError: the script says so" in pool.why_empty()
     waiting = bert.waits(pool)
     assert "1 caller in line" in pool.why_empty()
-    assert re.search(r"thread 'anna' has held Element at \S+ for \S+ s, taken at named\.py:\d+ in", pool.why_empty())
+    assert re.search(r"thread 'anna' has held Element at \S+ for \S+ s, taken at callers\.py:\d+ in", pool.why_empty())
     source.otherwise = slow
     growing = cleo.does(lambda: pool.resize(reserve=2))
     source.wait_until_held()

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from books import assert_at_rest
+from callers import SOON, Caller
 from children import in_child
-from named import SOON, Caller
+from elements import Weak
 
 from mempool import Buffers, DoubleFree, ForeignElement, Limited, Objects, Pool, PoolTimeout
 from mempool.testing import Element, ScriptedSource, Step, wait_until
@@ -136,10 +137,6 @@ def test_what_is_not_out_cannot_be_written_off(what: str) -> None:
     with pytest.raises(ForeignElement if what == "foreign" else DoubleFree):
         pool.write_off(element)
     assert pool.stats() == before
-
-
-class Weak:
-    """An object that allows weak references."""
 
 
 # -- by its holder

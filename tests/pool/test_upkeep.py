@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from elements import Weak
 from plain_engine import PlainPool
 
 from mempool import Buffers, Objects, Pool, linux, upkeep
@@ -128,11 +129,7 @@ def test_a_source_that_raises_is_told_of_once(caplog: pytest.LogCaptureFixture) 
 
 def test_a_dropped_object_is_made_anew() -> None:
     """With track="holders" it is noticed, written off and replaced."""
-
-    class Thing:
-        pass
-
-    looked = Looked(Thing, 4, keep=4, track="holders")
+    looked = Looked(Weak, 4, keep=4, track="holders")
     looked.pool.alloc_many(4)
     looked.made.clear()
     gc.collect()

@@ -7,7 +7,7 @@ import logging
 import threading
 
 import pytest
-from named import waiter
+from callers import waiter
 
 from mempool import Pool
 from mempool.testing import Element, ManualClock, ScriptedSource, Step, assert_books, wait_until

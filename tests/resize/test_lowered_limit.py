@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from named import SOON, Caller
+from callers import SOON, Caller
 from tickets import ticket
 
 from mempool import Objects, Pool, PoolTimeout

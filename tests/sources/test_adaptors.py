@@ -425,10 +425,8 @@ def test_a_buffer_that_is_still_viewed_is_known_until_it_is_free() -> None:
 class Interrupted(Interrupter):
     """Strikes at no return: there the interpreter looks for no signal, and the caller here is C, which keeps the element."""
 
-    def _step(self, frame: FrameType, event: str, arg: object) -> Any:
-        code = frame.f_code
-        is_return = event == "opcode" and dis.opname[code.co_code[frame.f_lasti]] in ENDS
-        return self._step if is_return else super()._step(frame, event, arg)
+    def passes_over(self, frame: FrameType) -> bool:
+        return dis.opname[frame.f_code.co_code[frame.f_lasti]] in ENDS or super().passes_over(frame)
 
 
 @pytest.mark.parametrize("call", ["alloc", "free"])

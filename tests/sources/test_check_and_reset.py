@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from named import SOON, Caller
+from callers import SOON, Caller
 
 from mempool import DoubleFree, Pool
 

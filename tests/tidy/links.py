@@ -39,6 +39,20 @@ def line_of(path: Path, name: str) -> int | None:
     return min(found, default=None)
 
 
+def names_in(path: Path, name: str) -> set[str]:
+    """The names and attributes that a function uses."""
+    first = line_of(path, name)
+    [found] = [
+        node
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.lineno == first
+    ]
+    uses = list(ast.walk(found))
+    return {node.id for node in uses if isinstance(node, ast.Name)} | {
+        node.attr for node in uses if isinstance(node, ast.Attribute)
+    }
+
+
 def renewed(page: str) -> str:
     """The text of a page, with the numbers of today. LookupError: what a link names is not defined there any more."""
 

@@ -1,5 +1,6 @@
 """The pages for who carries on lead to the code as it stands today."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -34,6 +35,21 @@ def test_each_question_is_answered_in_three_hops() -> None:
         assert links.LINK.search(answer), answer
         for sentence in re.split(r"\. |, its |; ", answer):
             assert sentence.count("->") < HOPS_MAX, sentence
+
+
+def test_each_arrow_is_one_go_to_definition() -> None:
+    """The code behind a link names the next: an editor leads from each definition to the one after the arrow."""
+    arrows = 0
+    for answer in rows():
+        for sentence in re.split(r"\. |; ", answer):
+            hops = [links.LINK.search(hop) for hop in sentence.split("->")]
+            for here, there in itertools.pairwise(hops):
+                assert here, sentence
+                assert there, sentence
+                names = links.names_in(links.TREE / here["path"], here["name"])
+                assert there["name"].rpartition(".")[2] in names, f"{here[0]} does not lead to {there[0]}"
+                arrows += 1
+    assert arrows
 
 
 def test_a_link_to_what_is_gone_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,7 +242,18 @@ def test_no_file_is_longer_than_one_room() -> None:
 
 
 #: What several folders of tests share stands at the top of tests/: one file for each kind of thing, and no test.
-SHARED_BY_TESTS = {"conftest", "books", "broken_sources", "children", "clocks", "exports", "named", "sweeps", "tickets"}
+SHARED_BY_TESTS = {
+    "conftest",
+    "books",
+    "broken_sources",
+    "callers",
+    "children",
+    "clocks",
+    "elements",
+    "exports",
+    "sweeps",
+    "tickets",
+}
 #: Of a file's name: how its tests came to be, which `git log` knows, in the place of what they are about.
 HISTORY = re.compile(r"found_(by|at|in)|mutant|review|issue|regress|bug|misc|various|(^|_)(new|old|more)(_|$)")
 

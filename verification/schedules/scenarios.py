@@ -279,6 +279,19 @@ def bulk_gives_up() -> None:
     at_rest(pool, memory, out[2:])
 
 
+def freeing(due: list[object], pool: Pool[object]) -> Callable[[], None]:
+    """A finalizer that frees what is due, if anything is."""
+
+    def finalizer() -> None:
+        try:
+            element = due.pop()
+        except IndexError:
+            return
+        pool.free(element)
+
+    return finalizer
+
+
 @scenario
 def finalizer_reentry() -> None:
     """A finalizer that frees, around each step of the same thread's alloc, free and resize, disturbs none of them."""
@@ -288,12 +301,7 @@ def finalizer_reentry() -> None:
         pool = Pool(memory, 2, keep=2)
         kept, dropped = pool.alloc(), pool.alloc()
 
-    def finalizer() -> None:
-        try:
-            element = due.pop()
-        except IndexError:
-            return
-        pool.free(element)
+    finalizer = freeing(due, pool)
 
     def busy() -> None:
         pool.free(kept)
@@ -316,12 +324,7 @@ def finalizer_serves_its_own_thread() -> None:
         pool = Pool(memory, 1)
         dropped = pool.alloc()
 
-    def finalizer() -> None:
-        try:
-            element = due.pop()
-        except IndexError:
-            return
-        pool.free(element)
+    finalizer = freeing(due, pool)
 
     def drop() -> None:
         due.append(dropped)

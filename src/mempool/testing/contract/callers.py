@@ -31,35 +31,37 @@ class Callers(Protocol):
         """No more calls; the test is over."""
 
 
+def in_a_thread(call: Callable[[], Any]) -> Future[Any]:
+    """What comes of a call in a thread of its own."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - it is the result
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
 class ThreadCallers:
     """Each call in a thread of its own."""
 
     def call(self, pool: Pool[Any], name: str, *args: Any, **options: Any) -> Future[Any]:
         """Begin a call."""
-        return self._run(lambda: getattr(pool, name)(*args, **options))
+        return in_a_thread(lambda: getattr(pool, name)(*args, **options))
 
     def enter(self, lease: Lease[Any] | Leases[Any]) -> Future[Any]:
         """Begin `with lease`."""
-        return self._run(lease.__enter__)
+        return in_a_thread(lease.__enter__)
 
     def leave(self, lease: Lease[Any] | Leases[Any]) -> Future[Any]:
         """End `with lease`."""
-        return self._run(lambda: lease.__exit__(None, None, None))
+        return in_a_thread(lambda: lease.__exit__(None, None, None))
 
     def close(self) -> None:
         """Nothing is left to close."""
-
-    def _run(self, function: Callable[[], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(function())
-            except BaseException as error:  # noqa: BLE001 - it is the result
-                future.set_exception(error)
-
-        threading.Thread(target=run, daemon=True).start()
-        return future
 
 
 class TaskCallers:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
 from mempool.stats import Guarantee
 from mempool.testing.contract.base import SOON, Contract, fails, raises, slow, works
+from mempool.testing.contract.callers import in_a_thread
 from mempool.testing.scripted import SourceBroken, Step
 
 
@@ -21,20 +19,6 @@ def parts(guarantee: Guarantee, filling: int = 0) -> tuple[int, int, int, int]:
     assert guarantee.held == (guarantee.unfunded == 0)
     assert guarantee.filling == filling
     return guarantee.promised, guarantee.spare, guarantee.owed, guarantee.unfunded
-
-
-def aside(call: Callable[[], Any]) -> Future[Any]:
-    """The same in a thread of its own."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - it is the result
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
 
 
 class GuaranteeContract(Contract):
@@ -113,7 +97,7 @@ class GuaranteeContract(Contract):
     def test_what_a_grow_is_making_is_not_unfunded(self) -> None:
         """filling: what a resize has still to make, asked for already or not; as long as nothing has failed it is held."""
         pool, source = self.pool(1, slow, works, slow)
-        growing = aside(lambda: pool.resize(20))
+        growing = in_a_thread(lambda: pool.resize(20))
         source.wait_until_held()
         assert parts(pool.guarantee(), filling=19) == (20, 1, 0, 0)
         source.release()
@@ -139,7 +123,7 @@ class GuaranteeContract(Contract):
         pool, source = self.pool(2, otherwise=fails)
         out = [pool.alloc(), pool.alloc()]
         source.then(slow, fails)
-        growing = aside(lambda: pool.resize(5))
+        growing = in_a_thread(lambda: pool.resize(5))
         source.wait_until_held()
         assert parts(pool.guarantee(), filling=3) == (5, 0, 2, 0)
         source.release()
@@ -151,7 +135,7 @@ class GuaranteeContract(Contract):
     def test_of_two_fills_the_one_that_leaves_the_work_to_the_other_says_so(self, again: str) -> None:
         """What another fill is making is not made twice, and is not unfunded for that."""
         pool, source = self.pool(0, slow)
-        growing = aside(lambda: pool.resize(1))
+        growing = in_a_thread(lambda: pool.resize(1))
         source.wait_until_held()
         assert parts(pool.refill() if again == "refill" else pool.resize(1), filling=1) == (1, 0, 0, 0)
         assert source.alloc_calls == 1
@@ -166,10 +150,10 @@ class GuaranteeContract(Contract):
         pool, source = self.pool(0, otherwise=fails)
         assert parts(pool.resize(4)) == (4, 0, 0, 4)
         source.then(slow)
-        refilling = aside(pool.refill)
+        refilling = in_a_thread(pool.refill)
         source.wait_until_held()
         source.then(slow)
-        growing = aside(lambda: pool.resize(8))
+        growing = in_a_thread(lambda: pool.resize(8))
         source.wait_until_held(2)
         assert parts(pool.guarantee(), filling=8) == (8, 0, 0, 0)
         source.release(outcome)
@@ -195,7 +179,7 @@ class GuaranteeContract(Contract):
     def test_a_closed_pool_is_filling_nothing(self) -> None:
         """What a resize makes for a pool that was closed meanwhile is disposed of."""
         pool, source = self.pool(1, slow)
-        growing = aside(lambda: pool.resize(3))
+        growing = in_a_thread(lambda: pool.resize(3))
         source.wait_until_held()
         pool.close()
         assert parts(pool.guarantee()) == (3, 0, 0, 3)
@@ -207,7 +191,7 @@ class GuaranteeContract(Contract):
         """What a shrink disposes of takes room under the limit until it is gone: then it makes what a grow could not."""
         pool, source = self.pool(3, limit=3)
         source.then_free(slow)
-        shrinking = aside(lambda: pool.resize(1, keep=1))
+        shrinking = in_a_thread(lambda: pool.resize(1, keep=1))
         source.wait_until_held()
         assert parts(pool.resize(3), filling=2) == (3, 1, 0, 0)
         assert parts(pool.refill(), filling=2) == (3, 1, 0, 0)
