@@ -184,6 +184,85 @@ def test_large_memory_is_populated_part_by_part(monkeypatch: pytest.MonkeyPatch)
     assert absent(region.address, 13 * PAGE) == 0
 
 
+# -- no call of the kernel takes long: a thread that maps memory meanwhile waits for it, and the GIL with that thread
+
+
+class Noting:
+    """The C library, which notes the ranges that its calls are about."""
+
+    def __init__(self) -> None:
+        self._real = levels.libc()
+        self.calls: list[tuple[str, int, int]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._real, name)
+
+        def call(address: int, length: int, *rest: Any) -> Any:
+            self.calls.append((name, address, length))
+            return real(address, length, *rest)
+
+        return call
+
+
+@pytest.mark.parametrize("level", ["resident", "locked"])
+def test_large_memory_is_made_and_given_back_part_by_part(monkeypatch: pytest.MonkeyPatch, level: str) -> None:
+    """Each call of the kernel is about a part; and when the memory is unmapped, its pages have gone already."""
+    assert levels.has_populate() in (True, False)  # asked of the real one
+    noting = Noting()
+    monkeypatch.setattr(levels, "STRIDE", 4 * PAGE)
+    monkeypatch.setattr(levels, "libc", lambda: noting)
+    memory = Memory(13 * PAGE, level=level)
+    try:
+        region = memory.take()
+    except MemoryError as error:
+        pytest.skip(str(error))
+    start = region.address
+    parts = [(start, 4 * PAGE), (start + 4 * PAGE, 4 * PAGE), (start + 8 * PAGE, 4 * PAGE), (start + 12 * PAGE, PAGE)]
+    made = [(address, length) for name, address, length in noting.calls if name in {"madvise", "mlock"}]
+    assert made == parts
+    assert max(length for _, _, length in noting.calls) == 4 * PAGE
+    noting.calls.clear()
+    memory.give(region)
+    assert [(address, length) for _, address, length in noting.calls] == parts
+
+
+def test_the_pages_of_large_memory_go_before_it_is_unmapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left that the kernel would have to do in one step."""
+    left: list[int] = []
+    real = levels.empty
+
+    def empty(level: str, address: int, length: int) -> None:
+        real(level, address, length)
+        left.append(length // PAGE - absent(address, length))
+
+    monkeypatch.setattr(levels, "empty", empty)
+    memory = Memory(2 * levels.STRIDE)
+    memory.give(memory.take())
+    assert left == [0]
+
+
+@pytest.mark.parametrize("level", ALWAYS)
+def test_the_kernels_record_is_read_only_where_it_says_something(monkeypatch: pytest.MonkeyPatch, level: str) -> None:
+    """It counts every page of the memory that was just made, in one step."""
+
+    def smaps(_address: int) -> None:
+        raise AssertionError("the kernel was asked for its record of the whole memory")
+
+    monkeypatch.setattr(levels, "is_commit_strict", lambda: False)
+    monkeypatch.setattr(levels, "smaps", smaps)
+    assert Memory(PAGE, level=level).take().size == PAGE
+
+
+def test_what_a_second_memoryview_looks_at_stays_as_it_is() -> None:
+    """It keeps the memory mapped, and what lies in it."""
+    memory = Memory(2 * levels.STRIDE)
+    region = memory.take()
+    region.view[:4] = b"kept"
+    second = region.view[:4]
+    memory.give(region)
+    assert second == b"kept"
+
+
 # -- a kernel that does not keep its word is found out
 
 

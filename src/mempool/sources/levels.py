@@ -15,6 +15,7 @@ import mmap
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ except ModuleNotFoundError:
 #: The levels, from the weakest to the strongest. Each says all that those before it say.
 LEVELS = ("virtual", "backed", "resident", "locked", "huge")
 
-#: Bytes that are populated by one call of the kernel: between two calls, signals and other threads get their turn.
-STRIDE = 64 << 20
+#: Bytes that one call of the kernel populates, locks, looks at or empties. Such a call holds the kernel's lock of the
+#: process's mappings. A thread that maps memory meanwhile waits for it, be it in a malloc, and mostly with the GIL: an event
+#: loop stands still then. So no call takes longer than a millisecond or so.
+STRIDE = 4 << 20
 #: How often pages that were swapped out again before they were looked at are fetched.
 TRIES = 3
 
@@ -40,9 +43,11 @@ MAPPINGS_SPARE = 8
 #: The limits on what a process may map.
 ADDRESS_LIMITS = ("RLIMIT_AS", "RLIMIT_DATA")
 
+MADV_DONTNEED = 4
 MADV_DONTFORK = 10
 MADV_HUGEPAGE = 14
 MADV_POPULATE_WRITE = 23  # Linux 5.14; madvise(2)
+MADV_DONTNEED_LOCKED = 24  # Linux 5.18
 
 # Numbers that differ between processors, where the mmap module does not tell them. Source: include/uapi/asm-*/mman*.h.
 _COMMON = platform.machine() in {"x86_64", "aarch64", "riscv64", "s390x", "i686", "armv7l", "loongarch64"}
@@ -276,16 +281,34 @@ def populate(address: int, length: int) -> None:
         # Private anonymous pages, all zero already; a write to one can fail in no way that it survives.
         ctypes.memset(address, 0, length)
         return
-    for start in range(address, address + length, STRIDE):
-        part = min(STRIDE, address + length - start)
+    for start, part in _parts(address, length):
         while libc().madvise(start, part, MADV_POPULATE_WRITE):
             if ctypes.get_errno() != errno.EINTR:
                 raise MemoryError(f"{in_words(length)} cannot be populated: {_strerror()}")
 
 
+def empty(level: str, address: int, length: int) -> None:
+    """Give the pages of a range back, which is then unmapped in no time; whoever reads it until then finds zeros.
+
+    Where the kernel refuses, unmapping takes them all the same: it does not know this advice before Linux 5.18 if they are
+    locked or huge.
+    """
+    advice = MADV_DONTNEED_LOCKED if level == "locked" else MADV_DONTNEED
+    if sys.platform.startswith("linux"):
+        for start, part in _parts(address, length):
+            if libc().madvise(start, part, advice):
+                return
+
+
+def _parts(address: int, length: int) -> Iterator[tuple[int, int]]:
+    """Where the parts of a range begin, and how long they are: see STRIDE."""
+    for start in range(address, address + length, STRIDE):
+        yield start, min(STRIDE, address + length - start)
+
+
 def lock(address: int, length: int) -> None:
     """Make a range resident for good, never swapped. MemoryError names RLIMIT_MEMLOCK where that is in the way."""
-    if libc().mlock(address, length) == 0:
+    if not any(libc().mlock(start, part) for start, part in _parts(address, length)):
         return
     said = _strerror()
     soft, hard = rlimit("RLIMIT_MEMLOCK")
@@ -304,8 +327,7 @@ def lock(address: int, length: int) -> None:
 def pages_absent(address: int, length: int) -> int:
     """How many pages of a range are not resident now. Source: mincore(2)."""
     absent = 0
-    for start in range(address, address + length, STRIDE):
-        part = min(STRIDE, address + length - start)
+    for start, part in _parts(address, length):
         states = ctypes.create_string_buffer(-(-part // mmap.PAGESIZE))
         if libc().mincore(start, part, states):
             raise MemoryError(f"{in_words(part)} cannot be verified to be resident: {_strerror()}")
@@ -314,7 +336,12 @@ def pages_absent(address: int, length: int) -> int:
 
 
 def verify_flags(level: str, address: int, *, strict: bool) -> None:
-    """What neither a return code nor mincore says: read it from /proc/self/smaps. Slow; MemoryError where it is not so."""
+    """What neither a return code nor mincore says: read it from /proc/self/smaps. Slow; MemoryError where it is not so.
+
+    Not read where it says nothing: the kernel counts all pages for it, and holds its lock meanwhile, see STRIDE.
+    """
+    if level in ("virtual", "resident") or (level == "backed" and not strict):
+        return
     found = smaps(address) or {}  # where there is no such file or no such line, the kernel's return codes must do
     flags = found.get("VmFlags", "lo ac").split()
     page = f"{huge_page_size(level) >> 10} kB"

@@ -39,6 +39,10 @@ CACHE_LINE = 64
 SWEEP_FROM = 64
 
 
+#: Of the pages of a block that nobody looks at: the block's own reference, and the one by which they are counted.
+_REFERENCES_OF_A_BLOCK = 2
+
+
 class _Byte(ctypes.Union):
     """An array of c_ubyte says that its format is "<B", one of these says "B"."""
 
@@ -174,7 +178,7 @@ class Memory:
         """
         for block in self._living():
             if not block.is_lost and not levels.occupy(block.address - block.start, self._shape.mapped):
-                levels.keep_for_ever(block.whole.obj)
+                levels.keep_for_ever(block.pages)
             block.is_lost = True
 
     def _living(self) -> list[_Block]:
@@ -238,6 +242,11 @@ class Memory:
                 self._give_back(block, held)
                 raise
         region._block = None  # whoever keeps the region does not keep the bytes
+        if block.places == 1 and self._shape.length > levels.STRIDE:
+            try:
+                self._empty(block)
+            except (MemoryError, ctypes.ArgumentError):
+                pass  # see _map; to unmap it needs no memory
 
     def room_for(self, regions: int) -> Room | None:
         """None where nothing speaks against so many more; else how many there is room for, and who says so. Takes nothing.
@@ -329,6 +338,17 @@ class Memory:
             return
         move(held, block.free)
         self._settle(block)
+
+    def _empty(self, block: _Block) -> None:
+        """Give the pages of a large block, which nobody has any more, back part by part. It is unmapped right after this.
+
+        To unmap it as it is would take the kernel's lock of this process's mappings for all of that time: see levels.STRIDE.
+        """
+        if WITHOUT_GIL or block.is_lost:
+            return
+        block.whole.release()
+        if sys.getrefcount(block.pages) <= _REFERENCES_OF_A_BLOCK:  # else a second memoryview still looks at it
+            levels.empty(self.level, block.address, self._shape.length)
 
     @in_turn
     def _retire(self, block: _Block, held: list[int]) -> None:
@@ -443,6 +463,7 @@ class _Block:
         "free",
         "is_lost",
         "last",
+        "pages",
         "places",
         "retired",
         "start",
@@ -451,6 +472,7 @@ class _Block:
     )
 
     def __init__(self, pages: mmap.mmap, start: int, address: int, shape: _Shape) -> None:
+        self.pages: mmap.mmap = pages
         self.whole: memoryview = memoryview(pages)
         self.forks: int = forks.count()  # after how many its memory was brought to its level
         self.is_lost: bool = False  # its memory stayed with the parent
