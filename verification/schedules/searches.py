@@ -12,6 +12,7 @@ This file is never traced itself.
 
 from __future__ import annotations
 
+import _thread
 import gc
 import itertools
 import linecache
@@ -37,7 +38,9 @@ SHARED = re.compile(
     r"\.lock\.acquire\(False|return self\.state\b|decisions\.state\.first_to_wake is not|\.addresses\b|\.wake\(|\.retry_now"
 )
 SHARING_FILES = [path for path in sorted((LIBRARY / "_core").glob("*.py")) if SHARED.search(path.read_text("utf-8"))]
-monotonic = time.monotonic  # the tool puts a clock of its own in its place
+monotonic, sleep = time.monotonic, time.sleep  # the tool puts a clock of its own in their place
+#: Seconds that a thread of the system may take to end when it has nothing left to do.
+END_MAX = 60.0
 
 _visible: dict[tuple[CodeType, int], bool] = {}
 
@@ -53,8 +56,22 @@ def is_visible(place: object) -> bool:
     return _visible[code, line]
 
 
-def collect_garbage(iteration: int) -> None:
+def wait_for_ends(threads: int) -> None:
+    """Until no more than so many threads of the system live, besides the main one.
+
+    A thread of a schedule says that it is done, and then still refers to what it ran until the system has ended it. If it
+    were the last to, the pool would close itself there, in the midst of the next schedule, to whose tool it is a stranger.
+    """
+    end = monotonic() + END_MAX
+    while _thread._count() > threads:
+        if monotonic() > end:
+            raise RuntimeError(f"{_thread._count()} threads live, {threads} did before; one of them has been stopped")
+        sleep(0.0001)
+
+
+def collect_garbage(iteration: int, threads: int) -> None:
     """Between schedules only: a pool that is collected in the midst of one would add steps to it, or meet its locks."""
+    wait_for_ends(threads)
     gc.disable()
     kept.kept.clear()
     if iteration % 100 == 0:
@@ -70,6 +87,7 @@ class Bounded(it.DFSStrategy):
     def __init__(self, seconds: float, preemptions: int) -> None:
         super().__init__(max_preemptions=preemptions)
         self._end = monotonic() + seconds
+        self._threads = _thread._count()  # before the first schedule
         self._order = random.Random(1)
         self.switch_points = 0
 
@@ -77,7 +95,7 @@ class Bounded(it.DFSStrategy):
         return bool(super().more()) and monotonic() < self._end
 
     def begin(self, iteration: int, seed: int) -> None:
-        collect_garbage(iteration)
+        collect_garbage(iteration, self._threads)
         untried = self._frontier
         chosen = self._order.randrange(len(untried))
         untried[chosen], untried[-1] = untried[-1], untried[chosen]
@@ -96,9 +114,10 @@ class Pct(it.PCTStrategy):
     def __init__(self, seconds: float) -> None:
         super().__init__(depth=3)
         self._end = monotonic() + seconds
+        self._threads = _thread._count()  # before the first schedule
 
     def begin(self, iteration: int, seed: int) -> None:
-        collect_garbage(iteration)
+        collect_garbage(iteration, self._threads)
         super().begin(iteration, seed)
 
     def more(self) -> bool | None:
@@ -110,9 +129,10 @@ class Random(it.RandomStrategy):
 
     def __init__(self, seconds: float) -> None:
         self._end = monotonic() + seconds
+        self._threads = _thread._count()  # before the first schedule
 
     def begin(self, iteration: int, seed: int) -> None:
-        collect_garbage(iteration)
+        collect_garbage(iteration, self._threads)
         super().begin(iteration, seed)
 
     def more(self) -> bool | None:
