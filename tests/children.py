@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 #: Of every script: limits as far as they are kept here, and the loss of the right to lock without a limit.
 PRELUDE = """
-import ctypes, mmap, os, resource, sys
+import ctypes, mmap, os, resource, sys, sysconfig
 import mempool
 from mempool.sources import Memory, levels
 
@@ -20,8 +20,10 @@ def limit(name, size):
     resource.setrlimit(kind, (size, resource.getrlimit(kind)[1]))
 
 def limit_address_space(more):
-    pages = int(open("/proc/self/statm").read().split()[0])
-    limit("RLIMIT_AS", pages * mmap.PAGESIZE + more)
+    # Without the GIL the interpreter's allocator has a GiB of addresses from the start: see ENVIRONMENT in this file.
+    is_reserved = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    pages = int(open("/proc/self/statm").read().split()[5 if is_reserved else 0])
+    limit("RLIMIT_DATA" if is_reserved else "RLIMIT_AS", pages * mmap.PAGESIZE + more)
 
 def lose_the_right_to_lock():
     header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
@@ -42,10 +44,14 @@ def fill(smallest=64 << 10):
 """
 
 
+#: Without the GIL: what the allocator has, and nobody needs yet, is not writable, and so counts for no limit on data.
+ENVIRONMENT = {"MIMALLOC_ARENA_RESERVE": "0", "MIMALLOC_EAGER_COMMIT": "0"}
+
+
 def run(script: str, *arguments: str) -> str:
     """What the script prints. It must end well: neither with an exception nor by a signal."""
     command = [sys.executable, "-c", PRELUDE + textwrap.dedent(script), *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, f"status {ended.returncode}\n{ended.stdout}{ended.stderr}"
     return ended.stdout
 

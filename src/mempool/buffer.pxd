@@ -43,6 +43,15 @@ cdef inline Buffer new_handle(Block block):
     return buffer
 
 
+cdef inline Buffer successor_of(Buffer old):
+    """The same for the memory of this handle. The block is counted once, which is an atomic instruction without the GIL."""
+    cdef Buffer buffer = Buffer.__new__(Buffer)
+    buffer.block = old.block
+    if WITHOUT_GIL:
+        buffer.watch = GONE
+    return buffer
+
+
 # Without the GIL, who looks at the memory and whether the handle is in force is one number, so that of who begins to look and
 # who frees it one comes first. Views have an exporter each: one that several threads share could die under them.
 

@@ -7,13 +7,12 @@ name for what is only read: each would cost a pair of reference counts, a tenth 
 lines whole; on a build without one, the gates `fast_alloc_above` and `fast_free_below` are never open.
 """
 
-from cpython.list cimport PyList_GET_ITEM
 from mempool._core.state cimport MIRRORED_FROM_RESERVE, State, mempool_is_before, mirror_spare
 from mempool._core.transfer cimport Transfer
 from mempool._core.decisions cimport Decisions
 from mempool._core.outstanding cimport Outstanding
 from mempool._core.mutex cimport WITHOUT_GIL, hold_mutex, release_mutex
-from mempool.buffer cimport DEAD, LIVE, Buffer, new_handle, enforce, revoke_unseen
+from mempool.buffer cimport DEAD, LIVE, Buffer, new_handle, successor_of, enforce, revoke_unseen
 
 cdef str DEFAULT
 
@@ -35,18 +34,26 @@ cdef class FastPath:
 
 cdef extern from *:
     """
+    /* The list of slots comes as a bare pointer: as an object it would be counted, there and back. */
+    static inline void *mempool_lying(void *slots, Py_ssize_t i) {
+        return PyList_GET_ITEM((PyObject *)slots, i);
+    }
     /* Take what lies in a place and leave None: the reference moves, and no count changes but None's. */
-    static inline PyObject *mempool_pick(PyObject *places, Py_ssize_t i) {
-        PyObject *element = PyList_GET_ITEM(places, i);
+    static inline PyObject *mempool_pick(void *slots, Py_ssize_t i) {
+        PyObject *element = PyList_GET_ITEM((PyObject *)slots, i);
         Py_INCREF(Py_None);
-        PyList_SET_ITEM(places, i, Py_None);
+        PyList_SET_ITEM((PyObject *)slots, i, Py_None);
         return element;
     }
     /* Put an element into a place that holds None. */
-    static inline void mempool_place(PyObject *places, Py_ssize_t i, PyObject *element) {
+    static inline void mempool_place(void *slots, Py_ssize_t i, PyObject *element) {
         Py_DECREF(Py_None);
         Py_INCREF(element);
-        PyList_SET_ITEM(places, i, element);
+        PyList_SET_ITEM((PyObject *)slots, i, element);
+    }
+    /* What a bare pointer owns, as an object that owns it. */
+    static inline PyObject *mempool_owned(void *element) {
+        return (PyObject *)element;
     }
     /* The same method as one of this very type: CPython calls it faster than an inherited one. */
     static inline PyObject *mempool_own_method(PyObject *type, PyObject *method) {
@@ -54,8 +61,11 @@ cdef extern from *:
     }
     """
     object mempool_own_method(object type, object method)
-    object mempool_pick(list slots, Py_ssize_t i)
-    void mempool_place(list slots, Py_ssize_t i, object element)
+    object mempool_pick(void *slots, Py_ssize_t i)
+    void *mempool_pick_bare "mempool_pick"(void *slots, Py_ssize_t i) noexcept
+    void *mempool_lying(void *slots, Py_ssize_t i) noexcept
+    void mempool_place(void *slots, Py_ssize_t i, object element) noexcept
+    object mempool_owned(void *element)
 
 
 cdef inline object take_top(FastPath self):
@@ -63,27 +73,42 @@ cdef inline object take_top(FastPath self):
     self.state.spare -= 1
     mirror_spare(self.state.mirror, self.state.spare, self.state.from_spare)
     if self.tracks:
-        self.outstanding.add_pointer(<void*>PyList_GET_ITEM(self.state.slots, self.state.spare))
-    return mempool_pick(self.state.slots, self.state.spare)
+        self.outstanding.add_pointer(mempool_lying(<void*>self.state.slots, self.state.spare))
+    return mempool_pick(<void*>self.state.slots, self.state.spare)
 
 
 # Without the GIL the same happens under the pool's mutex.
 
-cdef inline object take_held(FastPath self, bint at_last):
-    """`take_warm`, or `take_at_last`."""
-    cdef object element = None
+cdef inline void *take_top_bare(FastPath self) noexcept:
+    """`take_top`, as a bare pointer, which owns what it points to."""
+    self.state.spare -= 1
+    mirror_spare(self.state.mirror, self.state.spare, self.state.from_spare)
+    if self.tracks:
+        self.outstanding.add_pointer(mempool_lying(<void*>self.state.slots, self.state.spare))
+    return mempool_pick_bare(<void*>self.state.slots, self.state.spare)
+
+
+cdef inline void *take_held(FastPath self, bint at_last) noexcept:
+    """`take_warm`, or `take_at_last`, as a bare pointer; NULL for None. Each time that an object gets another name here is
+    a pair of atomic instructions, unless the very thread that made the element runs."""
+    cdef void *element = NULL
     hold_mutex(&self.core.link.mutex)
     if self.state.fast_alloc_above != PY_SSIZE_T_MAX and self.state.spare > 0:
         if self.state.spare > self.state.fast_alloc_above:
             self.state.from_spare += 1
-            element = take_top(self)
+            element = take_top_bare(self)
         elif at_last or self.state.full or (self.state.rests_until != 0 and mempool_is_before(self.state.rests_until)):
             self.state.from_reserve += 1
             if self.state.mirror != NULL:
                 self.state.mirror[MIRRORED_FROM_RESERVE] = self.state.from_reserve
-            element = take_top(self)
+            element = take_top_bare(self)
     release_mutex(&self.core.link.mutex)
     return element
+
+
+cdef inline object owned(void *element):
+    """As an object; NULL is None."""
+    return None if element == NULL else mempool_owned(element)
 
 
 cdef inline Buffer next_handle_of(FastPath self, element):
@@ -92,7 +117,7 @@ cdef inline Buffer next_handle_of(FastPath self, element):
         return None
     if (<Buffer>element).block.owner is not self.core.owner or (<Buffer>element).block.is_lost:
         return None
-    return new_handle((<Buffer>element).block)
+    return successor_of(<Buffer>element)
 
 
 cdef inline bint leave_user(FastPath self, element, Buffer next_handle) noexcept:
@@ -120,9 +145,9 @@ cdef inline bint put_held(FastPath self, element) except? -1:
     hold_mutex(&self.core.link.mutex)
     if self.state.spare < self.state.fast_free_below and leave_user(self, element, next_handle):
         if next_handle is None:
-            mempool_place(self.state.slots, self.state.spare, element)
+            mempool_place(<void*>self.state.slots, self.state.spare, element)
         else:
-            mempool_place(self.state.slots, self.state.spare, next_handle)
+            mempool_place(<void*>self.state.slots, self.state.spare, next_handle)
         self.state.spare += 1
         mirror_spare(self.state.mirror, self.state.spare, self.state.from_spare)
         done = True
@@ -158,7 +183,7 @@ cdef extern from "Python.h":
 cdef inline object take_at_last(FastPath self):
     """A spare, whether of the reserve or beyond it."""
     if WITHOUT_GIL:
-        return take_held(self, True)
+        return owned(take_held(self, True))
     if self.state.fast_alloc_above == PY_SSIZE_T_MAX or self.state.spare <= 0:  # the gate is closed
         return None if self._quick is None else self._quick.take(True)
     if self.state.spare > self.state.fast_alloc_above:
@@ -180,7 +205,7 @@ cdef inline object take_unasked(FastPath self):
 cdef inline object take_warm(FastPath self):
     """A spare that may be had without asking the source, checked out; or None: go the slow way."""
     if WITHOUT_GIL:
-        return take_held(self, False)
+        return owned(take_held(self, False))
     if self.state.spare <= self.state.fast_alloc_above:
         return take_unasked(self)
     self.state.from_spare += 1
@@ -200,7 +225,7 @@ cdef inline bint put_warm(FastPath self, element) except? -1:
             return False
     elif element is None or self.state.made - self.state.disposed - self.state.disposing <= self.state.spare:
         return False  # nothing, or nothing is out
-    mempool_place(self.state.slots, self.state.spare, element)
+    mempool_place(<void*>self.state.slots, self.state.spare, element)
     self.state.spare += 1
     mirror_spare(self.state.mirror, self.state.spare, self.state.from_spare)
     return True
@@ -258,7 +283,7 @@ cdef inline bint put_buffer(FastPath self, Buffer buffer) except? -1:
         return False
     buffer.state = DEAD
     next_handle.state = LIVE
-    mempool_place(self.state.slots, self.state.spare, next_handle)
+    mempool_place(<void*>self.state.slots, self.state.spare, next_handle)
     self.state.spare += 1
     mirror_spare(self.state.mirror, self.state.spare, self.state.from_spare)
     return True

@@ -88,9 +88,14 @@ class FastPath:
         if timeout is not DEFAULT:
             self._check_timeout(timeout)  # type: ignore[attr-defined]  # a wrong one is told of also here
         if cython.compiled:
-            element: object = take_warm(self)
-            if element is not None:
-                return element
+            if WITHOUT_GIL:
+                bare: cython.p_void = take_held(self, False)
+                if bare != cython.NULL:
+                    return mempool_owned(bare)
+            else:
+                element: object = take_warm(self)
+                if element is not None:
+                    return element
         ticket: Any = None
         try:
             ticket = self._engine.ticket(1)
@@ -111,9 +116,14 @@ class FastPath:
         raises that is not MemoryError.
         """
         if cython.compiled:
-            element: object = take_warm(self)
-            if element is not None:
-                return element
+            if WITHOUT_GIL:
+                bare: cython.p_void = take_held(self, False)
+                if bare != cython.NULL:
+                    return mempool_owned(bare)
+            else:
+                element: object = take_warm(self)
+                if element is not None:
+                    return element
         transfer: Any = None
         try:
             transfer = self._engine.ticket(1)
@@ -127,9 +137,14 @@ class FastPath:
     def alloc_reserved(self) -> Any:
         """A spare, or None; never calls the source. Kernel: mempool_alloc_preallocated. Raises PoolClosed."""
         if cython.compiled:
-            element: object = take_at_last(self)
-            if element is not None:
-                return element
+            if WITHOUT_GIL:
+                bare: cython.p_void = take_held(self, True)
+                if bare != cython.NULL:
+                    return mempool_owned(bare)
+            else:
+                element: object = take_at_last(self)
+                if element is not None:
+                    return element
         transfer: Any = None
         try:
             transfer = self._engine.ticket(1)
