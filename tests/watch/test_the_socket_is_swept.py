@@ -192,7 +192,8 @@ def test_an_interrupt_before_any_step_leaves_nothing_open_and_nobody_half_answer
         try:
             with disturbed:
                 running._turn()
-                running._turn()
+                if running._clients:  # none: on a full machine a turn outlasts its patience with whom it accepts
+                    running._turn()
         except KeyboardInterrupt:
             pass
         running.stop()
