@@ -18,6 +18,7 @@ from shared_children import Parent, child
 
 from mempool.cli.app import run
 from mempool.shared import listing, words
+from mempool.shared.file import Layout
 from mempool.shared.pool import SharedPool
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -76,3 +77,43 @@ def test_words_that_do_not_agree_are_told(folder: Path, capsys: pytest.CaptureFi
         file.write(bytes([9]))
     assert run(["verify", "frames"]) == 1
     assert "in no state that there is" in capsys.readouterr().out
+
+
+def damage(folder: Path) -> None:
+    layout = Layout(16, 256, 64, 4096)
+    with (folder / "frames").open("r+b") as file:
+        file.seek(layout.words + 16 * words.FIRST_SLOT)
+        file.write(bytes([9]))
+
+
+def test_a_repair_is_told_before_it_is_made(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Refused while somebody uses the pool; then the words are made anew, and the next process works."""
+    SharedPool("frames", size=4096, reserve=2, limit=4).close()
+    with child(hold) as process:
+        assert process.hear() == 2
+        damage(folder)
+        assert run(["verify", "frames"]) == 1
+        told = capsys.readouterr().out
+        assert "--repair would make its words anew, with reserve 2, keep 4, limit 4, and nothing out" in told
+        assert f"but not while it is used by process {process.pid}" in told
+        assert run(["verify", "frames", "--repair"]) == 1
+        assert f"used by process {process.pid}" in capsys.readouterr().err
+        process.end(signal.SIGKILL)
+    assert run(["verify", "frames", "--repair"]) == 0
+    assert "made anew, with reserve 2, keep 4, limit 4; 2 spare, 0 out" in capsys.readouterr().out
+    pool = SharedPool("frames", size=4096, reserve=2, limit=4)
+    assert pool.free_many(pool.alloc_many(4)) == 4
+    assert run(["verify", "frames"]) == 0
+
+
+def test_a_repair_returns_what_a_killed_process_held(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its words agree; looking tells of it, and a repair does it while others work."""
+    pool = SharedPool("frames", size=4096, reserve=2, limit=4)
+    with child(hold) as process:
+        assert process.hear() == 2
+        process.end(signal.SIGKILL)
+        assert run(["verify", "frames"]) == 0
+        assert f"left behind by process {process.pid}" in capsys.readouterr().out
+    assert run(["verify", "frames", "--repair"]) == 0
+    assert capsys.readouterr().out == "frames: 1 killed process reaped\nframes: all agrees\n"
+    assert pool.out == 0

@@ -13,6 +13,7 @@ from mempool.shared import listing
 
 if TYPE_CHECKING:
     from mempool.shared.engine import SharedEngine
+    from mempool.shared.repair import Finding
 
 
 class NoSuchPoolError(click.ClickException):
@@ -40,19 +41,70 @@ def opened(name: str, *, joining: bool) -> Iterator[SharedEngine]:
         engine.detach()
 
 
-@click.command(short_help="Look whether a shared pool's words agree.")
-@click.argument("name")
-def verify(*, name: str) -> int:
-    """Look whether all that a shared pool's words say agrees, while its processes go on.
+@contextmanager
+def told() -> Iterator[None]:
+    """What can go wrong, as one line."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        there = ", ".join(listing.names()) or "there is none"
+        raise NoSuchPoolError(f"there is no shared pool {error.filename} in {listing.folder()}: {there}") from None
+    except (ImportError, MemoryError, OSError, PoolError, ValueError) as error:
+        raise NoSuchPoolError(str(error)) from error
 
-    The status is 0 if it does; 1 if it does not, or there is no such pool.
+
+@click.command(short_help="Look whether a shared pool's words agree; --repair mends it.")
+@click.argument("name")
+@click.option("--repair", "mends", is_flag=True, help="Mend it, where nobody uses it; return what killed processes held.")
+def verify(*, name: str, mends: bool) -> int:
+    """Look whether all that a shared pool's words say agrees, while its processes go on; and what a repair would do.
+
+    With --repair, what killed processes held is returned. Words that do not agree are made anew, with the targets that they
+    have: only where no process uses the pool, because nobody knows what one that does is about to write.
+
+    The status is 0 if all agrees (in the end); 1 if it does not, or there is no such pool.
     """
-    with opened(name, joining=False) as engine:
-        wrong = engine.verify()
-    for line in wrong:
-        click.echo(line)
-    click.echo(f"{name}: {len(wrong)} do not agree" if wrong else f"{name}: all agrees")
-    return 1 if wrong else 0
+    with told():
+        from mempool.shared import repair
+
+        path = listing.path_of(name)
+        found = repair.examine(path)
+        for line in found.wrong:
+            click.echo(line)
+        if found.wrong:
+            click.echo(f"{name}: {len(found.wrong)} do not agree")
+        if not mends:
+            for line in _would_do(name, found):
+                click.echo(line)
+        elif found.wrong:
+            engine = repair.make_anew(path)
+            now = engine.snapshot()
+            engine.detach()
+            click.echo(f"{name}: made anew, with {_targets(found)}; {now.spare} spare, 0 out")
+            found = repair.examine(path)
+        elif found.killed:
+            reaped = repair.reap(path)
+            click.echo(f"{name}: {reaped} killed process{'' if reaped == 1 else 'es'} reaped")
+            found = repair.examine(path)
+    if not found.wrong:
+        click.echo(f"{name}: all agrees")
+    return 1 if found.wrong else 0
+
+
+def _targets(found: Finding) -> str:
+    reserve, keep, limit = found.targets
+    return f"reserve {reserve}, keep {keep}, limit {limit}{'' if found.targets_are_kept else ', because its own cannot be'}"
+
+
+def _would_do(name: str, found: Finding) -> Iterator[str]:
+    if found.wrong:
+        yield f"{name}: --repair would make its words anew, with {_targets(found)}, and nothing out"
+        if found.users:
+            who = ", ".join(f"process {pid}" for pid in found.users)
+            yield f"{name}: but not while it is used by {who}: end them first"
+    elif found.killed:
+        who = ", ".join(f"process {pid}" for pid in found.killed)
+        yield f"{name}: --repair would return what was left behind by {who}, which was killed; so does whoever waits"
 
 
 @click.command(short_help="Return what killed processes held.")

@@ -20,7 +20,8 @@ watcher.py       is told by the kernel when another process ends
 engine.py        SharedEngine: file, clients, tickets, forks
 audit.py         whether the words agree with each other
 listing.py       names, look: the pools of this user, seen from outside without joining
-errors.py        PoolCorrupt, ClientGone
+repair.py        what is wrong with a file, and how it is mended
+errors.py        PoolCorrupt, ClientGone, PoolInUse
 
 Importing this package needs nothing. `mempool.shared.engine` needs the compiled part, and raises ImportError where it is
 missing, with the way to get it.

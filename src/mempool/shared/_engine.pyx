@@ -282,7 +282,7 @@ cdef class Transaction(QuickClient):
         """Nothing is known of the shared state: at the beginning, and in a child."""
         self.me = self.clients
         self.store.me = self.clients
-        self.store.finished = <uint64_t>-1
+        self.store.finished = 1  # of transaction 0, which writes nothing: whatever else the root may be is looked at
         self.store.lost = self.store.polite = self.store.retries = self.store.helped = 0
         self.being_made = self.disposing = 0  # by threads of the parent
         if self.mark == NULL:

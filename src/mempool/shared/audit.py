@@ -41,7 +41,20 @@ class Words:
 
 def audit(found: Words) -> list[str]:
     """What does not agree, in words; nothing: all does. Any bytes may be given; each list is followed for so long only."""
-    return [*_slots(found), *_line(found), *_owners(found)]
+    return [*_targets(found), *_slots(found), *_line(found), *_owners(found)]
+
+
+def are_possible(reserve: int, keep: int, limit: int, slots: int) -> bool:
+    """Whether a pool of so many slots can have these targets."""
+    return reserve <= keep and reserve <= limit <= slots
+
+
+def _targets(found: Words) -> list[str]:
+    word = found.values[words.TARGETS]
+    targets = words.reserve_of(word), words.keep_of(word), words.limit_of(word)
+    if are_possible(*targets, found.slots):
+        return []
+    return [f"the targets cannot be: reserve {targets[0]}, keep {targets[1]}, limit {targets[2]}, of {found.slots} slots"]
 
 
 def idle_spares(found: Words) -> bool:

@@ -11,3 +11,7 @@ class PoolCorrupt(PoolError):
 
 class ClientGone(PoolError):
     """This process was taken for dead, or has detached, and what it had was given to others. Attach again."""
+
+
+class PoolInUse(PoolError):
+    """This can be done to a shared pool only while no process uses it. Nothing was changed."""

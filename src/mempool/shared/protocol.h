@@ -29,8 +29,8 @@
 #ifndef MEMPOOL_PROTOCOL_H
 #define MEMPOOL_PROTOCOL_H
 
-#if !defined(__x86_64__) || !defined(__linux__)
-#error "mempool.shared needs Linux on x86-64: its transactions are 16-byte compare-and-swaps (cmpxchg16b)"
+#if !defined(__linux__) || !(defined(__x86_64__) || defined(__aarch64__))
+#error "mempool.shared needs Linux on x86-64 or AArch64: its transactions are 16-byte compare-and-swaps"
 #endif
 
 #include <stdint.h>
@@ -41,6 +41,7 @@
 #define MP_COURTESY 64           /* for how many transactions they do */
 #define MP_VERSION_MAX ((UINT64_C(1) << 52) - 1) /* at a million transactions a second: 142 years */
 
+#ifndef MP_EXPLORED /* verification/ordering has types and accesses of its own, of which an explorer tries every order */
 typedef struct { _Alignas(16) uint64_t value; uint64_t sequence; } mp_word;
 typedef struct { uint64_t applied, count; struct { uint64_t word, value; } entry[MP_ENTRIES]; } mp_intent;
 typedef struct {                 /* one per client; written by it alone */
@@ -51,6 +52,7 @@ typedef struct {                 /* one per client; written by it alone */
     uint64_t counts[52];         /* what it has done, and those before it under this number: for figures, and for no decision */
 } mp_client;
 _Static_assert(sizeof(mp_word) == 16 && sizeof(mp_intent) == 400 && sizeof(mp_client) == 1280, "the layout of the file");
+#endif
 
 typedef struct {                 /* private to a process: where the shared parts are, and how big */
     mp_word *root;               /* behind it, in the same cache line: please */
@@ -69,21 +71,64 @@ typedef struct {
     struct { uint64_t word, value; } entry[MP_ENTRIES];
 } mp_transaction;
 
+#ifndef MP_EXPLORED
 #define MP_LOAD(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
 #define MP_GLANCE(p) __atomic_load_n(p, __ATOMIC_RELAXED)
 #define MP_STORE(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
 #define MP_NOTE(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
+#define MP_FENCE_ACQUIRE() __atomic_thread_fence(__ATOMIC_ACQUIRE)
+#define MP_FENCE_RELEASE() __atomic_thread_fence(__ATOMIC_RELEASE)
+#define MP_PLEASE(store) ((uint64_t *)((store)->root + 1))
+
+/* Compare and swap 16 bytes, with acquire and release. It may fail though nothing has changed: all who call try again. */
+static inline int mp_swap(mp_word *word, uint64_t value, uint64_t sequence, uint64_t new_value, uint64_t new_sequence) {
+#ifdef __x86_64__
+    typedef unsigned __int128 __attribute__((may_alias)) pair; /* one `lock cmpxchg16b`, a full barrier */
+    return __sync_bool_compare_and_swap((pair *)word, (pair)sequence << 64 | value, (pair)new_sequence << 64 | new_value);
+#elif defined(__ARM_FEATURE_ATOMICS)
+    register uint64_t low __asm__("x0") = value, high __asm__("x1") = sequence; /* CASP wants even registers, in pairs */
+    register uint64_t new_low __asm__("x2") = new_value, new_high __asm__("x3") = new_sequence;
+    __asm__ volatile("caspal %0, %1, %2, %3, %4"
+                     : "+r"(low), "+r"(high) : "r"(new_low), "r"(new_high), "Q"(*word) : "memory");
+    return low == value && high == sequence;
+#else
+    uint64_t low, high;
+    uint32_t failed = 0;
+    do { /* what a load of a pair saw is one moment only if the store succeeds: until then a difference is a failure */
+        __asm__ volatile("ldaxp %0, %1, %2" : "=&r"(low), "=&r"(high) : "Q"(*word) : "memory");
+        if (low != value || high != sequence)
+            return 0;
+        __asm__ volatile("stlxp %w0, %2, %3, %1"
+                         : "=&r"(failed), "=Q"(*word) : "r"(new_value), "r"(new_sequence) : "memory");
+    } while (failed);
+    return 1;
+#endif
+}
+
+static inline void mp_pause(int turns) {
+    while (turns-- > 0) {
+#ifdef __x86_64__
+        __builtin_ia32_pause();
+#else
+        __asm__ volatile("isb" ::: "memory"); /* `yield` is no pause on most of them */
+#endif
+    }
+}
+
+/* For writing: otherwise the cache line comes twice, first shared and then owned. */
+static inline void mp_prefetch(mp_word *word) {
+#ifdef __x86_64__
+    __asm__ volatile("prefetchw %0" : : "m"(*word));
+#else
+    __builtin_prefetch(word, 1, 3);
+#endif
+}
+#endif
 
 static inline uint64_t mp_version(uint64_t root) { return root >> 12; }
 static inline uint64_t mp_owner(uint64_t root) { return root >> 1 & 0x7FF; }
 static inline uint64_t mp_buffer(uint64_t root) { return root & 1; }
 static inline uint64_t mp_root(uint64_t version, uint64_t owner, uint64_t buffer) { return version << 12 | owner << 1 | buffer; }
-static inline uint64_t *mp_please(mp_store *store) { return (uint64_t *)(store->root + 1); }
-
-static inline int mp_swap(mp_word *word, uint64_t value, uint64_t sequence, uint64_t new_value, uint64_t new_sequence) {
-    typedef unsigned __int128 __attribute__((may_alias)) pair; /* one `lock cmpxchg16b`, a full barrier */
-    return __sync_bool_compare_and_swap((pair *)word, (pair)sequence << 64 | value, (pair)new_sequence << 64 | new_value);
-}
 
 /* Write one word of transaction `version`, unless that was done. 0: done by whomever. -1: the word is not what it can be. */
 static inline int mp_apply(mp_store *store, uint64_t word, uint64_t value, uint64_t version) {
@@ -103,7 +148,8 @@ static inline int mp_finish(mp_store *store, uint64_t root) {
     uint64_t version = mp_version(root), owner = mp_owner(root);
     if (owner >= store->client_count)
         return -1;
-    mp_intent *intent = &store->clients[owner].intent[mp_buffer(root)], copy;
+    mp_intent *intent = &store->clients[owner].intent[mp_buffer(root)];
+    mp_transaction copy;
     if (MP_LOAD(&intent->applied) == version)
         return 1;
     copy.count = MP_GLANCE(&intent->count);
@@ -112,7 +158,7 @@ static inline int mp_finish(mp_store *store, uint64_t root) {
         copy.entry[i].word = MP_GLANCE(&intent->entry[i].word);
         copy.entry[i].value = MP_GLANCE(&intent->entry[i].value);
     }
-    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    MP_FENCE_ACQUIRE();
     if (MP_GLANCE(&store->root->value) != root)
         return 0; /* claim A: copied too late, so it may be another one's */
     if (copy.count > MP_ENTRIES)
@@ -127,14 +173,9 @@ static inline int mp_finish(mp_store *store, uint64_t root) {
     return 1;
 }
 
-static inline void mp_pause(int turns) {
-    while (turns-- > 0)
-        __builtin_ia32_pause();
-}
-
 /* Hold back once if another client has asked for it: a hint, on which neither safety nor progress depends. */
 static inline int mp_holds_back(mp_store *store, uint64_t root) {
-    uint64_t please = MP_GLANCE(mp_please(store));
+    uint64_t please = MP_GLANCE(MP_PLEASE(store));
     if (__builtin_expect(please == 0, 1) || (please & 0xFFF) == store->me + 1 || store->polite)
         return 0;
     if (mp_version(root) - (please >> 12) >= MP_COURTESY)
@@ -147,8 +188,7 @@ static inline int mp_holds_back(mp_store *store, uint64_t root) {
 /* Begin. 0, or -1: broken bytes. */
 static inline int mp_begin(mp_store *store, mp_transaction *t) {
     for (uint32_t turn = 0; turn < MP_ATTEMPTS; turn++) {
-        /* For writing: otherwise the cache line comes twice, first shared and then owned. */
-        __asm__ volatile("prefetchw %0" : : "m"(*store->root));
+        mp_prefetch(store->root);
         uint64_t root = MP_LOAD(&store->root->value), gate = MP_LOAD(&store->root->sequence);
         if (MP_LOAD(&store->root->value) != root || mp_holds_back(store, root))
             continue;
@@ -170,7 +210,7 @@ static inline int mp_begin(mp_store *store, mp_transaction *t) {
 }
 
 static inline int mp_is_current(mp_store *store, mp_transaction *t) {
-    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    MP_FENCE_ACQUIRE();
     return MP_LOAD(&store->root->value) == t->root;
 }
 
@@ -211,7 +251,7 @@ static inline void mp_was_overtaken(mp_store *store) {
     if (++store->lost < MP_PATIENCE)
         mp_pause(30);
     else
-        MP_NOTE(mp_please(store), mp_version(MP_GLANCE(&store->root->value)) << 12 | (store->me + 1));
+        MP_NOTE(MP_PLEASE(store), mp_version(MP_GLANCE(&store->root->value)) << 12 | (store->me + 1));
 }
 
 /* Put it in force. 1: it has happened. 0: overtaken, nothing has happened; begin again. -1: broken bytes. */
@@ -221,7 +261,7 @@ static inline int mp_commit(mp_store *store, mp_transaction *t) {
         return -1;
     uint64_t spare = mp_owner(t->root) == store->me ? !mp_buffer(t->root) : 0; /* claim A */
     mp_intent *intent = &store->clients[store->me].intent[spare];
-    __atomic_thread_fence(__ATOMIC_RELEASE);
+    MP_FENCE_RELEASE();
     MP_NOTE(&intent->count, t->count);
     for (uint64_t i = 0; i < t->count; i++) {
         MP_NOTE(&intent->entry[i].word, t->entry[i].word);
@@ -240,7 +280,7 @@ static inline int mp_commit(mp_store *store, mp_transaction *t) {
     store->finished = root;
     if (__builtin_expect(store->lost != 0, 0)) {
         if (store->lost >= MP_PATIENCE)
-            MP_NOTE(mp_please(store), 0);
+            MP_NOTE(MP_PLEASE(store), 0);
         store->lost = 0;
     }
     return 1;
