@@ -19,6 +19,7 @@ COMPILED = (
     "src/mempool/buffer.py",
     "src/mempool/_core/outstanding.py",
     "src/mempool/_core/mirror.py",
+    "src/mempool/_core/sockets.py",
     "src/mempool/_core/state.py",
     "src/mempool/_core/base_decisions.py",
     "src/mempool/_core/decisions.py",

@@ -11,7 +11,7 @@ from pathlib import Path
 from shared_children import die_with_the_parent
 
 from mempool.shared.engine import SharedEngine
-from mempool.shared.file import ROOT
+from mempool.shared.layout import ROOT
 
 TRACEME, SINGLESTEP = 0, 9
 libc = ctypes.CDLL(None, use_errno=True)

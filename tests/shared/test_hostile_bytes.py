@@ -17,7 +17,7 @@ from mempool.errors import PoolError
 from mempool.shared import words
 from mempool.shared.audit import Words, audit
 from mempool.shared.errors import PoolCorrupt
-from mempool.shared.file import HEADER, ROOT, VERSION
+from mempool.shared.layout import HEADER, ROOT, VERSION
 
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 

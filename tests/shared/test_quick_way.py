@@ -230,7 +230,7 @@ def test_a_child_of_a_fork_takes_its_own(pool_path: Path) -> None:
 def test_an_index_that_was_forged_is_corruption_on_the_quick_way(pool_path: Path) -> None:
     """The first spare is beyond the file: PoolCorrupt, and no address of it is touched."""
     from mempool.shared.errors import PoolCorrupt
-    from mempool.shared.file import ROOT
+    from mempool.shared.layout import ROOT
 
     pool = warm(make(pool_path))
     mapping: Any = pool._engine.client._mapping

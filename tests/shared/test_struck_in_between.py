@@ -24,7 +24,7 @@ from mempool.errors import LineFull, PoolClosed
 from mempool.shared import clients
 from mempool.shared.engine import SharedEngine
 from mempool.shared.errors import ClientGone
-from mempool.shared.file import ROOT
+from mempool.shared.layout import ROOT
 from mempool.shared.pool import SharedPool
 from mempool.shared.pool_engine import PoolEngine
 from mempool.shared.ticket import Ticket

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mempool.shared import decisions, words
+from mempool.shared import decisions, layout, words
 
 pytestmark = pytest.mark.once
 
@@ -17,6 +17,12 @@ def test_the_compiled_engine_has_the_same_constants() -> None:
     """They are written down twice, because C cannot read them."""
     engine = pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine")
     assert {name: getattr(words, name, None) or getattr(decisions, name) for name in engine.CONSTANTS} == engine.CONSTANTS
+
+
+def test_the_layout_of_a_file_has_the_same_constants() -> None:
+    """It is read without words.py, which needs the core."""
+    names = ("SLOTS_MAX", "PLACES_MAX", "CLIENTS_MAX", "FIRST_SLOT")
+    assert [getattr(layout, name) for name in names] == [getattr(words, name) for name in names]
 
 
 @given(bits[24], bits[24], bits[15], bits[1])

@@ -18,7 +18,7 @@ pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine:
 
 from terminals import OnTerminal
 
-from mempool import Objects, Pool, watch
+from mempool import Objects, Pool, PoolTimeout, SharedPool, watch
 from mempool.cli.app import mempool as command
 from mempool.engine import UnexpectedReserveError
 from mempool.export import Totals
@@ -97,6 +97,49 @@ def test_top_resizes_a_shared_pool_and_says_why(shared: SharedEngine) -> None:
         assert terminal.ended() == 0
     assert shared.snapshot().reserve == 9
     assert len(shared.clients()) == 1, "top is gone again"
+
+
+def test_top_stays_small_beside_a_shared_pool(shared: SharedEngine) -> None:
+    """At most 16 MiB, with none of the pools' modules; also once it has asked why, and resized: both are done in a child."""
+    watch.publish()
+    pools = [Pool(Objects(object), 1, name=f"pool {number}") for number in range(90)]
+    with OnTerminal("-m", "mempool", "top", "--interval", "0.1", lines=110) as terminal:
+        terminal.shows(lambda lines: {"tiles", "pool 89"} <= {line[:12].rstrip() for line in lines})
+        terminal.type("/tiles\r")
+        terminal.shows(lambda lines: "pool 89" not in "".join(lines) and "tiles" in "".join(lines))
+        terminal.type("\r")
+        terminal.shows(lambda lines: "pool 'tiles': 6 promised" in "".join(lines))
+        terminal.type("r")
+        terminal.shows(lambda lines: "6 now" in lines[-1])
+        terminal.type("7\r")
+        terminal.shows(lambda lines: "tiles@shared: 7 promised, 0 unfunded" in "".join(lines))
+        status = Path(f"/proc/{terminal.process.pid}/status").read_text()
+        resident = int(status.split("VmHWM:")[1].split()[0])  # at its highest
+        print(f"{resident / 1024:.1f} MiB")
+        assert resident <= 16 * 1024
+        assert "fast_path" not in Path(f"/proc/{terminal.process.pid}/maps").read_text()
+        terminal.type("q")
+        assert terminal.ended() == 0
+    del pools
+
+
+def test_what_its_processes_have_counted_is_shown(shared: SharedEngine) -> None:
+    """How many elements each origin gave, and how long was waited: as the pool's own statistics say it."""
+    name = shared.path.name
+    with SharedPool.attach(name) as pool:
+        for _ in range(5):
+            with pool.lease():
+                pass
+        held = pool.alloc_many(16)
+        with pytest.raises(PoolTimeout):
+            pool.alloc(timeout=0)
+        own = pool.stats()
+        (entry,) = [entry for entry in json.loads(called("ls", "--json"))["pools"] if entry["pool"] == name]
+        told = json.loads(json.dumps(own.as_dict()))
+        assert own.served_from_spare + own.served_from_reserve + own.served_from_source == 21
+        assert sum(waits for _, waits in own.wait_histogram) == 1
+        assert {field: entry["stats"][field] for field in told} == told
+        pool.free_many(held)
 
 
 def test_web_resizes_a_shared_pool(shared: SharedEngine) -> None:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import pytest
 from programs import Program
 
-from mempool import Objects, Pool, watch
+from mempool import IMPLEMENTATION, Objects, Pool, watch
 from mempool.engine import UnexpectedReserveError
 from mempool.local.engine import LocalEngine
 from mempool.testing import wait_until
@@ -412,6 +412,26 @@ def test_why_is_answered_while_four_threads_are_busy(folder: Path) -> None:
             assert watch.find("frames").why(patience=20)
             seconds.append(time.perf_counter() - began)
     assert min(seconds) < 0.25 * SLACK
+
+
+@pytest.mark.skipif(IMPLEMENTATION == "pure", reason="uncompiled, each call of a socket lets go of the GIL")
+def test_an_answer_needs_one_turn_of_the_gil(folder: Path) -> None:
+    """Where others compute, each turn is a lottery of 5 ms and more. Here it takes half a second, and so can be counted."""
+    body = """
+    mempool.watch.publish(steer=True)
+    pool = Pool(Objects(object), 1, name="frames", track="holders")
+    held = [pool.alloc() for _ in range(100)]  # an answer of many pieces
+    def work():
+        while True:
+            sum(range(1000))
+    sys.setswitchinterval(0.5)
+    print("ready", os.getpid(), flush=True)
+    work()
+    """
+    with Program(body):
+        began = time.perf_counter()
+        assert len(watch.find("frames").holders(patience=30)) == 100
+        assert time.perf_counter() - began < 2 * 0.5
 
 
 def test_a_process_that_is_stopped_does_not_answer(folder: Path) -> None:

@@ -114,6 +114,14 @@ def turns_until_answered(running: Server, asker: Asker, most: int = 40) -> int:
     raise AssertionError("nobody answers")
 
 
+def turns(running: Server) -> None:
+    """A turn accepts and answers. What a resize has come to is told in another."""
+    running._turn()
+    for client in list(running._clients.values()):
+        if client.job is not None:
+            running._turn()
+
+
 def undisturbed(running: Server, request: bytes) -> bytes:
     asker = Asker(running.path, request)
     turns_until_answered(running, asker)
@@ -144,9 +152,8 @@ def test_whatever_allocation_fails_there_is_an_answer_or_the_one_prepared_and_no
         asker = Asker(by_hand.path, request_)
         testcapi.set_nomemory(fails, fails + 1)
         failed: MemoryError | None = None
-        try:  # two turns: one accepts, one answers
-            by_hand._turn()
-            by_hand._turn()
+        try:
+            turns(by_hand)
         except MemoryError as error:
             failed = error
         finally:
@@ -191,9 +198,7 @@ def test_an_interrupt_before_any_step_leaves_nothing_open_and_nobody_half_answer
         disturbed = Interrupter(n)
         try:
             with disturbed:
-                running._turn()
-                if running._clients:  # none: on a full machine a turn outlasts its patience with whom it accepts
-                    running._turn()
+                turns(running)
         except KeyboardInterrupt:
             pass
         running.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import shutil
@@ -19,6 +20,7 @@ from mempool import Objects, Pool, watch
 from mempool.cli.top.screen import View, head_of
 from mempool.testing import wait_until
 from mempool.watch.layout import BUCKETS, Figures
+from mempool.watch.page import lock_of
 from mempool.watch.rates import Histories
 from mempool.watch.reader import Row
 from mempool.watch.words import quantile
@@ -70,6 +72,25 @@ def test_keys_select_sort_filter_and_pause(folder: Path) -> None:
         terminal.type("p")
         terminal.shows(lambda lines: "PAUSED" in lines[-1])
         terminal.type("q")
+        assert terminal.ended() == 0
+    del pools
+
+
+def test_keys_that_arrive_together_are_each_obeyed(folder: Path) -> None:
+    """As when somebody types fast, keeps an arrow pressed, or pastes: a read of the terminal gives many at once."""
+    watch.publish()
+    pools = [Pool(Objects(object), 1, name=name) for name in ("apples", "pears", "plums")]
+    with OnTerminal(*TOP) as terminal:
+        terminal.shows(lambda lines: "plums" in "".join(lines))
+        terminal.type("jj")
+        terminal.shows(lambda lines: " plums: 1 promised" in "".join(lines))
+        terminal.type("\x1b[A\x1bOA")  # arrows up, as terminals send them in either mode
+        terminal.shows(lambda lines: " apples: 1 promised" in "".join(lines))
+        terminal.type("/p\x1b[Alu\r")  # an arrow is no text
+        terminal.shows(lambda lines: "pears" not in "".join(lines) and " plums: 1 promised" in "".join(lines))
+        terminal.type("\x1bss")
+        terminal.shows(lambda lines: "sorted by alloc/s" in "".join(lines) and "pears" in "".join(lines))
+        terminal.type("psq")
         assert terminal.ended() == 0
     del pools
 
@@ -198,6 +219,33 @@ def test_it_is_small(folder: Path) -> None:
         assert "fast_path" not in maps
         terminal.type("q")
         assert terminal.ended() == 0
+    del pools
+
+
+def test_it_is_small_beside_fifty_processes(folder: Path) -> None:
+    """It keeps of each page what is in use, and not all of its 64 KiB."""
+    watch.publish()
+    pools = [Pool(Objects(object), 1, name=f"pool {number}") for number in range(3)]
+    page = next(watch.processes())._page.path
+    locked = []
+    for number in range(50):  # as if others had written them
+        copy = Path(page).with_name(f"{4_000_000 + number}-1-00.page")
+        copy.write_bytes(Path(page).read_bytes())
+        locked.append(os.open(copy, os.O_RDWR))
+        fcntl.fcntl(locked[-1], fcntl.F_OFD_SETLK, lock_of(fcntl.F_WRLCK))
+    try:
+        with OnTerminal(*TOP, lines=30) as terminal:
+            terminal.shows(lambda lines: "51 processes, 153 pools" in lines[0])
+            frames = len(terminal.raw)
+            terminal.shows(lambda lines: len(terminal.raw) > frames or terminal.type("j"))
+            resident = int(Path(f"/proc/{terminal.process.pid}/status").read_text().split("VmRSS:")[1].split()[0])
+            print(f"{resident / 1024:.1f} MiB")
+            assert resident <= 16 * 1024
+            terminal.type("q")
+            assert terminal.ended() == 0
+    finally:
+        for fd in locked:
+            os.close(fd)
     del pools
 
 

@@ -4,6 +4,7 @@ state.py           what the pool knows, as one value
 transfer.py        Transfer, what a call owns; Ticket, its place in the line
 outstanding.py     which elements are out, by address
 mirror.py          the memory of a page on which other processes read the numbers
+sockets.py         calls of a socket that keep the GIL
 base_decisions.py  the base of the decisions: how the state is read, how the line is served
 decisions.py       the decisions, each one step
 mutex.pxd          what makes a decision one step where there is no GIL
@@ -27,6 +28,7 @@ COMPILED_MODULES = (
     "mempool.buffer",
     "mempool._core.outstanding",
     "mempool._core.mirror",
+    "mempool._core.sockets",
     "mempool._core.state",
     "mempool._core.base_decisions",
     "mempool._core.decisions",

@@ -8,10 +8,17 @@ cdef extern from *:
     #include <errno.h>
     #include <pthread.h>
     #include <sys/mman.h>
+    #include <sys/stat.h>
     #include <unistd.h>
     #define MEMPOOL_MAPPED_MAX 16
-    static struct { char *base; size_t size; int fd; } mempool_mapped[MEMPOOL_MAPPED_MAX];
+    static struct { char *base; size_t size; int fd; dev_t device; ino_t inode; } mempool_mapped[MEMPOOL_MAPPED_MAX];
     static int mempool_at_fork = 0;
+    /* A daemon closes all descriptors that it does not know, and a file of its own has the number then. */
+    static int mempool_is_open(int i) {
+        struct stat is;
+        return mempool_mapped[i].fd >= 0 && fstat(mempool_mapped[i].fd, &is) == 0
+            && is.st_dev == mempool_mapped[i].device && is.st_ino == mempool_mapped[i].inode;
+    }
     /* In a child of fork, of whatever made it: what it stores is its own, and it holds no lock of its parent's. */
     static void mempool_in_child(void) {
         int i;
@@ -20,13 +27,14 @@ cdef extern from *:
                 continue;
             mmap(mempool_mapped[i].base, mempool_mapped[i].size, PROT_READ | PROT_WRITE,
                  MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-            if (mempool_mapped[i].fd >= 0)
+            if (mempool_is_open(i))
                 close(mempool_mapped[i].fd);
             mempool_mapped[i].base = NULL;
         }
     }
     static inline long long mempool_map(int fd, size_t size) {
         void *base;
+        struct stat is;
         int i = 0;
         while (i < MEMPOOL_MAPPED_MAX && mempool_mapped[i].base != NULL)
             i++;
@@ -38,12 +46,16 @@ cdef extern from *:
                 return -failed;
             mempool_at_fork = 1;
         }
+        if (fstat(fd, &is) != 0)
+            return -errno;
         base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         if (base == MAP_FAILED)
             return -errno;
         mempool_mapped[i].base = (char *)base;
         mempool_mapped[i].size = size;
         mempool_mapped[i].fd = fd;
+        mempool_mapped[i].device = is.st_dev;
+        mempool_mapped[i].inode = is.st_ino;
         return (long long)(intptr_t)base;
     }
     static inline int mempool_mapped_at(long long base) {

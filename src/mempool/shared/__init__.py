@@ -13,12 +13,14 @@ protocol.h       how it is put in force in shared memory, without a lock
 system.h         memory and sleep
 _quick.pyx       `alloc` and `free` with nothing in their way: one decision, no Python frame
 _engine.pyx      the protocol, compiled; Linux on x86-64
-file.py          the file in /dev/shm
+layout.py        how the file in /dev/shm is laid out, and opened
+file.py          how it is made
 clients.py       who is dead
 passing.py       tokens: an element that is offered by one process and adopted by another
 watcher.py       is told by the kernel when another process ends
 engine.py        SharedEngine: file, clients, tickets, forks
 audit.py         whether the words agree with each other
+glance.py        the figures of the pools there are, for who must stay small
 listing.py       names, look: the pools of this user, seen from outside without joining
 repair.py        what is wrong with a file, and how it is mended
 errors.py        PoolCorrupt, ClientGone, PoolInUse

@@ -25,7 +25,8 @@ from mempool.shared import clients as locks
 from mempool.shared import decisions, words
 from mempool.shared.audit import Words, audit
 from mempool.shared.errors import ClientGone, PoolCorrupt
-from mempool.shared.file import Layout, check_folder, make, map_file, open_file
+from mempool.shared.file import make
+from mempool.shared.layout import Layout, check_folder, map_file, open_file
 
 try:
     from mempool.shared._engine import Handle, Transaction

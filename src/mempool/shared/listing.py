@@ -14,20 +14,18 @@ Importing this module needs nothing. Where the compiled part is missing, its fun
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mempool import messages
-from mempool.engine import WAIT_BUCKETS, Snapshot
+from mempool.engine import Snapshot
+from mempool.shared import glance
+from mempool.shared.glance import NAME, names
 from mempool.stats import PoolStats, stats_of
 
 if TYPE_CHECKING:
     from mempool.shared.engine import SharedEngine
-
-#: A name is a file's name, and is read by people and shells.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ class Look:
 
 def folder() -> Path:
     """Where the shared pools of this user lie: /dev/shm/mempool-pools-UID."""
-    return Path(os.environ.get("MEMPOOL_SHARED_FOLDER") or f"/dev/shm/mempool-pools-{os.geteuid()}")
+    return Path(glance.folder())
 
 
 def path_of(name: str) -> Path:
@@ -110,19 +108,6 @@ def path_of(name: str) -> Path:
             f"not {name!r}"
         )
     return folder() / name
-
-
-def names() -> list[str]:
-    """The names of this user's shared pools, sorted. What else lies in the folder is left out."""
-    try:
-        # Pages of mempool.watch lie there, too.
-        return sorted(
-            entry.name
-            for entry in os.scandir(folder())
-            if NAME.fullmatch(entry.name) and entry.is_file() and not entry.name.endswith(".page")
-        )
-    except FileNotFoundError:
-        return []
 
 
 def look(name: str) -> Look:
@@ -202,39 +187,39 @@ def _command(pid: int) -> str:
 
 
 def engine_snapshot(engine: SharedEngine) -> Snapshot:
-    """The figures of a shared pool in the words of every pool's. What no process counts is 0."""
-    now = engine.snapshot()
-    lacking = max(0, now.reserve - now.spare)
+    """The figures of a shared pool in the words of every pool's. What only a process itself can know is 0."""
+    g = glance.glance_by(engine._tx)
+    lacking = max(0, g.reserve - g.spare)
     return Snapshot(
-        reserve=now.reserve,
-        keep=now.keep,
-        limit=now.limit,
-        closed=now.closed,
-        spare=now.spare,
-        out=now.out,
+        reserve=g.reserve,
+        keep=g.keep,
+        limit=g.limit,
+        closed=g.closed,
+        spare=g.spare,
+        out=g.out,
         lingering=0,
-        made=now.made,
-        disposed=0,
+        made=g.made,
+        disposed=g.disposed,
         disposing=0,
         written_off=0,
         being_made=0,
-        owed=0 if now.closed else min(lacking, now.out),
+        owed=0 if g.closed else min(lacking, g.out),
         filling=0,
-        waiting=now.waiting,
-        from_spare=0,
-        from_source=0,
-        from_reserve=0,
-        from_line=0,
-        resizes=0,
-        waits=(0,) * 6,
-        wait_histogram=(0,) * (len(WAIT_BUCKETS) + 1),
-        wait_seconds_total=0.0,
-        wait_seconds_max=0.0,
+        waiting=g.waiting,
+        from_spare=g.from_spare,
+        from_source=g.from_source,
+        from_reserve=g.from_reserve,
+        from_line=g.from_line,
+        resizes=g.resizes,
+        waits=g.waits,
+        wait_histogram=g.wait_histogram,
+        wait_seconds_total=g.wait_seconds_total,
+        wait_seconds_max=g.wait_seconds_max,
         source_failures=0,
         source_said=None,
         source_rests=0.0,
         level=None,
-        offered=now.offered,
+        offered=g.offered,
     )
 
 

@@ -107,7 +107,7 @@ class SharedPool(BasePool[Buffer]):
             )
 
         from mempool.shared.engine import SharedEngine
-        from mempool.shared.file import Layout
+        from mempool.shared.layout import Layout
 
         client, is_new = self._create_or_attach(create)
         try:

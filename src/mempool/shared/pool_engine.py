@@ -29,6 +29,7 @@ from mempool.shared import decisions, passing, watcher
 from mempool.shared._engine import Region
 from mempool.shared.engine import SLICE, SharedEngine
 from mempool.shared.errors import ClientGone, PoolCorrupt
+from mempool.shared.layout import FROM_LINE, HISTOGRAM, MADE, OUTCOMES, RESIZES
 from mempool.shared.owner import Owner
 from mempool.shared.ticket import Ticket
 
@@ -39,8 +40,6 @@ ASK_LAST, ASK_SOONEST, REST_FIRST, REST_LAST = 5.0, 0.001, 0.001, 0.05
 WATCH_AFTER = 0.01
 #: How a ticket takes: see Ticket.take_one.
 SPARES, ANYTHING, NEW_MEMORY = range(3)
-#: Where a process counts what: see _engine.pyx.
-FROM_LINE, MADE, RESIZES, OUTCOMES, HISTOGRAM = 3, 4, 5, 6, 12
 
 #: Engines that have offered something: alive though nobody refers to the pool. (What is out keeps its engine itself.)
 _in_use: dict[int, PoolEngine] = {}

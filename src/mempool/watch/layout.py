@@ -198,6 +198,12 @@ def slot_at(slot: int) -> int:
     return HEADER_BYTES + slot * SLOT_BYTES
 
 
+def used_bytes(header: bytes) -> int:
+    """How many bytes of slots follow this header; of a header that cannot be believed: at most those of a page."""
+    used = int.from_bytes(header[SLOTS_USED_AT : SLOTS_USED_AT + 4], "little")
+    return min(used, SLOTS) * SLOT_BYTES
+
+
 def parse_header(page: bytes) -> tuple[Header, int]:
     """Whose page this is, and how many slots of it are in use. Raises UnreadableError."""
     if len(page) < HEADER_BYTES or page[:8] != MAGIC:

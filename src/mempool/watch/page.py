@@ -120,6 +120,7 @@ class Page:
         try:
             sweep(directory)
             self.fd: int = self._new_file(directory)
+            self._inode: int = os.fstat(self.fd).st_ino
             try:
                 header = layout.HEADER.pack(
                     layout.MAGIC,
@@ -241,15 +242,24 @@ class Page:
                 pass
         if self.fd >= 0:
             self.mapping.let_go()
-            os.close(self.fd)
+            close_own(self.fd, self._inode)
             self.fd = -1
 
     def leave_to_parent(self) -> None:
         """In a forked child: the file and its lock are the parent's. (Compiled, libc has closed it already.)"""
         if IMPLEMENTATION == "pure":
             self.mapping.let_go()
-            os.close(self.fd)
+            close_own(self.fd, self._inode)
         self.fd = -1
+
+
+def close_own(fd: int, inode: int) -> None:
+    """Close this if it is still what it was: a daemon closes what it does not know, and another file gets the number."""
+    try:
+        if os.fstat(fd).st_ino == inode:
+            os.close(fd)
+    except OSError:
+        pass
 
 
 def version() -> str:

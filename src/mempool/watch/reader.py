@@ -139,7 +139,8 @@ class Reader:
 
     def _page(self, fd: int, name: str) -> Page:
         """What this file says. One that says the same as the last time is not understood anew."""
-        raw = os.pread(fd, layout.PAGE_BYTES, 0)
+        raw = os.pread(fd, layout.HEADER_BYTES, 0)
+        raw += os.pread(fd, layout.used_bytes(raw), layout.HEADER_BYTES)  # no more: it is kept, one of each process
         known = self._read.get(name)
         # The same bytes, and no step between them: the sequence numbers are among them.
         if known is not None and known[0] == raw and all(pool.stable for pool in known[1].pools):

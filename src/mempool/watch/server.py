@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ from types import EllipsisType
 from typing import Any
 
 from mempool import explain, lifecycle
+from mempool._core import IMPLEMENTATION, sockets
 from mempool.clock import in_words
 from mempool.engine import UnexpectedReserveError
 from mempool.stats import guarantee_of, stats_of
@@ -100,6 +102,7 @@ class Server:
                 "set MEMPOOL_WATCH_DIR to a shorter one"
             )
         self.steer: Any = steer
+        self._page = page
         self.path: str = path
         self._clients: dict[int, _Client] = {}
         self._steered: deque[tuple[float, str]] = deque(maxlen=STEERINGS_KEPT)
@@ -107,8 +110,10 @@ class Server:
         self._has_lost = False
         # Where each piece of a request arrives, so that receiving needs no memory.
         self._piece = bytearray(PIECE)
-        self._view = memoryview(self._piece)
-        self._open: list[socket.socket] = []
+        self._open: list[tuple[socket.socket, int]] = []  # each with its inode
+        # Of a descriptor for one more client where the process has no more; and then there is none for him either.
+        self._spare: socket.socket | None = None
+        self._is_deaf = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -120,17 +125,29 @@ class Server:
     def listen(self) -> None:
         """Open the socket."""
         # Each at once in a list that `forget` knows: an interrupt in between finds it there.
-        self._open.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC))
-        self._listener = self._open[0]
+        self._keep(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC))
+        self._listener, self._inode = self._open[0]
         os.fchmod(self._listener.fileno(), 0o600)  # before it has a name
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)  # of a start of this process that was interrupted
-        self._listener.bind(self.path)
+        try:
+            self._listener.bind(self.path)
+        except OSError as error:
+            raise WatchError(error.errno, f"mempool.watch: no socket can be made at {self.path}: {error.strerror}") from None
         self._listener.listen(BACKLOG)
-        self._open.extend(socket.socketpair())
-        self._wake_end, self._wake = self._open[1:]
+        self._keep(*socket.socketpair())
+        (self._wake_end, _), (self._wake, self._wake_inode) = self._open[1:]
         self._wake_end.setblocking(False)
         self._wake.setblocking(False)
+        self._have_spare()
+
+    def _keep(self, *sockets_: socket.socket) -> None:
+        self._open.extend([(one, os.fstat(one.fileno()).st_ino) for one in sockets_])
+
+    def _have_spare(self) -> None:
+        if self._spare is None:
+            with contextlib.suppress(OSError):
+                self._spare = socket.socket(socket.AF_UNIX)
 
     @property
     def lives(self) -> bool:
@@ -156,13 +173,18 @@ class Server:
         """Close what this object has open, and leave the file: in a forked child, where it is the parent's."""
         if self._has_lost:
             self._close_lost()
-        for closing in (*self._open, *(client.socket for client in self._clients.values())):
-            closing.close()
+        for one, inode in self._open:
+            close_own(one, inode)
+        for closing in (self._spare, *(client.socket for client in self._clients.values())):
+            if closing is not None:
+                closing.close()
+        self._spare = None
         self._clients.clear()
 
     def _rouse(self) -> None:
         try:
-            self._wake.send(b"x")
+            if os.fstat(self._wake.fileno()).st_ino == self._wake_inode:  # and not a file that has its number now
+                self._wake.send(b"x")
         except (AttributeError, OSError, MemoryError):
             pass  # not there yet, full of such already, or closed; while a job is under way the thread looks by itself
 
@@ -189,6 +211,14 @@ class Server:
             except MemoryError:
                 pass
             except Exception:
+                if not self._is_there():
+                    log.warning(
+                        "the socket of mempool.watch was closed by somebody else, as daemons close what they do not know: "
+                        "nobody can steer until mempool.watch.publish(steer=True) is called again"
+                    )
+                    self._stopping = True
+                    self._page.tell_socket(False)
+                    return
                 log.exception("the socket of mempool.watch goes on after an error")
             failures = min(failures + 1, len(PAUSES) - 1)
             time.sleep(PAUSES[failures])
@@ -205,9 +235,12 @@ class Server:
                 return
         poll = select.poll()
         poll.register(self._wake_end, select.POLLIN)
-        if len(self._clients) < CLIENTS_MAX:
-            poll.register(self._listener, select.POLLIN)
         nearest = None
+        if self._is_deaf:
+            self._is_deaf = False  # after this turn; until then whoever waits would only be seen again and again
+            nearest = time.monotonic() + PAUSES[-1]
+        elif len(self._clients) < CLIENTS_MAX:
+            poll.register(self._listener, select.POLLIN)
         for client in self._clients.values():
             if client.job is not None:
                 # Nothing but a hang-up, which makes room for others. And soon again: its thread may fail to wake this one.
@@ -220,6 +253,8 @@ class Server:
         events = poll.poll(None if nearest is None else max(0.0, 1000 * (nearest - time.monotonic())) + 1)
         for fd, event in events:
             if fd == self._wake_end.fileno():
+                if event & select.POLLNVAL or not self._is_there():
+                    raise OSError(errno.EBADF, os.strerror(errno.EBADF))
                 self._wake_end.recv(4096)
             elif fd == self._listener.fileno():
                 self._accept()
@@ -233,29 +268,57 @@ class Server:
         for client in [client for client in self._clients.values() if client.job is None and client.deadline <= now]:
             self._drop(client)
 
+    def _is_there(self) -> bool:
+        """Whether nobody else has closed what this listens to."""
+        try:
+            return all(os.fstat(one.fileno()).st_ino == inode for one, inode in self._open)
+        except OSError:
+            return False
+
+    def _next(self) -> int:
+        """The descriptor of whoever has connected. Where the process has none left, the one kept for that; -1: no more."""
+        for _ in range(2):
+            try:
+                return sockets.accept(self._listener, self._inode)
+            except OSError as error:
+                if error.errno not in {errno.EMFILE, errno.ENFILE}:
+                    raise
+                if self._spare is None:
+                    break
+            spare, self._spare = self._spare, None
+            spare.close()
+        self._is_deaf = True
+        return -1
+
     def _accept(self) -> None:
         """Whoever connects. If there is no memory for him, he is cut off, and `client.ask` tries again."""
         connection = None
         try:
-            fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # without a Python object around it, which fails
+            fd = self._next()
+            if fd < 0:
+                return
             connection = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
-            connection.setblocking(False)
+            if IMPLEMENTATION == "pure":
+                connection.setblocking(False)
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
             pid, uid, _ = CREDENTIALS.unpack(credentials)
             if uid != os.geteuid():
                 log.warning("user %d, process %d, was refused at the socket of mempool.watch", uid, pid)
                 connection.close()
                 return
-            self._clients[fd] = _Client(connection, fd, f"uid {uid}, pid {pid}", time.monotonic())
+            client = _Client(connection, fd, f"uid {uid}, pid {pid}", time.monotonic())
+            self._clients[fd] = client
         except (BlockingIOError, ConnectionError, InterruptedError):
             if connection is not None:
                 connection.close()
         except BaseException:
             if connection is None:
-                self._has_lost = True
+                self._has_lost = self._is_there()
             else:
                 connection.close()
             raise
+        else:
+            self._serve(client)  # it has sent its request, most often: so it need not wait for another turn of the GIL
 
     def _close_lost(self) -> None:
         """Close what was accepted and lost: without memory for its address, CPython forgets a descriptor."""
@@ -276,6 +339,7 @@ class Server:
     def _drop(self, client: _Client) -> None:
         self._clients.pop(client.fd, None)
         client.socket.close()
+        self._have_spare()
 
     def _serve(self, client: _Client) -> None:
         try:
@@ -293,7 +357,7 @@ class Server:
 
         Once, and never before the whole request is there: a second answer would be taken for that to the next request.
         """
-        got = client.socket.recv_into(self._view)  # at most PIECE: see `_send`
+        got = sockets.receive(client.socket, self._piece)  # at most PIECE: see `_send`
         end = self._piece.find(b"\n", 0, got)
         try:
             if end < 0:
@@ -335,7 +399,7 @@ class Server:
             piece = client.answer[client.sent : client.sent + PIECE]
             after = client.sent + len(piece)
             # The number that this returns is one of those that Python has already, so if memory is short, nothing is sent.
-            if client.socket.send(piece) != len(piece):
+            if sockets.send(client.socket, piece) != len(piece):
                 self._drop(client)  # a socket of this kind takes all of so few bytes, or none
                 return
             client.sent = after
@@ -439,6 +503,17 @@ class Server:
             )
         except MemoryError:
             return DONE
+
+
+def close_own(one: socket.socket, inode: int) -> None:
+    """Close this, if nobody else has: its number may be another file's."""
+    try:
+        if one.fileno() < 0 or os.fstat(one.fileno()).st_ino == inode:
+            one.close()
+        else:
+            one.detach()
+    except OSError:
+        one.detach()
 
 
 def _in_a_thread(run: Callable[[], object]) -> None:

@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from mempool.watch.directory import WatchError
-from mempool.watch.layout import BUCKETS, Figures, printable
+from mempool.watch.layout import Figures, printable
 from mempool.watch.reader import SOCKET_SUFFIX, SUFFIX, Row
 
 #: Where a shared pool is, as commands name it: NAME@shared.
@@ -17,7 +17,7 @@ WHERE = "shared"
 
 
 def folder() -> str:
-    """Where their files lie; mempool.shared.listing.folder is the same."""
+    """Where their files lie; mempool.shared.glance.folder is the same."""
     return os.environ.get("MEMPOOL_SHARED_FOLDER") or f"/dev/shm/mempool-pools-{os.geteuid()}"
 
 
@@ -30,56 +30,55 @@ def rows() -> list[Row]:
     if all(name.startswith(".") or name.endswith((SUFFIX, SOCKET_SUFFIX)) for name in names):
         return []
     try:
-        from mempool.shared import listing
+        from mempool.shared import glance
 
-        return [_row(listing, name) for name in listing.names()]
+        return [_row(glance, name) for name in glance.names()]
     except ImportError:
         return []  # the compiled part is missing: there are none that could be read
 
 
-def _row(listing: Any, name: str) -> Row:
+def _row(glance: Any, name: str) -> Row:
     key = (f"{WHERE}:{name}", 1)
     try:
-        look = listing.look(name)
+        seen, size, users = glance.glance(name)
+    except ImportError:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a file is its row's to say
         return Row(printable(name), "?", WHERE, 0, None, printable(f"unreadable: {error}"), key)
-    users = len(look.users)
-    return Row(name, f"{users} process{'' if users == 1 else 'es'}", WHERE, 1, figures_of(look), "", key)
+    return Row(name, f"{users} process{'' if users == 1 else 'es'}", WHERE, 1, figures_of(name, seen, size), "", key)
 
 
-def figures_of(look: Any) -> Figures:
-    """The figures of a shared pool. What no process counts is 0."""
-    s = look.stats
-    histogram = tuple(waits for _, waits in s.wait_histogram)
+def figures_of(name: str, seen: Any, size: int) -> Figures:
+    """The figures of a shared pool. What only a process itself can know is 0."""
     return Figures(
-        name=s.name,
+        name=name,
         number=1,
-        reserve=s.reserve,
-        keep=s.keep,
-        limit=s.limit,
-        closed=s.closed,
-        spare=s.spare,
-        out=s.out,
-        lingering=s.lingering,
-        made=s.made,
-        disposed=s.disposed,
-        disposing=s.disposing,
-        written_off=s.written_off,
+        reserve=seen.reserve,
+        keep=seen.keep,
+        limit=seen.limit,
+        closed=seen.closed,
+        spare=seen.spare,
+        out=seen.out,
+        lingering=0,
+        made=seen.made,
+        disposed=seen.disposed,
+        disposing=0,
+        written_off=0,
         claimed=0,
         fills=0,
         starved=False,
-        waiting=s.waiting,
-        from_spare=s.served_from_spare,
-        from_source=s.served_from_source,
-        from_reserve=s.served_from_reserve,
-        from_line=s.served_from_line,
-        resizes=s.resizes,
-        source_failures=s.source_failures,
-        waits=(0, s.waits_served, 0, s.waits_cancelled, s.waits_timed_out),
-        wait_histogram=histogram if len(histogram) == len(BUCKETS) + 1 else (0,) * (len(BUCKETS) + 1),
-        wait_seconds_total=s.wait_seconds_total,
-        wait_seconds_max=s.wait_seconds_max,
-        element_bytes=look.size,
+        waiting=seen.waiting,
+        from_spare=seen.from_spare,
+        from_source=seen.from_source,
+        from_reserve=seen.from_reserve,
+        from_line=seen.from_line,
+        resizes=seen.resizes,
+        source_failures=0,
+        waits=seen.waits[:5],
+        wait_histogram=seen.wait_histogram,
+        wait_seconds_total=seen.wait_seconds_total,
+        wait_seconds_max=seen.wait_seconds_max,
+        element_bytes=size,
         level=None,
         said=None,
         stable=True,
@@ -103,11 +102,12 @@ def resize(
 ) -> tuple[int, Figures]:
     """Change what it promises. Returns what it promised, and its figures then. Raises WatchError."""
     from mempool.errors import PoolError
-    from mempool.shared import listing
+    from mempool.shared import glance, listing
 
     try:
-        before = listing.look(name).stats.reserve
-        look = listing.resize(name, reserve, keep=keep, limit=limit, expect=expect)
+        before = glance.glance(name)[0].reserve
+        listing.resize(name, reserve, keep=keep, limit=limit, expect=expect)
+        seen, size, _ = glance.glance(name)
     except (OSError, ValueError, ImportError, RuntimeError, MemoryError, PoolError) as error:
         raise WatchError(f"{name}@{WHERE}: {error}") from None
-    return before, figures_of(look)
+    return before, figures_of(name, seen, size)

@@ -20,6 +20,7 @@ if __name__ == "__main__":  # the package without what its __init__ loads
         _stub.__path__ = [os.path.join(os.path.dirname(_package), *_name.split("."))]
         sys.modules[_name] = _stub
 
+from mempool.cli.top.apart import in_a_child
 from mempool.cli.top.screen import ORDERS, View, head_of
 from mempool.cli.top.terminal import Terminal
 from mempool.watch import client, shared_pools
@@ -95,23 +96,22 @@ class Top:
             view.said = []
             view.move(view.chosen(self.rows, self.histories), STEPS[typed])
             return True
-        for letter in typed if typed.isprintable() else typed[:1]:
-            if letter == "q":
-                return False
-            if letter == "s":
-                view.order = ORDERS[(ORDERS.index(view.order) + 1) % len(ORDERS)]
-                view.said = [f"sorted by {view.order}"]
-            elif letter == "p":
-                view.is_paused = not view.is_paused
-            elif letter == "/":
-                view.filter = self.ask(terminal, "filter: ", view.filter) or ""
-            elif letter in "\r\n":
-                self.why()
-            elif letter == "r":
-                self.look()  # with the number of now: it is what is expected
-                self.resize(terminal)
-            elif letter == "\x1b":
-                view.said, view.filter = [], ""
+        if typed == "q":
+            return False
+        if typed == "s":
+            view.order = ORDERS[(ORDERS.index(view.order) + 1) % len(ORDERS)]
+            view.said = [f"sorted by {view.order}"]
+        elif typed == "p":
+            view.is_paused = not view.is_paused
+        elif typed == "/":
+            view.filter = self.ask(terminal, "filter: ", view.filter) or ""
+        elif typed in {"\r", "\n"}:
+            self.why()
+        elif typed == "r":
+            self.look()  # with the number of now: it is what is expected
+            self.resize(terminal)
+        elif typed == "\x1b":
+            view.said, view.filter = [], ""
         return True
 
     def ask(self, terminal: Terminal, question: str, text: str = "") -> str | None:
@@ -126,13 +126,12 @@ class Top:
                     continue
                 if typed in {"", "\x1b"}:
                     return None
-                for letter in typed:
-                    if letter in "\r\n":
-                        return text
-                    if letter in "\x7f\b":
-                        text = text[:-1]
-                    elif letter.isprintable():
-                        text += letter
+                if typed in {"\r", "\n"}:
+                    return text
+                if typed in {"\x7f", "\b"}:
+                    text = text[:-1]
+                elif typed.isprintable():
+                    text += typed
         finally:
             view.prompt = None
 
@@ -152,7 +151,7 @@ class Top:
             return
         if row.where == shared_pools.WHERE:
             try:
-                self.view.said = [shared_pools.why(row.pool)]
+                self.view.said = [in_a_child(lambda: shared_pools.why(row.pool))]
             except WatchError as error:
                 self.view.said = [str(error)]
             return
@@ -185,8 +184,7 @@ class Top:
         try:
             # What is expected: the number that the user saw when he decided.
             if path is None:
-                _, figures = shared_pools.resize(row.pool, int(typed), keep=None, limit=None, expect=now)
-                self.view.said = [f"{row.target}: {figures.reserve} promised, {figures.unfunded} unfunded"]
+                self.view.said = [in_a_child(lambda: resized(row, int(typed), now))]
                 return
             answer = client.ask(path, "resize", patience=10.0, number=row.number, reserve=int(typed), expect=now)
             self.view.said = [f"{row.target}: {answer.get('promised')} promised, {answer.get('unfunded')} unfunded"]
@@ -194,6 +192,12 @@ class Top:
             self.view.said = [str(error)]
         except (client.NoAnswerError, client.RefusedError) as error:
             self.view.said = [f"{row.target}: {error}"]
+
+
+def resized(row: Row, reserve: int, expect: int) -> str:
+    """What came of a resize of a pool of several processes. Raises WatchError."""
+    _, figures = shared_pools.resize(row.pool, reserve, keep=None, limit=None, expect=expect)
+    return f"{row.target}: {figures.reserve} promised, {figures.unfunded} unfunded"
 
 
 def run(source: RowSource, interval: float = 1.0) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import sys
@@ -16,6 +17,15 @@ LEAVE = "\x1b[0m\x1b[?25h\x1b[?1049l"
 ENDINGS = (signal.SIGTERM, signal.SIGHUP)
 
 
+#: A key: a letter, or what a key without one sends, such as an arrow: ESC [ A, or ESC O A.
+KEY = re.compile(r"\x1b(?:\[[0-9;]*[@-~]|O[@-~])|.", re.DOTALL)
+
+
+def keys_of(typed: str) -> list[str]:
+    """Each key of what has arrived: who types fast, or pastes, sends many together."""
+    return [f"\x1b[{key[2:]}" if key.startswith("\x1bO") else key for key in KEY.findall(typed)]
+
+
 class Terminal:
     """The whole screen, from `with` to its end, which gives it back whatever was raised."""
 
@@ -26,6 +36,7 @@ class Terminal:
         self._drawn: list[str] = []
         self._wake_end, self._wake = os.pipe()
         self._size: tuple[int, int] | None = None
+        self._typed: list[str] = []  # keys that were sent together
 
     def __enter__(self) -> Self:
         os.set_blocking(self._wake, False)
@@ -107,7 +118,14 @@ class Terminal:
             self._write("".join(changed))
 
     def key(self, seconds: float) -> str | None:
-        """What was typed, as the terminal sends it; None: nothing, or the screen has another size; "": no more comes."""
+        """The next key, as the terminal sends it; None: none, or the screen has another size; "": no more come."""
+        if not self._typed and (what := self._read(seconds)) is not None:
+            self._typed = keys_of(what)
+            if not what:
+                return ""
+        return self._typed.pop(0) if self._typed else None
+
+    def _read(self, seconds: float) -> str | None:
         ready, _, _ = select.select([self._input, self._wake_end], [], [], max(0.0, seconds))
         if self._wake_end in ready:
             try:
