@@ -18,7 +18,7 @@ from shared_children import Parent, child
 
 from mempool.cli.app import run
 from mempool.shared import listing, words
-from mempool.shared.file import Layout
+from mempool.shared.layout import Layout
 from mempool.shared.pool import SharedPool
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")

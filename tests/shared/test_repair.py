@@ -20,7 +20,7 @@ from test_hostile_bytes import spoil
 from mempool.shared import repair, words
 from mempool.shared.engine import SharedEngine
 from mempool.shared.errors import PoolCorrupt, PoolInUse
-from mempool.shared.file import CLIENT_BYTES, ROOT, Layout, open_file
+from mempool.shared.layout import CLIENT_BYTES, ROOT, Layout, open_file
 from mempool.shared.pool import SharedPool
 
 pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")]

@@ -21,7 +21,8 @@ from mempool.shared import words
 from mempool.shared.audit import are_possible
 from mempool.shared.engine import SharedEngine
 from mempool.shared.errors import PoolCorrupt, PoolInUse
-from mempool.shared.file import ROOT, WORD, Header, Layout, check_folder, make, open_file
+from mempool.shared.file import make
+from mempool.shared.layout import ROOT, WORD, Header, Layout, check_folder, open_file
 
 UNREADABLE = "its root, or the intent or the number that it leads to, says what cannot be: no transaction can begin"
 #: A root of no client: who had opened a file before it was replaced finds out by it.
