@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
 from mempool.buffer import handle_of
+from mempool.shared.errors import ClientGone
 from mempool.shared.pool import SharedPool
 from mempool.shared.pool_engine import PoolEngine
 from mempool.testing import ScriptedSource
@@ -18,6 +20,7 @@ class Slots:
 
     def __init__(self) -> None:
         self.engine: PoolEngine | None = None
+        self.memory: ScriptedMemory | None = None
         self.here = threading.local()
 
     def alloc(self) -> Any:
@@ -31,12 +34,36 @@ class Slots:
             self.engine._tx.punch_here(element.block.region.slot)
 
 
+class Asked:
+    """What the engine asks instead of the kernel, as long as there is a test that has the script.
+
+    Weakly: the script has elements, and those have the engine's transactions, through objects that the collector does not
+    know; were it known there, a pool of each test would stay to the end of the run, with its descriptors.
+    """
+
+    def __init__(self, engine: PoolEngine, memory: ScriptedMemory) -> None:
+        self.engine, self.memory = weakref.ref(engine), weakref.ref(memory)
+
+    def make(self, slot: int) -> bool:
+        memory, engine = self.memory(), self.engine()
+        assert engine is not None
+        return memory.make(slot) if memory is not None else engine._tx.populate_here(slot)
+
+    def drop(self, slot: int) -> None:
+        memory, engine = self.memory(), self.engine()
+        if memory is not None:
+            memory.drop(slot)
+        elif engine is not None:
+            engine._tx.punch_here(slot)
+
+
 class ScriptedMemory:
-    """What the engine asks instead of the kernel."""
+    """The script, for the slots of one engine."""
 
     def __init__(self, engine: PoolEngine, source: ScriptedSource[Any], slots: Slots) -> None:
-        self.engine, self.source, self.slots = engine, source, slots
-        slots.engine = engine
+        self.source, self.slots = source, slots
+        self.engine: PoolEngine = weakref.proxy(engine)
+        slots.engine, slots.memory = self.engine, self
         self.elements: dict[int, Any] = {}
 
     def make(self, slot: int) -> bool:
@@ -68,7 +95,10 @@ class ScriptedPool(SharedPool):
         super().__init__(name, 4096, reserve, limit=options.pop("limit", None), slots=256, folder=path, **options)
 
     def _prepare(self, engine: PoolEngine) -> None:
-        engine._tx.memory = ScriptedMemory(engine, self.source, self.slots)
+        engine._tx.memory = Asked(engine, ScriptedMemory(engine, self.source, self.slots))
 
     def close(self) -> int:
-        return self.close_for_all()
+        try:
+            return self.close_for_all()
+        except ClientGone:  # the collector took both, and its client first
+            return 0

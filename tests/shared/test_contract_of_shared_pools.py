@@ -48,6 +48,14 @@ OTHERWISE = {
 }
 
 
+#: Pools that the last tests may have left to a collection that comes later, or to a thread that ends by itself.
+FEW = 20
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 def otherwise(reason: str, name: str) -> Any:
     @pytest.mark.skip(reason=reason)
     def test(_self: object) -> None: ...
@@ -58,6 +66,16 @@ def otherwise(reason: str, name: str) -> Any:
 
 @pytest.mark.filterwarnings("ignore:.*a buffer was dropped:ResourceWarning")  # many tests end with elements out
 class TestSharedPool(PoolContract):
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _leaves_no_descriptors(cls) -> Iterator[None]:
+        """Three a pool, which would be all that a process may have, in a suite of this size."""
+        before = descriptors()
+        yield
+        gc.collect()
+        gc.collect()
+        assert descriptors() <= before + 3 * FEW
+
     @pytest.fixture(autouse=True)
     def _folder(self, pool_path: Path) -> Iterator[None]:
         self.folder = pool_path.parent

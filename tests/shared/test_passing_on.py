@@ -106,6 +106,24 @@ def test_a_buffer_that_is_viewed_is_not_offered(pool_path: Path) -> None:
     assert is_whole(pool)
 
 
+def test_an_offer_for_which_there_is_no_memory_has_not_happened(pool_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the offer needs is there before the buffer is dead: it is the caller's as before."""
+    pool = make(pool_path)
+    buf = filled(pool, 3)
+
+    def none(*_: object) -> Any:
+        raise MemoryError
+
+    for call in ("returning", "note_offer"):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(pool._engine), call, none)
+            with pytest.raises(MemoryError):
+                pool.offer(buf)
+        assert (bytes(buf[:2]), pool.out, pool.pending()) == (b"\3\3", 1, [])
+    pool.free(pool.recall(pool.offer(buf)))
+    assert is_whole(pool)
+
+
 def _other_folder(path: Path) -> Path:
     folder = path.with_name("folder")
     folder.mkdir(mode=0o700)

@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine:
 from shared_children import Parent, child
 
 from mempool.errors import DoubleFree, ForeignElement, PoolClosed, PoolTimeout, UseAfterFree
-from mempool.shared import pool_engine
+from mempool.shared import lookout
 from mempool.shared.pool import SharedPool
 from mempool.testing import wait_until
 
@@ -194,9 +195,29 @@ def test_who_waits_has_what_a_killed_process_held(pool_path: Path) -> None:
     assert (pool.out, pool.spare, pool.verify()) == (0, 2, [])
 
 
+CALLS: dict[str, Callable[[SharedPool], object]] = {
+    "alloc": SharedPool.alloc,
+    "refill": SharedPool.refill,
+    "close_for_all": SharedPool.close_for_all,
+    "resize": lambda pool: pool.resize(1),
+    "trim": lambda pool: pool._engine.trim(1),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_whatever_is_asked_of_a_share_that_was_closed_says_so(pool_path: Path, call: Callable[[SharedPool], object]) -> None:
+    """PoolClosed: the process has left, and nobody has taken it for dead. The pool goes on for the others."""
+    pool, other = make(pool_path), attach(pool_path)
+    pool.close()
+    with pytest.raises(PoolClosed):
+        call(pool)
+    other.free(other.alloc(timeout=1))
+    assert not other.closed
+
+
 def test_the_kernel_tells_of_the_end_of_a_process(pool_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits need not look around by himself: were it not told, the waiter would sleep for an hour."""
-    monkeypatch.setattr(pool_engine, "SLICE", 3600.0)
+    monkeypatch.setattr(lookout, "SLICE", 3600.0)
     pool = make(pool_path)
     before = set(threading.enumerate())
     with child(hold_all(pool_path)) as process:

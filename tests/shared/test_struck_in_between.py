@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -62,11 +63,13 @@ def before_each_opcode(function: str, strike: Callable[[int], object]) -> Iterat
 
     before = sys.gettrace()
     sys._getframe().f_trace_opcodes = True  # CPython 3.12 heeds it only if some frame has it when settrace is called
+    gc.disable()  # the end of a pool that was garbage before runs the same functions
     sys.settrace(trace)
     try:
         yield
     finally:
         sys.settrace(before)
+        gc.enable()
 
 
 def test_who_closes_while_an_alloc_is_under_way_leaves_it_without_an_element(

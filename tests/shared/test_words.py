@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shared_scenes import CHILD, Scene, adopt, offer
+from simulated_pool import Process
 
-from mempool.shared import decisions, layout, words
+from mempool.shared import decisions, layout, operations, words
 
 pytestmark = pytest.mark.once
 
@@ -61,6 +63,30 @@ def test_lists_give_back_what_was_put_in(one: int, two: int, three: int, first: 
     assert (words.first_bare(bare_list), words.made_of(bare_list)) == (first, made)
 
 
+@given(bits[16], bits[11], bits[32])
+def test_an_addressed_slot_gives_back_what_was_put_in(receiver: int, offerer: int, epoch: int) -> None:
+    slot = words.make_addressed(receiver, words.make_offerer(offerer, epoch))
+    assert (words.state_of(slot), words.client_of(slot)) == (words.ADDRESSED, receiver)
+    assert words.offerer_of(slot) == words.make_offerer(offerer, epoch) == offerer | epoch << 11
+    assert slot < 1 << 64
+
+
+@pytest.mark.parametrize("attachments", [1, 1 << 13, 1 << 16, 1 << 31])
+def test_an_offer_is_no_successors_of_its_offerer(attachments: int) -> None:
+    """However often processes have attached under its number since: it can be recalled by the one who made it."""
+    scene = Scene.make(0)
+    token = offer(scene.child, scene.held[0], scene.third)
+    assert token
+    operations.run_detach(scene.child)
+    word = words.FIRST_SLOT + scene.memory.slots + 2 * scene.memory.places + CHILD
+    number = words.epoch_of(scene.memory.words[word][0]) + attachments - 1
+    scene.memory.words[word][0] = words.make_client(words.ABSENT, number)  # as so many leave it who come and go
+    successor = Process(scene.memory, CHILD)
+    successor.become(CHILD)
+    assert adopt(successor, token, recalls=True) is None
+    assert adopt(scene.third, token)
+
+
 @given(bits[2], bits[32])
 def test_a_client_gives_back_what_was_put_in(state: int, epoch: int) -> None:
     client = words.make_client(state, epoch)
@@ -70,4 +96,4 @@ def test_a_client_gives_back_what_was_put_in(state: int, epoch: int) -> None:
 @given(st.sampled_from([n for n in dir(words) if n.endswith("_of") or n.startswith(("first_", "next_"))]), bits[64])
 def test_no_number_is_wider_than_its_field(name: str, value: int) -> None:
     """So whatever bytes there are, an index has 24 bits at most, and is compared before it is used."""
-    assert 0 <= getattr(words, name)(value) < 1 << 32
+    assert 0 <= getattr(words, name)(value) < 1 << (43 if name == "offerer_of" else 32)  # which is compared, and no index

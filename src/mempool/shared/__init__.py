@@ -17,7 +17,9 @@ layout.py        how the file in /dev/shm is laid out, and opened
 file.py          how it is made
 clients.py       who is dead
 passing.py       tokens: an element that is offered by one process and adopted by another
+lookout.py       a thread that looks around for those who wait here
 watcher.py       is told by the kernel when another process ends
+doors.py         an event loop that is told itself when one of its tasks is served
 engine.py        SharedEngine: file, clients, tickets, forks
 audit.py         whether the words agree with each other
 glance.py        the figures of the pools there are, for who must stay small

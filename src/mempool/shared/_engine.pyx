@@ -8,9 +8,12 @@ of a process are one client. Without the GIL that would not hold; importing this
 import cython
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
+
+from time import monotonic
 
 from mempool.errors import DoubleFree, ForeignElement, PoolClosed
 from mempool.shared.errors import ClientGone, PoolCorrupt
@@ -18,6 +21,8 @@ from mempool.shared.errors import ClientGone, PoolCorrupt
 cdef extern from "protocol.h":
     ctypedef struct mp_word:
         uint64_t value, sequence
+    ctypedef struct mp_bell:
+        uint32_t rings, door
     ctypedef struct mp_client:
         uint64_t pid, started, pid_namespace
         uint32_t bell, listens
@@ -27,7 +32,7 @@ cdef extern from "protocol.h":
         mp_word *root
         mp_word *words
         mp_client *clients
-        uint32_t *bells
+        mp_bell *bells
         uint64_t word_count, client_count, bell_count, me, finished, lost, polite, retries, helped
     ctypedef struct mp_transaction:
         uint64_t root, gate_before, gate, count, broken
@@ -40,12 +45,17 @@ cdef extern from "protocol.h":
     uint64_t mp_sequence(mp_store *store, mp_transaction *t, uint64_t word) noexcept nogil
     void mp_write(mp_store *store, mp_transaction *t, uint64_t word, uint64_t value) noexcept nogil
     uint32_t MP_LOAD(uint32_t *where) noexcept nogil
+    void MP_STORE(uint32_t *where, uint32_t value) noexcept nogil
 
 cdef extern from "system.h":
     int mp_populate(int fd, char *address, uint64_t offset, uint64_t size) noexcept nogil
     int mp_punch(int fd, char *address, uint64_t offset, uint64_t size) noexcept nogil
     void mp_sleep(uint32_t *bell, uint32_t said, int64_t nanoseconds) noexcept nogil
     void mp_ring(uint32_t *bell) noexcept nogil
+    const uint32_t MP_LISTENS, MP_SLEEPS, MP_FIRST_DOOR
+    int mp_open_door(const char *file, uint64_t client, uint64_t epoch, uint32_t door) noexcept nogil
+    int mp_knock(const char *file, uint64_t client, uint64_t epoch, uint32_t door, uint32_t place) noexcept nogil
+    int64_t mp_answer(int fd) noexcept nogil
     volatile char *mp_make_mark() noexcept
     void mp_drop_mark(volatile char *page) noexcept
 
@@ -123,6 +133,8 @@ cdef enum:  # mempool/engine.py says the same of tickets
     TICKET_WITHDRAWN = 3
     TICKET_IMPOSSIBLE = 5
 
+cdef double NEVER = float("inf")
+
 cdef enum:
     SERVES_MAX = 8
     OVERTAKEN_MAX = 1 << 22  # as MP_ATTEMPTS
@@ -191,6 +203,69 @@ cdef class Region:
         return handle
 
 
+@cython.final
+cdef class Bell:
+    """On what a thread that stands in the line parks: whoever serves its place rings it, in whatever process.
+
+    It takes the place of a queue of wakes, see `Wakes` in clock.py: `put` wakes as well. Where the time is the system's, it
+    takes that of the whole parker, too: the less is run after the wake, the sooner the caller goes on.
+    """
+
+    cdef Transaction tx
+    cdef uint64_t place
+    cdef bint is_rung  # by `put`, and not heard yet
+
+    def __init__(self):
+        raise TypeError("a bell is made by Ticket.bell")
+
+    def put(self, wake):
+        """End the `get` that is under way, or else the next one."""
+        self.is_rung = True
+        mp_ring(&self.tx.store.bells[self.place].rings)
+
+    def park(self, seconds):
+        """As `Parker.park`."""
+        self.sleep(NEVER if seconds is None else seconds)
+
+    def get(self, *, timeout=None):
+        """As `Wakes.get`, but that it returns at the end of the time."""
+        self.sleep(NEVER if timeout is None else timeout)
+
+    cdef int sleep(self, double seconds) except -1:
+        """Sleep until it rings, the place is served, or so many seconds are over.
+
+        In slices: between two of them it looks by itself, and the main thread runs handlers of signals. (A signal ends a
+        slice, but not where it comes between this thread's last look at it and its sleep.) In a child of a fork, and where
+        the place is another's by now, it returns, for the ticket to say so.
+        """
+        cdef uint32_t *bell = &self.tx.store.bells[self.place].rings
+        cdef uint32_t said
+        cdef double until = NEVER if seconds == NEVER else <double>monotonic() + seconds
+        cdef double left = NEVER
+        cdef int64_t nanoseconds
+        while True:
+            said = MP_LOAD(bell)  # first: what comes later, rings it again
+            if self.is_rung or self.tx.mark[0] == 0 or run_look_at_place(self.tx, self.place) != NOTHING:
+                break
+            if until != NEVER:
+                left = until - <double>monotonic()
+                if left <= 0:
+                    break
+            nanoseconds = <int64_t>(min(left, self.tx.slice) * 1e9)
+            with nogil:
+                mp_sleep(bell, said, nanoseconds)
+            PyErr_CheckSignals()
+        self.is_rung = False
+        return 0
+
+
+cdef inline Bell bell_of(Transaction tx, uint64_t place):
+    cdef Bell bell = Bell.__new__(Bell)
+    bell.tx = tx
+    bell.place = place
+    return bell
+
+
 cdef class QuickClient:
     """What this process' users have; and to take and to give in one decision, without a Python object for it."""
 
@@ -232,6 +307,7 @@ cdef class Transaction(QuickClient):
     cdef object __weakref__
     cdef readonly object mapping
     cdef readonly str name
+    cdef char[33] file  # the number that no other file has, in hexadecimal digits: what names of doors begin with
     cdef public object revive  # called without arguments in a child of a fork, before anything else
     cdef public object memory  # None; or whose `make(slot)` and `drop(slot)` are called instead of the kernel
     cdef int fd
@@ -240,14 +316,21 @@ cdef class Transaction(QuickClient):
     cdef uint64_t slot, place, count, value, version, gate, broken
     cdef uint64_t served[SERVES_MAX]
     cdef int serves
+    cdef public double slice  # seconds, after which a thread that waits looks by itself
     cdef readonly int being_made, disposing  # slots that threads of this process populate and punch now
     cdef readonly uint64_t made_here, failures  # how often this process has got memory, and how often there was none
 
     def __cinit__(self):
         self.fd = -1
+        self.slice = 1.0
 
-    def __init__(self, mapping, str name, dict layout):
-        """mapping: of the whole file, writable. layout: offsets and counts, which the caller has compared with the file."""
+    def __init__(self, mapping, str name, dict layout, bytes nonce):
+        """mapping: of the whole file, writable. layout: offsets and counts, which the caller has compared with the file.
+
+        nonce: the number of the file.
+        """
+        cdef bytes digits = nonce.hex().encode()
+        memcpy(self.file, <char *>digits, min(len(digits), 32))
         PyObject_GetBuffer(mapping, &self.buffer, PyBUF_WRITABLE)
         self.mapping = mapping
         self.name = name
@@ -261,7 +344,7 @@ cdef class Transaction(QuickClient):
         self.store.root = <mp_word *>(base + <uint64_t>layout["root"])
         self.store.words = <mp_word *>(base + <uint64_t>layout["words"])
         self.store.clients = <mp_client *>(base + <uint64_t>layout["client_records"])
-        self.store.bells = <uint32_t *>(base + <uint64_t>layout["bells"])
+        self.store.bells = <mp_bell *>(base + <uint64_t>layout["bells"])
         self.store.word_count = FIRST_SLOT + self.slots + 2 * self.places + self.clients
         self.store.client_count = self.clients
         self.store.bell_count = self.places
@@ -360,11 +443,22 @@ cdef class Transaction(QuickClient):
     cdef void wake_served(self) noexcept:
         """A hint: whoever sleeps looks by himself now and then, because this process may die right here."""
         cdef int i
-        cdef uint64_t client
+        cdef uint32_t door
+        cdef uint64_t client, word
         for i in range(self.serves):
-            mp_ring(&self.store.bells[self.served[i]])
+            door = MP_LOAD(&self.store.bells[self.served[i]].door)
+            if door < MP_FIRST_DOOR:
+                mp_ring(&self.store.bells[self.served[i]].rings)
+            if door == MP_SLEEPS:
+                continue
             client = client_of(self.store.words[FIRST_SLOT + self.slots + 2 * self.served[i]].value)
-            if client < self.clients and self.store.clients[client].listens:
+            if client >= self.clients:
+                continue
+            if door >= MP_FIRST_DOOR:
+                word = FIRST_SLOT + self.slots + 2 * self.places + client
+                if mp_knock(self.file, client, epoch_of(self.store.words[word].value), door, <uint32_t>self.served[i]):
+                    continue
+            if self.store.clients[client].listens:
                 mp_ring(&self.store.clients[client].bell)
 
     cdef bint populate(self, uint64_t slot) except -1:
@@ -526,6 +620,16 @@ cdef class Transaction(QuickClient):
             mp_sleep(&record.bell, said, nanoseconds)
         return MP_LOAD(&record.bell)
 
+    def open_door(self, uint32_t number):
+        """A socket, as a descriptor, that is told of places whose door this is; see `answer`. -1: there is none to be had."""
+        if number < MP_FIRST_DOOR:
+            raise ValueError(f"doors are numbered from {MP_FIRST_DOOR} on; this is {number}")
+        return mp_open_door(self.file, self.me, self.epoch, number)
+
+    def answer(self, int fd):
+        """The place that this socket was told of next; -1: there is none."""
+        return mp_answer(fd)
+
     def ring(self):
         """Wake whoever is in `wait_for_bell`."""
         if self.me < self.clients:
@@ -591,6 +695,7 @@ cdef class Transaction(QuickClient):
             raise self.gone()
         if outcome != GOT:
             return outcome, 0
+        MP_STORE(&self.store.bells[place].door, MP_LISTENS)
         run_pump(self)
         return outcome, place
 
@@ -605,7 +710,7 @@ cdef class Transaction(QuickClient):
         """Sleep until this place is served, its bell rings or the time is over; then as `look_at_place`."""
         if place >= self.places:
             raise ValueError(f"there are {self.places} places, from 0 on; this is {place}")
-        cdef uint32_t *bell = &self.store.bells[place]
+        cdef uint32_t *bell = &self.store.bells[place].rings
         cdef uint32_t said = MP_LOAD(bell)
         cdef uint64_t outcome = self.look_at_place(place)  # after the bell was read: what comes later, rings it again
         cdef int64_t nanoseconds = <int64_t>(min(max(seconds, 0.0), 3600.0) * 1e9)

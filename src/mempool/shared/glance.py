@@ -84,7 +84,7 @@ def glance(name: str) -> tuple[Glance, int, int]:
         mapping = map_file(fd, path, header.layout)
     finally:
         os.close(fd)
-    tx = Transaction(mapping, f"shared pool {name!r}", header.layout.offsets())
+    tx = Transaction(mapping, f"shared pool {name!r}", header.layout.offsets(), header.nonce)
     absent = CONSTANTS["ABSENT"]
     users = sum(tx.look_at_client(number)[0] != absent for number in range(header.layout.clients))
     return glance_by(tx), header.layout.size, users

@@ -2,7 +2,7 @@
 
     0        header, 4 KiB: never changed, read once, compared with its checksum
     4096     the root, and beside it who asks the others to hold back
-    4160     bells, 4 bytes for each place in the line
+    4160     bells, 8 bytes for each place in the line
     then     1,280 bytes for each client, then 16 bytes for each word
     then     2 MiB aligned: the slots, whole pages each
 
@@ -25,12 +25,13 @@ from typing import NamedTuple, Self
 from mempool.shared.errors import PoolCorrupt
 
 MAGIC = b"mempool\x01"
-VERSION = 2
+VERSION = 3
 #: magic, version, slots, places, clients, bytes of a slot, bytes of the file, a number that no other file has
 HEADER = struct.Struct("<8s6Q16s")
 PAGE = 4096
 ROOT = PAGE
 BELLS = ROOT + 64
+BELL_BYTES = 8
 CLIENT_BYTES = 1280
 WORD = struct.Struct("<QQ")
 ALIGNMENT = 2 << 20
@@ -77,7 +78,7 @@ class Layout(_Numbers):
     @property
     def client_records(self) -> int:
         """Where they begin."""
-        return _up(BELLS + 4 * self.places, PAGE)
+        return _up(BELLS + BELL_BYTES * self.places, PAGE)
 
     @property
     def words(self) -> int:

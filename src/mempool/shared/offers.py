@@ -38,10 +38,11 @@ if not cython.compiled:  # compiled, all are in one file
         NO_SLOT,
         OFFERED,
         client_of,
+        make_addressed,
         make_client,
         make_offerer,
         make_slot,
-        next_slot,
+        offerer_of,
         state_of,
     )
 
@@ -67,7 +68,7 @@ def offer(
     if receiver == ANYBODY:
         tx.write(word, make_slot(OFFERED, tx.me, NO_SLOT))
     elif tx.read(client_word(tx, receiver)) == make_client(LIVE, epoch):
-        tx.write(word, make_slot(ADDRESSED, receiver, make_offerer(tx.me, tx.epoch)))
+        tx.write(word, make_addressed(receiver, make_offerer(tx.me, tx.epoch)))
     else:
         return NOTHING
     count_offers(tx, True)
@@ -80,7 +81,7 @@ def has_offered(tx: Transaction, value: cython.ulonglong) -> cython.bint:
     """Whether the caller has offered this slot."""
     if state_of(value) == OFFERED:
         return client_of(value) == tx.me
-    return state_of(value) == ADDRESSED and next_slot(value) == make_offerer(tx.me, tx.epoch)
+    return state_of(value) == ADDRESSED and offerer_of(value) == make_offerer(tx.me, tx.epoch)
 
 
 @cython.cfunc

@@ -79,17 +79,21 @@ def offer(engine: Any, buffer: Any, to: int | None) -> Token:
     region = buffer.block.region
     slot, lease = region.slot, region.lease
     engine._tx.check(region.handle)
-    known = engine.tracker.forget([buffer])
-    viewed = revoke(transfer)
-    if viewed is not None:
-        engine.tracker.restore(transfer.held(), known)
-        _raise_unfit(engine, viewed, transfer)
-    # The buffer is dead, and the ticket has its element, until the offer is in force: what is raised in between returns it.
-    ticket = engine.returning(())
-    engine._offering[ticket] = None  # so that this process stays, whatever another thread sees in between
+    # All that needs memory comes before the buffer is dead: it would be nobody's, if there were none.
+    ticket, elements = engine.returning(()), transfer.elements
+    ticket.handles.extend(engine._tx.handles(1))
     try:
-        engine._take_from(ticket, transfer.held()[0])
+        engine._offering[ticket] = None  # so that this process stays, whatever another thread sees in between
         engine.note_offer(slot)
+        known = engine.tracker.forget([buffer])
+        viewed = revoke(transfer)
+        if viewed is not None:
+            engine.tracker.restore(transfer.held(), known)
+            _raise_unfit(engine, viewed, transfer)
+        # It is dead, and the ticket has its element, until the offer is in force: what is raised in between returns it.
+        ticket.take_over(region)
+        elements[0]._forsake()
+        engine._tx.take_back(region)
         number = ticket.offer(ticket.handles[-1], receiver, epoch)
         if number is None:
             # The receiver has ended since it was looked for. As if it had ended a moment later: what it had is returned.

@@ -10,6 +10,8 @@ then on; both return it when they are dropped.
 
 from __future__ import annotations
 
+import asyncio
+import bisect
 import contextlib
 import functools
 import operator
@@ -25,19 +27,20 @@ from mempool.buffer import Block, Buffer, entrust, handle_of, prepare, revoke
 from mempool.clock import SYSTEM_CLOCK, Clock
 from mempool.engine import NEVER, SERVED, WAIT_BUCKETS, Snapshot, Tracker, UnderWay, Waker
 from mempool.errors import DoubleFree, ForeignElement, LineFull
-from mempool.shared import decisions, passing, watcher
+from mempool.parking import ThreadParker
+from mempool.shared import decisions, lookout, passing
 from mempool.shared._engine import Region
-from mempool.shared.engine import SLICE, SharedEngine
-from mempool.shared.errors import ClientGone, PoolCorrupt
+from mempool.shared.doors import Doors
+from mempool.shared.engine import SharedEngine
+from mempool.shared.errors import ClientGone
 from mempool.shared.layout import FROM_LINE, HISTOGRAM, MADE, OUTCOMES, RESIZES
 from mempool.shared.owner import Owner
 from mempool.shared.ticket import Ticket
+from mempool.waiting import AsyncioParker
 
 #: Seconds: when the head of the line asks by itself at last (first: ASK_FIRST), and the soonest after a failure; how long
 #: memory that was lacking is left alone, first and at last.
 ASK_LAST, ASK_SOONEST, REST_FIRST, REST_LAST = 5.0, 0.001, 0.001, 0.05
-#: After so many seconds of waiting, the kernel tells of the end of other processes: a thread more, spared by short waits.
-WATCH_AFTER = 0.01
 #: How a ticket takes: see Ticket.take_one.
 SPARES, ANYTHING, NEW_MEMORY = range(3)
 
@@ -71,6 +74,11 @@ class PoolEngine:
         self.under_way: dict[tuple[int, object], UnderWay] = {}
         self.owner: Owner = Owner(self)
         self._tx = client._tx
+        self._check_out: Callable[..., bool] | None = None  # compiled, where no Python code records who holds what
+        if IMPLEMENTATION != "pure" and not tracker.knows_holders:
+            from mempool.shared._quick import check_out
+
+            self._check_out = check_out
         self._waiting_max = waiting_max
         self._on_reclaim = on_reclaim
         self._blocks: dict[int, Block] = {}  # by slot: made at its first lease in this process
@@ -79,6 +87,7 @@ class PoolEngine:
         self._offering: dict[Ticket, None] = {}  # of offers under way, which nobody can see yet
         self._waiting: dict[Ticket, None] = {}  # those of this process, in their order
         self._draining: dict[Ticket, Waker] = {}
+        self._doors = Doors(client._tx)
         self._listener: threading.Thread | None = None
         self._is_ending = self._is_closed_here = False
         self._fills = self._filling = 0
@@ -197,12 +206,18 @@ class PoolEngine:
 
     def check_out(self, ticket: Ticket) -> None:
         """See Engine."""
-        # First buffers that are not alive yet: if there is no memory for one, the ticket has all elements still.
-        ticket.elements = [handle_of(self.block_of(handle.slot)) for handle in ticket.handles]
-        for buffer, handle in zip(ticket.elements, ticket.handles, strict=True):
-            with self._closed_meanwhile():
+        try:
+            if self._check_out is not None and self._check_out(self._tx, ticket, self):
+                return
+            # First buffers that are not alive yet: if there is no memory for one, the ticket has all elements still.
+            ticket.elements = [handle_of(self.block_of(handle.slot)) for handle in ticket.handles]
+            for buffer, handle in zip(ticket.elements, ticket.handles, strict=True):
                 self._tx.lend(buffer.block.region, handle, self)
-            buffer.begin()
+                buffer.begin()
+        except ClientGone:
+            if self._is_closed_here:
+                raise messages.closed(self.called) from None
+            raise
         self.tracker.record(ticket.elements, self.clock.now())
         ticket.let_go()
 
@@ -233,6 +248,7 @@ class PoolEngine:
         self._waiting[ticket] = None
         try:
             self._join(ticket)
+            self._have_woken(ticket, waker)
             got.give_back()  # when it stands in line: to those before it, or to itself, but to nobody else
         except BaseException:
             self._waiting.pop(ticket, None)
@@ -242,6 +258,20 @@ class PoolEngine:
         elif ticket.refused and waiting == 0:
             ticket.retry_now = True  # it came after others who have gone: nobody has asked for it
         self._listen()
+
+    def _have_woken(self, ticket: Ticket, waker: Any) -> None:
+        """Whoever serves it wakes the thread or the loop itself. Other kinds of callers are woken by our lookout."""
+        if ticket.place < 0:
+            return
+        kind = type(waker)
+        if kind is ThreadParker:
+            waker._wakes = bell = ticket.bell()
+            if self.clock is SYSTEM_CLOCK:
+                waker.park = bell.park
+        elif kind is AsyncioParker:
+            door = self._doors.of(asyncio.get_running_loop())
+            if door is not None:
+                door.expect(ticket)
 
     def _set_aside(self, ticket: Ticket) -> Ticket:
         """A ticket with what this one has got, which is then without: who waits holds nothing back from those before him."""
@@ -310,10 +340,13 @@ class PoolEngine:
         """See Engine."""
         ticket.leave()
         waker.on_gone = None
+        if ticket.door is not None:
+            ticket.door.forget(ticket)
         if self._waiting.pop(ticket, self) is None:
             if outcome is not None:
-                self._tx.note_wait(outcome, sum(seconds > bound for bound in WAIT_BUCKETS), seconds)
-            self._have_head_retry()
+                self._tx.note_wait(outcome, bisect.bisect_left(WAIT_BUCKETS, seconds), seconds)
+            if self._waiting:
+                self._have_head_retry()
             if self._is_closed_here:
                 self._after_return()
 
@@ -514,6 +547,10 @@ class PoolEngine:
 
     def retarget(self, reserve: int | None, keep: int | None, limit: int | None | EllipsisType) -> bool:
         """New targets at one moment. Whether the reserve grew. `settle` does the rest."""
+        with self._closed_meanwhile():
+            return self._retarget(reserve, keep, limit)
+
+    def _retarget(self, reserve: int | None, keep: int | None, limit: int | None | EllipsisType) -> bool:
         self._require_open()
         while True:
             word, old_reserve, old_keep, old_limit, followed = self._tx.targets()
@@ -529,11 +566,15 @@ class PoolEngine:
 
     def refill(self, seconds: float = NEVER) -> None:
         """See Engine."""
-        self._fill(decisions.BEYOND_OUT, until=self.clock.now() + seconds)
+        if self._is_closed_here:
+            raise messages.closed(self.called)
+        with self._closed_meanwhile():
+            self._fill(decisions.BEYOND_OUT, until=self.clock.now() + seconds)
 
     def trim(self, spares: int) -> int:
         """See Engine."""
-        trimmed = self._tx.trim(max(0, spares))
+        with self._closed_meanwhile():
+            trimmed = self._tx.trim(max(0, spares))
         if trimmed and self._waiting:
             self._have_head_retry()
         if self._is_closed_here:
@@ -653,10 +694,7 @@ class PoolEngine:
     def _listen(self) -> None:
         """One thread looks around for all who wait here. It ends when nobody does."""
         if self._listener is None:
-            self._listener = threading.Thread(
-                target=_look_around, args=(weakref.ref(self),), name=f"mempool-{self.name}", daemon=True
-            )
-            self._listener.start()
+            lookout.begin(self)
 
     def is_awaited(self) -> bool:
         """Whether somebody waits here."""
@@ -687,7 +725,8 @@ class PoolEngine:
 
     def close(self) -> None:
         """See Engine: for all processes."""
-        self._tx.close()
+        with self._closed_meanwhile():
+            self._tx.close()
         self._tx.ring_all()
         for ticket in list(self._waiting):
             ticket.wake()
@@ -732,6 +771,8 @@ class PoolEngine:
         self._tx.lose_all()  # before the blocks go
         self._blocks, self._lingering, self._offered, self._offering = {}, {}, set(), {}
         self._waiting, self._draining, self._listener = {}, {}, None
+        self._doors.close_inherited()
+        self._doors = Doors(self._tx)
         self._fills = self._filling = 0
         self.under_way.clear()
         _in_use.pop(id(self), None)
@@ -760,28 +801,3 @@ def _leave_to_views(buffer: Buffer) -> None:
         transfer.hold(buffer)
         transfer.first = 1
         entrust(transfer)
-
-
-def _look_around(reference: weakref.ref[PoolEngine]) -> None:
-    said, seconds = 0, WATCH_AFTER
-    me = threading.current_thread()
-    while True:
-        engine = reference()
-        if engine is None or engine._listener is not me:
-            return
-        try:
-            engine.look_around()
-        except (PoolCorrupt, ClientGone):
-            for ticket in engine.queue():
-                ticket.wake()  # it meets the same by itself
-        if not engine.is_awaited():
-            engine._listener = None
-            if not engine.is_awaited() or engine._listener is not None:
-                return
-            engine._listener = me
-        tx = engine._tx
-        del engine
-        said = tx.wait_for_bell(said, seconds)
-        if seconds == WATCH_AFTER:
-            watcher.begin(reference, me)
-            seconds = SLICE

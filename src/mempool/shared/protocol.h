@@ -44,6 +44,7 @@
 #ifndef MP_EXPLORED /* verification/ordering has types and accesses of its own, of which an explorer tries every order */
 typedef struct { _Alignas(16) uint64_t value; uint64_t sequence; } mp_word;
 typedef struct { uint64_t applied, count; struct { uint64_t word, value; } entry[MP_ENTRIES]; } mp_intent;
+typedef struct { uint32_t rings, door; } mp_bell; /* of a place: a futex, and how whoever waits there is woken; see system.h */
 typedef struct {                 /* one per client; written by it alone */
     uint64_t pid, started, pid_namespace;
     uint32_t bell, listens;      /* bell: a futex that is rung for all of its tickets together, if it listens */
@@ -58,7 +59,7 @@ typedef struct {                 /* private to a process: where the shared parts
     mp_word *root;               /* behind it, in the same cache line: please */
     mp_word *words;
     mp_client *clients;
-    uint32_t *bells;             /* a futex for each place in the line */
+    mp_bell *bells;              /* for each place in the line */
     uint64_t word_count, client_count, bell_count;
     uint64_t me;                 /* which client this is */
     uint64_t finished;           /* a root whose transaction is known to be applied */

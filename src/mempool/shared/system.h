@@ -1,4 +1,4 @@
-/* What the engine asks of the kernel: memory for a slot, or none; and to sleep until a bell rings. No Python in here. */
+/* What the engine asks of the kernel: memory for a slot, or none; to sleep until a bell rings, and to wake. No Python in here. */
 
 #ifndef MEMPOOL_SYSTEM_H
 #define MEMPOOL_SYSTEM_H
@@ -10,9 +10,14 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -54,6 +59,58 @@ static inline void mp_sleep(uint32_t *bell, uint32_t said, int64_t nanoseconds) 
 static inline void mp_ring(uint32_t *bell) {
     __atomic_fetch_add(bell, 1, __ATOMIC_SEQ_CST);
     syscall(SYS_futex, bell, FUTEX_WAKE, INT_MAX, 0, 0, 0);
+}
+
+/* How whoever waits at a place is woken. Each is a hint that a hint may be lost of: every waiter looks by himself now and then.
+     MP_LISTENS   a thread of its process sleeps on the client's bell, and looks at all places of that process
+     MP_SLEEPS    a thread sleeps on the bell of the place itself
+     above        an event loop reads from a datagram socket with this number, whose name is made of the file's, the client's
+                  and this one; a name in no file system, so nothing is left of it when its process ends, however that ends. */
+#define MP_LISTENS 0u
+#define MP_SLEEPS 1u
+#define MP_FIRST_DOOR 2u
+
+static inline socklen_t mp_door_address(
+    struct sockaddr_un *address, const char *file, uint64_t client, uint64_t epoch, uint32_t door) {
+    memset(address, 0, sizeof *address);
+    address->sun_family = AF_UNIX;
+    int length = snprintf(address->sun_path + 1, sizeof address->sun_path - 1, "mempool-%.32s-%llu-%llu-%u", file,
+                          (unsigned long long)client, (unsigned long long)epoch, door);
+    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
+}
+
+/* A socket that is read as this door. -1: none is to be had. */
+static inline int mp_open_door(const char *file, uint64_t client, uint64_t epoch, uint32_t door) {
+    struct sockaddr_un address;
+    socklen_t size = mp_door_address(&address, file, client, epoch, door);
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd >= 0 && bind(fd, (struct sockaddr *)&address, size) != 0) {
+        close(fd);
+        fd = -1;
+    }
+    return fd;
+}
+
+/* Tell the loop behind this door of a place. Whether it was told: else it has ended, has much to read, or is in another network
+   namespace. Never blocks. */
+static inline int mp_knock(const char *file, uint64_t client, uint64_t epoch, uint32_t door, uint32_t place) {
+    static int sender = -1; /* of this process; it is bound to nothing, so a child may use it, too */
+    struct sockaddr_un address;
+    socklen_t size = mp_door_address(&address, file, client, epoch, door);
+    for (int turn = 0; turn < 2; turn++) {
+        if (sender >= 0 && sendto(sender, &place, sizeof place, MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&address, size) >= 0)
+            return 1;
+        if (sender >= 0 && errno != EBADF && errno != ENOTSOCK)
+            return 0;
+        sender = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0); /* somebody has closed it; or it is the first */
+    }
+    return 0;
+}
+
+/* The place that was told of next. -1: there is none. */
+static inline int64_t mp_answer(int fd) {
+    uint32_t place;
+    return recv(fd, &place, sizeof place, MSG_DONTWAIT) == sizeof place ? (int64_t)place : -1;
 }
 
 /* A page that is 1 here and 0 in every child, however it was forked. NULL: there is none to be had. */

@@ -14,6 +14,7 @@ cdef class Ticket:
     cdef readonly Transaction tx
     cdef readonly list handles  # as many as are wanted; one whose lease is 0 is still lacking
     cdef readonly int status  # as in mempool/engine.py, without a look
+    cdef public bint is_dismissed  # this process takes no more, so it is closed for this ticket, whatever the line says
     cdef int64_t standing  # the place in the line, or -1
     cdef uint64_t client, epoch  # whose it is: a child of a fork has other ones
     cdef readonly uint64_t wanted
@@ -30,6 +31,26 @@ cdef class Ticket:
     def place(self):
         """Where it stands in the line; -1: it does not."""
         return self.standing
+
+    @property
+    def state(self):
+        """See Ticket in mempool/engine.py. Who looks and is served has left the line by that."""
+        return TICKET_CLOSED if self.is_dismissed else self.look_now()
+
+    def is_settled(self):
+        """No longer waiting."""
+        return self.is_dismissed or self.look_now() != TICKET_WAITING
+
+    def bell(self):
+        """Where the caller's thread is to park from now on: who serves this ticket wakes it, with nobody in between."""
+        self.stand_at(MP_SLEEPS)
+        return bell_of(self.tx, self.standing)
+
+    def stand_at(self, uint32_t door):
+        """Who serves this ticket tells the loop that reads this door. Then it must be looked at: it may be served already."""
+        if self.standing < 0:
+            raise ValueError("a ticket that stands in no line has no door")
+        MP_STORE(&self.tx.store.bells[self.standing].door, door)
 
     def lacking(self):
         """How many it has not got yet."""
@@ -95,6 +116,7 @@ cdef class Ticket:
             raise self.tx.gone()
         if outcome == GOT:
             self.standing = self.tx.place
+            MP_STORE(&self.tx.store.bells[self.standing].door, MP_LISTENS)  # until it says otherwise
             run_pump(self.tx)
         return outcome
 
@@ -111,6 +133,9 @@ cdef class Ticket:
 
     def look(self):
         """Its state now. Who was served, or waits in vain, has left the line by that, with all that it was granted."""
+        return self.look_now()
+
+    cdef int look_now(self) except -1:
         cdef uint64_t outcome
         if self.standing < 0:
             return self.status
@@ -136,7 +161,7 @@ cdef class Ticket:
 
     def leave(self):
         """Wait no longer. What it was granted until now, it has."""
-        if self.look() == TICKET_WAITING and self.standing >= 0:
+        if self.look_now() == TICKET_WAITING and self.standing >= 0:
             self.vacate(TICKET_WITHDRAWN)
         elif self.status == TICKET_WAITING:
             self.status = TICKET_WITHDRAWN
@@ -166,6 +191,12 @@ cdef class Ticket:
         if count > 0:
             raise self.tx.corrupt()
         return 0
+
+    def take_over(self, Region region not None):
+        """What a buffer had that is dead now is this ticket's, in its last handle, which is blank. Needs no memory."""
+        cdef Handle handle = self.handles[-1]
+        handle.slot = region.slot
+        handle.lease = region.lease
 
     def offer(self, Handle handle not None, uint64_t receiver, uint64_t epoch):
         """Offer what this handle has, to a client in this epoch or to ANYBODY. The number of the offer.

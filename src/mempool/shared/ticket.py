@@ -5,10 +5,13 @@ What it owns is ticket.pxi's business, in C: dropped, it returns it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mempool.engine import CLOSED, WAITING, Waker
+from mempool.engine import Waker
 from mempool.shared._engine import Ticket as Owning
+
+if TYPE_CHECKING:
+    from mempool.shared.doors import Door
 
 #: Seconds: when the head of the line asks for memory by itself for the first time.
 ASK_FIRST = 0.05
@@ -21,7 +24,9 @@ class Ticket(Owning):
         self.elements: list[Any] = []
         self.waker: Waker | None = None
         self.owner: Any = None
-        self.refused = self.retry_now = self.is_dismissed = False
+        self.door: Door | None = None  # where its loop is told, and of which place
+        self.stood: int = -1
+        self.refused = self.retry_now = False
         self.ask_after: float = ASK_FIRST
         self.ask_at: float | None = None
         self.rest_until: float = 0.0
@@ -35,15 +40,6 @@ class Ticket(Owning):
     def count(self) -> int:
         """Its elements end here."""
         return len(self.elements)
-
-    @property
-    def state(self) -> int:
-        """See Ticket in mempool/engine.py. Who looks and is served has left the line by that."""
-        return CLOSED if self.is_dismissed else self.look()
-
-    def is_settled(self) -> bool:
-        """No longer waiting."""
-        return self.state != WAITING
 
     def wake(self) -> None:
         """Have its caller look."""

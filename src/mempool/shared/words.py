@@ -5,12 +5,11 @@
     word 1      first bare slot:24 | made:24
     word 2      head of the line:16 | tail:16 | first empty place:16
     word 3      how many elements are offered
-    then        for each slot    state:4 | client:16 | next slot:24
+    then        for each slot    state:4 | client:16 | next slot:24       or, of an addressed one, | offerer:43
     then        for each place   state:4 | client:16 | wanted:20 | granted:20   and   before:16 | behind:16 | first slot:24
     then        for each client  state:2 | epoch:32
 
-`next slot` chains the spares, the bare slots, or what one request has gathered; of an addressed slot it says who has offered
-it (make_offerer). No function here trusts what it is given:
+`next slot` chains the spares, the bare slots, or what one request has gathered. No function here trusts what it is given:
 each result is as wide as its field, and whoever uses it as an index compares it first (see decisions.py).
 """
 
@@ -271,5 +270,20 @@ def epoch_of(client: cython.ulonglong) -> cython.ulonglong:
 @cython.inline
 @cython.exceptval(check=False)
 def make_offerer(client: cython.ulonglong, epoch: cython.ulonglong) -> cython.ulonglong:
-    """Who has offered an addressed slot, in 24 bits: a client, and the end of its epoch, so that no successor is meant."""
-    return (client & 0x7FF) | (epoch & 0x1FFF) << 11
+    """Who has offered an addressed slot: a client in its epoch, so that no successor under its number is meant."""
+    return (client & 0x7FF) | (epoch & 0xFFFFFFFF) << 11
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def make_addressed(client: cython.ulonglong, offerer: cython.ulonglong) -> cython.ulonglong:
+    """The word of a slot that is addressed to this client."""
+    return ADDRESSED | client << 4 | offerer << 20
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def offerer_of(slot: cython.ulonglong) -> cython.ulonglong:
+    return slot >> 20 & 0x7FFFFFFFFFF

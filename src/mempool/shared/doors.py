@@ -1,0 +1,122 @@
+"""Doors: an event loop reads a socket of its own: whoever serves one of its tasks tells the loop, with no thread between.
+
+A door is a number, which stands beside a place in the line, and a datagram socket that is named after it (system.h). A
+datagram says which place was served. It is a hint like every bell: where a door cannot be had, or is shut to another process
+(a network namespace of its own), the thread that looks around for this process is told instead, and in time finds out by
+itself.
+
+One door for each loop, and it stays open as long as the loop. It is opened in the loop's thread, by a task that lines up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import itertools
+import os
+import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mempool.shared._engine import Transaction
+    from mempool.shared.ticket import Ticket
+
+#: See MP_FIRST_DOOR in system.h.
+FIRST = 2
+
+
+class _Socket:
+    """A descriptor, closed with the last reference to it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.pid: int = os.getpid()
+
+    def close(self) -> None:
+        """May be done again."""
+        number, self.number = self.number, -1
+        if number >= 0:
+            os.close(number)
+
+    __del__ = close
+
+
+class Door:
+    """What one loop reads."""
+
+    _loop: weakref.ref[asyncio.AbstractEventLoop] | None = None  # until it does
+
+    def __init__(self, tx: Transaction, loop: asyncio.AbstractEventLoop, number: int) -> None:
+        """Raises OSError where there is no socket to be had; NotImplementedError where this loop reads none."""
+        descriptor = tx.open_door(number)
+        if descriptor < 0:
+            raise OSError("no socket to be had")
+        self.number = number
+        self.served: dict[int, Ticket] = {}  # who stands at which place
+        self._tx = tx
+        self._socket: _Socket = _Socket(descriptor)
+        loop.add_reader(descriptor, functools.partial(_answer, weakref.ref(self)))
+        self._loop = weakref.ref(loop)
+
+    def __del__(self) -> None:
+        loop = None if self._loop is None else self._loop()
+        # Not in a child of a fork: it has the parent's selector, and would take the parent's reader away.
+        if loop is not None and self._socket.pid == os.getpid() and not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # it is being closed
+                loop.call_soon_threadsafe(_shut, loop, self._socket)
+
+    def expect(self, ticket: Ticket) -> None:
+        """Whoever serves this ticket, which stands in the line, tells this door."""
+        ticket.door, ticket.stood = self, ticket.place
+        self.served[ticket.place] = ticket
+        ticket.stand_at(self.number)
+
+    def forget(self, ticket: Ticket) -> None:
+        """It has left the line. May be done again."""
+        if self.served.get(ticket.stood) is ticket:
+            del self.served[ticket.stood]
+
+
+def _answer(reference: weakref.ref[Door]) -> None:
+    """Wake the task whose place was served."""
+    door = reference()
+    if door is not None:
+        ticket = door.served.get(door._tx.answer(door._socket.number))
+        if ticket is not None:
+            waker: Any = ticket.waker
+            waker._rouse()  # this is its loop's thread
+
+
+def _shut(loop: asyncio.AbstractEventLoop, descriptor: _Socket) -> None:
+    loop.remove_reader(descriptor.number)
+
+
+class Doors:
+    """Those of one process to one pool."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+        self._numbers = itertools.count(FIRST)
+        self._doors: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Door | None] = weakref.WeakKeyDictionary()
+
+    def close_inherited(self) -> None:
+        """In a child of a fork: it would keep the parent's names, and whoever waited there may be referred to for ever."""
+        for door in list(self._doors.values()):
+            if door is not None:
+                door._socket.close()
+
+    def of(self, loop: asyncio.AbstractEventLoop) -> Door | None:
+        """The door of the loop that runs here. None: it can have none."""
+        try:
+            return self._doors[loop]
+        except KeyError:
+            pass
+        for other in list(self._doors):
+            if other.is_closed():
+                self._doors.pop(other, None)
+        door: Door | None = None
+        with contextlib.suppress(OSError, NotImplementedError):
+            door = Door(self._tx, loop, next(self._numbers))
+        self._doors[loop] = door
+        return door

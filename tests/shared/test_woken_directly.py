@@ -1,0 +1,304 @@
+"""Whoever serves a caller in the line wakes its thread or its loop itself; what is lost on the way, the waiter finds out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
+
+from shared_children import Parent, child
+from single_steps import kill_after_change, may_trace
+
+from mempool.errors import PoolTimeout
+from mempool.shared import lookout
+from mempool.shared.doors import Door
+from mempool.shared.pool import SharedPool
+from mempool.shared.pool_engine import PoolEngine
+from mempool.testing import wait_until
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+LONG_TIME = 1e6  # seconds: so nobody looks by himself in the time of a test
+
+
+def make(path: Path, **options: Any) -> SharedPool:
+    return SharedPool("frames", **{"size": 4096, "reserve": 1, "keep": 1, "limit": 1, "folder": path.parent, **options})
+
+
+def attach(path: Path) -> SharedPool:
+    return SharedPool.attach("frames", folder=path.parent)
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread looks around for those who wait."""
+    monkeypatch.setattr(PoolEngine, "_listen", lambda _engine: None)
+
+
+def doors_of(pool: SharedPool) -> list[Door]:
+    return [door for door in pool._engine._doors._doors.values() if door]
+
+
+def socket_of(door: Door) -> str:
+    """Which one; its descriptor may soon be another's."""
+    return str(Path(f"/proc/self/fd/{door._socket.number}").readlink())
+
+
+def is_open(socket: str) -> bool:
+    """Whether this process has it."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(entry.readlink()))
+    return socket in found
+
+
+@contextmanager
+def in_a_thread(call: Callable[[], object]) -> Iterator[threading.Thread]:
+    """It must come to its end."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    yield thread
+    thread.join(30)
+    assert not thread.is_alive(), "nobody woke it"
+
+
+async def in_line(pool: SharedPool) -> None:
+    while pool.waiting == 0:  # noqa: ASYNC110 - the line has no event
+        await asyncio.sleep(0)
+
+
+async def take_one(pool: SharedPool) -> None:
+    pool.free(await pool.alloc_async())
+
+
+WAYS: dict[str, Callable[[SharedPool], None]] = {
+    "thread": lambda pool: pool.free(pool.alloc()),
+    "task": lambda pool: asyncio.run(take_one(pool)),
+}
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("way", WAYS)
+def test_who_serves_a_caller_wakes_it_itself(pool_path: Path, way: str) -> None:
+    """With no thread in between, and though the caller would not look by itself."""
+    pool, other = make(pool_path), attach(pool_path)
+    pool._engine._tx.slice = LONG_TIME
+    for _ in range(3):  # each in a place, and the task in a loop, that was another's before
+        held = other.alloc()
+        with in_a_thread(lambda: WAYS[way](pool)):
+            wait_until(lambda: other.waiting == 1)
+            other.free(held)
+    assert pool.verify() == []
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("way", WAYS)
+def test_another_process_wakes_it(pool_path: Path, way: str) -> None:
+    def hold(parent: Parent) -> None:
+        mine = attach(pool_path)
+        held = mine.alloc()
+        parent.tell(1)
+        parent.wait()
+        mine.free(held)
+
+    pool = make(pool_path)
+    with child(hold) as holder:
+        holder.hear()
+        pool._engine._tx.slice = LONG_TIME
+        with in_a_thread(lambda: WAYS[way](pool)):
+            wait_until(lambda: pool.waiting == 1)
+            holder.go()
+        assert holder.end() == 0
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("end", [SharedPool.close, SharedPool.close_for_all])
+def test_a_close_wakes_who_waits(pool_path: Path, end: Callable[[SharedPool], int]) -> None:
+    """In this process, and by the same way."""
+    pool = make(pool_path)
+    pool._engine._tx.slice = LONG_TIME
+    held = pool.alloc()
+    said: list[str] = []
+
+    def wait() -> None:
+        try:
+            pool.alloc()
+        except Exception as error:  # noqa: BLE001 - compared below
+            said.append(type(error).__name__)
+
+    with in_a_thread(wait):
+        wait_until(lambda: pool.waiting == 1)
+        end(pool)
+    pool.free(held)
+    assert said == ["PoolClosed"]
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_wait_ends_with_its_timeout(pool_path: Path) -> None:
+    pool = make(pool_path)
+    pool._engine._tx.slice = LONG_TIME
+    held = pool.alloc()
+    with pytest.raises(PoolTimeout):
+        pool.alloc(timeout=0.01)
+    assert pool.waiting == 0
+    pool.free(held)
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_signal_ends_the_sleep(pool_path: Path) -> None:
+    """Its handler runs at once, and what it raises comes out of the call; the line is left."""
+    pool = make(pool_path)
+    held = pool.alloc()
+    here = threading.get_ident()
+
+    class Rung(Exception):
+        pass
+
+    def ring(*_: object) -> None:
+        raise Rung
+
+    def strike() -> None:
+        wait_until(lambda: pool.waiting == 1)
+        signal.pthread_kill(here, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, ring)
+    try:
+        with in_a_thread(strike), pytest.raises(Rung):
+            pool.alloc()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert pool.waiting == 0
+    pool.free(held)
+
+
+def test_a_door_that_is_shut_is_gone_round(pool_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the loop cannot be told, as from another network namespace, the thread that looks around is."""
+    monkeypatch.setattr(lookout, "SLICE", LONG_TIME)
+    monkeypatch.setattr(lookout, "WATCH_AFTER", LONG_TIME)
+    expect = Door.expect
+
+    def expect_at_another(door: Door, ticket: Any) -> None:
+        expect(door, ticket)
+        ticket.stand_at(door.number + 1000)
+
+    monkeypatch.setattr(Door, "expect", expect_at_another)
+    pool, other = make(pool_path), attach(pool_path)
+    held = other.alloc()
+    with in_a_thread(lambda: WAYS["task"](pool)):
+        wait_until(lambda: other.waiting == 1)
+        wait_until(lambda: pool._engine._listener is not None)
+        other.free(held)
+
+
+def test_a_task_that_is_cancelled_has_left_its_door(pool_path: Path) -> None:
+    pool = make(pool_path)
+    held = pool.alloc()
+
+    async def run() -> None:
+        task = asyncio.create_task(take_one(pool))
+        await in_line(pool)
+        (door,) = doors_of(pool)
+        assert len(door.served) == 1
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (door.served, pool.waiting) == ({}, 0)
+        pool.free(held)
+        await take_one(pool)
+
+    asyncio.run(run())
+
+
+def test_a_door_is_closed_with_its_loop_and_with_its_pool(pool_path: Path) -> None:
+    """Nothing of it is left in the process."""
+    pool, other = make(pool_path), attach(pool_path)
+
+    async def wait_once(pool: SharedPool) -> str:
+        held = other.alloc()
+        asyncio.get_running_loop().call_later(0.01, other.free, held)
+        await take_one(pool)
+        (door,) = doors_of(pool)
+        return socket_of(door)
+
+    def run() -> str:
+        return asyncio.run(wait_once(pool))
+
+    first = run()
+    gc.collect()
+    assert not is_open(first)
+
+    async def outlive() -> None:
+        passing = [attach(pool_path)]
+        second = await wait_once(passing[0])
+        assert is_open(second)
+        passing[0].close()
+        wait_until(lambda: passing[0]._engine._listener is None)
+        passing.clear()
+        gc.collect()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not is_open(second)
+
+    asyncio.run(outlive())
+
+
+def test_a_child_of_a_fork_has_no_door_of_its_parents(pool_path: Path) -> None:
+    """It would keep the name, and read what is told the parent."""
+    pool, other = make(pool_path), attach(pool_path)
+
+    async def run() -> None:
+        held = other.alloc()
+        task = asyncio.create_task(take_one(pool))
+        await in_line(pool)
+        (socket,) = map(socket_of, doors_of(pool))
+        assert is_open(socket)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(is_open(socket))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0  # noqa: ASYNC222 - a child that ends at once
+        other.free(held)  # the parent's is read as before
+        await asyncio.wait_for(task, 30)
+
+    asyncio.run(run())
+
+
+@pytest.mark.skipif(not may_trace(), reason="may not trace its children here")
+@pytest.mark.once
+@pytest.mark.sample(2)
+@pytest.mark.parametrize("way", WAYS)
+def test_who_serves_is_killed_at_any_change_and_the_waiter_is_served(pool_path: Path, way: str) -> None:
+    """Before it has woken anybody, too: the waiter looks by itself, and has the element whatever has become of the other."""
+    pool = make(pool_path)
+    pool._engine._tx.slice = 0.01
+
+    def hold(_path: Path) -> Callable[[], object]:
+        mine = attach(pool_path)
+        held = mine.alloc()
+        return lambda: mine.free(held)
+
+    changes, goes_on = 0, True
+    while goes_on:
+        changes += 1
+        thread = threading.Thread(target=WAYS[way], args=(pool,), daemon=True)
+
+        def begin(thread: threading.Thread = thread) -> None:
+            thread.start()
+            wait_until(lambda: pool.waiting == 1)
+
+        goes_on = kill_after_change(pool._engine.client, pool_path, hold, changes, begin)
+        thread.join(30)
+        assert not thread.is_alive(), f"after change {changes}"
+        pool.reclaim()
+        assert (pool.out, pool.waiting, pool.verify()) == (0, 0, []), f"after change {changes}"
+    assert changes > 4
