@@ -2,6 +2,7 @@
 
 pool.py          SharedPool: its options
 pool_engine.py   what every pool asks of an engine, done with the words of the file
+targets.py       what can be promised
 ticket.py        one call's elements and its place in the line
 owner.py         what its buffers know of a pool
 transaction.py   the seam: read, write, and put it in force

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import Any
 
 from mempool.shared import watcher
 from mempool.shared.engine import SLICE
 from mempool.shared.errors import ClientGone, PoolCorrupt
 
-if TYPE_CHECKING:
-    from mempool.shared.pool_engine import PoolEngine
+# The engine is Any: this module is below pool_engine.py, which imports it.
 
 #: After so many seconds of waiting, the kernel tells of the end of other processes: a thread more, spared by short waits.
 WATCH_AFTER = 0.01
 
 
-def begin(engine: PoolEngine) -> None:
+def begin(engine: Any) -> None:
     """Look around until nobody waits any more."""
     thread = threading.Thread(target=_look_around, args=(weakref.ref(engine),), name=f"mempool-{engine.name}", daemon=True)
     engine._listener = thread  # first: it looks there whether it is still needed
@@ -32,7 +31,7 @@ def begin(engine: PoolEngine) -> None:
         raise
 
 
-def _look_around(reference: weakref.ref[PoolEngine]) -> None:
+def _look_around(reference: weakref.ref[Any]) -> None:
     said, seconds = 0, WATCH_AFTER
     me = threading.current_thread()
     while True:

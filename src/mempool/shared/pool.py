@@ -91,7 +91,8 @@ class SharedPool(BasePool[Buffer]):
         limit = None if limit is None else self._count("limit", limit)
         most = self._slots(reserve, keep_given, limit, slots)
 
-        from mempool.shared.pool_engine import PoolEngine, check_targets
+        from mempool.shared.pool_engine import PoolEngine
+        from mempool.shared.targets import check_targets
 
         keep_now = 2 * reserve if keep_given is None else keep_given
         check_targets(self._called(), most, reserve, keep_now, most if limit is None else limit)

@@ -35,6 +35,7 @@ from mempool.shared.engine import SharedEngine
 from mempool.shared.errors import ClientGone
 from mempool.shared.layout import FROM_LINE, HISTOGRAM, MADE, OUTCOMES, RESIZES
 from mempool.shared.owner import Owner
+from mempool.shared.targets import check_targets
 from mempool.shared.ticket import Ticket
 from mempool.waiting import AsyncioParker
 
@@ -777,21 +778,6 @@ class PoolEngine:
         self.under_way.clear()
         _in_use.pop(id(self), None)
         self._set_gates()
-
-
-def check_targets(called: str, slots: int, reserve: int, keep: int, limit: int) -> None:
-    """Raise ValueError for what makes no sense, MemoryError for more than the file has addresses for."""
-    if keep < reserve:
-        raise ValueError(f"{called}: keep {keep} is below the reserve of {reserve}; keep at least the reserve")
-    if limit < reserve <= slots:
-        raise ValueError(
-            f"{called}: a limit of {limit} cannot hold the reserve of {reserve}; raise the limit or lower the reserve"
-        )
-    if max(reserve, keep // 2) > slots:
-        raise MemoryError(
-            f"{called}: its file has addresses for {slots} elements, not for {max(reserve, keep // 2)}; make the pool anew "
-            "with more slots"
-        )
 
 
 def _leave_to_views(buffer: Buffer) -> None:

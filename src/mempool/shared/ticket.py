@@ -5,13 +5,10 @@ What it owns is ticket.pxi's business, in C: dropped, it returns it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mempool.engine import Waker
 from mempool.shared._engine import Ticket as Owning
-
-if TYPE_CHECKING:
-    from mempool.shared.doors import Door
 
 #: Seconds: when the head of the line asks for memory by itself for the first time.
 ASK_FIRST = 0.05
@@ -24,7 +21,7 @@ class Ticket(Owning):
         self.elements: list[Any] = []
         self.waker: Waker | None = None
         self.owner: Any = None
-        self.door: Door | None = None  # where its loop is told, and of which place
+        self.door: Any = None  # a Door: where its loop is told, and of which place
         self.stood: int = -1
         self.refused = self.retry_now = False
         self.ask_after: float = ASK_FIRST
