@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import os
 import select
 import socket
@@ -35,6 +36,8 @@ SHORT = ("high", "max", *OUT_OF_MEMORY)
 LOOK_SECONDS, LOOK_SECONDS_BLIND = 2.0, 1.0
 #: Seconds after which it is looked whether this process is in another control group.
 MOVED_SECONDS = 30.0
+#: Bytes of a file of the system's, at most: a page is what the kernel writes.
+FILE_MAX = 65536
 #: Seconds that a lost source is waited for: at first, and at most.
 LOST_SECONDS, LOST_SECONDS_MAX = 1.0, 60.0
 
@@ -120,11 +123,14 @@ class PressureSource:
     def percent(self) -> float | None:
         """How short memory is now; None: only events tell. Raises Gone."""
         if self._ask is not None:
-            return float(self._ask())
+            percent = float(self._ask())
+            if math.isnan(percent):
+                raise Gone(f"{self.name} has returned {percent}, which is no percentage")
+            return percent
         if self.file is None:
             return None
         try:
-            return parse(self.file.read_text("utf-8"))
+            return parse(text_of(self.file))
         except (OSError, ValueError) as error:
             raise Gone(f"{self.file}: {error}") from None
 
@@ -160,7 +166,7 @@ class PressureSource:
             return {}
         wanted = OUT_OF_MEMORY if self.file is not None else SHORT
         try:
-            lines = [line.split() for line in self._events.read_text("utf-8").splitlines()]
+            lines = [line.split() for line in text_of(self._events).splitlines()]
             return {line[0]: int(line[1]) for line in lines if len(line) == 2 and line[0] in wanted}
         except (OSError, ValueError):
             return {}
@@ -175,15 +181,32 @@ class PressureSource:
             os.close(fd)
 
 
+def text_of(file: Path) -> str:
+    """What a small file holds. Raises OSError, and ValueError for what is no text or no small file.
+
+    Never waits: what lies at the path of a file may be a FIFO by now, or a device without an end.
+    """
+    fd = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        read = bytearray()
+        while piece := os.read(fd, FILE_MAX):
+            read += piece
+            if len(read) > FILE_MAX:
+                raise ValueError(f"it is longer than {FILE_MAX} bytes")
+        return read.decode("utf-8")
+    finally:
+        os.close(fd)
+
+
 def parse(text: str) -> float:
     """`some avg10` of a pressure file. ValueError: it is none."""
     for line in text.splitlines():
-        kind, *figures = line.split()
+        kind, *figures = line.split() or [""]
         if kind == "some":
             for figure in figures:
                 name, _, value = figure.partition("=")
-                if name == "avg10":
-                    return float(value)
+                if name == "avg10" and not math.isnan(percent := float(value)):
+                    return percent
     raise ValueError("no 'some avg10=' in it; is it a file of pressure stall information?")
 
 
@@ -218,7 +241,7 @@ def _named(named: str | os.PathLike[str] | Callable[[], float]) -> PressureSourc
         return PressureSource(f"{getattr(named, '__qualname__', named)}()", ask=named)
     file = Path(named)
     try:
-        parse(file.read_text("utf-8"))
+        parse(text_of(file))
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} is no source of memory pressure: {error}") from None
     return PressureSource(str(file), file=file, opens=file, writes=TRIGGER)
@@ -248,8 +271,8 @@ def _of_systemd(watched: str, written: str, root: Path) -> PressureSource | str:
 def own_group(root: Path) -> Path | None:
     """The directory of this process's control group of version 2; None: it is in none that can be seen."""
     try:
-        lines = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
-    except OSError:
+        lines = text_of(root / "proc/self/cgroup").splitlines()
+    except (OSError, ValueError):
         return None
     path = next((line[3:] for line in lines if line.startswith("0::")), None)
     if path is None:
@@ -268,7 +291,7 @@ def own_group(root: Path) -> Path | None:
 def _is_read(file: Path) -> bool:
     """Whether it can be read, and is what it shall be. (With psi=0 it is there, and to read it is EOPNOTSUPP.)"""
     try:
-        text = file.read_text("utf-8")
+        text = text_of(file)
         return file.name == "memory.events" or parse(text) >= 0
     except (OSError, ValueError):
         return False

@@ -106,8 +106,13 @@ class PoolStats:
 def guarantee_of(snapshot: Snapshot) -> Guarantee:
     """What is promised at that moment, and what covers it."""
     s = snapshot
-    unfunded = max(0, s.reserve - s.spare) - s.owed - s.filling
-    return Guarantee(s.reserve, s.spare, s.owed, unfunded, filling=s.filling, level=s.level)
+    return Guarantee(s.reserve, s.spare, s.owed, unfunded_of(s), filling=s.filling, level=s.level)
+
+
+def unfunded_of(snapshot: Snapshot) -> int:
+    """How many of the reserve not even the return of everything that is out would fill."""
+    s = snapshot
+    return max(0, s.reserve - s.spare) - s.owed - s.filling
 
 
 def stats_of(name: str, snapshot: Snapshot) -> PoolStats:

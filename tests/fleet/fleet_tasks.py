@@ -12,6 +12,8 @@ from distributed import get_worker
 
 import mempool
 from mempool import Objects
+from mempool.fleet import Member, Node, Order
+from mempool.fleet.dask import internals
 from mempool.testing import wait_until
 
 
@@ -109,6 +111,35 @@ def hold_open(name: str, folder: str) -> int:
         Path(folder, "held").touch()
         wait_until(lambda: Path(folder, "go").exists(), timeout=60)
         return int(isinstance(element, bytearray))
+
+
+def kill_me(*_args: object, **_more: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+#: The steps of a resize on a worker, in their order: what is called there, and whether it is made before the end.
+STEPS: dict[str, tuple[Any, str, bool]] = {
+    "the order comes": (Order, "from_wire", False),
+    "a thread has it": (Node, "apply", False),
+    "the revision is taken": (Member, "_resize", False),
+    "an element is made": (Element, "__init__", False),
+    "the pool is resized": (Member, "_resize", True),
+    "the answer is written": (Node, "apply", True),
+    "the answer is sent": (internals, "packed", False),
+}
+
+
+def die_at(step: str) -> None:
+    """On a worker: the next time that it comes there, it is killed."""
+    owner, name, is_made_first = STEPS[step]
+    before = getattr(owner, name)
+
+    def dies(*args: Any, **more: Any) -> None:
+        if is_made_first:
+            before(*args, **more)
+        kill_me()
+
+    setattr(owner, name, dies)
 
 
 def missing(name: str) -> str:

@@ -36,9 +36,11 @@ from fleet_tasks import (  # noqa: E402 - needs distributed
 )
 
 from mempool.fleet.dask import Fleet, internals  # noqa: E402 - as above
+from mempool.fleet.dask import scheduler as on_scheduler  # noqa: E402 - as above
 from mempool.fleet.dask import worker as on_worker  # noqa: E402 - as above
 from mempool.fleet.dask.client import FleetStats  # noqa: E402 - as above
 from mempool.fleet.dask.scheduler import NAME  # noqa: E402 - as above
+from mempool.fleet.statefile import StateFile  # noqa: E402 - as above
 
 pytestmark = [pytest.mark.long_on_both, pytest.mark.filterwarnings("ignore::Warning")]  # distributed's, about itself
 
@@ -135,6 +137,77 @@ def test_an_asynchronous_client_awaits_the_same_calls() -> None:
             return await fleet.stats()
 
     assert set(asyncio.run(main()).pools) == {"staging"}
+
+
+def test_two_clients_that_resize_at_once_lose_nothing_of_each_other(two: Any) -> None:
+    """Each gives another target, many times. Each answer has a revision of its own, later and later; both last ones hold."""
+    fleet, _, local = two
+    fleet.create("staging", objects, reserve=1, limit=100)
+    revisions: list[list[int]] = [[], []]
+
+    def resize(number: int, targets: list[dict[str, int]]) -> None:
+        with distributed.Client(local, set_as_default=False) as own:
+            pool = Fleet(own)["staging"]
+            revisions[number] += [pool.resize(**target).revision for target in targets]
+
+    ranges = [{"reserve": reserve} for reserve in range(2, 32)], [{"limit": limit} for limit in range(101, 131)]
+    threads = [threading.Thread(target=resize, args=(number, targets)) for number, targets in enumerate(ranges)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [len(own) for own in revisions] == [30, 30]
+    assert all(own == sorted(own) for own in revisions)
+    assert len({*revisions[0], *revisions[1]}) == 60
+    assert fleet["staging"].answer().wait(timeout=30).is_applied
+    pools = [node.get("staging") for node in nodes_of(local).values()]
+    assert [(pool.reserve, pool.limit) for pool in pools] == [(31, 130)] * 2
+
+
+def test_workers_that_come_and_go_under_one_name_are_not_taken_for_each_other() -> None:
+    """One leaves, another joins with its name, in the midst of resizes; and Dask tells the names 1 and "1" apart."""
+
+    async def main() -> None:
+        options = {"dashboard_address": "127.0.0.1:0", "protocol": "inproc"}
+        async with distributed.Scheduler(**options) as scheduler:
+            first = await distributed.Worker(scheduler.address, name=1, nthreads=1, dashboard_address=None)
+            async with (
+                distributed.Worker(scheduler.address, name="1", nthreads=1, dashboard_address=None),
+                distributed.Client(scheduler.address, asynchronous=True) as client,
+            ):
+                pool = await Fleet(client).create("staging", objects, reserve=1)
+                answer = await pool.resize(reserve=2)
+                assert (len(answer.nodes), answer.is_applied) == (2, True), answer
+                closing = asyncio.ensure_future(first.close())
+                await pool.resize(reserve=3)
+                await closing
+                answer = await pool.resize(reserve=4)
+                assert (list(answer.nodes), answer.is_applied) == (["1"], True), answer
+                async with distributed.Worker(scheduler.address, name=1, nthreads=1, dashboard_address=None):
+                    answer = await (await pool.resize(reserve=5)).wait(timeout=30)
+                    assert (len(answer.nodes), answer.is_applied) == (2, True), answer
+                    assert [standing.report.reserve for standing in answer.nodes.values()] == [5, 5]
+
+    asyncio.run(main())
+
+
+def test_a_state_that_cannot_be_written_is_told_and_written_later(
+    cluster: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers have the resize, and whoever asked for it knows that a restart would lose it."""
+    monkeypatch.setattr(on_scheduler, "SAVE_AGAIN_SECONDS", 0.1)
+    folder, away = tmp_path / "disk", tmp_path / "away"
+    folder.mkdir()
+    with cluster(1, processes=False) as (local, client):
+        client.register_plugin(on_scheduler.FleetSchedulerPlugin(str(folder / "state.json")), name=NAME)
+        staging = Fleet(client).create("staging", objects, reserve=1)
+        folder.rename(away)
+        with pytest.raises(OSError, match=r"'staging' of the fleet: revision \d+ is on its way to the workers, but not in"):
+            staging.resize(reserve=2)
+        assert staging.answer().wait(timeout=30).is_applied
+        assert {node.get("staging").reserve for node in nodes_of(local).values()} == {2}
+        away.rename(folder)
+        wait_until(lambda: StateFile(folder / "state.json").load()[0].targets.reserve == 2, timeout=30)
 
 
 # -- memory lacks
@@ -239,6 +312,33 @@ def test_a_worker_that_closes_closes_its_pools(cluster: Callable[..., Any]) -> N
         pool = node.get("staging")
         assert not pool.closed
     assert pool.closed
+
+
+def test_a_plugin_that_is_registered_again_and_again_disturbs_no_resize(two: Any) -> None:
+    """Each time Dask runs teardown and setup between two of its steps. No pool is another one, no resize is lost."""
+    fleet, client, local = two
+    staging = fleet.create("staging", objects, reserve=1)
+    before = {name: node.get("staging") for name, node in nodes_of(local).items()}
+    is_over = threading.Event()
+
+    def register() -> None:
+        with distributed.Client(local, set_as_default=False) as own:
+            while not is_over.is_set():
+                own.register_plugin(on_worker.FleetWorkerPlugin([]), name=NAME)
+
+    thread = threading.Thread(target=register)
+    thread.start()
+    try:
+        for reserve in range(2, 42):
+            assert staging.resize(reserve=reserve, timeout=30).is_applied
+    finally:
+        is_over.set()
+        thread.join(60)
+    after = {name: node.get("staging") for name, node in nodes_of(local).items()}
+    assert all(after[name] is pool and not pool.closed and pool.reserve == 41 for name, pool in before.items())
+    local.scale(3)
+    client.wait_for_workers(3)
+    assert staging.answer().wait(timeout=30).count(Outcome.APPLIED) == 3
 
 
 # -- where a source is loaded and runs

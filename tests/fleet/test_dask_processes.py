@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from mempool.testing import wait_until
 
 distributed = pytest.importorskip("distributed", reason="mempool[dask] is not installed")
 
-from fleet_tasks import Gated, objects, pool_of, use  # noqa: E402 - needs distributed
+from fleet_tasks import STEPS, Gated, die_at, objects, pool_of, use  # noqa: E402 - needs distributed
 
 from mempool.fleet.dask import Fleet  # noqa: E402 - as above
 
@@ -113,6 +114,40 @@ def farm(scheduler: str, workers: int, folder: Path) -> Iterator[Callable[[int],
     command = [sys.executable, str(Path(__file__).with_name("farm.py")), scheduler, str(workers), str(folder)]
     with a_group(command, folder):
         yield lambda number: int((folder / str(number)).read_text())
+
+
+@pytest.mark.long_on_both
+def test_a_worker_that_is_killed_in_each_step_of_a_resize_comes_to_the_latest(
+    cluster: Callable[..., Any], tmp_path: Path
+) -> None:
+    """From the order's coming to the answer's going. The others have it at once, its successor from its beginning on."""
+    with cluster(0, processes=True) as (local, client), farm(local.scheduler_address, 2, tmp_path) as pid_of:
+        client.wait_for_workers(2, timeout=60)
+        fleet = Fleet(client)
+        staging = fleet.create("staging", objects, reserve=1, keep=1)
+        for reserve, step in enumerate(STEPS, 2):
+            workers = client.scheduler_info(n_workers=-1)["workers"]
+            victim = next(address for address, info in workers.items() if info["name"].startswith("0."))
+            before = pid_of(0)
+            client.run(die_at, step, workers=[victim])
+            answer = staging.resize(reserve=reserve, keep=reserve, timeout=1)
+            assert answer.nodes["1.1"].outcome is Outcome.APPLIED, step
+            wait_until(functools.partial(is_another, pid_of, before), timeout=60)
+            wait_until(functools.partial(all_have, fleet, [reserve] * 2), timeout=60)
+            assert staging.answer().wait(timeout=30).is_applied, step
+            assert client.gather(client.map(functools.partial(use, "staging"), range(8), pure=False)) == list(range(8))
+
+
+def is_another(pid_of: Callable[[int], int], pid: int) -> bool:
+    return pid_of(0) != pid
+
+
+def all_have(fleet: Fleet, wanted: list[int]) -> bool:
+    return list(reserves(fleet, "staging").values()) == wanted
+
+
+def have_one_of(fleet: Fleet, wanted: set[int]) -> bool:
+    return {*reserves(fleet, "staging").values()} <= wanted
 
 
 @pytest.mark.parametrize(
@@ -224,6 +259,46 @@ def test_a_scheduler_that_was_killed_begins_with_the_state_of_the_file(tmp_path:
         wait_until(lambda: set(reserves(fleet, "staging").values()) == {5})
         assert standing.outcome is Outcome.APPLIED
         assert fleet["staging"].resize(reserve=6).revision > revision
+
+
+@pytest.mark.long
+def test_a_scheduler_that_is_killed_while_it_resizes_forgets_nothing_that_was_answered(tmp_path: Path) -> None:
+    """kill -9 in the midst of resizes: the next begins with the last that a client was told of, or the one after it."""
+    port = free_port()
+    options = ("--no-dashboard",)
+    answered = [(0, 0)]  # the reserve and the revision
+    for _ in range(3):
+        with a_scheduler(port, tmp_path, *options) as scheduler, a_worker(port, tmp_path, *options) as worker:
+            with client_of(port) as client:
+                client.wait_for_workers(1, timeout=60)
+                fleet = Fleet(client)
+                last, revision = answered[-1]
+                if revision:
+                    assert fleet["staging"].answer().revision >= revision
+                    assert fleet["staging"].answer().wait(timeout=60).is_applied
+                    wait_until(functools.partial(have_one_of, fleet, {last, last + 1}), timeout=60)
+                else:
+                    fleet.create("staging", functools.partial(Buffers, "4 KiB"), reserve=0, keep=10_000)
+                is_over = threading.Event()
+
+                def resize(staging: Any = fleet["staging"], is_over: threading.Event = is_over, last: int = last) -> None:
+                    for reserve in range(last + 1, 10_000):
+                        try:
+                            answered.append((reserve, staging.resize(reserve=reserve, timeout=5).revision))
+                        except Exception:  # noqa: BLE001 - whatever distributed says of a scheduler that is gone
+                            break
+                    is_over.set()
+
+                thread = threading.Thread(target=resize, daemon=True)
+                before = len(answered)
+                thread.start()
+                wait_until(lambda before=before: len(answered) > before + 20, timeout=60)
+                scheduler.send_signal(signal.SIGKILL)
+                assert is_over.wait(60)
+            worker.wait(60)
+    revisions = [revision for _, revision in answered]
+    assert revisions == sorted(set(revisions))
+    print(f"{len(answered)} resizes were answered; three schedulers were killed, none forgot one")
 
 
 # -- metrics

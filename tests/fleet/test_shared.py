@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +28,11 @@ from mempool.shared import listing
 from mempool.testing import wait_until
 
 pytest.importorskip("mempool.shared._engine", reason="shared pools need the compiled core")
-pytest.importorskip("mempool.fleet.machine", reason="shared pools need Linux")
+machine = pytest.importorskip("mempool.fleet.machine", reason="shared pools need Linux")
 
 MAKE = functools.partial(Buffers, "4 KiB")
+#: What a busy machine takes longer, in seconds. A bound is for what hangs.
+BUSY = 5.0
 
 
 @pytest.fixture
@@ -184,6 +187,120 @@ def test_what_a_killed_process_held_comes_back_with_the_next_heartbeat(two: tupl
         return int(pool.stats().spare) == 2
 
     wait_until(reconciled, timeout=30)
+
+
+# -- a node that is stopped while it holds the record
+
+
+def stops_in_the_lock(folder: str, says: str) -> None:
+    """In a child: a node that takes revision 2, and is stopped between the record and the pool's change."""
+    os.environ["MEMPOOL_SHARED_FOLDER"] = folder
+    node = Node("stopped")
+    node.apply(an_order(1, Targets(1)))
+    retarget = mempool.SharedPool._retarget
+
+    def stopped(*targets: Any) -> bool:
+        Path(says).touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return retarget(*targets)
+
+    mempool.SharedPool._retarget = stopped  # type: ignore[method-assign]
+    node.apply(an_order(2, Targets(2)))
+    Path(says).unlink()
+    threading.Event().wait()
+
+
+@contextlib.contextmanager
+def stopped_in_the_lock(folder: Path, tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """The pid of such a child, and a file that is there until it has got on."""
+    says = tmp_path / "stopped"
+    child = multiprocessing.get_context("spawn").Process(
+        target=stops_in_the_lock, args=(str(folder), str(says)), daemon=True
+    )
+    child.start()
+    assert child.pid is not None
+    try:
+        wait_until(lambda: says.exists() and is_stopped(child.pid), timeout=60)
+        yield child.pid, says
+    finally:
+        child.kill()
+        child.join(30)
+
+
+def is_stopped(pid: int | None) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def test_a_node_that_is_stopped_in_the_lock_holds_the_others_up_for_a_bounded_time(
+    two: tuple[Node, Node], folder: Path, tmp_path: Path
+) -> None:
+    """Real SIGSTOP. A resize is deferred and says by whom; the pool goes on; on SIGCONT all have the latest."""
+    node, late = two
+    node.apply(an_order(1, Targets(1)))
+    with stopped_in_the_lock(folder, tmp_path) as (pid, says):
+        began = time.monotonic()
+        said = node.apply(an_order(3, Targets(3)))
+        took = time.monotonic() - began
+        print(f"resize beside a node that is stopped in the lock: {took * 1000:.0f} ms, {said.outcome}: {said.detail}")
+        assert said.outcome is Outcome.DEFERRED
+        assert (
+            f"is held by process {pid}, which is stopped (kill -CONT or kill -9 ends that), for more than 0.5 s"
+            in said.detail
+        )
+        assert took < 0.5 + BUSY
+        pool: Any = node.get("frames")
+        with pool.lease(timeout=5):
+            assert pool.reserve == 1
+
+        # A node that has no pool yet cannot make it now: it is not refused for good.
+        said = late.apply(an_order(3, Targets(3)))
+        assert said.outcome is Outcome.PENDING
+        assert f"is held by process {pid}" in late.why("frames")
+        report = late.report()["frames"]
+        assert list(report[:2]) == [0, int(Outcome.PENDING)]
+        assert f"process {pid}" in str(report[-1])
+
+        os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: not says.exists(), timeout=30)
+        node.members["frames"].hurry()
+        assert node.members["frames"].reconcile() is Outcome.APPLIED
+        assert late.apply(an_order(3, Targets(3))).outcome is Outcome.APPLIED
+        assert pool.reserve == 3
+        assert late.why("frames") == ""
+
+
+def test_a_node_that_is_stopped_in_the_lock_may_be_killed_and_the_others_go_on(
+    two: tuple[Node, Node], folder: Path, tmp_path: Path
+) -> None:
+    """The kernel takes the lock from it. Whoever was held up gets on at the next try, also with a removal."""
+    node, other = two
+    for one in two:
+        one.apply(an_order(1, Targets(1)))
+    with stopped_in_the_lock(folder, tmp_path) as (pid, _):
+        gone = replace(an_order(3, Targets(0)), removed=True)
+        assert node.apply(gone).outcome is Outcome.PENDING
+        assert node.get("frames") is not None, "it is not half removed"
+        began = time.monotonic()
+        other.close()
+        assert time.monotonic() - began < 0.5 + BUSY
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: node.apply(gone).outcome is Outcome.APPLIED, timeout=30)
+    assert listing.names() == []
+
+
+def test_a_child_that_is_forked_within_the_lock_does_not_hold_it(folder: Path) -> None:
+    """It has the descriptor, and lives on: the lock is given back all the same."""
+    record = machine.Record("frames")
+    with record.locked():
+        child = os.fork()
+        if child == 0:
+            threading.Event().wait()
+    try:
+        with machine.Record("frames").locked():
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 # -- on Dask

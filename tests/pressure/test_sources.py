@@ -262,13 +262,58 @@ def test_a_lost_source_is_waited_for_with_longer_and_longer_pauses(
     assert followed.keeps() == [128, 64]
 
 
-def test_nonsense_in_a_file_is_a_lost_source_and_no_exception(tmp_path: Path) -> None:
-    """A half-written copy, a disk that fails."""
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        *(b"some avg10=abc\n", b"", b"\n\n", b"some avg10=nan avg60=0.00\n"),
+        *(b"\xff\xfe\x00", b"some\n", b"x" * 200_000, b"some avg10=\n"),
+    ],
+    ids=["no number", "nothing", "empty lines", "no figure", "no text", "no average", "endless", "half"],
+)
+def test_nonsense_in_a_file_is_a_lost_source_and_no_exception(tmp_path: Path, nonsense: bytes) -> None:
+    """A half-written copy, a disk that fails. Nothing moves by it, for however long; and it goes on when that is over."""
     machine = Machine(tmp_path, group=None)
-    followed = Followed(machine)
-    machine.put("proc/pressure/memory", "some avg10=abc\n")
-    followed.run(10)
+    followed = Followed(machine, at=128)
+    (tmp_path / "proc/pressure/memory").write_bytes(nonsense)
+    followed.run(1000)
     assert followed.pressure.source.startswith("no source")
+    assert followed.keeps() == []
+    machine.say(50.0)
+    followed.run(60, every=1.0)
+    assert followed.keeps() == [64]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["memory.pressure", "memory.events"])
+def test_a_fifo_at_the_path_of_a_file_holds_nobody_up(tmp_path: Path, name: str) -> None:
+    """To open one waits for a writer, and the one thread of all pools would wait with it."""
+    machine = Machine(tmp_path)
+    followed = Followed(machine)
+    assert machine.group is not None
+    (machine.group / name).unlink()
+    os.mkfifo(machine.group / name)
+    if name == "memory.pressure":
+        followed.run(10)
+        assert followed.pressure.source.endswith("/memory.events"), "the next one there is"
+    else:
+        followed.run(60, percent=50.0, every=1.0)
+        assert followed.keeps() == [128, 64]
+    os.mkfifo(tmp_path / "named")
+    with pytest.raises(ValueError, match="is no source of memory pressure"):
+        follow(Pool(Objects(object), 1, keep=4), (1, 4), source=tmp_path / "named", thread=False)
+
+
+def test_a_function_that_returns_no_number_is_a_lost_source(tmp_path: Path) -> None:
+    """It counts as calm nowhere: with it nothing grows."""
+    machine = Machine(tmp_path)
+    percents = [0.0, float("nan")]
+    followed = Followed(machine, at=128, source=lambda: percents[-1])
+    followed.run(1000)
+    assert followed.keeps() == []
+    assert followed.pressure.source.endswith("has returned nan, which is no percentage")
+    percents.append(50.0)
+    followed.run(120, every=1.0)
+    assert followed.keeps() == [64]
 
 
 def test_a_copy_on_a_disk_is_not_written_to(pool: Pool[Any], tmp_path: Path) -> None:

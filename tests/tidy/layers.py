@@ -86,7 +86,7 @@ ALLOWED = {
     "web": {"watch"},
     "package": {"base", "core", "words", "sources", "tracking", "helpers", "registry", "pool", "watch", "keepers"},
     "adapters": {"base", "sources", "pool", "package"},
-    "fleet": {"base", "sources", "shared", "face", "pool"},
+    "fleet": {"base", "sources", "shared", "face", "pool", "words"},
     "engine of a fleet": {"registry", "face", "pool", "fleet"},
     "tools": {
         *{"base", "core", "seam", "words", "parking", "sources", "tracking", "lifecycle", "deadlock", "explain", "local"},

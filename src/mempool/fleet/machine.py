@@ -3,7 +3,8 @@
 Each of its nodes has the fleet's orders, at its own pace. So a node's own revision is not enough for "never a step back":
 while a slow one still has the order before last, a fast one has done the last. Hence the record: a small file beside the
 pool's, under a lock that the kernel takes from a process that is killed. The lock is held for the moment of a resize and not
-while memory is made. A node that is stopped within that moment holds up the others' resizes until it goes on or is killed.
+while memory is made. A node that is stopped within that moment holds up the others' resizes until it goes on or is killed:
+after LOCK_SECONDS they say so, by its pid, and try again later. Their pool goes on meanwhile, with the targets that it has.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mempool.fleet.member import Member
+from mempool.fleet.member import HeldUp, Member
 from mempool.fleet.values import Order, Outcome, Targets
 from mempool.shared import listing
 from mempool.shared.pool import SharedPool
@@ -26,6 +27,11 @@ from mempool.sources import Buffers
 
 #: Bytes of a record: always the same, so that it is replaced by one write.
 RECORD_BYTES = 512
+#: Seconds for which somebody else may hold the record, until one counts as held up. It takes some microseconds; to make the
+#: pool, some milliseconds.
+LOCK_SECONDS = 0.5
+#: Seconds between two tries to have it: at first, and at most.
+TRY_SECONDS, TRY_SECONDS_MAX = 0.0002, 0.01
 #: Seconds between two looks for killed processes, whose elements are returned.
 RECLAIM_SECONDS = 1.0
 #: How often the record may be removed by others between two looks at it.
@@ -44,20 +50,38 @@ class Record:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep the others out. Within, `read`, `write` and `remove` work."""
+        """Keep the others out. Within, `read`, `write` and `remove` work. Raises HeldUp where another does for too long."""
         for _ in range(ATTEMPTS):
             self._path.parent.mkdir(mode=0o700, exist_ok=True)
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                self._lock(file)
                 if self._is_at_its_path(file):
                     self._file = file
                     yield
                     return
             finally:
                 self._file = -1
+                # Before it is closed: a child that was forked meanwhile has the descriptor, too, and would go on holding it.
+                fcntl.flock(file, fcntl.LOCK_UN)
                 os.close(file)
         raise OSError(f"{self._path} is made and removed again all the time; find out by whom")
+
+    def _lock(self, file: int) -> None:
+        # Not a flock that waits: it would do so for as long as another process is stopped, and nothing ends it.
+        deadline, pause = time.monotonic() + LOCK_SECONDS, TRY_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise HeldUp(
+                        f"{self._path}, the record of the machine's pool, is held by {holder_of(file)} for more than "
+                        f"{LOCK_SECONDS:g} s; it is tried again"
+                    ) from None
+            time.sleep(pause)
+            pause = min(2 * pause, TRY_SECONDS_MAX)
 
     def _is_at_its_path(self, file: int) -> bool:
         try:
@@ -85,11 +109,30 @@ class Record:
         self._path.unlink(missing_ok=True)
 
 
+def holder_of(file: int) -> str:
+    """Which process holds the lock of a file, for a person: as far as the kernel tells this one."""
+    there = os.fstat(file)
+    place = f"{os.major(there.st_dev):02x}:{os.minor(there.st_dev):02x}:{there.st_ino}"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/locks").read_text("ascii").splitlines():
+            _, kind, *rest = line.split()
+            if kind == "FLOCK" and rest[3] == place:
+                return f"process {rest[2]}{_state_of(rest[2])}"
+    return "another process"
+
+
+def _state_of(pid: str) -> str:
+    with contextlib.suppress(OSError):
+        state = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0]
+        return ", which is stopped (kill -CONT or kill -9 ends that)," if state in "Tt" else ""
+    return ""
+
+
 class SharedMember(Member):
     """A node's part of the pool that it shares with the other nodes of its machine.
 
     Made from a fleet's order and the source that it names: `Buffers`, which says how large an element is. Raises
-    RuntimeError where the name is somebody else's, TypeError for another source, and what `SharedPool` raises.
+    RuntimeError where the name is somebody else's, TypeError for another source, HeldUp, and what `SharedPool` raises.
     """
 
     def __init__(self, order: Order, source: object, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -167,15 +210,18 @@ class SharedMember(Member):
 
     def close(self) -> None:
         """This node takes no more. The last one of the machine takes the pool's name away."""
-        with self._record.locked():
-            client = self._own._engine.client
-            if not self._own.closed:
-                self._own.reclaim()
-                others = [user for user in client.clients() if not user.is_dead and user.number != client.number]
-                if not others:
-                    self._own.unlink()
-                    self._record.remove()
-            self._own.close()
+        try:
+            with self._record.locked():
+                client = self._own._engine.client
+                if not self._own.closed:
+                    self._own.reclaim()
+                    others = [user for user in client.clients() if not user.is_dead and user.number != client.number]
+                    if not others:
+                        self._own.unlink()
+                        self._record.remove()
+                self._own.close()
+        except HeldUp:
+            self._own.close()  # whoever holds the record uses the pool, and so is not the last
 
     def end(self) -> int:
         """The pool is removed from the fleet: for all nodes of the machine. Returns how many elements are out."""

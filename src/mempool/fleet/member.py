@@ -13,11 +13,16 @@ from typing import Any, Protocol
 
 from mempool.errors import PoolClosed
 from mempool.fleet.values import Outcome, Report, Targets
+from mempool.stats import unfunded_of
 
 #: Seconds before what is unfunded is tried again: at first, and at most.
 RETRY_FIRST, RETRY_MAX = 0.5, 30.0
 #: Seconds between two looks at a resize that has begun and has not yet reached its moment.
 LOOK_SECONDS = 0.0005
+
+
+class HeldUp(Exception):
+    """What is to be changed is held by another process, which does not go on. The call is to be made again later."""
 
 
 class PoolLike(Protocol):
@@ -100,7 +105,7 @@ class Member:
             if revision == self.revision:
                 return self.outcome() if targets == self.targets else Outcome.CONFLICT
             self._await_moment()
-            before, call = self._call, _Call(revision, self.pool.stats().resizes)
+            before, call = self._call, _Call(revision, self._look()[0].resizes)
             self._call = call
             if not self._take(revision, targets):
                 self._call = before
@@ -121,7 +126,7 @@ class Member:
 
     def _await_moment(self) -> None:
         before = self._call
-        while before is not None and not before.is_over and self.pool.stats().resizes == before.resizes_before:
+        while before is not None and not before.is_over and self._look()[0].resizes == before.resizes_before:
             time.sleep(LOOK_SECONDS)
 
     def _resize(self, call: _Call, targets: Targets) -> Outcome:
@@ -131,6 +136,8 @@ class Member:
                 outcome = Outcome.APPLIED
         except PoolClosed as closed:
             detail, outcome = str(closed), Outcome.REFUSED
+        except HeldUp as held_up:
+            detail, cut_short = str(held_up), True
         except MemoryError as lacking:
             detail, cut_short = str(lacking) or "memory ran out", True
         except Exception as error:  # noqa: BLE001 - the source's own, which the report passes on
@@ -179,7 +186,7 @@ class Member:
             self._is_reconciling = True
             if self._unfinished:
                 self._await_moment()
-                call = self._call = _Call(self.revision, self.pool.stats().resizes)
+                call = self._call = _Call(self.revision, self._look()[0].resizes)
             else:
                 call = None
         try:
@@ -208,7 +215,7 @@ class Member:
         self.pool.close()
 
     def end(self) -> int:
-        """Close the pool: it is removed from the fleet. Returns how many elements are out."""
+        """Close the pool: it is removed from the fleet. Returns how many elements are out. Raises HeldUp: it is open."""
         self.pool.close()
         return int(self.pool.stats().out)
 
@@ -218,17 +225,29 @@ class Member:
 
     def report(self) -> Report:
         """How it stands. Never blocks."""
-        # One look at each: fifty workers of one process are asked at once, and a look takes as long as a small resize.
-        revision, stats, promised = self.revision, self.pool.stats(), self.pool.guarantee()
+        revision = self.revision
+        stats, unfunded = self._look()
         return Report(
             revision,
-            self._outcome_of(stats.closed, promised.held),
+            self._outcome_of(stats.closed, unfunded == 0),
             self.refused,
             stats.reserve,
             stats.limit,
             stats.spare,
             stats.out,
             stats.waiting,
-            promised.unfunded,
+            unfunded,
             self.shared,
         )
+
+    def _look(self) -> tuple[Any, int]:
+        """The pool's numbers, and how many of its reserve are unfunded.
+
+        Fifty workers of one process are asked at once: to make a PoolStats and a Guarantee takes longer than a small resize.
+        """
+        engine: Any = getattr(self.pool, "_engine", None)
+        if engine is None:  # no pool of this package's
+            return self.pool.stats(), self.pool.guarantee().unfunded
+        engine.notice_lost()
+        snapshot = engine.snapshot()
+        return snapshot, unfunded_of(snapshot)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from mempool.fleet.member import Member
+from mempool.fleet.member import HeldUp, Member
 from mempool.fleet.values import Order, Outcome, Report, Standing, Targets
 from mempool.pool import Pool
 from mempool.shared.listing import path_of
@@ -44,12 +44,21 @@ class Node:
         self._load = load
         self._now = now
         self._failed: dict[str, tuple[int, str]] = {}  # what no pool could be made of: its revision, and why
+        self._held_up: dict[str, str] = {}  # what another process keeps from being done, and how
         self._removed: dict[str, int] = {}  # the revision by which a pool of this name went last
         self._leaving: dict[str, Member] = {}  # of those that went, elements are out
         self._changing: dict[str, threading.Lock] = {}  # by name: one pool comes or goes at a time
 
     def apply(self, order: Order) -> Standing:
         """Do what an order says; make the pool if there is none. Blocks while the source works; raises nothing of it."""
+        try:
+            return self._apply(order)
+        except HeldUp as held_up:
+            # Not refused: nothing is wrong with the order, which comes again until a heartbeat says that it is done.
+            self._held_up[order.pool] = why = str(held_up)[:DETAIL_MAX]
+            return Standing(Outcome.PENDING, why)
+
+    def _apply(self, order: Order) -> Standing:
         with self._changing.setdefault(order.pool, threading.Lock()):
             there = self.members.get(order.pool)
             gone = self._removed.get(order.pool, 0)
@@ -70,6 +79,8 @@ class Node:
             if member is None and fault is None:
                 try:
                     member = self._make(order)
+                except HeldUp:
+                    raise
                 except Exception as error:  # noqa: BLE001 - of somebody's source: the node lives, and says it
                     fault = f"{type(error).__name__}: {error}"[:DETAIL_MAX]
                     self._failed[order.pool] = (order.revision, fault)
@@ -93,13 +104,17 @@ class Node:
         member.born = order.born
         self.members[order.pool] = member
         self._failed.pop(order.pool, None)
+        self._held_up.pop(order.pool, None)
         return member
 
     def _remove(self, pool: str, revision: int) -> None:
-        member = self.members.pop(pool, None)
+        member = self.members.get(pool)
+        out = 0 if member is None else member.end()
+        self.members.pop(pool, None)
         self._removed[pool] = revision
         self._failed.pop(pool, None)
-        if member is not None and member.end():
+        self._held_up.pop(pool, None)
+        if member is not None and out:
             self._leaving[pool] = member
 
     def _is_without(self, pool: str) -> Standing:
@@ -148,6 +163,8 @@ class Node:
         for name in list(self._leaving):
             if name not in self.members and (out := self._still_out(name)):
                 told[name] = [*Report(self._removed[name], Outcome.APPLIED, out=out).as_wire()]
+        for name, why in list(self._held_up.items()):
+            told.setdefault(name, _with_reason(Report(0, Outcome.PENDING), why))
         for name, (revision, why) in list(self._failed.items()):
             told.setdefault(name, _with_reason(Report(0, Outcome.REFUSED, refused=revision), why))
         return told
@@ -158,7 +175,7 @@ class Node:
             return self.members[name].why()[:DETAIL_MAX]
         if name in self._removed and name not in self._failed:
             return "its removal from the fleet"
-        return self._failed.get(name, (0, ""))[1]
+        return self._held_up.get(name) or self._failed.get(name, (0, ""))[1]
 
     def close(self) -> None:
         """Close the pools; elements that are out are disposed of when they are returned."""

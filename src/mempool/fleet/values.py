@@ -179,6 +179,16 @@ class Standing:
     report: Report | None = None
     """The node's last report; None: there was none."""
 
+    def as_wire(self) -> list[Any]:
+        """As a short list."""
+        return [int(self.outcome), self.detail, None if self.report is None else self.report.as_wire()]
+
+    @classmethod
+    def from_wire(cls, wire: Sequence[Any]) -> Standing:
+        """What `as_wire` wrote. Raises ValueError for what it did not."""
+        outcome, detail, report = wire
+        return cls(Outcome(outcome), detail, None if report is None else Report.from_wire(report))
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -14,7 +14,7 @@ from mempool.fleet.dask import internals
 from mempool.fleet.dask.scheduler import REFUSALS, FleetSchedulerPlugin
 from mempool.fleet.dask.worker import NAME
 from mempool.fleet.node import check_options, check_targets
-from mempool.fleet.values import Answer, Outcome, Report, Standing, Targets, shortened
+from mempool.fleet.values import Answer, Outcome, Standing, Targets, shortened
 
 #: Seconds that a call waits for the workers' answers, where it does not say.
 TIMEOUT = 10.0
@@ -274,8 +274,5 @@ class Fleet:
 
 
 def _answer(wire: Mapping[str, Any], ask: Callable[[float], Any] | None) -> Answer:
-    nodes = {
-        name: Standing(Outcome(outcome), detail, None if report is None else Report.from_wire(report))
-        for name, (outcome, detail, report) in wire["nodes"].items()
-    }
+    nodes = {name: Standing.from_wire(standing) for name, standing in internals.unpacked(wire["nodes"]).items()}
     return Answer(wire["pool"], wire["revision"], nodes, ask)

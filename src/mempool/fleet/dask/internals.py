@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import distributed
-from distributed.core import Status
+import msgpack
+from distributed.core import ConnectionPool, Status
 
 #: Of which object, which attribute, why, and what breaks if it goes.
 USED: tuple[tuple[str, str, str, str], ...] = (
@@ -56,6 +57,9 @@ USED: tuple[tuple[str, str, str, str], ...] = (
     ),
 )  # fmt: skip
 
+#: Besides: `distributed.core.ConnectionPool`, for connections that no broadcast closes, see Connections. If it goes:
+#: `Scheduler.rpc` itself, and after each Client.run the next resize opens a connection to each worker.
+#:
 #: The worker handler that adds a plugin to one worker. If it goes: workers that ran before the first pool of a fleet was
 #: made get none until they are restarted.
 PLUGIN_ADD = "plugin-add"
@@ -71,6 +75,19 @@ def check(server: Any, kind: str) -> None:
         )
 
 
+# -- what is sent
+
+
+def packed(value: Any) -> bytes:
+    """Numbers, strings, bytes, lists and dicts as bytes: distributed would look at each, once for each worker."""
+    return bytes(msgpack.packb(value))
+
+
+def unpacked(value: bytes) -> Any:
+    """What `packed` was given."""
+    return msgpack.unpackb(value, strict_map_key=False)
+
+
 # -- the scheduler
 
 
@@ -84,9 +101,45 @@ def set_plugin_of_later_workers(scheduler: Any, name: str, plugin: bytes) -> Non
     scheduler.worker_plugins[name] = plugin
 
 
-async def call_worker(scheduler: Any, address: str, handler: str, **message: Any) -> Any:
-    """Have a worker's handler answer. None: it has no such handler. Raises OSError where it cannot be reached."""
-    return await getattr(scheduler.rpc(address), handler)(**message)
+class Connections:
+    """Connections of a scheduler to its workers, kept for the next call.
+
+    Not those of `scheduler.rpc`: Scheduler.broadcast, which is behind Client.run, takes one of each worker from there and
+    closes it. Whoever resizes next would have to open all of them first.
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        like = scheduler.rpc
+        self._pool = ConnectionPool(
+            limit=like.limit,
+            deserialize=like.deserialize,
+            serializers=like.serializers,
+            deserializers=like.deserializers,
+            connection_args=like.connection_args,
+            timeout=like.timeout,
+            server=scheduler,
+        )
+        self._calls: dict[str, Any] = {}  # by address
+
+    async def start(self) -> None:
+        """Before the first call."""
+        await self._pool.start()
+
+    async def call(self, address: str, handler: str, **message: Any) -> Any:
+        """Have a worker's handler answer. None: it has no such handler. Raises OSError where it cannot be reached."""
+        calls = self._calls.get(address)
+        if calls is None:
+            calls = self._calls[address] = self._pool(address)
+        return await getattr(calls, handler)(**message)
+
+    def forget(self, address: str) -> None:
+        """The worker has gone."""
+        if self._calls.pop(address, None) is not None:
+            self._pool.remove(address)
+
+    async def close(self) -> None:
+        """The scheduler ends."""
+        await self._pool.close()
 
 
 # -- a worker

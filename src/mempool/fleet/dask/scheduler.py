@@ -11,7 +11,7 @@ import logging
 import os
 import pickle
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
@@ -35,11 +35,25 @@ SEND_SECONDS_MAX = 30.0
 WITHIN_SECONDS = 1.0
 #: Seconds between two looks at the heartbeats that have come.
 LOOK_SECONDS = 0.1
+#: Seconds until the file of the state is written again, where that has failed.
+SAVE_AGAIN_SECONDS = 5.0
 #: Seconds that a new worker has to make its pools by itself.
 GRACE_SECONDS = 2.0
 
 #: What a client raises when it is refused.
-REFUSALS: dict[str, type[Exception]] = {"lookup": LookupError, "type": TypeError, "value": ValueError}
+REFUSALS: dict[str, type[Exception]] = {"lookup": LookupError, "type": TypeError, "value": ValueError, "os": OSError}
+
+
+@dataclass(slots=True)
+class _Sent:
+    """An order on its way to a worker."""
+
+    revision: int
+    task: asyncio.Task[None]
+    at: float
+
+    def is_under_way(self) -> bool:
+        return not self.task.done() and not self.task.cancelling()
 
 
 class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distributed has no types
@@ -56,9 +70,14 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
         internals.check(scheduler, "Scheduler")
         self._loop = asyncio.get_running_loop()
         self._scheduler = scheduler
+        self._workers = internals.Connections(scheduler)
+        await self._workers.start()
         self._file = None if self._path is None else StateFile(self._path)
         self._saving = asyncio.Lock()
-        self._sent: dict[tuple[str, str], tuple[int, asyncio.Task[None]]] = {}
+        self._saves: set[asyncio.Task[None]] = set()
+        self._save_again_at: float | None = None  # None: what is in the file is what is wanted, or it is being written
+        self._sent: dict[tuple[str, str], _Sent] = {}  # the latest, by worker and pool
+        self._packed: dict[str, tuple[int, bytes]] = {}  # by pool: the latest revision, for all workers
         self._seen: dict[str, float] = {}
         self._faults: dict[str, str] = {}
         self._fitted: set[str] = set()  # workers that take orders
@@ -86,8 +105,9 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
         """End. The workers' pools end with the workers."""
         metrics.forget_fleet(self)
         self._running.cancel()
-        for _, future in list(self._sent.values()):
-            future.cancel()
+        for sent in list(self._sent.values()):
+            sent.task.cancel()
+        await self._workers.close()
 
     def add_worker(self, scheduler: Any, worker: str) -> None:
         """A worker registers; it sets its pools up next."""
@@ -101,7 +121,8 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
         self._fitted.discard(worker)
         self._patience.pop(worker, None)
         for key in [key for key in self._sent if key[0] == worker]:
-            self._sent.pop(key)[1].cancel()
+            self._sent.pop(key).task.cancel()
+        self._workers.forget(worker)
 
     # -- what a controller needs of an engine
 
@@ -112,46 +133,61 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
     def send(self, node: str, order: Order) -> None:
         """See Transport."""
         key = node, order.pool
-        revision, under_way = self._sent.get(key, (0, None))
-        if under_way is not None and not under_way.done() and not under_way.cancelling() and revision >= order.revision:
+        sent = self._sent.get(key)
+        if sent is not None and sent.is_under_way() and sent.revision >= order.revision:
             return  # a worker that is stopped has it in its inbox
         task = self._loop.create_task(self._deliver(node, order, self._within))
-        self._sent[key] = order.revision, task
-        self._loop.call_later(self._patience.get(node, SEND_SECONDS), self._give_up, node, order, task)
+        self._sent[key] = _Sent(order.revision, task, self._loop.time())
 
-    def _give_up(self, node: str, order: Order, task: asyncio.Task[None]) -> None:
-        # Nobody waits for the end of a cancellation: to close the connection to a stopped process may have to wait itself.
-        if not task.done():
-            task.cancel()
-            # A machine that is so busy that no answer comes in time would be made busier by each try, and never get there.
+    def _give_up(self) -> None:
+        """Those who have not answered in time count as unreachable. They may have the order all the same."""
+        now = self._loop.time()
+        for (node, pool), sent in list(self._sent.items()):
             seconds = self._patience.get(node, SEND_SECONDS)
-            self._patience[node] = min(2 * seconds, SEND_SECONDS_MAX)
-            standing = Standing(Outcome.UNREACHABLE, f"no answer within {seconds:g} s")
-            self.controller.answered(node, order.pool, order.revision, standing)
+            if sent.is_under_way() and now - sent.at >= seconds:
+                # Nobody waits for the end of it: to close the connection to a stopped process may have to wait itself.
+                sent.task.cancel()
+                # A machine that is so busy that no answer comes in time would be made busier by each try, and never get
+                # there.
+                self._patience[node] = min(2 * seconds, SEND_SECONDS_MAX)
+                standing = Standing(Outcome.UNREACHABLE, f"no answer within {seconds:g} s")
+                self.controller.answered(node, pool, sent.revision, standing)
 
     async def _deliver(self, node: str, order: Order, within: float) -> None:
-        wire = order.as_wire()
+        packed = self._packed_order(order)
         try:
-            worker = self._scheduler.workers[node]
             answer = None
-            if node in self._fitted or NAME in worker.metrics:
-                answer = await internals.call_worker(self._scheduler, node, "mempool_apply", order=wire, within=within)
+            if node in self._fitted or NAME in self._scheduler.workers[node].metrics:
+                answer = await self._workers.call(node, "mempool_apply", order=packed, within=within)
             if answer is None:  # this worker runs since before there was a fleet
                 plugin = pickle.dumps(FleetWorkerPlugin([]))
-                await internals.call_worker(self._scheduler, node, internals.PLUGIN_ADD, plugin=plugin, name=NAME)
-                answer = await internals.call_worker(self._scheduler, node, "mempool_apply", order=wire, within=within)
+                said = await self._workers.call(node, internals.PLUGIN_ADD, plugin=plugin, name=NAME)
+                if said.get("status") != "OK":
+                    raise RuntimeError(f"the plugin cannot be set up there: {said.get('exception_text', said)}")
+                answer = await self._workers.call(node, "mempool_apply", order=packed, within=within)
             self._fitted.add(node)
             self._patience.pop(node, None)
-            standing = _standing(answer)
+            standing = Standing.from_wire(internals.unpacked(answer))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
             standing = Standing(Outcome.UNREACHABLE, f"{type(error).__name__}: {error}")
         self.controller.answered(node, order.pool, order.revision, standing)
+
+    def _packed_order(self, order: Order) -> bytes:
+        """An order as it travels: packed once for all workers."""
+        revision, packed = self._packed.get(order.pool, (0, b""))
+        if revision != order.revision:
+            packed = internals.packed(order.as_wire())
+            self._packed[order.pool] = order.revision, packed
+        return packed
 
     async def _run(self) -> None:
         """Compare with each heartbeat, and try again, until the scheduler ends."""
         while True:
             try:
                 self._look()
+                self._give_up()
+                if self._save_again_at is not None and self._loop.time() >= self._save_again_at:
+                    self._begin_to_save()
                 self.controller.tick()
             except Exception:
                 log.exception("the fleet's controller")
@@ -243,7 +279,7 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
         self._within = min(WITHIN_SECONDS, timeout / 2)
         revision = want()
         self._prepare_later_workers()
-        await self._save()
+        await self._saved(pool, revision, deadline - self._loop.time())
         await self._wait(lambda: self.controller.is_known(pool), deadline - self._loop.time())
         return self._answer(self.controller.answer(pool, revision))
 
@@ -251,11 +287,38 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
         plugin = FleetWorkerPlugin([order.as_wire() for order in self.controller.wanted.values() if not order.removed])
         internals.set_plugin_of_later_workers(self._scheduler, NAME, pickle.dumps(plugin))
 
+    async def _saved(self, pool: str, revision: int, timeout: float) -> None:
+        """What is wanted is in the file. Raises OSError where that fails, or takes longer than the call may."""
+        if self._file is None:
+            return
+        save = self._begin_to_save()
+        await asyncio.wait({save}, timeout=max(0.0, timeout))
+        error = save.exception() if save.done() else TimeoutError("that takes too long")
+        if error is not None:
+            raise OSError(
+                f"pool {pool!r} of the fleet: revision {revision} is on its way to the workers, but not in {self._path} "
+                f"({type(error).__name__}: {error}): a scheduler that begins now knows nothing of it. It is written as soon "
+                "as that can be done"
+            )
+
+    def _begin_to_save(self) -> asyncio.Task[None]:
+        self._save_again_at = None
+        task = self._loop.create_task(self._save())
+        self._saves.add(task)
+        task.add_done_callback(self._save_is_over)
+        return task
+
+    def _save_is_over(self, task: asyncio.Task[None]) -> None:
+        self._saves.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s cannot be written: %s: %s", self._path, type(error).__name__, error)
+            self._save_again_at = self._loop.time() + SAVE_AGAIN_SECONDS
+
     async def _save(self) -> None:
-        if self._file is not None:
-            async with self._saving:  # in the order in which they are wanted
-                orders = list(self.controller.wanted.values())
-                await in_thread(functools.partial(self._file.save, orders))
+        assert self._file is not None
+        async with self._saving:  # in the order in which they are wanted
+            orders = list(self.controller.wanted.values())
+            await in_thread(functools.partial(self._file.save, orders))
 
     async def mempool_refill(self, pool: str, timeout: float) -> dict[str, Any]:
         """Have each worker try to make what is unfunded."""
@@ -264,8 +327,8 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
 
         async def ask(node: str) -> tuple[str, Standing]:
             try:
-                call = internals.call_worker(self._scheduler, node, "mempool_refill", pool=pool, within=within)
-                return node, _standing(await _bounded(call, timeout))
+                call = self._workers.call(node, "mempool_refill", pool=pool, within=within)
+                return node, Standing.from_wire(internals.unpacked(await _bounded(call, timeout)))
             except Exception as error:  # noqa: BLE001 - it is the answer
                 return node, Standing(Outcome.UNREACHABLE, f"{type(error).__name__}: {error}")
 
@@ -289,12 +352,13 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
         return {"pools": answers, "faults": {self._name(node): fault for node, fault in self._faults.items() if fault}}
 
     def _answer(self, answer: Answer) -> dict[str, Any]:
-        nodes = {}
+        nodes: dict[str, list[Any]] = {}
         for node, standing in answer.nodes.items():
-            report = standing.report
-            wire = None if report is None else report.as_wire()
-            nodes[self._name(node)] = [int(standing.outcome), standing.detail, wire]
-        return {"pool": answer.pool, "revision": answer.revision, "nodes": nodes}
+            name = self._name(node)
+            if name in nodes:  # Dask tells the names 1 and "1" apart
+                name = f"{name} at {node}"
+            nodes[name] = standing.as_wire()
+        return {"pool": answer.pool, "revision": answer.revision, "nodes": internals.packed(nodes)}
 
     def _name(self, node: str) -> str:
         worker = self._scheduler.workers.get(node)
@@ -335,11 +399,6 @@ def _targets(wire: list[int | None]) -> Targets:
     return Targets(reserve, keep, limit)  # type: ignore[arg-type]  # check_targets says so
 
 
-def _standing(wire: Mapping[str, Any]) -> Standing:
-    report = None if wire["report"] is None else Report.from_wire(wire["report"])
-    return Standing(Outcome(wire["outcome"]), wire["detail"], report)
-
-
 def _asked(handler: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Coroutine[Any, Any, Any]]:
     """A handler whose refusals are an answer: a user's mistake is no traceback in the scheduler's log, and no pickle."""
 
@@ -347,7 +406,7 @@ def _asked(handler: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Co
     async def answer(**message: Any) -> Any:
         try:
             return await handler(**message)
-        except (LookupError, TypeError, ValueError) as refusal:
+        except (LookupError, OSError, TypeError, ValueError) as refusal:
             kind = next(kind for kind in REFUSALS if isinstance(refusal, REFUSALS[kind]))
             return {"refused": [kind, str(refusal.args[0])]}
 

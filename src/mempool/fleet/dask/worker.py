@@ -79,10 +79,10 @@ def _report(node: Node, _worker: Any) -> dict[str, Any]:
 
 
 def _handlers(node: Node) -> dict[str, Any]:
-    async def mempool_apply(order: Mapping[str, Any], within: float) -> dict[str, Any]:
-        return await _answer(functools.partial(node.apply, Order.from_wire(order)), within)
+    async def mempool_apply(order: bytes, within: float) -> bytes:
+        return await _answer(functools.partial(node.apply, Order.from_wire(internals.unpacked(order))), within)
 
-    async def mempool_refill(pool: str, within: float) -> dict[str, Any]:
+    async def mempool_refill(pool: str, within: float) -> bytes:
         return await _answer(functools.partial(node.refill, pool), within)
 
     return {"mempool_apply": mempool_apply, "mempool_refill": mempool_refill}
@@ -92,15 +92,10 @@ def _handlers(node: Node) -> dict[str, Any]:
 _UNDER_WAY = Standing(Outcome.PENDING, "it is making or disposing of elements")
 
 
-async def _answer(work: Callable[[], Standing], within: float) -> dict[str, Any]:
+async def _answer(work: Callable[[], Standing], within: float) -> bytes:
     """What has become of it after so many seconds, at most."""
-    standing = await in_thread_within(within, work, _UNDER_WAY)
-    report = standing.report
-    return {
-        "outcome": int(standing.outcome),
-        "detail": standing.detail,
-        "report": None if report is None else report.as_wire(),
-    }
+    standing: Standing = await in_thread_within(within, work, _UNDER_WAY)
+    return internals.packed(standing.as_wire())
 
 
 def _resolve(name: str) -> BasePool[Any] | None:
