@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -117,12 +118,21 @@ def kill_me(*_args: object, **_more: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def make() -> bytearray:
+    return bytearray()
+
+
+def made_here() -> Objects[bytearray]:
+    """A source that looks up what makes an element each time."""
+    return Objects(lambda: make())
+
+
 #: The steps of a resize on a worker, in their order: what is called there, and whether it is made before the end.
 STEPS: dict[str, tuple[Any, str, bool]] = {
     "the order comes": (Order, "from_wire", False),
     "a thread has it": (Node, "apply", False),
     "the revision is taken": (Member, "_resize", False),
-    "an element is made": (Element, "__init__", False),
+    "an element is made": (sys.modules[__name__], "make", False),
     "the pool is resized": (Member, "_resize", True),
     "the answer is written": (Node, "apply", True),
     "the answer is sent": (internals, "packed", False),

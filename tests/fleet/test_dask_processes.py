@@ -25,7 +25,7 @@ from mempool.testing import wait_until
 
 distributed = pytest.importorskip("distributed", reason="mempool[dask] is not installed")
 
-from fleet_tasks import STEPS, Gated, die_at, objects, pool_of, use  # noqa: E402 - needs distributed
+from fleet_tasks import STEPS, Gated, die_at, made_here, objects, pool_of, use  # noqa: E402 - needs distributed
 
 from mempool.fleet.dask import Fleet  # noqa: E402 - as above
 
@@ -124,7 +124,7 @@ def test_a_worker_that_is_killed_in_each_step_of_a_resize_comes_to_the_latest(
     with cluster(0, processes=True) as (local, client), farm(local.scheduler_address, 2, tmp_path) as pid_of:
         client.wait_for_workers(2, timeout=60)
         fleet = Fleet(client)
-        staging = fleet.create("staging", objects, reserve=1, keep=1)
+        staging = fleet.create("staging", made_here, reserve=1, keep=1)
         for reserve, step in enumerate(STEPS, 2):
             workers = client.scheduler_info(n_workers=-1)["workers"]
             victim = next(address for address, info in workers.items() if info["name"].startswith("0."))
