@@ -33,6 +33,7 @@ SOURCES := $(shell find src -name '*.py' -o -name '*.pxd' -o -name '*.pyi' -o -n
 PIP := $(PY) -m pip --disable-pip-version-check --no-input -q
 export PIP_DEFAULT_TIMEOUT ?= 180
 export PIP_RETRIES ?= 10
+unexport PYTHONDONTWRITEBYTECODE  # set in many containers, and each worker of pytest would compile all tests anew
 PYTEST := $(PY) -m pytest
 
 .PHONY: help demo test long oldest-dask ci dev check coverage stress stress-ft stress-ft-here bench verify verify-here mutate memcheck docs site-check clean print-python
@@ -75,7 +76,7 @@ $(STAMPS)/build-tools: pyproject.toml | $(STAMPS)/python-$(VERSION)
 	@cmp -s $(TOOLS).wanted $(TOOLS).installed || { \
 		echo "installing what the build needs"; \
 		rm -rf $(TOOLS); \
-		$(PIP) install --target $(TOOLS) -r $(TOOLS).wanted; \
+		$(PIP) install --no-compile --target $(TOOLS) -r $(TOOLS).wanted; \
 		cp $(TOOLS).wanted $(TOOLS).installed; }
 	@touch $@
 
@@ -86,24 +87,45 @@ $(STAMPS)/mempool: $(SOURCES) $(STAMPS)/build-tools
 	@$(PIP) install --no-index --no-deps --force-reinstall $(VENV)/wheel/mempool-*.whl
 	@touch $@
 
-# An extra: what it names is installed, mempool itself stays as the step above left it.
-$(STAMPS)/extra-%: pyproject.toml | $(STAMPS)/mempool
+# What an extra names, an extra of ours among it: told by pyproject.toml, so that pip need not wait for the wheel.
+define NEEDS
+import re, sys, tomllib
+extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]
+def needs(extra):
+    for need in extras[extra]:
+        ours = re.fullmatch(r"mempool\[(.*)\]", need)
+        yield from (name for part in ours[1].split(",") for name in needs(part)) if ours else [need]
+print(*needs(sys.argv[1]), sep="\n")
+endef
+export NEEDS
+.PRECIOUS: $(STAMPS)/needs-%  # a step between two patterns, which make would remove
+$(STAMPS)/needs-%: pyproject.toml | $(STAMPS)/python-$(VERSION)
 	@echo "installing what mempool[$*] needs"
-	@$(PIP) install "mempool[$*]"
+	@$(PY) -c "$$NEEDS" $* > $(VENV)/needs-$*.wanted
+	@$(PIP) install --no-compile -r $(VENV)/needs-$*.wanted  # most of it is never imported; the rest is compiled then
 	@touch $@
 
+# An extra: what it names is installed, and mempool itself.
+$(STAMPS)/extra-%: $(STAMPS)/needs-% | $(STAMPS)/mempool
+	@touch $@
+
+# Both at once, however make was called: one compiles while the other fetches.
+set-up-%:
+	@$(MAKE) --no-print-directory -j2 $(STAMPS)/mempool $(STAMPS)/extra-$*
+
 # -- commands -------------------------------------------------------------------------------------------------------
-demo: $(STAMPS)/mempool $(STAMPS)/extra-cli $(if $(findstring --fleet,$(ARGS)),$(STAMPS)/extra-dask)
+demo: set-up-cli
+	@$(if $(findstring --fleet,$(ARGS)),$(MAKE) --no-print-directory $(STAMPS)/extra-dask)
 	$(BIN)/mempool demo $(ARGS)
 
 # REPORTS=dir writes compiled.xml and pure.xml there. Where no C compiler was found the pure suite is all there is, unless
-# MEMPOOL_REQUIRE_COMPILED=1 says that this is an error. WORKERS processes share the tests of a core: 2, as most machines have
-# as many cores at least; more gain little, and what a test says of time and memory is meant for a machine that is not full.
+# MEMPOOL_REQUIRE_COMPILED=1 says that this is an error. WORKERS processes share the tests of a core: 4, as most machines have 2
+# cores at least, and more than half of the time tests wait; more gain little, and a machine that is full tells less.
 # The pure run is the second of two: it leaves out what the first has answered for both (tests/conftest.py), and may then find
 # nothing to do among ARGS, which is pytest's status 5.
-WORKERS ?= 2
+WORKERS ?= 4
 PARALLEL = $(if $(filter-out 0 1,$(WORKERS)),-n $(WORKERS) --dist worksteal)
-test long: $(STAMPS)/mempool $(STAMPS)/extra-test
+test long: set-up-test
 	@status=0; second=0; export MEMPOOL_LONG="$${MEMPOOL_LONG:-$(if $(filter long,$@),1,0)}"; \
 	if [ "$${MEMPOOL_REQUIRE_COMPILED:-0}" = 1 ] || \
 		env -u MEMPOOL_PURE $(PY) -c 'import mempool, sys; sys.exit(mempool.IMPLEMENTATION != "compiled")'; then \

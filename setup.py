@@ -44,6 +44,9 @@ DIRECTIVES = {
 }
 FLAGS = ["/O2"] if os.name == "nt" else ["-O3", "-g0"]  # without -g0 most of a wheel is debug information
 
+# Which translate: forked, as a process that is spawned would run this file again. 0: this one.
+PROCESSES = (os.cpu_count() or 0) if sys.platform == "linux" and sys.version_info < (3, 14) else 0
+
 if PURE and REQUIRE_COMPILED:
     sys.exit("mempool: MEMPOOL_PURE and MEMPOOL_REQUIRE_COMPILED contradict each other; set one of them")
 
@@ -68,7 +71,9 @@ class BuildAllOrNone(build_ext):
 
         # Here and not beside setup() below: an sdist then needs no Cython and carries no generated C.
         # force: a time stamp that a copy or a checkout kept must not hide an edit.
-        translated = cythonize(self.extensions, compiler_directives=DIRECTIVES, build_dir="build/cython", force=True)
+        translated = cythonize(
+            self.extensions, compiler_directives=DIRECTIVES, build_dir="build/cython", force=True, nthreads=PROCESSES
+        )
         sources = {extension.name: extension.sources for extension in translated}
         for extension in self.extensions:
             extension.sources = sources[extension.name]

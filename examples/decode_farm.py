@@ -19,7 +19,7 @@ try:
 
     from mempool.fleet.dask import Fleet
 except ModuleNotFoundError as missing:
-    sys.exit(f"decode_farm.py needs {missing.name}: pip install 'mempool[dask]' pillow")
+    sys.exit(f"decode_farm.py needs {missing.name}: pip install distributed pillow")
 
 FRAME = 1280 * 720  # bytes: a grey picture of this size, or any smaller one
 

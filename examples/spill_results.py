@@ -18,7 +18,7 @@ try:
 
     from mempool.fleet.dask import Fleet
 except ModuleNotFoundError as missing:
-    sys.exit(f"spill_results.py needs {missing.name}: pip install 'mempool[dask]'")
+    sys.exit(f"spill_results.py needs {missing.name}: pip install distributed")
 
 BLOCK, HEADER = 2 << 20, 4  # bytes: the largest result, and its CRC-32
 

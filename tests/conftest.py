@@ -9,6 +9,7 @@ import gc
 import itertools
 import os
 import warnings
+import zlib
 from datetime import datetime
 from pathlib import Path
 
@@ -50,13 +51,28 @@ def pytest_report_header() -> str:
 SAMPLED = {"test_whatever_the_source_answers_the_accounts_are_exact": 27}
 
 
+#: The kind of pool that is tested with every kind of caller: by threads, by tasks of asyncio and of uvloop.
+BY_ALL_CALLERS = "tests/pool/test_contract.py::TestObjects::"
+
+
+def of_another_caller(name: str, of_one: list[pytest.Item], run: int) -> set[pytest.Item]:
+    """Of a promise about waiting, on any other kind of pool, all but one kind of caller: in another run, another one."""
+    kinds = {item: item.callspec.params["calling"] for item in of_one if "calling" in getattr(item, "fixturenames", ())}  # type: ignore[attr-defined]
+    if not kinds or (run == 0 and name.startswith(BY_ALL_CALLERS)):
+        return set()
+    sorted_kinds = sorted(set(kinds.values()))
+    kept = sorted_kinds[(zlib.crc32(name.encode()) + run) % len(sorted_kinds)]
+    return {item for item, kind in kinds.items() if kind != kept}
+
+
 def not_in_the_sample(items: list[pytest.Item], run: int) -> set[pytest.Item]:
     """Of each test marked `sample(n)`, all but each n'th of its parameters, and in another run other ones."""
     tests: dict[str, list[pytest.Item]] = collections.defaultdict(list)
     for item in items:
         tests[item.nodeid.partition("[")[0]].append(item)
     left_out: set[pytest.Item] = set()
-    for of_one in tests.values():
+    for name, of_one in tests.items():
+        left_out |= of_another_caller(name, of_one, run)
         mark = of_one[0].get_closest_marker("sample")
         every = mark.args[0] if mark else SAMPLED.get(getattr(of_one[0], "originalname", ""), 1)
         first = run * (every // 2) % len(of_one)

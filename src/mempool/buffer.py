@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, SupportsIndex, overlo
 from mempool import dropped
 from mempool.errors import UseAfterFree
 from mempool.native import get_ident
+from mempool.sizes import compared, in_words
 
 if TYPE_CHECKING:
     from mempool._core import _cython as cython
@@ -277,7 +278,7 @@ class Buffer:
             return f"<Buffer of {self._called()}, freed>"
         if self.block.is_lost:
             return f"<Buffer of {self._called()}, left with the parent>"
-        return f"<Buffer of {self._called()}: {self.block.size} bytes at {self.block.region.address:#x}>"
+        return f"<Buffer of {self._called()}: {in_words(self.block.size)} at {self.block.region.address:#x}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -559,9 +560,10 @@ def fit(called: str, size: int, dtype: Any, shape: Any) -> tuple[Any, int, list[
         for length in lengths:
             items *= length
     if min(lengths, default=0) < 0 or items * kind.itemsize > size:
+        takes, has = compared(items * kind.itemsize, size)
         raise ValueError(
-            f"{called}: an array of {kind} and shape {tuple(lengths)} takes {items * kind.itemsize} bytes, "
-            f"this buffer has {size}; one length may be -1: as many as fit"
+            f"{called}: an array of {kind} and shape {tuple(lengths)} takes {takes}, this buffer has {has}; "
+            "one length may be -1: as many as fit"
         )
     return kind, items, lengths
 

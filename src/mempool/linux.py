@@ -30,8 +30,8 @@ from contextvars import ContextVar
 from typing import Any, Final, Generic, TypeVar, cast
 
 from mempool import Buffer, Buffers, Pool, Source
+from mempool.sizes import parse_size
 from mempool.sources.entering import was_entered
-from mempool.sources.sizes import parse_size
 
 T = TypeVar("T")
 D = TypeVar("D")

@@ -40,9 +40,9 @@ from mempool import native, psi
 from mempool.background import NEVER, SERVICE, JobOfPool
 from mempool.clock import SYSTEM_CLOCK, Clock
 from mempool.errors import PoolClosed
+from mempool.sizes import in_words
 from mempool.sources import Buffers
 from mempool.sources.adaptors import Adaptor
-from mempool.sources.sizes import in_words
 
 if TYPE_CHECKING:
     from mempool.base_pool import BasePool

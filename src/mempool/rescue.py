@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from mempool.sizes import in_words
 from mempool.sources.memory import Memory, Region
 
 
@@ -93,7 +94,7 @@ class rescue:  # noqa: N801 - reads as a verb: `with mempool.rescue("8 MiB"):`
             pass  # not even for a few bytes; dropping the last reference unmaps it
 
     def __repr__(self) -> str:
-        return f"<rescue of {self.size} bytes: {'ready' if self.ready else 'thrown off'}, used {self.used} times>"
+        return f"<rescue of {in_words(self.size)}: {'ready' if self.ready else 'thrown off'}, used {self.used} times>"
 
 
 def _is_of_memory(exc: BaseException) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mempool.native import get_ident
+from mempool.sizes import in_words
 
 if TYPE_CHECKING:
     from mempool.buffer import Buffer
@@ -122,4 +123,7 @@ def _arrow_addresses(value: Any, depth: int) -> Iterator[int]:
 def _tell(view: Any) -> str:
     kind = f"{type(view).__module__}.{type(view).__qualname__}".removeprefix("builtins.")
     shape = getattr(view, "shape", None)
-    return f"{kind} of {getattr(view, 'size', '?')} bytes" if shape is None else f"{kind} of shape {tuple(shape)}"
+    if shape is not None:
+        return f"{kind} of shape {tuple(shape)}"
+    size = getattr(view, "size", None)
+    return f"{kind} of {in_words(size) if isinstance(size, int) else 'unknown size'}"

@@ -132,7 +132,7 @@ def test_while_memory_is_out_the_pool_has_what_it_promised_and_no_more_and_the_q
 @pytest.mark.long_on_both
 def test_the_pool_is_faster_with_memory_to_spare_as_it_grows_where_the_queue_cannot(tree: Path) -> None:
     """Each read waits for a far disk: eight workers with eight buffers against eight workers with two."""
-    figures = json.loads(demo(tree, "--latency=40", "--json", "-").stdout)
+    figures = json.loads(demo(tree, "--latency=15", "--json", "-").stdout)
     spare, queue_spare = (figures[run]["phases"][0] for run in ("run_b", "run_c"))
     assert spare["buffers"] > 2
     assert queue_spare["buffers"] == 2
@@ -161,6 +161,7 @@ def test_a_grow_while_memory_is_out_says_what_it_falls_short_of(shown: subproces
     assert "pool.resize(reserve=24) -> Guarantee(promised=24, " in shown.stderr, "the lines for people go elsewhere"
 
 
+@pytest.mark.long_on_both
 def test_a_task_of_asyncio_works_in_the_same_line_and_the_planted_mistake_is_caught(tree: Path) -> None:
     """Only the pool's run has the one and sees the other; the queue's hands the returned buffer's bytes to two."""
     figures = json.loads(demo(tree, "--rounds=5", "--json", "-").stdout)
@@ -454,12 +455,12 @@ def test_a_terminal_shows_bars_and_the_state_of_the_pool() -> None:
         screen.begin("looking for files", 0)
         screen.count(1200)
         screen.begin("B, pool", 1200)
-        screen.progress(Progress(2.0, 600, 599, 1, 10_000_000, 5 << 20, 8, 3, 4, 2, 1))
+        screen.progress(Progress(2.0, 600, 599, 1, 10 << 20, 5 << 20, 8, 3, 4, 2, 1))
         screen.event(2.0, "memory is out")
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "600/1,200 files" in shown
     assert "1 failed" in shown
-    assert "5 MB/s" in shown
+    assert "5 MiB/s" in shown
     assert "the others have 5 MiB; 3 spare, 4 out, 2 in line; promise of 8: 1 unfunded" in shown
     assert "B   2.0 s  memory is out" in shown
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
@@ -75,14 +76,27 @@ def test_what_is_not_returned_is_a_fault(tree: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(shared_demo, "_judge", keep_one)
     faults, told = run(tree, seconds=0.5)
     assert [fault for fault in faults if "1 elements are out" in fault], told
-    assert [fault for fault in faults if "bytes of elements are left" in fault], told
+    assert [fault for fault in faults if "KiB of elements are left" in fault], told
 
 
-def test_the_command_says_so_by_its_status(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """0, where every promise was kept; 2 for an option of the other demo."""
+def test_the_command_says_so_by_its_status(
+    tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0, where every promise was kept; 1, where one was not; 2 for an option of the other demo."""
+    monkeypatch.setattr(shared_demo, "run", functools.partial(shared_demo.run, seconds=0.5))
+    assert main(["demo", "--shared", str(tree)]) == 0
+    assert capsys.readouterr().out.endswith("every promise was kept\n")
+    monkeypatch.setattr(shared_demo, "run", lambda *_: ["a fault"])
+    assert main(["demo", "--shared", str(tree)]) == 1
+    assert "every promise" not in capsys.readouterr().out
+    assert main(["demo", "--shared", "--workers", "3"]) == 2
+    assert "goes without workers" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_the_command_runs_for_its_six_seconds(tree: Path) -> None:
+    """As its user calls it."""
     command = [sys.executable, "-m", "mempool", "demo", "--shared", str(tree)]
     told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert told.returncode == 0, told.stdout + told.stderr
     assert told.stdout.endswith("every promise was kept\n")
-    assert main(["demo", "--shared", "--workers", "3"]) == 2
-    assert "goes without workers" in capsys.readouterr().err

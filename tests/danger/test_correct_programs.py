@@ -8,7 +8,10 @@ import sys
 import textwrap
 
 import pytest
+from sweeps import LONG
 
+#: How often each runs.
+TIMES = 20 if LONG else 5
 PROGRAMS = {
     "leases that executor threads take and the loop gives back": """
         import asyncio
@@ -108,12 +111,12 @@ PROGRAMS = {
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("what", PROGRAMS)
 def test_a_correct_program_runs_the_same_with_holders_tracked(what: str) -> None:
-    """Twenty times of twenty: no DeadlockError, everything back in the end."""
+    """Each time of many: no DeadlockError, everything back in the end."""
     end = "stats = pool.stats(); assert (stats.out, stats.waiting) == (0, 0), stats; pool.close()"
     body = textwrap.indent(f"{textwrap.dedent(PROGRAMS[what])}\n{end}\n", "    ")
     main = (
         "def one():\n"
-        "    global pool, pool_is_made, elements, begun\n" + body + "for _ in range(20):\n    one()\nprint('all')"
+        "    global pool, pool_is_made, elements, begun\n" + body + f"for _ in range({TIMES}):\n    one()\nprint('all')"
     )
     program = f"from mempool import *\n{main}\n"
     child = subprocess.run(

@@ -21,13 +21,14 @@ from typing import Any
 
 import pytest
 from books import assert_at_rest
+from sweeps import LONG
 
 from mempool import Objects, Pool, PoolTimeout
 from mempool.testing import ScriptedSource, wait_until
 from mempool.testing.contract.callers import TaskCallers
 
 SOON = 10  # seconds
-HANDOFFS = 800  # in each kind of loop; test_one_line.py has the ten thousand
+HANDOFFS = 800 if LONG else 200  # in each kind of loop; test_one_line.py has the ten thousand
 
 
 def new_loop(kind: str) -> asyncio.AbstractEventLoop:

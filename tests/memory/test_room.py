@@ -12,9 +12,9 @@ import pytest
 from books import assert_at_rest
 from children import run
 
-from mempool import Buffers, Fallback, Faulty, Limited, Logged, OnFailure, Pool, Translated
-from mempool.sources import Memory, Room, headroom, levels
-from mempool.sources.sizes import compared, in_words
+from mempool import Buffers, Fallback, Faulty, Limited, Logged, OnFailure, Pool, Translated, rescue
+from mempool.sizes import compared, in_words
+from mempool.sources import BufferRegion, Memory, Room, headroom, levels
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says what is left")
 MIB = 1 << 20
@@ -245,11 +245,25 @@ def test_without_a_mapping_left_the_figure_and_the_way_out_are_named() -> None:
         (1 << 30, "1.0 GiB"),
         (5 << 40, "5.0 TiB"),
         (5 << 50, "5120.0 TiB"),
+        (3 << 70, "3,221,225,472 TiB"),
+        (10**400 << 40, f"{10**400:,} TiB"),
     ],
 )
 def test_a_size_in_words(size: int, words: str) -> None:
-    """One figure behind the point, in the unit that a person would choose."""
+    """One figure behind the point, in the unit that a person would choose; however large a user's mistake was."""
     assert in_words(size) == words
+
+
+def test_a_repr_says_the_size_in_words() -> None:
+    """As a person reads it, of whatever has one."""
+    memory = Memory("1.5 MiB", name="frames")
+    region = memory.take()
+    assert repr(memory) == f"<frames: 1.5 MiB each, resident, aligned to {memory.align}>"
+    assert repr(region).startswith("<Region of 1.5 MiB at 0x")
+    assert repr(BufferRegion(bytearray(3 * MIB))).startswith("<BufferRegion of 3.0 MiB at 0x")
+    assert repr(rescue("2 MiB")).startswith("<rescue of 2.0 MiB: ready")
+    with Pool(Buffers("1 GiB", level="virtual"), 1, name="frames") as pool, pool.lease() as buffer:
+        assert repr(buffer).startswith("<Buffer of pool 'frames': 1.0 GiB at 0x")
 
 
 def test_two_sizes_that_differ_look_different() -> None:

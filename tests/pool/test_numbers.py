@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from mempool import Buffers, Limited, Objects, Pool, PoolTimeout
-from mempool.sources.sizes import parse_size
+from mempool.sizes import parse_size
 from mempool.testing import ManualClock
 
 

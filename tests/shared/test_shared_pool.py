@@ -149,7 +149,7 @@ def test_another_process_sees_what_was_promised_and_what_is_out(pool_path: Path)
         assert (stats.reserve, stats.keep, stats.limit, stats.out) == (2, 2, 4, 1)
         buf = other.alloc()
         assert len(buf) == SIZE
-        with pytest.raises(ValueError, match="8,192 bytes, not 4,096"):
+        with pytest.raises(ValueError, match=r"8\.0 KiB, not 4\.0 KiB"):
             make(pool_path, size=4096)
         parent.tell(other.out)
         parent.wait()

@@ -53,6 +53,7 @@ LAYER_OF = {
     "mempool.rescue": "sources",
     "mempool.shared": "shared",
     "mempool.shared.pool": "pool",
+    "mempool.sizes": "base",
     "mempool.sources": "sources",
     "mempool.stats": "words",
     "mempool.testing": "tools",

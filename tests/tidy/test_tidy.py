@@ -5,6 +5,9 @@ import importlib
 import importlib.util
 import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -299,6 +302,54 @@ def test_tests_do_not_sleep() -> None:
         if sleeping.search(line) and not re.search(r"# sleeps: \w", line)
     ]
     assert asleep == []
+
+
+#: A count of bytes in the middle of a message: `mempool.sizes.in_words` says it as a person reads it.
+RAW_BYTES = re.compile(r"""f["'].*\}\s*(bytes|kB|MB|GB)\b|/ 1e[69]:[^}]*\} [MG]B""")
+#: Which count bytes as such: the functions that make words of sizes, the most that a path may have, a name of sysfs.
+COUNTS_BYTES = {"sizes.py", "cli/kinds.py", "watch/server.py", "sources/levels.py"}
+
+
+def test_a_message_tells_a_size_in_words() -> None:
+    """1.0 GiB, and not 1,073,741,824 bytes; of two sizes that differ, `mempool.sizes.compared` makes words that differ."""
+    assert RAW_BYTES.search('f"no room for {needed:,} bytes"')
+    assert RAW_BYTES.search('f"{size / 1e6:,.1f} MB"')
+    package = SOURCES / "mempool"
+    raw = [
+        f"{path.relative_to(package)}:{number}: {line.strip()}"
+        for path in python_files("src")
+        if path.relative_to(package).as_posix() not in COUNTS_BYTES
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if RAW_BYTES.search(line)
+    ]
+    assert raw == []
+
+
+def test_an_install_that_is_named_can_work() -> None:
+    """mempool is on no index yet: it is installed from a clone, and what it needs by that project's own name."""
+    hints = re.compile(r"pip install[^`\n]*")
+    pages = [TREE / "README.md", TREE / "CONTRIBUTING.md", *(TREE / "docs").rglob("*.md")]
+    cannot_work = [
+        f"{path.relative_to(TREE)}: {hint}"
+        for path in [*pages, *python_files("src", "benchmarks", "examples", "verification")]
+        for hint in hints.findall(path.read_text("utf-8").replace("`pip install mempool` gets you nothing of ours", ""))
+        if re.search(r"(?<![/\w])mempool(?![\w-])", hint)
+    ]
+    assert cannot_work == []
+
+
+def test_make_says_nothing_at_a_terminal_but_what_was_asked(tmp_path: Path) -> None:
+    """There, GNU find warns of options in an order that it does not like."""
+    if shutil.which("make") is None:
+        pytest.skip("no make here")
+    ours, theirs = os.openpty()
+    try:
+        command = ["make", "-s", "print-python", f"PYTHON={sys.executable}", f"VENV={tmp_path}"]
+        done = subprocess.run(command, cwd=TREE, stdin=theirs, capture_output=True, text=True, timeout=60, check=False)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{sys.executable}\n", "")
 
 
 def test_no_file_names_a_place_on_one_machine() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -49,7 +50,7 @@ def test_mypy_reveals_what_is_demanded() -> None:
     """mypy --strict finds no error in a user's code, and each type is the one that stands beside it."""
     done = subprocess.run(
         [
-            tool("mypy"), "--strict", "--no-incremental", "--python-executable", sys.executable, "--config-file", "",
+            tool("mypy"), "--strict", "--cache-dir", os.devnull, "--python-executable", sys.executable, "--config-file", "",
             "--always-false", "compiled", str(CODE),
         ],
         capture_output=True, text=True, check=False, timeout=300, cwd=HERE,

@@ -228,7 +228,7 @@ def test_four_plots_are_seen_with_data(server: Server, width: int, scheme: str) 
             page.on("request", lambda request: asked.append(request.url))
             page.goto(server.address)
             until = time.monotonic() + 40
-            while min((seen := page.evaluate(LOOK))["plots"] or [0]) < 3 or len(server.report()["series"][0]) < 6:
+            while min((seen := page.evaluate(LOOK))["plots"] or [0]) < 3 or len(server.report()["series"][0]) < 4:
                 assert time.monotonic() < until, (seen, faults)
                 page.wait_for_timeout(200)
             assert len(seen["plots"]) == 4

@@ -17,7 +17,7 @@ from torch.utils.data._utils.collate import collate as collate_by
 from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
 
 from mempool import Buffer, Pool
-from mempool.sources.sizes import compared, parse_size
+from mempool.sizes import compared, parse_size
 
 
 class collate:  # noqa: N801 - used as a function is

@@ -192,7 +192,7 @@ def demo_fleet(context: click.Context) -> int:
 
         faults = run(click.echo)
     except ModuleNotFoundError as missing:
-        raise click.ClickException(f"this demo needs {missing.name}: pip install 'mempool[dask]'") from None
+        raise click.ClickException(f"this demo needs {missing.name}: pip install distributed") from None
     click.echo(f"{len(faults)} fault{'' if len(faults) == 1 else 's'}" if faults else "every promise was kept")
     return 1 if faults else 0
 

@@ -67,7 +67,7 @@ def connect(scheduler: str) -> tuple[Any, Any]:
 
         from mempool.fleet.dask import Fleet
     except ModuleNotFoundError as missing:
-        raise click.ClickException(f"this needs {missing.name}: pip install 'mempool[dask]'") from None
+        raise click.ClickException(f"this needs {missing.name}: pip install distributed") from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")  # distributed's, about itself
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mempool.sources.sizes import parse_size
+from mempool.sizes import parse_size
 
 RESERVE_MAX = 1_000_000
 DAY = 86_400

@@ -32,6 +32,7 @@ from rich.text import Text
 
 from mempool.errors import PoolTimeout, StaleToken
 from mempool.shared.pool import SharedPool, Token
+from mempool.sizes import in_words
 
 BLOCK = 256 * 1024  # bytes: an element
 #: So many are read, over and over.
@@ -328,7 +329,7 @@ def _judge(farm: Farm, console: Console, memory: Callable[[], int], began: float
     )
     pool.resize(0, keep=0)
     left = memory()
-    check(left == 0, f"{left:,} bytes of elements are left in /dev/shm")
+    check(left == 0, f"{in_words(left)} of elements are left in /dev/shm")
     pool.close()
     took = time.monotonic() - began
     check(took <= MOST + 1, f"it took {took:.0f} s; {MOST + 1:.0f} are the most")

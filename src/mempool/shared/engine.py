@@ -33,8 +33,7 @@ try:
 except ImportError as _missing:
     raise ImportError(
         "mempool.shared needs its compiled part, for Linux on x86-64: its transactions are 16-byte compare-and-swaps, which "
-        "Python cannot do. Install a wheel for this machine, or build with a C compiler: "
-        "MEMPOOL_REQUIRE_COMPILED=1 pip install --no-binary mempool mempool"
+        "Python cannot do. Get a C compiler, and in a clone of mempool: MEMPOOL_REQUIRE_COMPILED=1 pip install ."
     ) from _missing
 
 #: How long a waiter sleeps at most before it looks by itself, in seconds. A killed process is noticed within this time.

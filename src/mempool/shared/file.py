@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mempool.shared import words
 from mempool.shared.layout import ROOT, WORD, Layout
+from mempool.sizes import in_words
 
 #: Where the lock of client 0 lies: far beyond the end of any file, which a lock may.
 LOCKS = 1 << 62
@@ -29,7 +30,7 @@ def first_words(layout: Layout, reserve: int, keep: int, limit: int, *, follows:
 def no_memory(path: Path, needed: int) -> MemoryError:
     """What to raise where the file system is full."""
     return MemoryError(
-        f"{path}: no room for {needed:,} bytes in {path.parent}; enlarge that file system (docker run --shm-size), "
+        f"{path}: no room for {in_words(needed)} in {path.parent}; enlarge that file system (docker run --shm-size), "
         "remove what is not used there any more, or make a smaller pool"
     )
 

@@ -23,6 +23,7 @@ import zlib
 from typing import NamedTuple, Self
 
 from mempool.shared.errors import PoolCorrupt
+from mempool.sizes import compared, in_words
 
 MAGIC = b"mempool\x01"
 VERSION = 3
@@ -67,7 +68,7 @@ class Layout(_Numbers):
             if not 1 <= number <= most:
                 raise ValueError(f"a shared pool has 1 to {most:,} {name}, not {number:,}")
         if not 1 <= size <= 1 << 40:
-            raise ValueError(f"an element has 1 byte to 1 TiB, not {size:,} bytes")
+            raise ValueError(f"an element has 1 byte to 1 TiB, not {compared(size, 1 << 40)[0]}")
         return super().__new__(cls, slots, places, clients, size)
 
     @property
@@ -159,7 +160,8 @@ def _read_header(fd: int, path: str | os.PathLike[str]) -> Header:
     except ValueError as wrong:
         raise PoolCorrupt(f"{path}: {wrong}; remove it") from None
     if not file_bytes == layout.file_bytes == found.st_size:
-        raise PoolCorrupt(f"{path}: {found.st_size:,} bytes, not the {layout.file_bytes:,} of its header; remove it")
+        has, wanted = compared(found.st_size, layout.file_bytes)
+        raise PoolCorrupt(f"{path}: {has}, not the {wanted} of its header; remove it")
     return Header(layout, nonce)
 
 
@@ -171,8 +173,8 @@ def map_file(fd: int, path: str | os.PathLike[str], layout: Layout) -> mmap.mmap
         if failure.errno != errno.ENOMEM:
             raise
         raise MemoryError(
-            f"{path}: this process may not map {layout.file_bytes:,} bytes (ulimit -v); "
+            f"{path}: this process may not map {in_words(layout.file_bytes)} (ulimit -v); "
             "they are addresses, not memory: raise that limit, or make the pool with fewer slots"
         ) from failure
     except OverflowError as failure:
-        raise MemoryError(f"{path}: {layout.file_bytes:,} bytes are more than there are addresses") from failure
+        raise MemoryError(f"{path}: {in_words(layout.file_bytes)} are more than there are addresses") from failure

@@ -24,6 +24,7 @@ from mempool.errors import ForeignElement, StaleToken
 from mempool.messages import closed, ending, s
 from mempool.shared import words
 from mempool.shared.errors import ClientGone
+from mempool.sizes import in_words
 
 # The engine and its ticket are Any: this module is below pool_engine.py, which imports it.
 
@@ -59,7 +60,7 @@ class Token:
         """What `bytes(token)` has written. Raises ValueError for what cannot be that."""
         data = bytes(data)
         if len(data) <= HEAD.size or b"\0" in data[HEAD.size :]:
-            raise ValueError(f"{len(data)} bytes that are no token; send what bytes(token) makes, whole")
+            raise ValueError(f"{in_words(len(data))} that are no token; send what bytes(token) makes, whole")
         nonce, slot, number, to = HEAD.unpack_from(data)
         return cls(os.fsdecode(data[HEAD.size :]), nonce, slot, number, to or None)
 

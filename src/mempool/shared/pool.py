@@ -16,7 +16,7 @@ from mempool.errors import PoolClosed, StaleToken
 from mempool.lease import adopt
 from mempool.shared import listing, passing
 from mempool.shared.passing import Token
-from mempool.sources.sizes import parse_size
+from mempool.sizes import compared, parse_size
 from mempool.tracking import TRACKERS
 
 if TYPE_CHECKING:
@@ -113,9 +113,9 @@ class SharedPool(BasePool[Buffer]):
         client, is_new = self._create_or_attach(create)
         try:
             if number is not None and client.layout.size != number:
+                has, wanted = compared(client.layout.size, number)
                 raise ValueError(
-                    f"{self._called()}: its elements have {client.layout.size:,} bytes, not {number:,}; attach with that "
-                    "size, or use another name"
+                    f"{self._called()}: its elements have {has}, not {wanted}; attach with that size, or use another name"
                 )
             engine = PoolEngine(client, TRACKERS[track](), waiting_max=waiting_max, on_reclaim=on_reclaim)
             self._prepare(engine)

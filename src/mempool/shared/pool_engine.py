@@ -37,6 +37,7 @@ from mempool.shared.layout import FROM_LINE, HISTOGRAM, MADE, OUTCOMES, RESIZES
 from mempool.shared.owner import Owner
 from mempool.shared.targets import check_targets
 from mempool.shared.ticket import Ticket
+from mempool.sizes import in_words
 from mempool.waiting import AsyncioParker
 
 #: Seconds: when the head of the line asks by itself at last (first: ASK_FIRST), and the soonest after a failure; how long
@@ -588,7 +589,7 @@ class PoolEngine:
             now = self.client.snapshot()
             raise MemoryError(
                 f"{self.called}: {now.spare} of {now.reserve} elements were made, and are disposed of: no room for "
-                f"{self.client.layout.stride:,} bytes more in {self.client.path.parent}; enlarge that file system "
+                f"{in_words(self.client.layout.stride)} more in {self.client.path.parent}; enlarge that file system "
                 "(docker run --shm-size), or promise less"
             )
 

@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mempool.buffer import Buffer
+from mempool.sizes import parse_size
 from mempool.sources import protocol
 from mempool.sources.entering import was_entered
 from mempool.sources.levels import LEVELS
 from mempool.sources.moves import move
 from mempool.sources.protocol import Room
-from mempool.sources.sizes import parse_size
 from mempool.sources.turns import WITHOUT_GIL, Turn
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
+from mempool.sizes import in_words
 from mempool.sources import levels
-from mempool.sources.sizes import in_words
 
 #: Bytes. So much of what is left may at most be credited before it is looked at again; see Memory.
 CREDIT_MAX = 512 << 20

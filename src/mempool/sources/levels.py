@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mempool.sources.sizes import in_words
+from mempool.sizes import in_words
 
 try:  # now: when memory is out, not even an import may work
     import resource

@@ -20,10 +20,10 @@ import sys
 import weakref
 from typing import Any, ClassVar
 
+from mempool.sizes import compared, in_words, parse_size
 from mempool.sources import forks, headroom, levels, numa
 from mempool.sources.moves import move
 from mempool.sources.protocol import Room
-from mempool.sources.sizes import compared, in_words, parse_size
 from mempool.sources.turns import WITHOUT_GIL, Turn, in_turn
 
 #: Bytes. Elements smaller than it share blocks of about this size.
@@ -273,7 +273,7 @@ class Memory:
         return room
 
     def __repr__(self) -> str:
-        return f"<{self.name}: {self.size} bytes each, {self.level}, aligned to {self.align}>"
+        return f"<{self.name}: {in_words(self.size)} each, {self.level}, aligned to {self.align}>"
 
     # -- blocks
 
@@ -422,7 +422,7 @@ class Region:
             self._memory._retire(self._block, self._held)
 
     def __repr__(self) -> str:
-        return f"<Region of {self.size} bytes at {self.address:#x}{'' if self._held else ', given back'}>"
+        return f"<Region of {in_words(self.size)} at {self.address:#x}{'' if self._held else ', given back'}>"
 
 
 class _Shape:

@@ -9,8 +9,8 @@ import platform
 import sys
 from pathlib import Path
 
+from mempool.sizes import in_words
 from mempool.sources.levels import libc, map_pages, why_no_mapping
-from mempool.sources.sizes import in_words
 
 MPOL_BIND = 2
 MPOL_F_NODE, MPOL_F_ADDR = 1, 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any, Protocol
 
+from mempool.sizes import in_words
 from mempool.sources.protocol import refuse_async
 
 
@@ -56,7 +57,7 @@ class BufferRegion:
         """Where they begin."""
 
     def __repr__(self) -> str:
-        return f"<BufferRegion of {self.size} bytes at {self.address:#x}>"
+        return f"<BufferRegion of {in_words(self.size)} at {self.address:#x}>"
 
 
 def require(memory: Any) -> Provider:

@@ -133,7 +133,7 @@ class LiveScreen(Screen):
             files=self._files(told.handled),
             failed=f"{told.failed:,} failed" if told.failed else "",
             style="red" if told.failed else OPEN,
-            speed=f"{speed(told.hashed, told.seconds):,.0f} MB/s",
+            speed=f"{speed(told.hashed, told.seconds):,.0f} MiB/s",
         )
         self._state.plain = state(told)
 
@@ -157,8 +157,8 @@ def state(told: Told) -> str:
 
 
 def speed(size: int, seconds: float) -> float:
-    """Megabytes per second."""
-    return size / 1e6 / seconds if seconds else 0.0
+    """MiB per second."""
+    return size / MIB / seconds if seconds else 0.0
 
 
 def screen_for(console: Console) -> Screen:

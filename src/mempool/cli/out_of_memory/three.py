@@ -42,7 +42,7 @@ def run_all(root: Path, job: Job, console: Console) -> Report:
                 f"{len(tree.paths):,} files x {job.rounds:,} rounds are too many, {FILES_MAX:,} is the most; "
                 "take a smaller folder or fewer --rounds"
             )
-        size, rounds = f"{tree.size / 1e6:,.1f} MB", f" x {job.rounds} rounds" if job.rounds > 1 else ""
+        size, rounds = f"{in_words(tree.size)}", f" x {job.rounds} rounds" if job.rounds > 1 else ""
         count = "1 file" if len(tree.paths) == 1 else f"{len(tree.paths):,} files"
         screen.say(f"{count} ({size}){rounds} below {root}{skipped(tree)}")
         buffers, memory = in_words(job.buffer_size), in_words(job.allowance)

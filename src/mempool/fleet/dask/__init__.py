@@ -1,4 +1,4 @@
-"""A fleet of pools on Dask: `pip install mempool[dask]`.
+"""A fleet of pools on Dask: `pip install distributed`.
 
 Fleet, FleetPool, FleetStats    from a client: create, resize, refill, stats
 mempool.fleet.dask.scheduler    what `dask scheduler --preload` takes, to keep the state in a file

@@ -1,14 +1,13 @@
-"""Sizes in words: from a user, and for a message."""
+"""Sizes in words: from a user, and for a message. Imports next to nothing: `mempool top` loads it without the pools."""
 
 from __future__ import annotations
 
 import operator
 import re
-from fractions import Fraction
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DECIMAL_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*\Z", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d+)(?:\.(\d+))?\s*([a-z]*)\s*\Z", re.IGNORECASE)
 
 
 def parse_size(size: int | str) -> int:
@@ -18,14 +17,16 @@ def parse_size(size: int | str) -> int:
     """
     if isinstance(size, str):
         match = _SIZE.match(size)
-        unit = match[2].lower() if match else "?"
+        unit = match[3].lower() if match else "?"
         factor = _DECIMAL_UNITS.get(unit) or _UNITS.get(unit.removesuffix("ib"))
         if match is None or factor is None:
             raise ValueError(f'a size is a number of bytes or words such as "64 KiB" or "1.5 MiB", not {size!r}')
-        number = Fraction(match[1]) * factor
-        if number.denominator != 1:
-            raise ValueError(f"a size is a whole number of bytes, {size!r} is {float(number)}")
-        size = number.numerator
+        decimals = match[2] or ""
+        parts = int(match[1] + decimals) * factor
+        one: int = 10 ** len(decimals)
+        if parts % one:
+            raise ValueError(f"a size is a whole number of bytes, {size!r} is {parts // one} and a part of one")
+        size = parts // one
     else:
         try:
             size = operator.index(size)
@@ -40,6 +41,8 @@ def in_words(size: int) -> str:
     """A size for a message: "1.0 GiB", "64.0 KiB", "100 bytes"."""
     if size < 1024:
         return "1 byte" if size == 1 else f"{size} bytes"
+    if size >= 1 << 60:  # what a user has got wrong, and more than a float may hold
+        return f"{size >> 40:,} TiB"
     amount = float(size)
     for unit in ("KiB", "MiB", "GiB"):
         amount /= 1024
