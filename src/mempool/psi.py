@@ -24,6 +24,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from mempool.sizes import in_words
+
 #: What is written into a pressure file: an event when tasks stood still for 0.2 s within 2 s, the shortest window that the
 #: kernel grants to everybody.
 TRIGGER = b"some 200000 2000000\0"
@@ -192,7 +194,7 @@ def text_of(file: Path) -> str:
         while piece := os.read(fd, FILE_MAX):
             read += piece
             if len(read) > FILE_MAX:
-                raise ValueError(f"it is longer than {FILE_MAX} bytes")
+                raise ValueError(f"it is longer than {in_words(FILE_MAX)}")
         return read.decode("utf-8")
     finally:
         os.close(fd)
