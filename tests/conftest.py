@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+import without_the_gil
 from hypothesis import HealthCheck, settings
 from sweeps import LONG
 
@@ -95,6 +96,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
         items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What of CPython is in the way of a test where there is no GIL, is told in the place of its failure."""
+    why = without_the_gil.excuse(item.nodeid)
+    if why is not None:
+        pytest.skip(why)
 
 
 _finished = itertools.count(1)

@@ -294,6 +294,13 @@ class Buffer:
             return None if self.exporter == cython.NULL else cython.cast(object, self.exporter)
         return self.view if self.lent is None else self.lent
 
+    def _is_seen_through(self, exporter: object) -> bool:
+        """Without the GIL: whether views of this handle, or of the one before it, look through this."""
+        if not WITHOUT_GIL or type(exporter) is not Exporter:
+            return False
+        its: Exporter = exporter
+        return its.buffer is self or (its.buffer is not None and its.buffer.next_handle is self)
+
     def begin(self) -> None:
         """The memory is this handle's from now on. For a source."""
         if cython.compiled:

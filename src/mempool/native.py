@@ -9,9 +9,13 @@ from __future__ import annotations
 import _thread
 import select
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+#: Whether this Python was built to run without the GIL.
+WITHOUT_GIL = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 def _unpatched(name: str) -> Any:

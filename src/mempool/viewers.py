@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mempool.native import get_ident
+from mempool.native import WITHOUT_GIL, get_ident
 from mempool.sizes import in_words
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ def _memoryviews(buffer: Buffer) -> list[memoryview]:
     """All of them; between them and the buffer are objects of CPython's own, and uncompiled the buffer's own memoryview."""
     own = buffer._seen_through()
     views: list[memoryview] = []
+    if WITHOUT_GIL:  # each view has an exporter of its own, to which its buffer does not lead
+        known = [view for view in gc.get_objects() if type(view) is memoryview and not _is_released(view)]
+        return [view for view in known if buffer._is_seen_through(view.obj)]
     towards: list[Any] = [] if own is None else [own]
     while towards:
         for referrer in gc.get_referrers(towards.pop()):

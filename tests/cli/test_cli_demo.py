@@ -10,11 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import tracemalloc
 from pathlib import Path
 
 import pytest
+import without_the_gil
 
 import mempool
 from mempool.cli import main
@@ -70,6 +72,8 @@ def tree(many_files: Path, tmp_path: Path) -> Path:
 
 def demo(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The command, in a process, with what suits a small tree."""
+    if without_the_gil.BUILT_WITHOUT:
+        pytest.skip(without_the_gil.NO_LIMIT)
     command = [sys.executable, "-m", "mempool", "demo", "--rounds=1", "--workers=8", "--buffer-size=64 KiB", "--reserve=2"]
     command += ["--limit=24", "--promise=24", "--memory=8 MiB", "--latency=1", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -612,6 +616,17 @@ def test_the_version_names_the_core(capsys: pytest.CaptureFixture[str]) -> None:
 def test_no_command_at_all_gets_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert "demo" in capsys.readouterr().out
+
+
+def test_on_a_python_that_was_built_without_the_gil_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There a limit is not felt by all threads alike."""
+    monkeypatch.setattr(sysconfig, "get_config_var", {"Py_GIL_DISABLED": 1}.get)
+    assert main(["demo"]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith("mempool: the demo needs a Python that was built with the GIL: ")
+    assert told.err.count("\n") == 1
 
 
 def test_elsewhere_than_on_linux_one_line_says_so(

@@ -256,6 +256,7 @@ SHARED_BY_TESTS = {
     "exports",
     "sweeps",
     "tickets",
+    "without_the_gil",
 }
 #: Of a file's name: how its tests came to be, which `git log` knows, in the place of what they are about.
 HISTORY = re.compile(r"found_(by|at|in)|mutant|review|issue|regress|bug|misc|various|(^|_)(new|old|more)(_|$)")

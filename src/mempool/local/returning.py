@@ -23,6 +23,7 @@ from mempool.errors import DoubleFree, ForeignElement
 from mempool.lease import Lease
 from mempool.local.supply import Supply
 from mempool.messages import describe
+from mempool.native import WITHOUT_GIL
 from mempool.sources.moves import move
 from mempool.viewers import viewers
 
@@ -300,7 +301,8 @@ class Returning(Ends):
         seen = []
         for reference in list(self._lingering.values())[:LINGERING_NAMED]:
             buffer = reference()
-            if buffer is not None and buffer.views() > 0:
+            # Without the GIL its views are those of the handle before it.
+            if buffer is not None and (buffer.views() > 0 or (WITHOUT_GIL and buffer.lingers)):
                 seen.append(viewers(buffer))
         del reference, buffer
         return messages.lingering(lingering, seen)

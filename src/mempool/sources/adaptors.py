@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mempool.buffer import Buffer
+from mempool.native import WITHOUT_GIL
 from mempool.sizes import parse_size
 from mempool.sources import protocol
 from mempool.sources.entering import was_entered
 from mempool.sources.levels import LEVELS
 from mempool.sources.moves import move
 from mempool.sources.protocol import Room
-from mempool.sources.turns import WITHOUT_GIL, Turn
+from mempool.sources.turns import Turn
 
 if TYPE_CHECKING:
     from mempool.sources.source import Source

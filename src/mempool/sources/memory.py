@@ -20,11 +20,12 @@ import sys
 import weakref
 from typing import Any, ClassVar
 
+from mempool.native import WITHOUT_GIL
 from mempool.sizes import compared, in_words, parse_size
 from mempool.sources import forks, headroom, levels, numa
 from mempool.sources.moves import move
 from mempool.sources.protocol import Room
-from mempool.sources.turns import WITHOUT_GIL, Turn, in_turn
+from mempool.sources.turns import Turn, in_turn
 
 #: Bytes. Elements smaller than it share blocks of about this size.
 BLOCK = 64 << 10

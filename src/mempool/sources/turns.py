@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-import sysconfig
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from mempool.native import RLock
+from mempool.native import WITHOUT_GIL, RLock
 from mempool.sources import forks
 
 Method = TypeVar("Method", bound=Callable[..., Any])
-WITHOUT_GIL = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 class Turn:

@@ -80,7 +80,7 @@ def run_child(
         status = process.wait()
         hearing.join()  # all that it said on its way out
         if status == child.LIMIT_IGNORED:
-            raise ChildFailedError(f"this system does not enforce {memory.LIMIT}: memory does not run out, nothing to show")
+            raise ChildFailedError("this system does not enforce RLIMIT_AS: memory does not run out, nothing to show")
         last = b"".join(said).decode(errors="replace").strip().splitlines()[-1:]
         raise ChildFailedError(f"{what} ended early, with status {status}" + "".join(f": {line}" for line in last))
     except TimeoutError:

@@ -9,7 +9,6 @@ string) it finds in memory that it has already. `lay_in_stock` makes sure that i
 from __future__ import annotations
 
 import resource
-import sysconfig
 import threading
 from enum import Enum, auto
 from pathlib import Path
@@ -19,9 +18,6 @@ SMALLEST = 64 * 1024
 #: Bytes that bytearray and malloc add to a block at most. With them a block has exactly as many pages as a buffer of the
 #: pool. With one page more, it would leave gaps that only the pool can use.
 ADDED = 64
-#: Without the GIL the interpreter's own allocator (mimalloc) keeps a GiB of addresses for itself from its start, and puts
-#: buffers there: a limit on addresses would not be felt. So there the limit is on writable memory.
-LIMIT = "RLIMIT_DATA" if sysconfig.get_config_var("Py_GIL_DISABLED") else "RLIMIT_AS"
 #: Seconds between two looks for memory that somebody has freed.
 INTERVAL = 0.001
 
@@ -32,9 +28,6 @@ ENVIRONMENT = {
     # glibc raises this threshold by itself (to 32 MiB) and would then keep freed buffers in its heap, out of reach of
     # everybody else: what one thread frees is there for all.
     "MALLOC_MMAP_THRESHOLD_": str(SMALLEST - 4096),
-    # mimalloc: what it has is not writable, and so does not count for RLIMIT_DATA, before somebody needs it.
-    "MIMALLOC_ARENA_RESERVE": "0",
-    "MIMALLOC_EAGER_COMMIT": "0",
 }
 
 
@@ -51,9 +44,9 @@ class Level(Enum):
 
 
 def address_space_used() -> int:
-    """Bytes of address space in use, as the limit counts them."""
+    """Bytes of address space in use, as RLIMIT_AS counts them."""
     with Path("/proc/self/statm").open("rb", buffering=0) as statm:
-        return int(statm.read(200).split()[0 if LIMIT == "RLIMIT_AS" else 5]) * resource.getpagesize()
+        return int(statm.read(200).split()[0]) * resource.getpagesize()
 
 
 def resident_max() -> int:
@@ -67,19 +60,17 @@ def resident_max() -> int:
 
 def limit_address_space(size: int) -> int:
     """From now on no more than so many bytes can be mapped. Returns what holds, which a hard limit may make less."""
-    kind = getattr(resource, LIMIT)
-    _, hard = resource.getrlimit(kind)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard != resource.RLIM_INFINITY:
         size = min(size, hard)
-    resource.setrlimit(kind, (size, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (size, hard))
     return size
 
 
 def lift_limit() -> None:
     """As far as the hard limit allows."""
-    kind = getattr(resource, LIMIT)
-    _, hard = resource.getrlimit(kind)
-    resource.setrlimit(kind, (hard, hard))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 
 def lay_in_stock() -> list[object]:
