@@ -279,6 +279,7 @@ class Service:
             bell.close()
         self._jobs = self.jobs()
         for job in self._jobs:
+            job.next_at = 0.0  # one that ran in the parent's thread would be due when that has run it: never
             job._after_fork()
         try:
             if self._jobs and not self._is_ending:

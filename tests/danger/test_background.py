@@ -265,6 +265,43 @@ def test_a_fork_in_the_middle_of_a_look_leaves_no_lock_behind() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_fork_while_the_thread_is_in_a_source_leaves_the_childs_pool_looked_after() -> None:
+    """What the parent's thread was making is made by the child's, which does not wait for the end of that look."""
+    is_open, inside = threading.Event(), threading.Event()
+    how, parent = ["works"], os.getpid()
+
+    def make() -> object:
+        if how[0] == "fails":
+            raise MemoryError
+        if how[0] == "stands" and os.getpid() == parent:
+            inside.set()
+            assert is_open.wait(60)
+        return object()
+
+    pool = Pool(Objects(make), 2, name="forked")
+    how[0] = "fails"
+    pool.resize(reserve=6)
+    how[0] = "stands"
+    kept = upkeep(pool, every=0.01)
+    assert inside.wait(20)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            wait_until(lambda: pool.spare == 6 and pool.guarantee().held)
+            status = 0
+        finally:
+            os._exit(status)
+    status = os.waitpid(child, 0)[1]
+    how[0] = "works"
+    is_open.set()
+    assert status == 0
+    wait_until(lambda: pool.spare == 6)
+    kept.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_child_listens_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its descriptor of the source is another than the parent's, so neither takes the other's events."""
     os.mkfifo(tmp_path / "fifo")

@@ -157,6 +157,32 @@ def test_a_source_that_is_broken_is_no_exception_of_the_member() -> None:
     assert one.detail == ""
 
 
+class CannotDispose:
+    """A source whose elements cannot be given back."""
+
+    def alloc(self) -> bytearray:
+        return bytearray()
+
+    def free(self, _element: bytearray) -> None:
+        raise OSError("cannot be unmapped")
+
+
+def test_a_source_that_raises_at_the_end_keeps_no_pool_from_going() -> None:
+    """A removal is applied and says it, a pool that is made anew is there, and the end of a node closes the others, too."""
+    node = Node("n", load=lambda make: make)  # type: ignore[arg-type,return-value]
+    node.apply(order("frames", 1, Targets(2), CannotDispose))
+    said = node.apply(order("frames", 2, Targets(0), b"", removed=True))
+    assert (said.outcome, said.detail) == (Outcome.APPLIED, "its source has raised OSError: cannot be unmapped")
+    assert node.get("frames") is None
+    node.apply(order("frames", 3, Targets(2), CannotDispose, born=3))
+    assert node.apply(order("frames", 4, Targets(1), CannotDispose, born=4)).outcome is Outcome.APPLIED
+    node.apply(order("others", 1, Targets(2), lambda: Objects(object)))
+    pools = [node.get("frames"), node.get("others")]
+    with pytest.raises(OSError, match="cannot be unmapped"):
+        node.close()
+    assert [pool is not None and pool.closed for pool in pools] == [True, True]
+
+
 def test_an_order_looks_at_the_pool_as_few_times_as_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look takes as long as a small resize, and fifty workers of a process are resized at once."""
     node = Node("n", load=lambda make: make)  # type: ignore[arg-type,return-value]

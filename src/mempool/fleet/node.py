@@ -70,8 +70,8 @@ class Node:
                 seen = there.report() if there else Report(gone, Outcome.APPLIED)
                 return Standing(Outcome.STALE, report=seen)
             if order.removed:
-                self._remove(order.pool, order.revision)
-                return self._is_without(order.pool)
+                said = self._remove(order.pool, order.revision)
+                return self._is_without(order.pool, said)
             if there is not None and order.born > there.born:
                 self._remove(order.pool, order.born)
             fault = order.targets.fault()
@@ -107,21 +107,29 @@ class Node:
         self._held_up.pop(order.pool, None)
         return member
 
-    def _remove(self, pool: str, revision: int) -> None:
+    def _remove(self, pool: str, revision: int) -> str:
+        """Close a pool and forget it. Returns what its source has raised then: the pool is closed all the same."""
         member = self.members.get(pool)
-        out = 0 if member is None else member.end()
+        out, said = 0, ""
+        if member is not None:
+            try:
+                out = member.end()
+            except HeldUp:
+                raise
+            except Exception as error:  # noqa: BLE001 - of somebody's source
+                out, said = int(member.pool.stats().out), f"its source has raised {type(error).__name__}: {error}"
         self.members.pop(pool, None)
         self._removed[pool] = revision
         self._failed.pop(pool, None)
         self._held_up.pop(pool, None)
         if member is not None and out:
             self._leaving[pool] = member
+        return said[:DETAIL_MAX]
 
-    def _is_without(self, pool: str) -> Standing:
+    def _is_without(self, pool: str, said: str) -> Standing:
         out = self._still_out(pool)
-        detail = (
-            f"{out} of its elements {'is' if out == 1 else 'are'} out still, and disposed of when returned" if out else ""
-        )
+        left = f"{out} of its elements {'is' if out == 1 else 'are'} out still, and disposed of when returned" if out else ""
+        detail = "; ".join(part for part in (left, said) if part)
         return Standing(Outcome.APPLIED, detail, Report(self._removed[pool], Outcome.APPLIED, out=out))
 
     def _still_out(self, pool: str) -> int:
@@ -178,10 +186,19 @@ class Node:
         return self._held_up.get(name) or self._failed.get(name, (0, ""))[1]
 
     def close(self) -> None:
-        """Close the pools; elements that are out are disposed of when they are returned."""
+        """Close the pools, all of them; elements that are out are disposed of when they are returned.
+
+        Raises what their sources raised.
+        """
         self.is_closed = True
+        errors = []
         for member in list(self.members.values()):
-            member.close()
+            try:
+                member.close()
+            except Exception as error:  # noqa: BLE001 - of somebody's source: the others are closed first
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
 
 def _with_reason(report: Report, why: str) -> list[int | str]:
