@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import signal
+import threading
 from http.server import ThreadingHTTPServer
 from typing import Any
 
 import click
+
+#: Seconds for which a client may be silent, and how many are served at once.
+PATIENCE, AT_ONCE = 10.0, 32
 
 
 def address(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, int] | None:
@@ -19,13 +23,40 @@ def address(_context: click.Context, _option: click.Parameter, value: str | None
     return host.strip("[]"), int(port)
 
 
+class Server(ThreadingHTTPServer):
+    """Answers so many at once, each in a thread, and cuts off who sends nothing: anybody may connect."""
+
+    daemon_threads = True
+
+    def __init__(self, where: tuple[str, int], handler: Any) -> None:
+        super().__init__(where, type("PatientHandler", (handler,), {"timeout": PATIENCE}))
+        self._room = threading.Semaphore(AT_ONCE)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """In a thread, if one more may be begun."""
+        if not self._room.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._room.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """The whole of one request."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+
 def listen(where: tuple[str, int], handler: Any) -> ThreadingHTTPServer:
     """A server at this address. Raises ClickException where it cannot be had."""
     try:
-        server = ThreadingHTTPServer(where, handler)
+        server = Server(where, handler)
     except OSError as error:
         raise click.ClickException(f"cannot listen on {where[0]}:{where[1]}: {error.strerror or error}") from None
-    server.daemon_threads = True
     return server
 
 

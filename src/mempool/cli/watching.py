@@ -12,7 +12,7 @@ from mempool.cli.tables import HEAD, cells, lines_of
 from mempool.stats import guarantee_of, stats_of
 from mempool.watch import NoAnswer, Refused, WatchError, shared_pools
 from mempool.watch.layout import Figures
-from mempool.watch.outside import PoolView, find, parse_target, snapshot_of
+from mempool.watch.outside import PoolView, find, is_meant, snapshot_of
 from mempool.watch.reader import Row
 from mempool.watch.sources import Here
 from mempool.watch.words import sentence, size_in_words, state_of
@@ -88,12 +88,11 @@ def _as_entry(row: Row) -> dict[str, Any]:
 
 def rows_for(target: str) -> list[Row]:
     """The rows that `name`, `name@process` or `name#number@process` means."""
-    name, number, where = parse_target(target)
     try:
         rows = Here().rows()
     except WatchError as error:
         raise WatchUsageError(str(error)) from None
-    return [row for row in rows if row.pool == name and number in {None, row.number} and where in {None, row.where}]
+    return [row for row in rows if is_meant(target, row.pool, row.number, row.where)]
 
 
 @click.command(short_help="Say why a pool has nothing to give.")
@@ -198,11 +197,11 @@ def resize(
 
 def shared_name(target: str) -> str | None:
     """The name of the shared pool that is meant; None: it is a pool of one process."""
-    name, _, where = parse_target(target)
-    if where not in {None, shared_pools.WHERE}:
-        return None
+    name, _, where = target.rpartition("@")
+    if where == shared_pools.WHERE:
+        return name
     rows = rows_for(target)
-    return name if where is not None or (rows and all(row.where == shared_pools.WHERE for row in rows)) else None
+    return rows[0].pool if rows and all(row.where == shared_pools.WHERE for row in rows) else None
 
 
 def resize_shared(name: str, reserve: int | None, keep: int | None, limit: int | None, expect: int | None) -> int:

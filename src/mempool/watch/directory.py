@@ -75,7 +75,11 @@ def open_directory(path: str, *, create: bool = False) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:
-        why = why_unfit(os.lstat(path)) or f"cannot be opened: {error.strerror}"
+        try:
+            why = why_unfit(os.lstat(path))
+        except OSError:  # not even looked at, because of what is on the way there
+            why = None
+        why = why or f"cannot be opened: {error.strerror}; set MEMPOOL_WATCH_DIR to a directory on tmpfs"
         raise WatchError(error.errno, f"mempool.watch: {path} {why}") from None
     why_not = why_unfit(os.fstat(fd))
     if why_not is not None:

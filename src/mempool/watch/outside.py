@@ -177,12 +177,11 @@ def processes(directory: str | None = None) -> Iterator[Process]:
 
 def find(target: str, directory: str | None = None) -> PoolView:
     """The pool that `name`, `name@pid`, `name#number` or `name#number@pid` means. Raises WatchError: none, or several."""
-    name, number, pid = parse_target(target)
     found = [
         pool
         for process in processes(directory)
         for pool in process.pools
-        if pool.name == name and number in {None, pool.number} and pid in {None, str(pool.pid)}
+        if is_meant(target, pool.name, pool.number, str(pool.pid))
     ]
     if len(found) == 1:
         return found[0]
@@ -192,12 +191,9 @@ def find(target: str, directory: str | None = None) -> PoolView:
     raise WatchError(f"{len(found)} pools are meant by {target!r}: {which}; name one of them so")
 
 
-def parse_target(target: str) -> tuple[str, int | None, str | None]:
-    """Name, number in its process, and process of what a user means."""
-    name, at, where = target.rpartition("@")
-    if not at:
-        name, where = target, ""
-    before, sharp, digits = name.rpartition("#")
-    if sharp and digits.isascii() and digits.isdigit():
-        return before, int(digits), where or None
-    return name, None, where or None
+def is_meant(target: str, name: str, number: int, where: str) -> bool:
+    """Whether `target` means this pool: by its name alone, its number in its process, its process, or by all three.
+
+    A name may have an @ or a # itself, so the name is looked for and not cut out.
+    """
+    return target in {name, f"{name}@{where}", f"{name}#{number}", f"{name}#{number}@{where}"}

@@ -6,6 +6,7 @@ import atexit
 import functools
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,8 @@ class _Published:
         self.page: Page | None = None
         self.server: Any = None
         self.steer: Steer = False
+        # Of all that changes these, or the slots of the page. Not of a slot's end, which a finalizer brings about.
+        self.lock = threading.RLock()
 
     def is_ours(self) -> bool:
         return self.page is not None and self.page.pid == os.getpid()
@@ -56,6 +59,11 @@ def publish(*, steer: Steer = False, directory: str | None = None) -> str:
     """
     if not hasattr(os, "O_TMPFILE"):
         raise WatchError("mempool.watch: pools can be published on Linux only")
+    with _published.lock:
+        return _publish(steer, directory)
+
+
+def _publish(steer: Steer, directory: str | None) -> str:
     state = _published
     if not state.is_ours():
         state.page, state.server = Page(directory or places.directory()), None
@@ -86,6 +94,11 @@ def publish(*, steer: Steer = False, directory: str | None = None) -> str:
 
 def unpublish() -> None:
     """Show and steer nothing any more. What others have read stays with them."""
+    with _published.lock:
+        _unpublish()
+
+
+def _unpublish() -> None:
     state = _published
     page, server = state.page, state.server
     if page is None:
@@ -108,13 +121,16 @@ def is_published() -> bool:
 
 def _show(engine: Any) -> None:
     """Mirror the figures of this engine from now on."""
-    page = _published.page
-    if page is None or not publishable(engine):
-        return
-    while (left_out := page.take_left_out()) is not None:  # a pool that had no slot, since another's is free
-        _show_on(page, left_out)
-    if not _show_on(page, engine):
-        page.leave_out(engine)
+    with _published.lock:
+        page = _published.page
+        if page is None or not publishable(engine):
+            return
+        while (left_out := page.take_left_out()) is not None:  # a pool that had no slot, since another's is free
+            _show_on(page, left_out)
+        has_slot = _show_on(page, engine)
+        if not has_slot:
+            page.leave_out(engine)
+    if not has_slot:
         log.warning("pool %r is not seen from outside: the page of a process has room for %d", engine.name, layout.SLOTS)
 
 
@@ -146,6 +162,7 @@ def _innermost(source: Any) -> Any:
 def _after_fork_in_child() -> None:
     """A page of the child's own. The parent's is private memory here since the fork, and its file is closed."""
     state = _published
+    state.lock = threading.RLock()  # another thread of the parent may have it
     page, steer = state.page, state.steer
     if page is None:
         return
@@ -176,7 +193,8 @@ def _begin(steer: bool, _engine: object) -> None:
     try:
         publish(steer=steer)
     except (OSError, MemoryError, RuntimeError) as error:  # RuntimeError: there is no memory for a thread
-        warnings.warn(f"mempool: the pools of this process are not published: {error}", RuntimeWarning, stacklevel=2)
+        what = "cannot be steered" if is_published() else "are not published"
+        warnings.warn(f"mempool: the pools of this process {what}: {error}", RuntimeWarning, stacklevel=2)
 
 
 if hasattr(os, "register_at_fork"):

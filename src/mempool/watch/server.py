@@ -112,7 +112,7 @@ class Server:
         self._piece = bytearray(PIECE)
         self._open: list[tuple[socket.socket, int]] = []  # each with its inode
         # Of a descriptor for one more client where the process has no more; and then there is none for him either.
-        self._spare: socket.socket | None = None
+        self._spare: tuple[socket.socket, int] | None = None
         self._is_deaf = False
         self._thread: threading.Thread | None = None
 
@@ -147,7 +147,8 @@ class Server:
     def _have_spare(self) -> None:
         if self._spare is None:
             with contextlib.suppress(OSError):
-                self._spare = socket.socket(socket.AF_UNIX)
+                spare = socket.socket(socket.AF_UNIX)
+                self._spare = (spare, os.fstat(spare.fileno()).st_ino)
 
     @property
     def lives(self) -> bool:
@@ -173,11 +174,10 @@ class Server:
         """Close what this object has open, and leave the file: in a forked child, where it is the parent's."""
         if self._has_lost:
             self._close_lost()
-        for one, inode in self._open:
+        for one, inode in (*self._open, *([] if self._spare is None else [self._spare])):
             close_own(one, inode)
-        for closing in (self._spare, *(client.socket for client in self._clients.values())):
-            if closing is not None:
-                closing.close()
+        for client in self._clients.values():
+            client.socket.close()
         self._spare = None
         self._clients.clear()
 
@@ -233,6 +233,9 @@ class Server:
             if due is not None:
                 self._reply(client, due)
                 return
+            if client.job is None and not client.answer and b"\n" in client.request:  # it had sent several lines at once
+                self._do_next(client)
+                return
         poll = select.poll()
         poll.register(self._wake_end, select.POLLIN)
         nearest = None
@@ -286,7 +289,7 @@ class Server:
                 if self._spare is None:
                     break
             spare, self._spare = self._spare, None
-            spare.close()
+            close_own(*spare)
         self._is_deaf = True
         return -1
 
@@ -358,24 +361,36 @@ class Server:
         Once, and never before the whole request is there: a second answer would be taken for that to the next request.
         """
         got = sockets.receive(client.socket, self._piece)  # at most PIECE: see `_send`
-        end = self._piece.find(b"\n", 0, got)
+        if not got:
+            self._drop(client)
+            return
         try:
-            if end < 0:
-                client.request += self._piece[:got]
-                if not got or len(client.request) > REQUEST_MAX:
-                    self._drop(client)
-                return
-            line = client.request + self._piece[:end]
-            client.request = bytes(self._piece[end + 1 : got])
+            client.request += self._piece[:got]
+        except MemoryError:
+            if self._piece.find(b"\n", 0, got) < 0:
+                self._drop(client)  # what it has sent is lost, and the rest would be nonsense
+            else:
+                client.request = b""
+                client.short = True  # needs no memory, as the reply in the next turn does
+            return
+        self._do_next(client)
+
+    def _do_next(self, client: _Client) -> None:
+        """Do what the first line asks, if it is there."""
+        if b"\n" not in client.request:
+            if len(client.request) > REQUEST_MAX:
+                self._drop(client)
+            return
+        try:
+            line, _, rest = client.request.partition(b"\n")
             if len(line) > REQUEST_MAX:
                 self._drop(client)
                 return
+            client.request = rest
             answer = self._answer(client, line)
         except MemoryError:
-            if end < 0:
-                self._drop(client)  # what it has sent is lost, and the rest would be nonsense
-            else:
-                client.short = True  # needs no memory, as the reply in the next turn does
+            client.request = b""
+            client.short = True
             return
         if answer is not None:
             self._reply(client, answer)

@@ -67,6 +67,8 @@ def seconds(value: float | None) -> str:
     """A time in at most five letters."""
     if value is None:
         return "-"
+    if value == float("inf"):
+        return f">{BUCKETS[-1]:.0f}s"
     if value < 1e-3:
         return f"{value * 1e6:.0f}µs"
     if value < 1:
