@@ -85,6 +85,8 @@ TESTS = (
 #: Seconds. A mutant that takes longer waits for ever. On a quiet machine no test takes two, and all those above together 60.
 TEST_SECONDS_MAX = 8
 SECONDS_MAX = 300
+#: The environment of a process that tries mutants says so by how much these are multiplied.
+PATIENCE = "MEMPOOL_MUTANTS_PATIENCE"
 #: For each group. One that hangs in C holds the GIL, and pytest cannot end it.
 GROUP_SECONDS_MAX = {"outstanding": 10, "decisions": 30}
 #: For the conftest of the copies: a failure is enough, it need not be made small.
@@ -173,24 +175,27 @@ def name_of(mutation: MutationSpec, diff: str) -> str:
     return f"{mutation.module_path.name} {mutation.definition_name}: `{before}` -> `{after}`"
 
 
-def move_to(scratch: str, compiled: bool) -> None:
-    """Make a tree for this process below `scratch`, and go there."""
+def move_to(scratch: str, compiled: bool, patience: int) -> None:
+    """Make a tree for this process below `scratch`, and go there. Limits of time are multiplied by `patience`."""
     tree = Path(tempfile.mkdtemp(dir=scratch))
     copy_tree(tree)
     with (tree / "tests" / "conftest.py").open("a") as conftest:
         conftest.write(NO_SHRINKING)
     os.environ.update(MEMPOOL_PURE=str(int(not compiled)), PYTHONPATH=str(tree / "src"), CFLAGS="-O0 -g0")
     os.environ.pop("MEMPOOL_REQUIRE_COMPILED", None)
+    os.environ[PATIENCE] = str(patience)
     os.chdir(tree)
     if compiled:
         os.environ["MEMPOOL_REQUIRE_COMPILED"] = "1"
         build = [sys.executable, "-m", "Cython.Build.Cythonize", "-qi3", "-Xauto_pickle=False", "-Xbinding=False"]
         sources = [path for path in modules() if path.read_text("utf-8").startswith("# cython:")]
         COMMANDS.append(shlex.join([*build, "src/mempool/buffer.py", *map(str, sources)]))
-    pytest = f"{sys.executable} -m pytest -qx -p no:cacheprovider --timeout={TEST_SECONDS_MAX} --timeout-method=thread"
+    pytest = (
+        f"{sys.executable} -m pytest -qx -p no:cacheprovider --timeout={patience * TEST_SECONDS_MAX} --timeout-method=thread"
+    )
     for names in TESTS:
         tests = " ".join(map(path_of, names))
-        COMMANDS.append(f"timeout -s KILL {GROUP_SECONDS_MAX.get(names[0], 120)} {pytest} {tests}")
+        COMMANDS.append(f"timeout -s KILL {patience * GROUP_SECONDS_MAX.get(names[0], 120)} {pytest} {tests}")
 
 
 def path_of(name: str) -> str:
@@ -204,6 +209,10 @@ def path_of(name: str) -> str:
 COMMANDS: list[str] = []
 
 
+def seconds_max() -> int:
+    return int(os.environ[PATIENCE]) * SECONDS_MAX
+
+
 def command(module: Path = Path()) -> str:
     of_the_core = module.parent.name == "_core"
     return shlex.join(["sh", "-c", " && ".join(c for c in COMMANDS if of_the_core or "test_decisions" not in c)])
@@ -211,7 +220,7 @@ def command(module: Path = Path()) -> str:
 
 def outlives(mutation: MutationSpec) -> str | None:
     """The name of a mutant that passes the tests; None: one of them failed."""
-    result = mutate_and_test([mutation], command(mutation.module_path), SECONDS_MAX)
+    result = mutate_and_test([mutation], command(mutation.module_path), seconds_max())
     return name_of(mutation, result.diff or "") if result.test_outcome == TestOutcome.SURVIVED else None
 
 
@@ -225,13 +234,14 @@ def main() -> int:
     options.add_argument("--compiled", action="store_true", help="those that only the compiled core executes")
     options.add_argument("--least", type=float, default=0.9, help="of the sample, to be noticed (%(default)s)")
     options.add_argument("--seconds", type=float, default=float("inf"), help="begin no mutant after so many")
+    options.add_argument("--patience", type=int, default=1, help="times the limits of time, on a busy machine (%(default)s)")
     options.add_argument("--jobs", type=int, default=1, help="how many at a time (%(default)s)")
     chosen = options.parse_args()
     if chosen.again:
         chosen.again = chosen.again.resolve()
     with tempfile.TemporaryDirectory() as scratch:
-        move_to(scratch, chosen.compiled)
-        outcome, said = run_tests(command(Path("_core/all")), SECONDS_MAX)
+        move_to(scratch, chosen.compiled, chosen.patience)
+        outcome, said = run_tests(command(Path("_core/all")), seconds_max())
         if outcome != TestOutcome.SURVIVED:
             print(f"the tests fail without any mutant\n{said[-3000:]}")
             return 1
@@ -240,7 +250,9 @@ def main() -> int:
             output = chosen.again.read_text("utf-8")
             everything = [mutation for mutation in everything if key_of(mutation) in output]
         sample = drawn_from(everything, chosen)
-        with multiprocessing.get_context("spawn").Pool(chosen.jobs, move_to, [scratch, chosen.compiled]) as workers:
+        with multiprocessing.get_context("spawn").Pool(
+            chosen.jobs, move_to, [scratch, chosen.compiled, chosen.patience]
+        ) as workers:
             return judge(sample, workers.imap(outlives, sample), chosen, len(everything))
 
 

@@ -39,6 +39,8 @@ SHARED = re.compile(
 )
 SHARING_FILES = [path for path in sorted((LIBRARY / "_core").glob("*.py")) if SHARED.search(path.read_text("utf-8"))]
 monotonic, sleep = time.monotonic, time.sleep  # the tool puts a clock of its own in their place
+#: How long a search may take is told in seconds of its own processor time: a busy machine cuts no search short.
+spent = time.process_time
 #: Seconds that a thread of the system may take to end when it has nothing left to do.
 END_MAX = 60.0
 
@@ -86,13 +88,13 @@ class Bounded(it.DFSStrategy):
 
     def __init__(self, seconds: float, preemptions: int) -> None:
         super().__init__(max_preemptions=preemptions)
-        self._end = monotonic() + seconds
+        self._end = spent() + seconds
         self._threads = _thread._count()  # before the first schedule
         self._order = random.Random(1)
         self.switch_points = 0
 
     def more(self) -> bool:
-        return bool(super().more()) and monotonic() < self._end
+        return bool(super().more()) and spent() < self._end
 
     def begin(self, iteration: int, seed: int) -> None:
         collect_garbage(iteration, self._threads)
@@ -113,7 +115,7 @@ class Pct(it.PCTStrategy):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(depth=3)
-        self._end = monotonic() + seconds
+        self._end = spent() + seconds
         self._threads = _thread._count()  # before the first schedule
 
     def begin(self, iteration: int, seed: int) -> None:
@@ -121,14 +123,14 @@ class Pct(it.PCTStrategy):
         super().begin(iteration, seed)
 
     def more(self) -> bool | None:
-        return None if monotonic() < self._end else False
+        return None if spent() < self._end else False
 
 
 class Random(it.RandomStrategy):
     """A random choice at every step, until the time is up."""
 
     def __init__(self, seconds: float) -> None:
-        self._end = monotonic() + seconds
+        self._end = spent() + seconds
         self._threads = _thread._count()  # before the first schedule
 
     def begin(self, iteration: int, seed: int) -> None:
@@ -136,7 +138,7 @@ class Random(it.RandomStrategy):
         super().begin(iteration, seed)
 
     def more(self) -> bool | None:
-        return None if monotonic() < self._end else False
+        return None if spent() < self._end else False
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def told() -> Iterator[None]:
         raise NoSuchPoolError(str(error)) from error
 
 
-@click.command(short_help="Look whether a shared pool's words agree; --repair mends it.")
+@click.command(short_help="Check a shared pool's words, or --repair them.")
 @click.argument("name")
 @click.option("--repair", "mends", is_flag=True, help="Mend it, where nobody uses it; return what killed processes held.")
 def verify(*, name: str, mends: bool) -> int:
