@@ -13,7 +13,7 @@ from mempool.shared.decisions import GOT, NOTHING, TO_PUNCH
 from mempool.shared.words import make_targets
 
 Lease = tuple[int, int]
-SURVIVOR, CHILD, THIRD = range(3)
+SURVIVOR, CHILD, THIRD, ASIDE = range(4)
 #: What there is when the child begins: spares / nothing, because the survivor has it / and a line / with the third in it.
 SETUPS = range(4)
 
@@ -112,6 +112,7 @@ class Scene:
     places: list[int] = field(default_factory=list)  # the survivor's
     token: Lease = (0, 0)  # what the third has offered to anybody
     tokens: list[Lease] = field(default_factory=list)  # what the survivor has offered to anybody, and to the child
+    aside: int | None = None  # the epoch of one that has died, and whose elements are to be set aside
 
     @classmethod
     def make(cls, setup: int, faults: Faults | None = None, room: int | None = None) -> Scene:
@@ -143,6 +144,31 @@ class Scene:
                 self.tokens.append(offer(self.survivor, lease, receiver) or (0, 0))
         self.third.steps = self.survivor.steps = 0
 
+    def set_aside(self) -> int:
+        """One more attaches, who wants what it has to be set aside; has one, has offered another to anybody, and dies."""
+        process = Process(self.memory, ASIDE, self.child.faults)
+        process.become(ASIDE, quarantines=True)
+        leases = []
+        for _ in range(2):
+            lease = self.mine.pop() if self.mine else take(self.survivor)
+            token = offer(self.survivor, lease) if lease else None
+            leases += [adopted for adopted in (adopt(process, token) if token else None,) if adopted]
+        assert leases
+        assert offer(process, leases.pop())
+        process.die()
+        self.aside = process.epoch
+        self.survivor.steps = 0
+        return process.epoch
+
+    def quarantined(self, process: Process) -> list[Lease]:
+        """What is in quarantine, as tokens."""
+        slots = [s for s in range(self.memory.slots) if operations.run_look_at_quarantined(process, s) == GOT]
+        tokens = []
+        for slot in slots:
+            operations.run_look_at_quarantined(process, slot)
+            tokens.append((slot, process.value))
+        return tokens
+
     def work(self) -> None:
         """The survivor uses the pool, whatever has become of the others."""
         for _ in range(3):
@@ -162,6 +188,9 @@ class Scene:
         for client in dead:
             operations.run_look_at_client(self.survivor, client)
             operations.run_reap(self.survivor, client, self.survivor.value)
+        if self.aside is not None:
+            operations.run_look_at_client(self.survivor, ASIDE)  # or who has come in its place, and was killed
+            operations.run_reap(self.survivor, ASIDE, self.survivor.value)
 
     def check_that_all_came_back(self) -> None:
         """After the others were reaped: what is out is the survivor's, and it can return everything."""
@@ -172,6 +201,9 @@ class Scene:
         for place in self.places:
             self.mine += leave(self.survivor, place)
         # What was addressed to the dead went with them; what is left is the survivor's own.
+        quarantined = [adopt(self.survivor, token) for token in self.quarantined(self.survivor)]
+        assert None not in quarantined
+        self.mine += [lease for lease in quarantined if lease]
         self.mine += [lease for token in self.tokens if (lease := adopt(self.survivor, token, recalls=True))]
         found = self.memory.settled(self.survivor)
         assert found.slots_in(words.OFFERED) == found.slots_in(words.ADDRESSED) == []
@@ -277,6 +309,28 @@ def reap_an_offerer(scene: Scene, process: Process, held: list[Lease]) -> None:
     assert adopt(process, scene.token) is None
 
 
+def reap_one_that_sets_aside(scene: Scene, process: Process, _held: list[Lease]) -> None:
+    epoch = scene.set_aside()
+    operations.run_reap(process, ASIDE, epoch)
+    tokens = scene.quarantined(process)
+    assert tokens
+    for token in tokens:
+        lease = adopt(process, token)
+        assert lease
+        assert adopt(process, token) is None
+        give(process, lease)
+    assert scene.quarantined(process) == []
+
+
+def attach_where_one_that_sets_aside_died(scene: Scene, _process: Process, _held: list[Lease]) -> None:
+    scene.set_aside()
+    successor = Process(scene.memory, ASIDE, scene.child.faults)
+    successor.hook = scene.child.hook
+    successor.become(ASIDE)
+    assert scene.quarantined(successor)
+    operations.run_detach(successor)  # who ends by itself sets nothing aside
+
+
 SCRIPTS: dict[str, Script] = {
     "take": lambda _scene, process, _held: take(process) and None,
     "free": lambda _scene, process, held: give(process, held[0]),
@@ -299,6 +353,8 @@ SCRIPTS: dict[str, Script] = {
     "adopt": adopt_what_others_offer,
     "adopt and pass on": adopt_and_pass_on,
     "reap an offerer": reap_an_offerer,
+    "reap one that sets aside": reap_one_that_sets_aside,
+    "attach where one that sets aside died": attach_where_one_that_sets_aside_died,
     "close": lambda _scene, process, _held: close(process),
     "reap the third": reap_the_third,
     "detach": detach,

@@ -87,12 +87,12 @@ class Process:
         self.helped = self.retries = 0
         self.buffer = 0
 
-    def become(self, client: int) -> None:
+    def become(self, client: int, *, quarantines: bool = False) -> None:
         """Attach, with nobody's leftovers unless there are some."""
-        outcome = operations.run_attach(self, client)
+        outcome = operations.run_attach(self, client, quarantines)
         self.epoch = self.value
         if outcome == FULL:
-            operations.run_inherit(self)
+            operations.run_inherit(self, quarantines)
 
     def step(self) -> None:
         self.steps += 1

@@ -97,7 +97,7 @@ def test_what_is_addressed_to_a_process_that_comes_is_not_taken_for_its_predeces
     assert sweep(comes_at) > 20
 
 
-def live_at_once(tx: Process, client: int) -> int:
+def live_at_once(tx: Process, client: int, _quarantines: int) -> int:
     """Planted: it can be addressed from the first step on."""
     word = decisions.client_word(tx, client)
     value = tx.read(word)
@@ -106,10 +106,16 @@ def live_at_once(tx: Process, client: int) -> int:
     return decisions.GOT if words.client_state(value) == words.ABSENT else decisions.FULL
 
 
+def unsettled_without_a_word(tx: Process, _state: int, _quarantines: int) -> int:
+    """Planted: it can be addressed to the last step."""
+    tx.value = tx.epoch
+    return decisions.GOT
+
+
 @pytest.mark.parametrize(
     ("name", "planted", "case"),
     [
-        ("settle_down", lambda _tx, _state: decisions.GOT, leaves_at),
+        ("settle_down", unsettled_without_a_word, leaves_at),
         ("attach", live_at_once, comes_at),
     ],
 )

@@ -23,12 +23,14 @@ MEBIBYTE = 1 << 20
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A tmpfs of 32 MiB."""
+def small(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A tmpfs of 32 MiB, or as big as the test says."""
     folder = tmp_path / "small"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=32m,mode=0700", "mempool-test", folder], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", f"size={getattr(request, 'param', '32m')},mode=0700", "mempool-test", folder],
+        capture_output=True,
+        check=False,
     )
     if mounted.returncode != 0:
         pytest.skip(f"may not mount a tmpfs here: {mounted.stderr.decode().strip()}")
@@ -118,6 +120,42 @@ except MemoryError as error:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert "ulimit -v" in done.stdout
+
+
+def test_a_pool_that_may_not_be_mapped_is_not_made(pool_path: Path) -> None:
+    """RLIMIT_AS below what it would span: MemoryError that names the way out, and no file is left that is of no use here."""
+    script = f"""
+import resource
+from mempool import SharedPool
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+options = dict(size="1 MiB", reserve=4, folder={str(pool_path.parent)!r})
+try:
+    SharedPool("frames", limit=1024, **options)
+except MemoryError as error:
+    print(error)
+with SharedPool("frames", limit=64, **options) as pool:  # as the message says
+    pool.free_many(pool.alloc_many(8))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "ulimit -v" in done.stdout
+    assert "fewer slots (slots=, or a lower limit=)" in done.stdout
+
+
+@pytest.mark.parametrize("small", ["64m"], indirect=True)
+def test_in_a_container_of_the_usual_size_the_way_out_is_named(small: Path) -> None:
+    """64 MiB, as Docker gives: a promise that does not fit is refused; one that fits is kept, with every byte of it."""
+    with pytest.raises(MemoryError, match=r"docker run --shm-size\), or promise less"):
+        SharedPool("frames", size="1 MiB", reserve=80, limit=100, folder=small.parent)
+    assert list(small.parent.iterdir()) == []
+    with SharedPool("frames", size="1 MiB", reserve=48, folder=small.parent) as pool:
+        held = pool.alloc_many(56)
+        for buf in held:
+            buf.fill(1)
+        with pytest.raises(PoolTimeout, match="its file system is full"):
+            pool.alloc_many(8, timeout=0.01)
+        pool.free_many(held)
+        assert pool.guarantee().held
 
 
 def shared(small: Path, **options: Any) -> SharedPool:

@@ -18,8 +18,9 @@ pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine:
 from shared_children import Parent, child
 
 from mempool.errors import DoubleFree, ForeignElement, PoolClosed, PoolTimeout, UseAfterFree
-from mempool.shared import lookout
+from mempool.shared import lookout, watcher
 from mempool.shared.pool import SharedPool
+from mempool.shared.pool_engine import PoolEngine
 from mempool.testing import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -232,6 +233,40 @@ def test_the_kernel_tells_of_the_end_of_a_process(pool_path: Path, monkeypatch: 
     pool.free(served.pop())
     pool._engine._tx.ring()  # the listener, too, would sleep for an hour
     wait_until(lambda: set(threading.enumerate()) <= before)
+    assert (pool.out, pool.verify()) == (0, [])
+
+
+def test_a_process_that_has_ended_before_it_is_watched_is_told_of(pool_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends between the last look of who waits and the moment from which on the kernel would tell."""
+    monkeypatch.setattr(lookout, "SLICE", 3600.0)
+    pool = make(pool_path)
+    look, look_around = watcher._look, PoolEngine.look_around
+    looks: list[None] = []
+
+    def counted(engine: PoolEngine) -> None:
+        look_around(engine)
+        looks.append(None)
+
+    monkeypatch.setattr(PoolEngine, "look_around", counted)
+    with child(hold_all(pool_path)) as process:
+        assert process.hear() == 4
+
+        def look_late(*arguments: Any) -> None:
+            if not process_has_ended:
+                wait_until(lambda: len(looks) > 1)
+                process.end(signal.SIGKILL)
+                process_has_ended.append(True)
+            look(*arguments)
+
+        process_has_ended: list[bool] = []
+        monkeypatch.setattr(watcher, "_look", look_late)
+        served: list[Any] = []
+        waiter = threading.Thread(target=lambda: served.append(pool.alloc(timeout=30)), daemon=True)
+        waiter.start()
+        waiter.join(20)
+    assert len(served) == 1
+    pool.free(served.pop())
+    pool._engine._tx.ring()  # the lookout, too, would sleep for an hour
     assert (pool.out, pool.verify()) == (0, [])
 
 

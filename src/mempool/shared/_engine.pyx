@@ -74,6 +74,7 @@ cdef enum:  # words.py says the same
     PUNCHING = 4
     OFFERED = 5
     ADDRESSED = 6
+    QUARANTINED = 7
     ANYBODY = 0xFFFF
     EMPTY = 0
     WAITING = 1
@@ -110,7 +111,7 @@ CONSTANTS = {
     "FIRST_SLOT": FIRST_SLOT, "BARE": BARE, "POPULATING": POPULATING, "SPARE": SPARE, "LEASED": LEASED,
     "PUNCHING": PUNCHING, "EMPTY": EMPTY, "WAITING": WAITING, "SERVED": SERVED, "SHUT": SHUT, "ABSENT": ABSENT,
     "LIVE": LIVE, "DEAD": DEAD,
-    "UNSETTLED": UNSETTLED, "OFFERS": OFFERS, "OFFERED": OFFERED, "ADDRESSED": ADDRESSED, "ANYBODY": ANYBODY, "GOT": GOT, "NOTHING": NOTHING, "TO_POPULATE": TO_POPULATE, "TO_PUNCH": TO_PUNCH,
+    "UNSETTLED": UNSETTLED, "OFFERS": OFFERS, "OFFERED": OFFERED, "ADDRESSED": ADDRESSED, "QUARANTINED": QUARANTINED, "ANYBODY": ANYBODY, "GOT": GOT, "NOTHING": NOTHING, "TO_POPULATE": TO_POPULATE, "TO_PUNCH": TO_PUNCH,
     "KEPT": KEPT, "GRANTED": GRANTED, "NOT_YOURS": NOT_YOURS, "FULL": FULL, "CLOSED": CLOSED, "TOO_MANY": TOO_MANY,
     "GONE": GONE, "GRANTS_MAX": GRANTS_MAX,
     "FROM_SPARES": FROM_SPARES, "FROM_RESERVE": FROM_RESERVE, "FROM_SOURCE": FROM_SOURCE,
@@ -521,8 +522,11 @@ cdef class Transaction(QuickClient):
 
     # -- what a client does
 
-    def attach(self, uint64_t client, int fd, uint64_t pid, uint64_t started, uint64_t pid_namespace):
-        """Become this client, whose lock the caller holds in `fd`. What a dead one left to it is returned first."""
+    def attach(self, uint64_t client, int fd, uint64_t pid, uint64_t started, uint64_t pid_namespace, bint quarantines):
+        """Become this client, whose lock the caller holds in `fd`. What a dead one left to it is returned first.
+
+        quarantines: if it is killed, what it has is set aside.
+        """
         if client >= self.clients:
             raise ValueError(f"there are {self.clients} clients, from 0 on; this is {client}")
         self.fd = fd
@@ -532,11 +536,11 @@ cdef class Transaction(QuickClient):
         self.store.clients[client].pid_namespace = pid_namespace
         self.store.clients[client].listens = 0
         self.epoch = <uint64_t>1 << 40  # of nobody, until it is known
-        cdef uint64_t outcome = run_attach(self, client)
+        cdef uint64_t outcome = run_attach(self, client, quarantines)
         self.epoch = self.value
         self.store.clients[client].pid = pid
         if outcome == FULL:
-            run_inherit(self)
+            run_inherit(self, quarantines)
 
     def detach(self):
         """What this process has is returned; then it is no client any more.
@@ -679,6 +683,13 @@ cdef class Transaction(QuickClient):
         if outcome == NOT_YOURS:
             return None
         return self.value, None if self.place == ANYBODY else self.place, self.count == 1
+
+    def look_at_quarantined(self, uint64_t slot):
+        """Under which number that slot, which is in quarantine, can be adopted; None: it is not."""
+        if slot >= self.slots:
+            raise ValueError(f"there are {self.slots} slots, from 0 on; this is {slot}")
+        self.ready()
+        return self.value if run_look_at_quarantined(self, slot) == GOT else None
 
     def handles(self, Py_ssize_t count):
         """So many that own nothing, for `leave`."""
@@ -859,13 +870,13 @@ cdef class Transaction(QuickClient):
     # -- what is so
 
     def look(self):
-        """(reserve, keep, limit, made, spares, waiting, closed, version, gathered, offered), all of one moment."""
+        """(reserve, keep, limit, made, spares, waiting, closed, version, gathered, offered, quarantined), all of one moment."""
         self.ready()
         run_look(self)
         cdef uint64_t gate = self.gate
         return (
             reserve_of(self.value), keep_of(self.value), limit_of(self.value), self.count, spares(gate), waiting(gate),
-            is_closed(gate), mp_version(self.t.root), self.place, self.slot,
+            is_closed(gate), mp_version(self.t.root), self.place, offered_of(self.slot), quarantined_of(self.slot),
         )
 
     def copy(self):

@@ -90,8 +90,12 @@ def _slots(found: Words) -> list[str]:
     if made != words.made_of(found.values[words.BARE_LIST]):
         wrong.append(f"{made} slots are made, and {words.made_of(found.values[words.BARE_LIST])} are counted")
     offered = len(found.slots_in(words.OFFERED)) + len(found.slots_in(words.ADDRESSED))
-    if offered != found.values[words.OFFERS]:
-        wrong.append(f"{offered} are offered, and {found.values[words.OFFERS]} are counted")
+    counts = found.values[words.OFFERS]
+    if offered != words.offered_of(counts) or counts >> 48:
+        wrong.append(f"{offered} are offered, and {counts} are counted")
+    quarantined = len(found.slots_in(words.QUARANTINED))
+    if quarantined != words.quarantined_of(counts):
+        wrong.append(f"{quarantined} are in quarantine, and {words.quarantined_of(counts)} are counted")
     return wrong
 
 
@@ -131,9 +135,9 @@ def _owners(found: Words) -> list[str]:
     wrong = []
     for slot in range(found.slots):
         state, client = words.state_of(found.slot(slot)), words.client_of(found.slot(slot))
-        if state > words.ADDRESSED:
+        if state > words.QUARANTINED:
             wrong.append(f"slot {slot} is in no state that there is: {state}")
-        elif state not in (words.BARE, words.SPARE) and not _is_there(found, client):
+        elif state not in (words.BARE, words.SPARE, words.QUARANTINED) and not _is_there(found, client):
             wrong.append(f"slot {slot} belongs to client {client}, who is not there")
     for place in range(found.places):
         value = found.place(place)

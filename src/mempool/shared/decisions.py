@@ -25,6 +25,7 @@ if not cython.compiled:  # compiled, all are in one file
     from mempool.shared.words import (
         ABSENT,
         ADDRESSED,
+        ANYBODY,
         BARE,
         BARE_LIST,
         DEAD,
@@ -39,6 +40,7 @@ if not cython.compiled:  # compiled, all are in one file
         OFFERS,
         POPULATING,
         PUNCHING,
+        QUARANTINED,
         SERVED,
         SHUT,
         SPARE,
@@ -62,18 +64,24 @@ if not cython.compiled:  # compiled, all are in one file
         made_of,
         make_bare_list,
         make_client,
+        make_counts,
         make_gate,
         make_line,
         make_links,
         make_place,
         make_slot,
+        next_epoch,
         next_slot,
+        offered_of,
+        quarantined_of,
         reserve_of,
+        sets_aside,
         spares,
         state_of,
         tail_of,
         waiting,
         wanted_of,
+        with_quarantine,
     )
 
     # Outcomes.
@@ -333,11 +341,24 @@ def lay_bare(tx: Transaction, slot: cython.ulonglong, state: cython.ulonglong) -
 @cython.exceptval(check=False)
 def count_offers(tx: Transaction, more: cython.bint) -> cython.void:
     """One more is offered, or one less."""
-    offers: cython.ulonglong = tx.read(OFFERS)
-    if (offers >= tx.slots) if more else (offers == 0):
+    counts: cython.ulonglong = tx.read(OFFERS)
+    offered: cython.ulonglong = offered_of(counts)
+    if (offered >= tx.slots) if more else (offered == 0):
         tx.broken = True
         return
-    tx.write(OFFERS, offers + 1 if more else offers - 1)
+    tx.write(OFFERS, make_counts(offered + 1 if more else offered - 1, quarantined_of(counts)))
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def count_quarantined(tx: Transaction, more: cython.bint) -> cython.void:
+    """One more is in quarantine, or one less."""
+    counts: cython.ulonglong = tx.read(OFFERS)
+    quarantined: cython.ulonglong = quarantined_of(counts)
+    if (quarantined >= tx.slots) if more else (quarantined == 0):
+        tx.broken = True
+        return
+    tx.write(OFFERS, make_counts(offered_of(counts), quarantined + 1 if more else quarantined - 1))
 
 
 # -- the promise
@@ -414,7 +435,7 @@ def grow(tx: Transaction, goal: cython.ulonglong, under_way: cython.ulonglong) -
 def look(tx: Transaction) -> cython.ulonglong:
     """`value`: the targets, `count`: how many are made, `place`: how many the first in line has gathered; all of one moment.
 
-    `slot`: how many are offered. `tx.gate`: the rest.
+    `slot`: how many are offered, and in quarantine. `tx.gate`: the rest.
     """
     tx.slot = tx.read(OFFERS)
     tx.value = tx.read(TARGETS)
@@ -637,29 +658,32 @@ def close(tx: Transaction) -> cython.ulonglong:
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def attach(tx: Transaction, client: cython.ulonglong) -> cython.ulonglong:
+def attach(tx: Transaction, client: cython.ulonglong, quarantines: cython.ulonglong) -> cython.ulonglong:
     """The caller, who holds this client's lock, is this client from now on. `value`: its epoch.
 
     GOT. FULL: a dead one left it behind, and what that one had is the caller's now: see operations.run_inherit, and until
-    then it is unsettled: what others address to it would be returned with the rest.
+    then it is unsettled: what others address to it would be returned with the rest; and what it has is set aside as the
+    dead one wanted it.
     """
     word: cython.ulonglong = client_word(tx, client)
     value: cython.ulonglong = tx.read(word)
-    tx.value = (epoch_of(value) + 1) & 0xFFFFFFFF
     if client_state(value) == ABSENT:
+        tx.value = with_quarantine(next_epoch(epoch_of(value)), quarantines)
         tx.write(word, make_client(LIVE, tx.value))
         return GOT
+    tx.value = with_quarantine(next_epoch(epoch_of(value)), sets_aside(epoch_of(value)))
     tx.write(word, make_client(UNSETTLED, tx.value))
     return FULL
 
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def settle_down(tx: Transaction, state: cython.ulonglong) -> cython.ulonglong:
-    """The caller can be addressed from now on (LIVE), or no more (UNSETTLED). GOT, GONE."""
+def settle_down(tx: Transaction, state: cython.ulonglong, quarantines: cython.ulonglong) -> cython.ulonglong:
+    """The caller can be addressed from now on (LIVE), or no more (UNSETTLED). GOT, GONE. `value`: its epoch from now on."""
     if not is_live(tx):
         return GONE
-    tx.write(client_word(tx, tx.me), make_client(state, tx.epoch))
+    tx.value = with_quarantine(tx.epoch, quarantines)
+    tx.write(client_word(tx, tx.me), make_client(state, tx.value))
     return GOT
 
 
@@ -725,19 +749,22 @@ def reap_place(
 def reap_slot(
     tx: Transaction, slot: cython.ulonglong, client: cython.ulonglong, epoch: cython.ulonglong
 ) -> cython.ulonglong:
-    """What it had is returned. TO_PUNCH: it is the caller's now; else a slow reaper would punch another's."""
+    """What it had is returned, or set aside. TO_PUNCH: it is the caller's now; else a slow reaper would punch another's."""
     if not is_live(tx):
         return GONE
     if not may_reap(tx, client, epoch):
         return NOTHING
     word: cython.ulonglong = slot_word(tx, slot)
     value: cython.ulonglong = tx.read(word)
-    if client_of(value) != client or state_of(value) == BARE or state_of(value) == SPARE:
+    if client_of(value) != client or state_of(value) == BARE or state_of(value) == SPARE or state_of(value) == QUARANTINED:
         return NOT_YOURS
     if state_of(value) == OFFERED or state_of(value) == ADDRESSED:
         count_offers(tx, False)
-        return settle(tx, slot)
-    if state_of(value) == LEASED:
+    if sets_aside(epoch) == 1 and (state_of(value) == OFFERED or state_of(value) == LEASED):
+        count_quarantined(tx, True)
+        tx.write(word, make_slot(QUARANTINED, ANYBODY, NO_SLOT))
+        return KEPT
+    if state_of(value) == OFFERED or state_of(value) == ADDRESSED or state_of(value) == LEASED:
         return settle(tx, slot)
     tx.write(word, make_slot(PUNCHING, tx.me, NO_SLOT))
     return TO_PUNCH

@@ -89,6 +89,8 @@ class Snapshot:
     """What the first in line has got until now of what it wants."""
     offered: int
     """The part of `out` that was offered, and that nobody has adopted yet."""
+    quarantined: int = 0
+    """The part of `out` that is nobody's: a killed process had it who wanted it to be looked at first."""
 
     @property
     def out(self) -> int:
@@ -128,7 +130,8 @@ _engines: weakref.WeakSet[SharedEngine] = weakref.WeakSet()
 class SharedEngine:
     """One process' share in a pool of several. Its threads may use it together; a child of a fork attaches anew."""
 
-    def __init__(self, path: Path, file: int, layout: Layout, nonce: bytes) -> None:
+    def __init__(self, path: Path, file: int, layout: Layout, nonce: bytes, *, quarantines: bool = False) -> None:
+        self.quarantines = quarantines
         self.path = path
         self.name: str = path.name
         self.layout = layout
@@ -185,11 +188,13 @@ class SharedEngine:
         return engine
 
     @classmethod
-    def found(cls, path: Path, layout: Layout, targets: tuple[int, int, int], *, follows: bool) -> Self:
+    def found(
+        cls, path: Path, layout: Layout, targets: tuple[int, int, int], *, follows: bool, quarantines: bool = False
+    ) -> Self:
         """Make the file, with these targets, and attach to it. The reserve is for the caller to fill. Raises as `create`."""
         check_folder(path.parent)
         make(path, layout, *targets, follows=follows)
-        return cls.attach(path)
+        return cls.attach(path, quarantines=quarantines)
 
     def unlink(self) -> None:
         """Take the file's name away, if the name is still this file's."""
@@ -199,13 +204,16 @@ class SharedEngine:
                 self.path.unlink()
 
     @classmethod
-    def attach(cls, path: str | os.PathLike[str]) -> Self:
-        """Join the processes that use this file. Raises FileNotFoundError, PermissionError, PoolCorrupt, MemoryError."""
+    def attach(cls, path: str | os.PathLike[str], *, quarantines: bool = False) -> Self:
+        """Join the processes that use this file. Raises FileNotFoundError, PermissionError, PoolCorrupt, MemoryError.
+
+        quarantines: if this process is killed, what it has is set aside until somebody has looked at it.
+        """
         path = Path(path)
         check_folder(path.parent)
         file, header = open_file(path)
         try:
-            engine = cls(path, file, header.layout, header.nonce)
+            engine = cls(path, file, header.layout, header.nonce, quarantines=quarantines)
         except BaseException:
             os.close(file)
             raise
@@ -259,7 +267,8 @@ class SharedEngine:
                 locks.unlock(self._lock, number)  # it lives, and has lost its descriptors
                 continue
             self.reaped = int(state != words.ABSENT)  # it takes a dead one's place, and returns what that had
-            self._tx.attach(number, self._lock, self._here.pid, self._here.started, self._here.pid_namespace)
+            here = self._here
+            self._tx.attach(number, self._lock, here.pid, here.started, here.pid_namespace, self.quarantines)
             return
         raise LineFull(
             f"{self.path}: {self.layout.clients} processes use this pool already, as many as it was made for; "

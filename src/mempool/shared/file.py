@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from mempool.shared import words
-from mempool.shared.layout import ROOT, WORD, Layout
+from mempool.shared.layout import ROOT, WORD, Layout, map_file
 from mempool.sizes import in_words
 
 #: Where the lock of client 0 lies: far beyond the end of any file, which a lock may.
@@ -52,6 +52,7 @@ def make(path: Path, layout: Layout, reserve: int, keep: int, limit: int, *, fol
             if failure.errno not in (errno.ENOSPC, errno.EFBIG, errno.ENOMEM, errno.EDQUOT):
                 raise
             raise no_memory(path, layout.control_bytes) from failure
+        map_file(fd, path, layout).close()  # if this process may not, there is no file that it could not use
         # With a descriptor of a folder, which is not used: without one, CPython calls link(2), which does not follow this.
         os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
     finally:

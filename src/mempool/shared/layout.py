@@ -174,7 +174,7 @@ def map_file(fd: int, path: str | os.PathLike[str], layout: Layout) -> mmap.mmap
             raise
         raise MemoryError(
             f"{path}: this process may not map {in_words(layout.file_bytes)} (ulimit -v); "
-            "they are addresses, not memory: raise that limit, or make the pool with fewer slots"
+            "they are addresses, not memory: raise that limit, or make the pool with fewer slots (slots=, or a lower limit=)"
         ) from failure
     except OverflowError as failure:
         raise MemoryError(f"{path}: {in_words(layout.file_bytes)} are more than there are addresses") from failure

@@ -25,6 +25,7 @@ if not cython.compiled:  # compiled, all are in one file
         NOTHING,
         client_word,
         count_offers,
+        count_quarantined,
         is_live,
         is_mine,
         slot_word,
@@ -37,6 +38,7 @@ if not cython.compiled:  # compiled, all are in one file
         LIVE,
         NO_SLOT,
         OFFERED,
+        QUARANTINED,
         client_of,
         make_addressed,
         make_client,
@@ -88,6 +90,7 @@ def has_offered(tx: Transaction, value: cython.ulonglong) -> cython.bint:
 @cython.exceptval(check=False)
 def end_offer(tx: Transaction, slot: cython.ulonglong, number: cython.ulonglong, recalls: cython.bint) -> cython.ulonglong:
     """What was offered under this number is leased by the caller: who adopts it, or recalls what it has offered itself.
+    What is in quarantine since then can be adopted by anybody, too.
 
     GOT: `version` is the number of its lease. NOT_YOURS: it is not offered under that number any more, or not to the caller.
     """
@@ -100,12 +103,25 @@ def end_offer(tx: Transaction, slot: cython.ulonglong, number: cython.ulonglong,
     if recalls:
         if not has_offered(tx, value):
             return NOT_YOURS
+    elif state_of(value) == QUARANTINED:
+        tx.write(word, make_slot(LEASED, tx.me, NO_SLOT))
+        count_quarantined(tx, False)
+        tx.slot = slot
+        return GOT
     elif state_of(value) != OFFERED and (state_of(value) != ADDRESSED or client_of(value) != tx.me):
         return NOT_YOURS
     tx.write(word, make_slot(LEASED, tx.me, NO_SLOT))
     count_offers(tx, False)
     tx.slot = slot
     return GOT
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def look_at_quarantined(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
+    """GOT: it is in quarantine, and `value` is the number under which it can be adopted. NOT_YOURS."""
+    tx.value = tx.sequence(slot_word(tx, slot))
+    return GOT if state_of(tx.read(slot_word(tx, slot))) == QUARANTINED else NOT_YOURS
 
 
 @cython.cfunc

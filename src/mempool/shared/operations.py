@@ -53,7 +53,7 @@ if not cython.compiled:  # compiled, all are in one file
         shrink,
         take,
     )
-    from mempool.shared.offers import end_offer, look_at_offer, offer
+    from mempool.shared.offers import end_offer, look_at_offer, look_at_quarantined, offer
     from mempool.shared.transaction import Transaction
     from mempool.shared.words import LIVE, POPULATING, PUNCHING, UNSETTLED
 
@@ -194,6 +194,17 @@ def run_look_at_offer(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglo
     while True:
         tx.begin()
         outcome = look_at_offer(tx, slot)
+        if tx.finish():
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_look_at_quarantined(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = look_at_quarantined(tx, slot)
         if tx.finish():
             return outcome
 
@@ -393,12 +404,12 @@ def run_close(tx: Transaction) -> cython.ulonglong:
 
 @cython.cfunc
 @cython.exceptval(0xFFFF)
-def run_attach(tx: Transaction, client: cython.ulonglong) -> cython.ulonglong:
+def run_attach(tx: Transaction, client: cython.ulonglong, quarantines: cython.ulonglong) -> cython.ulonglong:
     """`value`: the epoch. FULL: then run_inherit."""
     outcome: cython.ulonglong
     while True:
         tx.begin()
-        outcome = attach(tx, client)
+        outcome = attach(tx, client, quarantines)
         if tx.finish():
             return outcome
 
@@ -468,28 +479,34 @@ def run_reap(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong)
 
 @cython.cfunc
 @cython.exceptval(0xFFFF)
-def run_inherit(tx: Transaction) -> cython.ulonglong:
+def run_inherit(tx: Transaction, quarantines: cython.ulonglong) -> cython.ulonglong:
     """All that is the caller's is returned: what a dead one left to it. Then it can be addressed. GOT, GONE."""
     outcome: cython.ulonglong = clear(tx, tx.me, tx.epoch)
-    return outcome if outcome != GOT else run_settle_down(tx, LIVE)
+    return outcome if outcome != GOT else run_settle_down(tx, LIVE, quarantines)
 
 
 @cython.cfunc
 @cython.exceptval(0xFFFF)
-def run_settle_down(tx: Transaction, state: cython.ulonglong) -> cython.ulonglong:
+def run_settle_down(tx: Transaction, state: cython.ulonglong, quarantines: cython.ulonglong) -> cython.ulonglong:
     outcome: cython.ulonglong
     while True:
         tx.begin()
-        outcome = settle_down(tx, state)
+        outcome = settle_down(tx, state, quarantines)
         if tx.finish():
-            return outcome
+            break
+    if outcome == GOT:
+        tx.epoch = tx.value
+    return outcome
 
 
 @cython.cfunc
 @cython.exceptval(0xFFFF)
 def run_detach(tx: Transaction) -> cython.ulonglong:
-    """GOT, GONE. First nothing can be addressed to it any more: what came after the last look would be lost."""
-    outcome: cython.ulonglong = run_settle_down(tx, UNSETTLED)
+    """GOT, GONE. First nothing can be addressed to it any more: what came after the last look would be lost.
+
+    Who ends by itself has stopped what may still write: nothing of it is set aside.
+    """
+    outcome: cython.ulonglong = run_settle_down(tx, UNSETTLED, 0)
     if outcome == GOT:
         outcome = clear(tx, tx.me, tx.epoch)
     if outcome != GOT:

@@ -185,6 +185,12 @@ def addressed(engine: Any) -> list[Token]:
     return [_token(engine, slot, number, to) for slot, number, to, _ in _offers(engine) if to == me]
 
 
+def quarantined(engine: Any) -> list[Token]:
+    """See SharedPool.quarantined."""
+    numbers = ((slot, engine._tx.look_at_quarantined(slot)) for slot in range(engine.client.layout.slots))
+    return [_token(engine, slot, number, None) for slot, number in numbers if number is not None]
+
+
 def _offers(engine: Any) -> Iterator[tuple[int, int, int | None, bool]]:
     """What this process has offered, and what is addressed to it."""
     for slot in range(engine.client.layout.slots):

@@ -39,8 +39,9 @@ class SharedPool(BasePool[Buffer]):
 
     The first process makes the pool, the others attach to it: to its size, and to the targets that are in force. It lives in
     `/dev/shm` (see `mempool.shared.listing.folder`) until somebody calls `unlink`, though nobody uses it. What a killed
-    process held is returned by whoever waits for it, or by the next call of `reclaim`. A full file system is a MemoryError,
-    and never a SIGBUS: no element is handed out before it has its memory.
+    process held is returned by whoever waits for it or attaches, by the next call of `reclaim` or `guarantee`, and by
+    `mempool.upkeep`, which needs no call. A full file system is a MemoryError, and never a SIGBUS: no element is handed out
+    before it has its memory.
 
     name: letters, digits, ".", "_", "-".
     size: bytes of an element, a number or words such as "1 MiB"; None: as the pool that is there has it.
@@ -51,6 +52,9 @@ class SharedPool(BasePool[Buffer]):
     timeout, max_waiting, patience: as for `Pool`, for this process.
     track: "identity", or "holders": who of this process holds what.
     on_reclaim: called, from a thread of the pool, with how many killed processes this one has just cleaned up after.
+    quarantine: if this process is killed, what it had is not handed out again until somebody has looked at it: for elements
+        that a device may still write to, or that must not be seen by others. See `quarantined`. Each process says so for
+        itself.
     folder: where its file lies; None: where `mempool ls` finds it.
 
     Needs the compiled core, on Linux on x86-64; ImportError elsewhere. Raises ValueError where the pool that is there has
@@ -77,6 +81,7 @@ class SharedPool(BasePool[Buffer]):
         patience: float | None = 10.0,
         track: str | None = None,
         on_reclaim: Callable[[int], object] | None = None,
+        quarantine: bool = False,
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
         self.name = name
@@ -105,12 +110,13 @@ class SharedPool(BasePool[Buffer]):
                 Layout(most, places, clients, number),
                 (reserve, keep_now, most if limit is None else min(limit, most)),
                 follows=keep_given is None,
+                quarantines=bool(quarantine),
             )
 
         from mempool.shared.engine import SharedEngine
         from mempool.shared.layout import Layout
 
-        client, is_new = self._create_or_attach(create)
+        client, is_new = self._create_or_attach(create, quarantines=bool(quarantine))
         try:
             if number is not None and client.layout.size != number:
                 has, wanted = compared(client.layout.size, number)
@@ -145,7 +151,7 @@ class SharedPool(BasePool[Buffer]):
         wanted = max(reserve, keep or 0, 1)
         return max(SLOTS_FOR_LIMIT * (wanted if limit is None else limit), wanted)
 
-    def _create_or_attach(self, create: Callable[[], SharedEngine]) -> tuple[SharedEngine, bool]:
+    def _create_or_attach(self, create: Callable[[], SharedEngine], *, quarantines: bool) -> tuple[SharedEngine, bool]:
         """This process' share, and whether the pool is new."""
         from mempool.shared.engine import SharedEngine
 
@@ -153,7 +159,7 @@ class SharedPool(BasePool[Buffer]):
             self._file.parent.mkdir(mode=0o700, exist_ok=True)
         for _ in range(ATTEMPTS):
             try:
-                client = SharedEngine.attach(self._file)
+                client = SharedEngine.attach(self._file, quarantines=quarantines)
             except FileNotFoundError:
                 try:
                     return create(), True
@@ -252,6 +258,18 @@ class SharedPool(BasePool[Buffer]):
         Also where the sender was killed after it had offered it, and before it had sent the token: so nothing stays behind.
         """
         return passing.addressed(self._engine)
+
+    def quarantined(self) -> list[Token]:
+        """The tokens of what killed processes had that had asked for `quarantine`. Nobody gets it before it was adopted.
+
+            for token in pool.quarantined():
+                with pool.adopting(token) as buf:   # its bytes are as the killed process left them
+                    ...                             # wait until the device is done; overwrite it; or pool.discard(buf)
+
+        Any process may adopt one, once; then it is that one's, and goes back with `free`, or to the system with `discard`.
+        Until then it is out. Who ends without being killed returns what it has, and nothing of it is set aside.
+        """
+        return passing.quarantined(self._engine)
 
     @classmethod
     def of(cls, token: Token) -> SharedPool:

@@ -526,7 +526,9 @@ class PoolEngine:
         return 0
 
     def notice_lost(self) -> None:
-        """See Engine. Buffers know themselves when they are dropped."""
+        """See Engine. What killed processes had is returned; buffers know themselves when they are dropped."""
+        with self._closed_meanwhile():
+            self.reclaim()
 
     # -- the targets
 
@@ -665,6 +667,12 @@ class PoolEngine:
         said = []
         if self._lingering:
             said.append(messages.lingering(len(self._lingering), []))
+        quarantined = self.client.snapshot().quarantined
+        if quarantined:
+            said.append(
+                f"{quarantined} {messages.are(quarantined)} in quarantine, because a process was killed that had "
+                f"{'it' if quarantined == 1 else 'them'}: adopt what `quarantined()` names, and free it"
+            )
         try:
             held, offered = self.client.held(), self.client.offered()
         except TimeoutError:

@@ -7,7 +7,6 @@ another pid namespace, one that called exec, one that came since the last look.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import threading
@@ -61,8 +60,13 @@ def _look(shared: Any, watched: dict[Client, int], poller: select.poll) -> None:
         if (number, epoch) not in watched:
             watched[number, epoch] = -1
             if namespace == shared._here.pid_namespace != 0:
-                with contextlib.suppress(OSError):  # it has ended: the listener finds out, or is looking already
+                try:
                     watched[number, epoch] = os.pidfd_open(pid)
+                except ProcessLookupError:
+                    shared._tx.ring()  # it has ended, maybe since the listener's last look
+                except OSError:
+                    pass  # no descriptor to be had: the slices find out
+                else:
                     poller.register(watched[number, epoch], select.POLLIN)
     for client in watched.keys() - there:
         _forget(watched, client, poller)

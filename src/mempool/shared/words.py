@@ -4,10 +4,10 @@
     word 0      reserve:21 | keep:21 | limit:21 | keep follows:1        the targets, which change together
     word 1      first bare slot:24 | made:24
     word 2      head of the line:16 | tail:16 | first empty place:16
-    word 3      how many elements are offered
+    word 3      offered:24 | quarantined:24                         how many elements
     then        for each slot    state:4 | client:16 | next slot:24       or, of an addressed one, | offerer:43
     then        for each place   state:4 | client:16 | wanted:20 | granted:20   and   before:16 | behind:16 | first slot:24
-    then        for each client  state:2 | epoch:32
+    then        for each client  state:2 | epoch:32, whose highest bit says that what it has is set aside if it is killed
 
 `next slot` chains the spares, the bare slots, or what one request has gathered. No function here trusts what it is given:
 each result is as wide as its field, and whoever uses it as an index compares it first (see decisions.py).
@@ -34,7 +34,8 @@ if not cython.compiled:  # _engine.pyx says the same in C; tests/shared/test_wor
     TARGETS, BARE_LIST, LINE, OFFERS, FIRST_SLOT = range(5)
     # The states of a slot. BARE has no memory; of all others it is there, or is on its way (POPULATING, PUNCHING).
     # OFFERED: to anybody, and its client's who has offered it. ADDRESSED: its client's to whom it was offered.
-    BARE, POPULATING, SPARE, LEASED, PUNCHING, OFFERED, ADDRESSED = range(7)
+    # QUARANTINED: nobody's; a killed client had it who wanted it to be looked at before anybody uses it.
+    BARE, POPULATING, SPARE, LEASED, PUNCHING, OFFERED, ADDRESSED, QUARANTINED = range(8)
     ANYBODY = 0xFFFF  # no client has this number
     # The states of a place in the line.
     EMPTY, WAITING, SERVED, SHUT = range(4)
@@ -264,6 +265,50 @@ def client_state(client: cython.ulonglong) -> cython.ulonglong:
 @cython.exceptval(check=False)
 def epoch_of(client: cython.ulonglong) -> cython.ulonglong:
     return client >> 2 & 0xFFFFFFFF
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def next_epoch(epoch: cython.ulonglong) -> cython.ulonglong:
+    """Of the next one under this number, who sets nothing aside."""
+    return (epoch + 1) & 0x7FFFFFFF
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def sets_aside(epoch: cython.ulonglong) -> cython.ulonglong:
+    """1: what a client has in this epoch is quarantined if it is killed."""
+    return epoch >> 31 & 1
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def with_quarantine(epoch: cython.ulonglong, sets_it_aside: cython.ulonglong) -> cython.ulonglong:
+    return (epoch & 0x7FFFFFFF) | (sets_it_aside & 1) << 31
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def make_counts(offered: cython.ulonglong, quarantined: cython.ulonglong) -> cython.ulonglong:
+    return offered | quarantined << 24
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def offered_of(counts: cython.ulonglong) -> cython.ulonglong:
+    return counts & 0xFFFFFF
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def quarantined_of(counts: cython.ulonglong) -> cython.ulonglong:
+    return counts >> 24 & 0xFFFFFF
 
 
 @cython.cfunc
