@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
@@ -48,3 +49,28 @@ def test_numpys_numbers_are_numbers() -> None:
         with pytest.raises(TypeError):
             buffer.fill(255.9)
         pool.free(buffer)
+
+
+def test_the_figures_are_valid_json() -> None:
+    """Strictly, without NaN and Infinity, of a pool without a limit, that has waited and failed, and that is closed."""
+    clock = ManualClock()
+    for options in ({}, {"limit": 1}, {"track": "holders"}):
+        pool = clock.attach(Pool(Objects(bytearray), 1, **options))  # type: ignore[arg-type]
+        held = pool.alloc_reserved()
+        if pool.limit == 1:
+            with pytest.raises(PoolTimeout):
+                pool.alloc(timeout=0)
+        told = pool.stats().as_dict()
+        assert json.loads(json.dumps(told, allow_nan=False)) == told
+        assert told["out"] == 1
+        pool.close()
+        pool.free(held)
+        assert json.loads(json.dumps(pool.stats().as_dict(), allow_nan=False))["closed"] is True
+
+
+def test_a_pool_has_no_length_and_is_true() -> None:
+    """Of what: its spares, or all of its elements? And an empty pool is no reason to go without."""
+    pool = Pool(Objects(object), 0)
+    assert bool(pool)
+    with pytest.raises(TypeError):
+        len(pool)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ pytest.importorskip("click", reason="needs mempool[cli]")
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """Files enough for seconds."""
-    for number in range(240):
+    for number in range(300):
         (tmp_path / str(number)).write_bytes(bytes([number % 251]) * (60_000 + number))
     return tmp_path
 
@@ -32,7 +32,7 @@ def promised() -> set[int]:
 @pytest.mark.long_on_both
 def test_the_demo_is_seen_by_top_and_resized_and_ends_with_status_0(folder: Path, tree: Path) -> None:
     """Its words say what to type; and its own resize, to 16, does not take back the 24 that somebody asked for."""
-    options = ["--buffer-size=64 KiB", "--latency=100", "--seconds=60", "--rounds=1", "--queue=64"]
+    options = ["--buffer-size=64 KiB", "--latency=100", "--seconds=60", "--rounds=2", "--queue=64"]
     steer = {"MEMPOOL_WATCH": "steer"}
     with (
         OnTerminal("-m", "mempool", "demo", str(tree), *options, columns=140, lines=60, env=steer) as demo,
