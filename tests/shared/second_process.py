@@ -400,7 +400,8 @@ class Near(Line):
         def work() -> tuple[bool, str | None]:
             if memory is None:
                 return False, None
-            return getattr(memory, what)(slot) is not False, memory.engine._said
+            worked, engine = getattr(memory, what)(slot) is not False, memory.engine()
+            return worked, None if engine is None else engine._said
 
         awaited = self._awaited.get(call)
         run = ("work", lambda: self.answer(number, work))
