@@ -80,8 +80,11 @@ def seconds_of(now: Any) -> cython.double:
 #: The type of the loop that ran last whose futures are asyncio's own.
 _plain_loop: Any = None
 running_loop: Any = asyncio._get_running_loop
-#: The tasks that loops run now; before CPython 3.14, where `current_task` is written around this dict.
-_tasks_of_loops: dict[Any, Any] | None = getattr(asyncio.tasks, "_current_tasks", None)
+#: The tasks that loops run now; before CPython 3.14, where `current_task` is written around this dict. From then on it stays
+#: empty, as a thread's own state has its task: who looked here would take each task for its thread.
+_tasks_of_loops: dict[Any, Any] | None = (
+    getattr(asyncio.tasks, "_current_tasks", None) if sys.version_info < (3, 14) else None
+)
 current_task: Any = asyncio.current_task
 
 

@@ -71,7 +71,7 @@ def _numpy() -> Any:
 
 
 def _arrow(buffer: Buffer) -> Any:
-    return pytest.importorskip("pyarrow").py_buffer(exported(buffer))
+    return importlib.import_module("pyarrow").py_buffer(exported(buffer))
 
 
 def _through_torch(buffer: Buffer) -> Any:
@@ -99,9 +99,11 @@ LOOKS: dict[str, Callable[[Any], Any]] = {
 NEEDS_TORCH = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="torch is not installed: pip install 'torch==2.13.0' on Python 3.11"
 )
+NEEDS_ARROW = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed")
 OF_TORCH = [name for name in LOOKS if "torch" in name or "tensor" in name]
+NEEDS = dict.fromkeys(OF_TORCH, NEEDS_TORCH) | {"pyarrow.py_buffer": NEEDS_ARROW}
 of_every_library = pytest.mark.parametrize(
-    "look", [pytest.param(look, id=name, marks=[NEEDS_TORCH] if name in OF_TORCH else []) for name, look in LOOKS.items()]
+    "look", [pytest.param(look, id=name, marks=NEEDS.get(name, ())) for name, look in LOOKS.items()]
 )
 
 
