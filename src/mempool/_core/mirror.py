@@ -53,7 +53,9 @@ class Mapping:
                 raise OSError(-base, os.strerror(-base))
             self.base = base
         else:
-            self.memory = mmap.mmap(fd, size)
+            # Before 3.13 a mapping has a descriptor of its own, which it closes at its end, whosever that is by then.
+            options: Any = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+            self.memory = mmap.mmap(fd, size, **options)
             self.base = os.getpid()
 
     def __dealloc__(self) -> None:
