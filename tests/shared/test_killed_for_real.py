@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from sweeps import LONG
 
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
+from shared_children import Parent, child
 from single_steps import Part, kill_after_change, may_trace
 
 from mempool.shared import words
@@ -62,6 +65,32 @@ def take_back(engine: SharedEngine) -> None:
             ticket.give_back()
 
 
+@contextmanager
+def killed_at_the_end(path: Path) -> Iterator[None]:
+    """A process attaches whose elements are to be set aside, takes what there is, two at most, and is killed at the end."""
+
+    def hold(parent: Parent) -> None:
+        mine = SharedEngine.attach(path, quarantines=True)
+        handles = [mine.take(), mine.take()]
+        parent.tell(len(handles))
+        parent.wait()
+
+    with child(hold) as holder:
+        holder.hear()
+        yield
+        holder.end(signal.SIGKILL)
+
+
+def adopt_the_quarantined(engine: SharedEngine) -> None:
+    """All that there is, and return it."""
+    for slot in range(engine.layout.slots):
+        number = engine._tx.look_at_quarantined(slot)
+        if number is not None:
+            ticket = Owning(engine._tx, 1)
+            assert ticket.end_offer(slot, number, False)
+            ticket.give_back()
+
+
 #: What the parent has offered to anybody: the slot and the number.
 PARENTS: list[tuple[int, int]] = []
 
@@ -76,6 +105,8 @@ SCRIPTS: dict[str, Script] = {
     "offer and adopt": lambda engine, held: end_offer(engine, held[0].slot, offer(engine, held[0], words.ANYBODY)),
     "adopt": lambda engine, _held: adopt_the_parents(engine),
     "offer to one and recall": lambda engine, held: end_offer(engine, held[0].slot, offer(engine, held[0], 0), recalls=True),
+    "reap one that sets aside": lambda engine, _held: engine.reap_dead(),
+    "adopt from quarantine": lambda engine, _held: adopt_the_quarantined(engine),
     "detach": lambda engine, _held: engine._tx.detach(),
 }
 
@@ -93,10 +124,21 @@ def test_killed_after_any_change_of_shared_memory(pool_path: Path, script: str, 
         ticket = engine.ticket(4)
 
         def begin(mine: list[Handle] = mine, ticket: Ticket = ticket) -> None:
+            if script != "reap one that sets aside":
+                stand_in_line(mine, ticket)
+                return
+            with killed_at_the_end(pool_path):
+                stand_in_line(mine, ticket)
+
+        def stand_in_line(mine: list[Handle], ticket: Ticket) -> None:
             if beside_a_line:  # nothing is left, and somebody waits
                 mine += [handle for handle in iter(engine.take, None) if handle]
                 engine.enqueue(ticket)
 
+        if script == "adopt from quarantine":
+            with killed_at_the_end(pool_path):
+                pass
+            assert engine.reap_dead() == 1
         if script == "adopt":
             handle = engine.take()
             assert handle
@@ -107,6 +149,7 @@ def test_killed_after_any_change_of_shared_memory(pool_path: Path, script: str, 
         engine.reap_dead()
         assert engine.verify() == [], f"after change {changes}, reaped"
         take_back(engine)
+        adopt_the_quarantined(engine)
         engine.cancel(ticket)
         engine.give(mine)
         now = engine.resize(3, 5, 7)
