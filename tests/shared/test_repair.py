@@ -186,7 +186,7 @@ def test_whatever_was_written_a_repaired_pool_works(pool_path: Path) -> None:
     chance = random.Random(5)
     layout = leave_behind(pool_path)
     mended = 0
-    for _ in range(200 if LONG else 40):
+    for _ in range(200 if LONG else 20):
         spoil(pool_path, chance, layout.control_bytes)
         found = repair.examine(pool_path)
         if found.wrong:

@@ -43,7 +43,7 @@ REQUESTS = (
 #: So many answers in a row that no failed allocation has changed: none is left that could be failed.
 QUIET = 40
 #: `make long` fails each of them.
-STRIDE = 1 if os.environ.get("MEMPOOL_LONG") == "1" else 7
+STRIDE = 1 if os.environ.get("MEMPOOL_LONG") == "1" else 13
 #: Of steps: uncompiled, each call has many more.
 STEPS = STRIDE if IMPLEMENTATION == "compiled" else 7 * STRIDE
 
