@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 from http.client import HTTPConnection
@@ -131,6 +132,43 @@ def test_a_directory_behind_a_door_that_is_closed_to_this_user_is_told(folder: P
             open_directory(str(folder / "inner"))
     finally:
         os.seteuid(0)
+
+
+FULL = """
+import sys
+from mempool import Objects, Pool, watch
+try:
+    print(watch.publish(steer=sys.argv[1] == "steer"))
+except watch.WatchError as error:
+    print("WatchError:", error)
+pool = Pool(Objects(object), 1)
+pool.free(pool.alloc())
+print(watch.is_published(), sum(len(process.pools) for process in watch.processes()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "steer", "told", "shown"),
+    [
+        ("size=32k", "numbers", "has no room for a page of 64 KiB; remove something", "False 0"),
+        ("nr_inodes=1", "numbers", "no page can be made in", "False 0"),
+        ("nr_inodes=2", "steer", "no socket can be made at", "True 1"),
+        ("nr_inodes=2", "numbers", ".page", "True 1"),
+    ],
+)
+def test_a_directory_that_is_full_is_told_and_what_there_is_room_for_is_shown(
+    options: str, steer: str, told: str, shown: str, folder: Path
+) -> None:
+    folder.mkdir(mode=0o700)
+    mount = f'mount -t tmpfs -o {options},mode=700 none "$0" && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", mount, str(folder), sys.executable, "-c", FULL, steer]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if "unshare:" in ended.stderr or "mount:" in ended.stderr:
+        pytest.skip(f"nothing can be mounted here: {ended.stderr}")
+    first, second = ended.stdout.splitlines()
+    assert told in first
+    assert second == shown
+    assert ended.stderr == ""
 
 
 # -- threads
