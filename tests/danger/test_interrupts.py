@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from books import assert_at_rest
 from interrupted import Counting, Scene
-from sweeps import PLACES, interrupted_everywhere
+from sweeps import PLACES, TELLS_LATE, interrupted_everywhere
 
 import mempool
 from mempool.clock import Clock
@@ -250,7 +250,7 @@ def test_an_interrupt_at_any_bytecode_loses_nothing(prepare: Callable[[Scene], C
                 scene.end()
             except AssertionError as error:
                 raise AssertionError(f"interrupted at {interrupter.struck_at}: {error}") from error
-    assert strikes > min(10, PLACES - 1)
+    assert strikes > min(10, PLACES - 1) or TELLS_LATE
 
 
 def _end_untracked(scene: Scene, struck_at: str | None) -> None:
