@@ -299,11 +299,13 @@ def _this_thread() -> ThreadOwner:
 
 def _trio_running() -> Any:
     """The module trio if one of its runs is active in this thread. Never imports it."""
-    trio = sys.modules.get("trio")
-    if trio is None:
+    # Without the GIL `get` takes the lock of the dict. In a forked child a thread may hold it that does not live there, so
+    # the child would hang; `in` and a subscript take none. `test_forks_at_any_moment_of_busy_threads`
+    if "trio" not in sys.modules:
         return None
     try:
+        trio = sys.modules["trio"]
         trio.lowlevel.current_task()
-    except (RuntimeError, AttributeError):
+    except (KeyError, RuntimeError, AttributeError):
         return None
     return trio

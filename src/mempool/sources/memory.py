@@ -125,7 +125,8 @@ class Memory:
         # Blocks that have a free place, the longest open first: whoever is full again is out of the way in one step.
         self._open: dict[_Block, None] = _new_order()
         self._turn = Turn()
-        self._window_type: Any = _Byte * self.size if WITHOUT_GIL else None
+        # More than there are addresses is out of memory, when it is asked for, and no error of ctypes before.
+        self._window_type: Any = _Byte * self.size if WITHOUT_GIL and self.size <= sys.maxsize else None
         self._was_verified = False
         self._forks = self._whole_since = forks.count()  # the latter: when no region was from before a fork
         # All that are mapped, each by a number of its own; those that are not any more are swept out now and then.
