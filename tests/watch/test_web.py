@@ -209,6 +209,22 @@ LOOK = """() => ({
 })"""
 
 
+#: Keeps each time that is written on a plot, and those that are written on it twice in one drawing.
+TIMES = """
+window.times = [], window.twice = [];
+const draws = CanvasRenderingContext2D.prototype, {clearRect, fillText} = draws;
+draws.clearRect = function (...all) { this.canvas.drawn = []; return clearRect.apply(this, all); };
+draws.fillText = function (text, ...rest) {
+  if (/^\\d\\d:\\d\\d:\\d\\d$/.test(text)) {
+    const drawn = this.canvas.drawn ||= [];
+    if (drawn.includes(text)) window.twice.push(text);
+    drawn.push(text), window.times.push(text);
+  }
+  return fillText.call(this, text, ...rest);
+};
+"""
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian: apt-get install chromium)")
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -226,12 +242,15 @@ def test_four_plots_are_seen_with_data(server: Server, width: int, scheme: str) 
             page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
             asked: list[str] = []
             page.on("request", lambda request: asked.append(request.url))
+            page.add_init_script(TIMES)
             page.goto(server.address)
             until = time.monotonic() + 40
             while min((seen := page.evaluate(LOOK))["plots"] or [0]) < 3 or len(server.report()["series"][0]) < 4:
                 assert time.monotonic() < until, (seen, faults)
                 page.wait_for_timeout(200)
             assert len(seen["plots"]) == 4
+            assert page.evaluate("() => window.times")
+            assert page.evaluate("() => window.twice") == [], "an axis has steps shorter than a second"
             assert seen["titles"][0] == "Promised, spare, out"
             assert len(seen["numbers"]) == 8
             assert not seen["wide"]

@@ -32,7 +32,7 @@ const specs = c => [
 
 function axes(spec, c) {
   const common = {stroke: c.ink, grid: {stroke: c.grid, width: 1}, ticks: {stroke: c.grid, width: 1}, font: "11px system-ui"};
-  const list = [{...common, space: 70, values: (_, at) => at.map(s => new Date(1000 * s).toTimeString().slice(0, 8))}, {...common, size: 54, values: (_, vs) => vs.map(v => v == null ? "" : spec.format(v))}];
+  const list = [{...common, space: 70, incrs: [1, 2, 5, 10, 15, 30, 60, 120, 300, 600], values: (_, at) => at.map(s => new Date(1000 * s).toTimeString().slice(0, 8))}, {...common, size: 54, values: (_, vs) => vs.map(v => v == null ? "" : spec.format(v))}];
   if (spec.second) list.push({...common, scale: "%", side: 1, size: 58, grid: {show: false}, values: (_, vs) => vs.map(v => v + " %")});
   return list;
 }
