@@ -1,4 +1,5 @@
-from mempool._core.transfer cimport Transfer
+from mempool._core.transfer cimport Transfer, new_ticket
+from mempool._core.queueing cimport Queueing
 from mempool._core.mutex cimport WITHOUT_GIL, atomic_int, swap
 from mempool._core.fast_path cimport DEFAULT, FastPath, hand_on, put_warm, take_warm
 from mempool.waiting cimport FINISHED, Routine, go_on_inside, obtain, quicken
@@ -29,6 +30,7 @@ cdef class Lease:
     cdef bint _release_shared(self, bint lingering) except? -1
     cdef object _held(self)
     cdef object _drop_thing(self)
+    cdef bint _release_quickly(self) except? -1
     cdef bint _hand_on(self) except? -1
     cdef object _returning_transfer(self)
 

@@ -25,7 +25,8 @@ else:
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.fast_path import DEFAULT, FastPath
     from mempool._core.mutex import WITHOUT_GIL, atomic_int
-    from mempool._core.transfer import Transfer
+    from mempool._core.queueing import Queueing
+    from mempool._core.transfer import Transfer, new_ticket
     from mempool.waiting import FINISHED, Routine, go_on_inside, obtain, quicken
 
     NEW = 0
@@ -168,7 +169,8 @@ class Lease:
 
     def _make_ticket(self) -> Any:
         """The ticket that will hold its element."""
-        ticket: Any = self.pool._engine.ticket(1)
+        engine: Any = self.pool._engine
+        ticket: Any = new_ticket(1) if isinstance(engine, Queueing) else engine.ticket(1)  # the former is what that does
         self.transfer = ticket
         return ticket
 
@@ -184,6 +186,9 @@ class Lease:
     @cython.exceptval(-1, check=True)
     def _exit(self, exc: object) -> cython.bint:
         if self.state == DISCARDED:
+            return True
+        # Out of the `try`, which would save and restore the thread's exception each time.
+        if cython.compiled and not WITHOUT_GIL and self.state == HELD and self._release_quickly():
             return True
         try:
             self._release(self.linger)
@@ -242,11 +247,7 @@ class Lease:
             return self._release_shared(lingering)
         if self.state != HELD:
             raise self._without()
-        if cython.compiled and self.transfer is None and put_warm(self.pool, self.thing):
-            self.thing = None
-            self.state = RELEASED
-            return True
-        if cython.compiled and self._hand_on():
+        if cython.compiled and self._release_quickly():
             return True
         transfer: Any = self._returning_transfer()
         # Of two that release at once, one may; to make the transfer may have run anything. Uncompiled, the dict decides.
@@ -292,6 +293,16 @@ class Lease:
             raise
         self.state = RELEASED
         return True
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def _release_quickly(self) -> cython.bint:
+        """Compiled, of a lease that holds its element: return that without a transfer. False: nothing has happened."""
+        if self.transfer is None and put_warm(self.pool, self.thing):  # type: ignore[name-defined]
+            self.thing = None
+            self.state = RELEASED
+            return True
+        return self._hand_on()
 
     @cython.cfunc
     @cython.exceptval(-1, check=True)

@@ -87,6 +87,10 @@ cdef extern from *:
     object mempool_known_loop()
     int mempool_learn_from(object loop) except -1
 
+cdef extern from "pythread.h":
+    unsigned long PyThread_get_thread_ident() noexcept
+
+cdef object this_thread()
 cdef object running_loop
 cdef object current_task
 cdef dict _tasks_of_loops
@@ -126,6 +130,11 @@ cdef object usual_clock
 cdef object usual_now
 cdef Py_ssize_t STILL_WAITING
 cdef Py_ssize_t HAS_BEEN_SERVED
+cdef Py_ssize_t HAS_WITHDRAWN
+cdef str DEFAULT
+cdef list kinds
+cdef dict loaded_modules
+cdef object thread_ident
 cdef double INFINITE
 cdef double HAS_SETTLED
 cdef double WORTH_A_LOOK
@@ -157,7 +166,7 @@ cdef class Wait:
     cdef bint offload
     cpdef double step(self) except? -2
     cpdef end(self)
-    cdef bint begin(self, pool, queueing, ticket, place, owner, now, double deadline, double began, bint offload) except? -1
+    cdef bint begin(self, pool, Queueing queueing, ticket, place, owner, now, double deadline, double began, bint offload) except? -1
     cdef Py_ssize_t state(self) except? -2
     cdef double poll(self, double time, begin) except? -2
     cdef bint join(self) except? -1
@@ -242,12 +251,16 @@ cdef inline PyObject *handed_out(value):
 
 
 cdef inline object advanced(Routine self, sent):
+    # `finally` and not `except`, which would save and restore the thread's exception at each step, whether one comes or not.
+    cdef bint done = False
     self.begin_step()
     try:
-        return self._go_on(sent)
-    except BaseException:
-        self.end()
-        raise
+        yielded = self._go_on(sent)
+        done = True
+    finally:
+        if not done:
+            self.end()
+    return yielded
 
 
 cdef inline PyObject *next_of(PyObject *self) except? NULL:

@@ -35,6 +35,7 @@ else:
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.mutex import WITHOUT_GIL
     from mempool._core.queueing import NOT_COUNTED, Queueing
+    from mempool._core.transfer import Ticket
 
 
 #: What Wait.step returns when there is nothing to wait for any more.
@@ -51,15 +52,19 @@ log: logging.Logger = logging.getLogger("mempool")
 #: The kinds of tasks that were registered, the latest first; see parking.register_tasks.
 task_kinds: list[Any] = []
 
-# The same as in C.
+# The same in C, where a name costs nothing. One of Python's is looked up each time, from CPython 3.12 on in a dict.
 STILL_WAITING: cython.Py_ssize_t = WAITING
 HAS_BEEN_SERVED: cython.Py_ssize_t = SERVED
+HAS_WITHDRAWN: cython.Py_ssize_t = WITHDRAWN
 INFINITE: cython.double = NEVER
 HAS_SETTLED: cython.double = SETTLED
 LONG_WAIT: cython.double = LONG
 MAY_BE_LATE: cython.double = LATE
 WORTH_A_LOOK: cython.double = garbage.WAIT_MIN
-DEFAULT = "default"
+DEFAULT: str = "default"
+kinds: list[Any] = task_kinds
+loaded_modules: dict[str, Any] = sys.modules
+thread_ident: Any = get_ident
 
 asyncio_future: Any = asyncio.Future
 usual_clock: Any = SYSTEM_CLOCK
@@ -89,6 +94,14 @@ current_task: Any = asyncio.current_task
 
 
 @cython.cfunc
+def this_thread() -> Any:
+    """Its ident."""
+    if cython.compiled:
+        return PyThread_get_thread_ident()  # type: ignore[name-defined]  # in the .pxd
+    return thread_ident()
+
+
+@cython.cfunc
 def loop_here() -> Any:
     """`asyncio._get_running_loop()`, compiled without the system call by which that, before CPython 3.12, notices a fork."""
     if cython.compiled:
@@ -107,6 +120,7 @@ def task_running_in(loop: Any) -> Any:
 
 
 @cython.final
+@cython.freelist(16)
 @cython.cclass
 class Wait:
     """One caller's wait in the line, step by step, whoever parks it in between: a thread, a task, a greenlet.
@@ -155,7 +169,7 @@ class Wait:
     def begin(  # noqa: PLR0917 - a call in C
         self,
         pool: Any,
-        queueing: Any,
+        queueing: Queueing | None,  # its ticket is a Ticket
         ticket: Any,
         place: Any,
         owner: Any,
@@ -167,17 +181,17 @@ class Wait:
         self.pool = pool
         self.engine = self.pool._engine
         self.queueing = queueing
-        self.own = None if queueing is None else ticket
+        self.own = None if queueing is None else cython.cast(Ticket, ticket)
         self.ticket = ticket
         self.place = place
-        self.parker = None if owner is None else place
+        self.parker = None if owner is None else cython.cast(AsyncioParker, place)
         self.owner = owner
         self.now = now
         self.errand = None
         self.deadline = deadline
         self.began = began
         self.offload = offload
-        self.outcome = WITHDRAWN
+        self.outcome = HAS_WITHDRAWN
         self.stands = False
         self.warn_at = INFINITE
         if self.pool._patience is not None:
@@ -264,7 +278,7 @@ class Wait:
         if self.queueing is not None:
             if self.parker is not None:  # as `enqueue` does, in C
                 self.parker.on_gone = self
-                self.own.set_waiter(self.parker, self.owner, get_ident(), True)
+                self.own.set_waiter(self.parker, self.owner, this_thread(), True)
                 Queueing.join(self.queueing, self.own)
             else:
                 self.queueing.enqueue(self.own, self.place)
@@ -584,11 +598,11 @@ class AsyncioParker(Routine):
 
     def wake(self) -> None:
         """See Waker."""
+        if loop_here() is self.loop and task_running_in(self.loop) is not None:
+            self._rouse()  # inside a task of this loop, so the loop is neither asleep nor closed
+            return
         try:
-            if loop_here() is self.loop and task_running_in(self.loop) is not None:
-                self._rouse()  # inside a task of this loop, so the loop is not asleep
-            else:
-                self.loop.call_soon_threadsafe(self._rouse)
+            self.loop.call_soon_threadsafe(self._rouse)
         except RuntimeError:  # the loop is closed: its ticket loses its place, and not an element
             if self.on_gone is not None:
                 self.on_gone()
@@ -670,7 +684,7 @@ def task_of(loop: Any) -> Any:
     """The task of this loop whose code runs here. None: a callback, or another's code while the loop runs in this thread."""
     task: Any = task_running_in(loop)
     if task is not None:
-        modules: dict[str, Any] = sys.modules
+        modules: dict[str, Any] = loaded_modules
         if "sniffio" in modules and modules["sniffio"].thread_local.name == "trio":
             return None  # a run of trio inside this very task
         # As greenlets.are_loaded, without a call.
@@ -716,7 +730,7 @@ class Obtaining(Routine):
     @cython.exceptval(-1, check=True)
     def check_out(self) -> cython.bint:
         if self.queueing is not None:
-            Queueing.check_out(self.queueing, self.ticket)
+            Queueing.check_out(self.queueing, cython.cast(Ticket, self.ticket))
         else:
             self.pool._engine.check_out(self.ticket)
         return True
@@ -725,7 +739,7 @@ class Obtaining(Routine):
     @cython.exceptval(-1, check=True)
     def is_done_at_once(self) -> cython.bint:
         """Whether there was no need to wait; else there is a wait from now on, unless this is no task of asyncio's."""
-        loop: Any = loop_here() if not task_kinds and not self.pool._offload else None
+        loop: Any = loop_here() if not kinds and not self.pool._offload else None
         task: Any = None if loop is None else task_of(loop)
         if task is None:
             return False
@@ -746,7 +760,7 @@ class Obtaining(Routine):
             deadline = self.pool._deadline(self.timeout, place.now)
         is_served: cython.bint
         if self.queueing is not None:
-            is_served = Queueing.try_take(self.queueing, self.ticket, True, True)
+            is_served = Queueing.try_take(self.queueing, cython.cast(Ticket, self.ticket), True, True)
         else:
             is_served = engine.try_take(self.ticket, ask_source=True, may_wait=True)
         if is_served:

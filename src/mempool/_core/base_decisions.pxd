@@ -25,6 +25,9 @@ cdef inline long long *mirrored(Mapping mapping, Py_ssize_t at) except? NULL:
     return <long long *>(<char *>mapping.base + at)
 
 
+cdef Py_ssize_t HAS_BEEN_SERVED
+
+
 cdef class BaseDecisions:
     cdef State state
     cdef Outstanding outstanding

@@ -40,6 +40,10 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
     BOUNDS = (*(step * 10**power / 1e5 for power in range(7) for step in (1, 2, 5)), 100.0)
 
 
+# The same in C, see waiting.py.
+HAS_BEEN_SERVED: cython.Py_ssize_t = SERVED
+
+
 @cython.cclass
 class BaseDecisions:
     """The state and the table of outstanding elements of one pool."""
@@ -137,14 +141,16 @@ class BaseDecisions:
                 release(self)
                 if ticket is None:
                     return
+                done: cython.bint = False
                 try:
                     ticket.wake()
-                except BaseException:
-                    try:
-                        ticket.wake()  # it may be done twice, and must not be lost
-                    finally:
-                        self.wake_pending()  # the others must hear of it whatever befell this one
-                    raise
+                    done = True
+                finally:
+                    if not done:  # `except` would cost something each time, see `advanced` in waiting.pxd
+                        try:
+                            ticket.wake()  # it may be done twice, and must not be lost
+                        finally:
+                            self.wake_pending()  # the others must hear of it whatever befell this one
 
     @cython.cfunc
     def serve_line(self, state: State) -> cython.void:
@@ -165,7 +171,7 @@ class BaseDecisions:
             while ticket.count < ticket.wanted:
                 state.pop_spare(ticket)
                 state.from_line += 1
-            settle(state, ticket, SERVED)
+            settle(state, ticket, HAS_BEEN_SERVED)
             state.wake_later(ticket)
             ticket = state.next_to_serve()
         if ticket is not None and ticket.may_be_gone and state.spare > state.held_back():

@@ -12,6 +12,8 @@ cdef inline bint is_nobodys(list made, Py_ssize_t index) noexcept:
     """Whether nobody but this list refers to what lies in it at that place."""
     return Py_REFCNT(PyList_GET_ITEM(made, index)) == 1
 
+cdef Py_ssize_t STILL_WAITING
+
 cdef class Decisions(BaseDecisions):
     cpdef bint take_spares(self, Transfer transfer, bint from_reserve) except -1
     cpdef Py_ssize_t join(self, Ticket ticket, list slots) except -1

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from mempool._core.transfer import CLOSED, IMPOSSIBLE, SERVED, WITHDRAWN
+from mempool._core.transfer import CLOSED, IMPOSSIBLE, SERVED, WAITING, WITHDRAWN
 
 if TYPE_CHECKING:
     from mempool._core import _cython as cython
@@ -45,6 +45,7 @@ TIMED_OUT = 4
 WAIT_BUCKETS = (*(step * 10**power / 1e5 for power in range(7) for step in (1, 2, 5)), 100.0)
 #: What `join` answers.
 IN_LINE, HAS_ALL, IS_CLOSED, IS_FULL, IS_TOO_MANY = range(5)
+STILL_WAITING: cython.Py_ssize_t = WAITING  # the same in C, see waiting.py
 #: So many spares are looked at for an element that the source may have returned before; see is_here.
 SEARCHED = 1024
 #: For `retarget`, and what it answers beside IS_CLOSED.
@@ -209,7 +210,7 @@ class Decisions(BaseDecisions):
             if transfer.permits == 0 and not transfer.made:
                 return
             i: cython.Py_ssize_t
-            for i in range(len(transfer.made)):
+            for i in range(0 if transfer.made is None else len(transfer.made)):
                 if transfer.made[i] is None:  # not made
                     continue
                 if self.tracks:
@@ -229,10 +230,10 @@ class Decisions(BaseDecisions):
                 if type(transfer.made[i]) is Buffer:
                     buffer: Buffer = transfer.made[i]
                     buffer.block.owner = self.owner
-            if cython.compiled:
-                del transfer.made[:]
-            else:
+            if not cython.compiled:
                 transfer.made = []
+            elif transfer.made is not None:
+                del transfer.made[:]
             state.made += made
             state.permits = max(0, state.permits - transfer.permits)
             if transfer.filling:
@@ -264,8 +265,7 @@ class Decisions(BaseDecisions):
     def is_here(self, state: State, own: Transfer, index: cython.Py_ssize_t) -> cython.bint:
         """Whether what the source has returned is in this pool already, as far as that can be known: it made nothing new.
 
-        Somebody else refers to it, which may be its source's own notes; that it is out, the table of outstanding elements
-        does not say for sure then.
+        Somebody refers to it, if only its source's own notes; whether it is out, the table does not say for sure then.
         """
         i: cython.Py_ssize_t
         for i in range(own.first, own.count):
@@ -529,10 +529,10 @@ class Decisions(BaseDecisions):
             element = transfer.elements[transfer.first]  # its last reference goes when this method returns
             transfer.elements[transfer.first] = None
             transfer.first += 1
-            if cython.compiled:
-                del transfer.free_called[:]
-            else:
+            if not cython.compiled:
                 transfer.free_called = []
+            elif transfer.free_called is not None:
+                del transfer.free_called[:]
             if state.disposing > 0:  # else a fork has counted it already
                 state.disposing -= 1
                 state.disposed += 1
@@ -621,7 +621,7 @@ class Decisions(BaseDecisions):
 
     def cancel(self, ticket: Transfer) -> None:
         """`withdraw`, for whoever gives up, whether it ever joined or not."""
-        if isinstance(ticket, Ticket) and not ticket.is_settled():
+        if isinstance(ticket, Ticket) and cython.cast(Ticket, ticket).state == STILL_WAITING:
             self.withdraw(ticket)
 
     def set_waiting_max(self, tickets: cython.Py_ssize_t) -> None:

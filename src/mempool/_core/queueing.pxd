@@ -4,6 +4,7 @@ from mempool._core.decisions cimport Decisions
 cdef Py_ssize_t NOT_COUNTED
 cdef Py_ssize_t STANDS_IN_LINE
 cdef Py_ssize_t NEEDS_NO_PLACE
+cdef list NO_PLACES
 cdef double INFINITE
 
 cdef class Queueing:

@@ -29,9 +29,9 @@ NOT_COUNTED: cython.Py_ssize_t = -1
 #: Seconds. The head of the line asks the source by itself after the first, then in doubling steps up to the last
 #: (kernel: every 5 s); and, whatever has changed, never sooner than the third after a failure.
 ASK_FIRST, ASK_LAST, ASK_SOONEST = 0.05, 5.0, 0.001
-_NO_PLACES: list[None] = []
+NO_PLACES: list[Any] = []
 
-# The same as in C.
+# The same in C, see waiting.py.
 STANDS_IN_LINE: cython.Py_ssize_t = IN_LINE
 NEEDS_NO_PLACE: cython.Py_ssize_t = HAS_ALL
 INFINITE: cython.double = NEVER
@@ -86,7 +86,7 @@ class Queueing:
         step: Any = self
         if not self.core.fast_alloc:
             step.notice_lost()
-        places: list[None] = [None] * ticket.wanted if ticket.wanted > self.core.capacity() else _NO_PLACES
+        places: list[None] = [None] * ticket.wanted if ticket.wanted > self.core.capacity() else NO_PLACES
         answer: cython.Py_ssize_t = self.core.join(ticket, places)
         if answer != STANDS_IN_LINE and answer != NEEDS_NO_PLACE:  # noqa: PLR1714 - of a tuple these would be objects
             raise step._refused(ticket, answer)

@@ -41,6 +41,8 @@ cdef enum:
     MIRRORED_FROM_SPARE = 16
     MIRRORED_FROM_RESERVE = 18
 
+cdef Py_ssize_t CLOSED_GATE
+
 cdef class State:
     cdef Py_ssize_t reserve
     cdef Py_ssize_t keep

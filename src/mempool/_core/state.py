@@ -32,6 +32,7 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool.buffer import Buffer
 
 UNLIMITED = sys.maxsize
+CLOSED_GATE: cython.Py_ssize_t = UNLIMITED  # the same in C, see waiting.py
 
 
 @cython.final
@@ -120,7 +121,7 @@ class State:
             self.wait_histogram = [0] * 23
             self.mirror = None
         self.wait_seconds_total = self.wait_seconds_max = 0.0
-        self.fast_alloc_above = UNLIMITED
+        self.fast_alloc_above = CLOSED_GATE
         self.fast_free_below = 0
         self.full = False
         self.rests_until = 0
@@ -149,7 +150,7 @@ class State:
     def set_gates(self, fast_alloc: cython.bint, fast_free: cython.bint) -> cython.void:
         """Set the gates of the fast path, after everything else: a line closes both, a drainer that of free."""
         is_open: cython.bint = not self.closed and self.first_in_line() is None
-        self.fast_alloc_above = self.reserve if is_open and fast_alloc else UNLIMITED
+        self.fast_alloc_above = self.reserve if is_open and fast_alloc else CLOSED_GATE
         self.fast_free_below = self.keep if is_open and fast_free and not self.drainers and self.excess() <= 0 else 0
         self.full = self.made - self.disposed + self.permits >= self.limit
         if cython.compiled:  # uncompiled, what surrounds the decision does it

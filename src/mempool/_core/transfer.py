@@ -69,12 +69,27 @@ class Transfer:
         self.checked = False  # the source's check has had what this transfer holds, and may have changed it
         self.lingering = 0  # how many of what this transfer holds the state counts as lingering, until it is back
         self.proven = False  # the table of outstanding elements let go of what this transfer holds (compiled)
-        self.made = []  # what the source has made and the state does not know yet; None: not made
+        # What the source has made and the state does not know yet; an element that is None is not made. Of a new_ticket,
+        # which most often is served by others, this list is None at first, and so is `free_called`.
+        self.made = []
         self.twice = None  # what the source has returned although it is in the pool already
         self.free_called = []  # not empty: the source's free has been entered for the first element
         self.successors = None  # compiled, without the GIL: the next handle of each buffer, see buffer.prepare
         if not cython.compiled:
             self.removed = []  # the same, see Outstanding.check_in
+
+    def places_to_make(self) -> list[Any]:
+        """Where to put what the source makes: one place for each permit, behind what it has made."""
+        if self.made is None:
+            self.made = []
+        self.made.extend([None] * self.permits)
+        return self.made
+
+    def place_to_free(self) -> list[Any]:
+        """Where to note that the source's free has been entered."""
+        if self.free_called is None:
+            self.free_called = []
+        return self.free_called
 
     def held(self) -> list[Any]:
         """The elements in this transfer, in the order in which they came."""
@@ -186,9 +201,7 @@ def new_ticket(wanted: cython.Py_ssize_t) -> Ticket:
     """The way to make one: without the cost of a call to `Ticket`, whose `__init__` says the same."""
     if not cython.compiled:
         return Ticket(wanted)
-    ticket: Ticket = Ticket.__new__(Ticket)  # all else is 0, False or None then
+    ticket: Ticket = Ticket.__new__(Ticket)  # all else is 0, False or None then, also `made` and `free_called`
     ticket.wanted = wanted
     ticket.elements = [None] * wanted
-    ticket.made = []
-    ticket.free_called = []
     return ticket

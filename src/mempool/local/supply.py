@@ -95,11 +95,11 @@ class Supply:
         Where a `finally` fails beyond the 256th instruction, CPython makes an int of that place; where there is no memory
         for it, CPython fails there again, without end. See test_memory_that_ends_for_good_in_the_midst_of_a_call.
         """
-        transfer.made.extend([None] * transfer.permits)
+        made = transfer.places_to_make()
         # One call into C: what the source returns lies in the transfer before any exception can be raised. Into places
         # that are there already, because a list that has to grow may find no memory for that.
         asking = starmap(self.source.alloc, repeat((), transfer.permits))
-        any(map(setitem, repeat(transfer.made), count(), asking))
+        any(map(setitem, repeat(made), count(), asking))
         self._check_made(transfer)
 
     def arrive(self, transfer: Transfer, for_caller: bool) -> None:
@@ -207,7 +207,7 @@ class Supply:
                 try:
                     free = self.source.free
                     # One call into C: `free_called` has an entry from the moment on at which the source's free is called.
-                    transfer.free_called.extend(
+                    transfer.place_to_free().extend(
                         map(call, (room_for_a_frame, free), (None, transfer.elements[transfer.first]))
                     )
                 except BaseException as error:  # noqa: BLE001 - raised below, when all is disposed of
