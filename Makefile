@@ -36,7 +36,7 @@ export PIP_RETRIES ?= 10
 unexport PYTHONDONTWRITEBYTECODE  # set in many containers, and each worker of pytest would compile all tests anew
 PYTEST := $(PY) -m pytest
 
-.PHONY: help demo test long oldest-dask ci dev check coverage stress stress-ft stress-ft-here bench verify verify-here mutate memcheck docs site-check clean print-python
+.PHONY: help demo test long oldest-dask ci dev check coverage stress stress-ft stress-ft-here bench verify verify-here verify-ordering mutate memcheck docs site-check clean print-python
 
 help:
 	@echo "make demo     run the main job: hash a tree of files while memory runs out"
@@ -51,6 +51,7 @@ help:
 	@echo "make stress-ft the same without the GIL, on a Python that .ci/free-threaded makes"
 	@echo "make bench    measure beside everything else there is, and draw the plots of the docs"
 	@echo "make verify   search the schedules (Python >= 3.12), run the Spin model where spin is installed"
+	@echo "make verify-ordering every order of memory accesses of SharedPool's protocol"
 	@echo "make mutate   plant bugs and see that the tests catch them"
 	@echo "make memcheck buffers and the table of outstanding elements under valgrind"
 	@echo "make docs     build the documentation"
@@ -179,6 +180,11 @@ verify:
 
 verify-here: $(STAMPS)/mempool $(STAMPS)/extra-verify
 	$(PY) -m verification $(ARGS)
+
+# Every order of memory accesses of the protocol of SharedPool, and that on an emulated AArch64
+# (Debian: apt-get install relacy-dev g++ gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static).
+verify-ordering: $(STAMPS)/mempool
+	$(PY) -m verification.ordering
 
 # First the bugs chosen by hand, then a sample of those that a machine makes: half an hour.
 mutate: $(STAMPS)/mempool $(STAMPS)/extra-mutate
