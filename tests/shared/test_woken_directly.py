@@ -254,6 +254,30 @@ def test_a_door_is_closed_with_its_loop_and_with_its_pool(pool_path: Path) -> No
     asyncio.run(outlive())
 
 
+def test_a_door_in_a_cycle_takes_its_reader_away_from_the_loop(pool_path: Path) -> None:
+    """The collector ends what is in a cycle in any order; a loop that read on at the number would read another's descriptor."""
+    wrong: list[Any] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: wrong.append(context))
+        for _ in range(3):
+            tx = attach(pool_path)._engine._tx
+            loop = asyncio.get_running_loop()
+            cycle: list[Any] = [Door(tx, loop, 2)]
+            number = cycle[0]._socket.number
+            cycle[0].served[0] = cycle  # type: ignore[assignment]
+            del cycle
+            gc.collect()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert loop.remove_reader(number) is False, "the loop reads on"
+
+    pool = make(pool_path)
+    asyncio.run(main())
+    assert wrong == []
+    pool.close()
+
+
 def test_a_child_of_a_fork_has_no_door_of_its_parents(pool_path: Path) -> None:
     """It would keep the name, and read what is told the parent."""
     pool, other = make(pool_path), attach(pool_path)

@@ -43,9 +43,7 @@ class _Socket:
 
 
 class Door:
-    """What one loop reads."""
-
-    _loop: weakref.ref[asyncio.AbstractEventLoop] | None = None  # until it does
+    """What one loop reads, until this object is gone."""
 
     def __init__(self, tx: Transaction, loop: asyncio.AbstractEventLoop, number: int) -> None:
         """Raises OSError where there is no socket to be had; NotImplementedError where this loop reads none."""
@@ -57,14 +55,9 @@ class Door:
         self._tx = tx
         self._socket: _Socket = _Socket(descriptor)
         loop.add_reader(descriptor, functools.partial(_answer, weakref.ref(self)))
-        self._loop = weakref.ref(loop)
-
-    def __del__(self) -> None:
-        loop = None if self._loop is None else self._loop()
-        # Not in a child of a fork: it has the parent's selector, and would take the parent's reader away.
-        if loop is not None and self._socket.pid == os.getpid() and not loop.is_closed():
-            with contextlib.suppress(RuntimeError):  # it is being closed
-                loop.call_soon_threadsafe(_shut, loop, self._socket)
+        # No method `__del__`: of a door in a cycle of garbage, the collector may end the socket first, and it clears the weak
+        # reference to the loop, though the loop is alive. The loop would then read on at a number that is soon another's.
+        weakref.finalize(self, _leave, weakref.ref(loop), self._socket).atexit = False
 
     def expect(self, ticket: Ticket) -> None:
         """Whoever serves this ticket, which stands in the line, tells this door."""
@@ -86,6 +79,15 @@ def _answer(reference: weakref.ref[Door]) -> None:
         if ticket is not None:
             waker: Any = ticket.waker
             waker._rouse()  # this is its loop's thread
+
+
+def _leave(reference: weakref.ref[asyncio.AbstractEventLoop], socket: _Socket) -> None:
+    """The door is gone: its loop, if that is there, shall read it no longer. In whatever thread."""
+    loop = reference()
+    # Not in a child of a fork: it has the parent's selector, and would take the parent's reader away.
+    if loop is not None and socket.pid == os.getpid() and not loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # it is being closed
+            loop.call_soon_threadsafe(_shut, loop, socket)
 
 
 def _shut(loop: asyncio.AbstractEventLoop, descriptor: _Socket) -> None:
