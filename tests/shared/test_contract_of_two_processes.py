@@ -34,8 +34,7 @@ OTHERWISE_TOGETHER: dict[str, str] = {
         "many_at_once_come_of_the_reserve_without_asking"
     ),
     "news in one process does not have the head of the line ask at once that waits in another: it asks in its own time": (
-        "a_limit_taken_away_is_news a_newcomer_has_the_head_ask_at_once room_under_the_limit_is_news "
-        "news_does_not_make_the_head_more_patient"
+        "a_newcomer_has_the_head_ask_at_once room_under_the_limit_is_news news_does_not_make_the_head_more_patient"
     ),
     "a long wait is logged in the process that waits": "a_long_wait_is_logged_once",
     "nobody knows of another process that it is filling": (

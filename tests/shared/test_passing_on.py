@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +85,22 @@ def test_what_is_offered_is_dead_here_and_alive_where_it_is_adopted(pool_path: P
     assert (back[0], back.address) == (8, address)
     pool.free(back)
     assert is_whole(pool)
+
+
+def test_a_pool_that_nobody_refers_to_is_gone_once_what_it_has_offered_is_adopted(pool_path: Path) -> None:
+    """Nobody tells it of the adoption: it is looked at when this process makes or attaches another pool."""
+    other = make(pool_path)
+    pool = attach(pool_path)
+    client = weakref.ref(pool._engine.client)
+    token = pool.offer(filled(pool, 7))
+    del pool
+    gc.collect()
+    assert client() is not None, "what is offered would be reclaimed"
+    other.free(other.adopt(token))
+    attach(pool_path)
+    gc.collect()
+    assert client() is None
+    assert is_whole(other)
 
 
 def test_a_buffer_that_is_viewed_is_not_offered(pool_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_a_door_is_closed_with_its_loop_and_with_its_pool(pool_path: Path) -> No
 
 
 def test_a_door_in_a_cycle_takes_its_reader_away_from_the_loop(pool_path: Path) -> None:
-    """The collector ends what is in a cycle in any order; a loop that read on at the number would read another's descriptor."""
+    """The collector ends what is in a cycle in any order; a loop that reads on at the number soon reads another's."""
     wrong: list[Any] = []
 
     async def main() -> None:

@@ -55,8 +55,8 @@ class Door:
         self._tx = tx
         self._socket: _Socket = _Socket(descriptor)
         loop.add_reader(descriptor, functools.partial(_answer, weakref.ref(self)))
-        # No method `__del__`: of a door in a cycle of garbage, the collector may end the socket first, and it clears the weak
-        # reference to the loop, though the loop is alive. The loop would then read on at a number that is soon another's.
+        # No method `__del__`: of a door in a cycle of garbage, the collector may end the socket first, and clears the weak
+        # reference to the loop, though the loop is alive. The loop would read on at a number that is soon another's.
         weakref.finalize(self, _leave, weakref.ref(loop), self._socket).atexit = False
 
     def expect(self, ticket: Ticket) -> None:

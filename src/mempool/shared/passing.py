@@ -11,16 +11,17 @@ that. A token is a number and no right: it holds nothing, and may be lost, copie
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
 from mempool._core import Transfer
 from mempool.buffer import Buffer, prepare, revoke
-from mempool.errors import ForeignElement, StaleToken
+from mempool.errors import ForeignElement, PoolError, StaleToken
 from mempool.messages import closed, ending, s
 from mempool.shared import words
 from mempool.shared.errors import ClientGone
@@ -214,3 +215,10 @@ def is_responsible(engine: Any, slots: set[int]) -> bool:
     except ClientGone:
         slots.clear()
     return bool(slots)
+
+
+def let_go_of_adopted(engines: Iterable[Any]) -> None:
+    """An engine that has offered something stays until that is adopted, of which nobody tells it: now it looks."""
+    for engine in list(engines):
+        with contextlib.suppress(PoolError):  # it meets the same by itself
+            engine._after_return()

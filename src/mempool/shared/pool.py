@@ -96,7 +96,7 @@ class SharedPool(BasePool[Buffer]):
         limit = None if limit is None else self._count("limit", limit)
         most = self._slots(reserve, keep_given, limit, slots)
 
-        from mempool.shared.pool_engine import PoolEngine
+        from mempool.shared.pool_engine import PoolEngine, in_use
         from mempool.shared.targets import check_targets
 
         keep_now = 2 * reserve if keep_given is None else keep_given
@@ -123,6 +123,7 @@ class SharedPool(BasePool[Buffer]):
                 raise ValueError(
                     f"{self._called()}: its elements have {has}, not {wanted}; attach with that size, or use another name"
                 )
+            passing.let_go_of_adopted(in_use.values())  # one descriptor or more each, of pools that nobody refers to
             engine = PoolEngine(client, TRACKERS[track](), waiting_max=waiting_max, on_reclaim=on_reclaim)
             self._prepare(engine)
             super().__init__(engine, timeout=timeout, patience=patience)

@@ -47,7 +47,7 @@ ASK_LAST, ASK_SOONEST, REST_FIRST, REST_LAST = 5.0, 0.001, 0.001, 0.05
 SPARES, ANYTHING, NEW_MEMORY = range(3)
 
 #: Engines that have offered something: alive though nobody refers to the pool. (What is out keeps its engine itself.)
-_in_use: dict[int, PoolEngine] = {}
+in_use: dict[int, PoolEngine] = {}
 
 #: The greatest target that its word has room for.
 MOST = (1 << 21) - 1
@@ -381,10 +381,9 @@ class PoolEngine:
 
     def _after_return(self) -> None:
         """Something has come back: who waits for that is told; a process that has ended its share leaves with the last."""
-        is_responsible = bool(self._offered) and passing.is_responsible(self, self._offered)
-        is_responsible = is_responsible or bool(self._offering)
+        is_responsible = bool(self._offering) or passing.is_responsible(self, self._offered)
         if not is_responsible:
-            _in_use.pop(id(self), None)
+            in_use.pop(id(self), None)
             if not self._tx.may_give:
                 self._set_gates()
         # Not while another thread gets memory or gives it back: it comes here when it has done so.
@@ -402,7 +401,7 @@ class PoolEngine:
     def note_offer(self, slot: int) -> None:
         """This slot is offered in the next step: until it is adopted, this process stays with the pool."""
         self._offered.add(slot)
-        _in_use[id(self)] = self
+        in_use[id(self)] = self
         self._set_gates()
 
     def out_here(self) -> int:
@@ -542,8 +541,9 @@ class PoolEngine:
         for ticket in list(self._waiting):
             ticket.wake()  # the limit may be less than it wants
         self._have_head_retry()
-        if grew:
-            self._fill(decisions.FOR_RESERVE)
+        if grew or not any(ticket.is_first() for ticket in self._waiting):
+            # For the line, too: its head waits in another process, which is not told that the limit was raised.
+            self._fill(decisions.FOR_RESERVE if grew else decisions.FOR_LINE)
         self._tx.shrink()
         if self._tx.look()[3] < self._tx.look()[0]:
             self._fill(decisions.BEYOND_OUT)  # what was punched here took the room of another's grow
@@ -785,7 +785,7 @@ class PoolEngine:
         self._doors = Doors(self._tx)
         self._fills = self._filling = 0
         self.under_way.clear()
-        _in_use.pop(id(self), None)
+        in_use.pop(id(self), None)
         self._set_gates()
 
 
