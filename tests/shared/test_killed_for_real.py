@@ -91,6 +91,8 @@ def adopt_the_quarantined(engine: SharedEngine) -> None:
             ticket.give_back()
 
 
+#: Its client: after the parent and the one that is traced. Who looks for the dead in /proc takes 10 s, traced.
+HOLDER = 2
 #: What the parent has offered to anybody: the slot and the number.
 PARENTS: list[tuple[int, int]] = []
 
@@ -105,7 +107,7 @@ SCRIPTS: dict[str, Script] = {
     "offer and adopt": lambda engine, held: end_offer(engine, held[0].slot, offer(engine, held[0], words.ANYBODY)),
     "adopt": lambda engine, _held: adopt_the_parents(engine),
     "offer to one and recall": lambda engine, held: end_offer(engine, held[0].slot, offer(engine, held[0], 0), recalls=True),
-    "reap one that sets aside": lambda engine, _held: engine.reap_dead(),
+    "reap one that sets aside": lambda engine, _held: engine._tx.reap(HOLDER, engine._tx.look_at_client(HOLDER)[1]),
     "adopt from quarantine": lambda engine, _held: adopt_the_quarantined(engine),
     "detach": lambda engine, _held: engine._tx.detach(),
 }
