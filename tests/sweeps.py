@@ -64,8 +64,12 @@ class Interrupter(AtBytecode):
     """Raises KeyboardInterrupt, where Python raises one."""
 
     def passes_over(self, frame: FrameType) -> bool:
-        """At a return of a public call an interrupt is one in its caller. In a finalizer Python swallows what is raised."""
-        return _hands_over(frame) or _in_finalizer(frame)
+        """At a return of a public call an interrupt is one in its caller. In a finalizer Python swallows what is raised.
+
+        None comes at a NOP, or at what the compiler adds at the end of a handler, which has no line: CPython looks for one at
+        calls and jumps. On 3.11 the NOP of a `try` within another one is in neither of them.
+        """
+        return frame.f_lineno is None or _operation(frame) == "NOP" or _hands_over(frame) or _in_finalizer(frame)
 
     def strike(self) -> None:
         sys.settrace(None)
@@ -101,12 +105,15 @@ def _in_finalizer(frame: FrameType | None) -> bool:
 def _hands_over(frame: FrameType) -> bool:
     """Whether this is the very return of a public call to a caller outside of the package."""
     outside = frame.f_back is None or not frame.f_back.f_code.co_filename.startswith(PACKAGE)
-    if not outside:
-        return False
+    return outside and _operation(frame) in ENDS
+
+
+def _operation(frame: FrameType) -> str | None:
+    """What comes next."""
     code = frame.f_code
     if code not in _operations:
         _operations[code] = {i.offset: i.opname for i in dis.get_instructions(code)}
-    return _operations[code].get(frame.f_lasti) in ENDS
+    return _operations[code].get(frame.f_lasti)
 
 
 #: `make test` takes a sample of each sweep, with each core of other calls; `make long` and the gate take all of it.

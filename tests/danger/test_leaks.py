@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -78,6 +79,12 @@ def left_behind(prepared: Prepared, rounds: int) -> dict[str, int]:
             again = growth(rounds)
             found = {what: more for what, more in found.items() if what in again}
     return found
+
+
+@pytest.fixture(autouse=True)
+def _no_news(caplog: pytest.LogCaptureFixture) -> None:
+    """pytest keeps each record, also of INFO where a test of this process has asked for these."""
+    caplog.set_level(logging.WARNING, "mempool")
 
 
 def run(prepared: Prepared, rounds: int) -> dict[str, int]:

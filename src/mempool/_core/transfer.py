@@ -85,11 +85,10 @@ class Transfer:
         self.made.extend([None] * self.permits)
         return self.made
 
-    def place_to_free(self) -> list[Any]:
-        """Where to note that the source's free has been entered."""
+    def make_place_to_free(self) -> None:
+        """Where to note that the source's free has been entered, as far as it is not there."""
         if self.free_called is None:
             self.free_called = []
-        return self.free_called
 
     def held(self) -> list[Any]:
         """The elements in this transfer, in the order in which they came."""

@@ -206,8 +206,11 @@ class Supply:
                 vain += 1
                 try:
                     free = self.source.free
-                    # One call into C: `free_called` has an entry from the moment on at which the source's free is called.
-                    transfer.place_to_free().extend(
+                    if transfer.free_called is None:  # compiled, of a new_ticket
+                        transfer.make_place_to_free()
+                    # One call into C: `free_called` has an entry from the moment on at which the source's free is called. (No
+                    # Python frame before: where the stack is full and there is no memory, CPython raises a SystemError.)
+                    transfer.free_called.extend(
                         map(call, (room_for_a_frame, free), (None, transfer.elements[transfer.first]))
                     )
                 except BaseException as error:  # noqa: BLE001 - raised below, when all is disposed of
