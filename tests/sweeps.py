@@ -66,8 +66,8 @@ class Interrupter(AtBytecode):
     def passes_over(self, frame: FrameType) -> bool:
         """At a return of a public call an interrupt is one in its caller. In a finalizer Python swallows what is raised.
 
-        None comes at a NOP, or at what the compiler adds at the end of a handler, which has no line: CPython looks for one at
-        calls and jumps. On 3.11 the NOP of a `try` within another one is in neither of them.
+        None comes at a NOP, or at what the compiler adds at the end of a handler, which has no line: CPython looks for one
+        at calls and jumps. On 3.11 the NOP of a `try` within another one is in neither of them.
         """
         return frame.f_lineno is None or _operation(frame) == "NOP" or _hands_over(frame) or _in_finalizer(frame)
 

@@ -208,7 +208,7 @@ class Supply:
                     free = self.source.free
                     if transfer.free_called is None:  # compiled, of a new_ticket
                         transfer.make_place_to_free()
-                    # One call into C: `free_called` has an entry from the moment on at which the source's free is called. (No
+                    # One call into C: `free_called` has an entry from the moment at which the source's free is called. (No
                     # Python frame before: where the stack is full and there is no memory, CPython raises a SystemError.)
                     transfer.free_called.extend(
                         map(call, (room_for_a_frame, free), (None, transfer.elements[transfer.first]))
