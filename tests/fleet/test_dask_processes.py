@@ -116,7 +116,7 @@ def farm(scheduler: str, workers: int, folder: Path) -> Iterator[Callable[[int],
         yield lambda number: int((folder / str(number)).read_text())
 
 
-@pytest.mark.long_on_both
+@pytest.mark.long  # beside it, workers are killed at any time, and a scheduler
 def test_a_worker_that_is_killed_in_each_step_of_a_resize_comes_to_the_latest(
     cluster: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.once
 
 Script = Callable[[SharedEngine, list[Handle]], object]
 #: The child is killed after the first change and each so many'th further one; `make long` and the gate take all.
-EVERY = 1 if LONG else 12
+EVERY = 1 if LONG else 24
 
 
 def part_of(script: Script) -> Part:

@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning"),
 ]
 #: The child is killed after the first change and each so many'th further one.
-EVERY = 1 if LONG else 9
+EVERY = 1 if LONG else 18
 
 
 def make(path: Path, **options: Any) -> SharedPool:

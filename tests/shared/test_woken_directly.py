@@ -19,6 +19,7 @@ pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine:
 
 from shared_children import Parent, child
 from single_steps import kill_after_change, may_trace
+from sweeps import LONG
 
 from mempool.errors import PoolTimeout
 from mempool.shared import lookout
@@ -314,7 +315,7 @@ def test_who_serves_is_killed_at_any_change_and_the_waiter_is_served(pool_path: 
 
     changes, goes_on = 0, True
     while goes_on:
-        changes += 1
+        changes += 1 if LONG else 4
         thread = threading.Thread(target=WAYS[way], args=(pool,), daemon=True)
 
         def begin(thread: threading.Thread = thread) -> None:

@@ -79,6 +79,7 @@ def test_a_socket_that_a_daemon_has_closed_ends_with_a_warning_and_touches_no_ot
         assert "Traceback" not in said
 
 
+@pytest.mark.long_on_both
 def test_a_process_without_a_free_descriptor_is_asked_and_steered_and_says_nothing(folder: Path) -> None:
     """One is kept for that. A process is asked just when something is wrong with it."""
     body = """
@@ -267,6 +268,7 @@ def test_requests_that_are_sent_together_are_each_answered(folder: Path) -> None
     assert pool.reserve == 3
 
 
+@pytest.mark.long_on_both
 def test_who_connects_to_a_web_server_and_sends_nothing_is_cut_off_and_only_so_many_are_served_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
