@@ -8,6 +8,7 @@ import collections
 import gc
 import itertools
 import os
+import sys
 import warnings
 import zlib
 from datetime import datetime
@@ -105,6 +106,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(why)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """An exception that a sweep has left under way holds its frames, and what they hold, for the rest of this process."""
+    left = sys.exception()
+    if left is not None and left is not _left_before[-1]:
+        _left_before.append(left)
+        pytest.fail(f"{item.nodeid} has left {left!r} under way")
+
+
+_left_before: list[BaseException | None] = [None]
 _finished = itertools.count(1)
 
 

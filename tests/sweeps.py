@@ -16,6 +16,8 @@ import mempool
 
 PACKAGE = str(Path(mempool.__file__).parent)
 ENDS = {"RETURN_VALUE", "RETURN_CONST"}
+#: Where no interrupt comes.
+BETWEEN = {"NOP", "PUSH_EXC_INFO", "POP_EXCEPT"}
 #: CPython 3.13 tells of the bytecodes of a function only from its next call on: what is called once is not struck there.
 TELLS_LATE = sys.version_info[:2] == (3, 13)
 
@@ -66,10 +68,11 @@ class Interrupter(AtBytecode):
     def passes_over(self, frame: FrameType) -> bool:
         """At a return of a public call an interrupt is one in its caller. In a finalizer Python swallows what is raised.
 
-        None comes at a NOP, or at what the compiler adds at the end of a handler, which has no line: CPython looks for one
-        at calls and jumps. On 3.11 the NOP of a `try` within another one is in neither of them.
+        None comes at a NOP, at the ends of a handler, or at what the compiler adds there, which has no line: CPython looks
+        for one at calls and jumps. On 3.11 the NOP of a `try` within another one is in neither of them, and who strikes at
+        the ends of a handler leaves its exception the one under way while the thread lives, with all that its frames hold.
         """
-        return frame.f_lineno is None or _operation(frame) == "NOP" or _hands_over(frame) or _in_finalizer(frame)
+        return frame.f_lineno is None or _operation(frame) in BETWEEN or _hands_over(frame) or _in_finalizer(frame)
 
     def strike(self) -> None:
         sys.settrace(None)

@@ -67,6 +67,8 @@ def by_hand(folder: Path) -> Iterator[Server]:
         yield running
     finally:
         running.stop()
+        # CPython 3.11 loses references where memory runs out, to this server too, and its page would stay mapped for good.
+        vars(running).clear()
         pool.free(held)
 
 
