@@ -11,8 +11,8 @@
 # -- which Python ---------------------------------------------------------------------------------------------------
 PYENV_VERSIONS := $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.1[1-9]*/bin/python3)
 CANDIDATES := python3 python3.13 python3.12 python3.11 python3.14 python $(PYENV_VERSIONS)
-# The first that answers, is at least $(1) and can make a venv (Debian keeps that in python3-venv).
-find-python = $(shell for p in $(CANDIDATES); do \
+# The first of these, or of $(2), that answers, is at least $(1) and can make a venv (Debian keeps that in python3-venv).
+find-python = $(shell for p in $(2) $(CANDIDATES); do \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < $(1))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 
 ifndef PYTHON
@@ -50,7 +50,7 @@ help:
 	@echo "make stress   minutes of threads against resizers"
 	@echo "make stress-ft the same without the GIL, on a Python that .ci/free-threaded makes"
 	@echo "make bench    measure beside everything else there is, and draw the plots of the docs"
-	@echo "make verify   search the schedules (Python >= 3.12), run the Spin model where spin is installed"
+	@echo "make verify   search the schedules (Python 3.12, else newer), run the Spin model where spin is installed"
 	@echo "make verify-ordering every order of memory accesses of SharedPool's protocol"
 	@echo "make mutate   plant bugs and see that the tests catch them"
 	@echo "make memcheck buffers and the table of outstanding elements under valgrind"
@@ -174,9 +174,12 @@ stress-ft-here: $(STAMPS)/mempool
 bench: $(STAMPS)/mempool $(STAMPS)/extra-bench
 	$(BIN)/mempool bench --plot 'docs/img/bench-{group}.svg' $(ARGS)
 
-# The search needs Python >= 3.12, and so a venv of its own where the default is older.
+# The search needs Python >= 3.12, and so a venv of its own where the default is older. Where 3.12 is, it is taken: each
+# version has other bytecodes, so other schedules, and the figures in verification/README.md are of 3.12.
+OF_THE_FIGURES = python3.12 $(foreach p,$(PYENV_VERSIONS),$(if $(findstring /versions/3.12,$(p)),$(p)))
 verify:
-	@$(MAKE) --no-print-directory verify-here VENV=.venv-verify PYTHON="$(or $(call find-python,(3, 12)),python3.12)"
+	@$(MAKE) --no-print-directory verify-here VENV=.venv-verify \
+		PYTHON="$(or $(call find-python,(3, 12),$(OF_THE_FIGURES)),python3.12)"
 
 verify-here: $(STAMPS)/mempool $(STAMPS)/extra-verify
 	$(PY) -m verification $(ARGS)
