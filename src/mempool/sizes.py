@@ -38,17 +38,17 @@ def parse_size(size: int | str) -> int:
 
 
 def in_words(size: int) -> str:
-    """A size for a message: "1.0 GiB", "64.0 KiB", "100 bytes"."""
+    """A size for a person: "1 GiB", "1.5 KiB", "100 bytes"."""
     if size < 1024:
         return "1 byte" if size == 1 else f"{size} bytes"
     if size >= 1 << 60:  # what a user has got wrong, and more than a float may hold
         return f"{size >> 40:,} TiB"
-    amount = float(size)
-    for unit in ("KiB", "MiB", "GiB"):
+    amount, unit = float(size), ""
+    for unit in ("KiB", "MiB", "GiB", "TiB"):  # noqa: B007 - the last one is used below
         amount /= 1024
-        if amount < 1023.95:  # 1024.0 KiB are 1.0 MiB
-            return f"{amount:.1f} {unit}"
-    return f"{amount / 1024:.1f} TiB"
+        if amount < 1023.95:  # else 1024 KiB, which are 1 MiB
+            break
+    return f"{amount:.1f} {unit}".replace(".0 ", " ")
 
 
 def compared(size: int, other: int) -> tuple[str, str]:

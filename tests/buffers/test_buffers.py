@@ -228,7 +228,7 @@ def test_with_holders_the_error_says_what_pyarrow_has() -> None:
     with Pool(Buffers(4096), 1, name="frames", track="holders") as pool:
         buffer = pool.alloc()
         arrow = pa.py_buffer(exported(buffer))
-        with pytest.raises(BufferError, match=r"pyarrow\.lib\.Buffer of 4\.0 KiB"):
+        with pytest.raises(BufferError, match=r"pyarrow\.lib\.Buffer of 4 KiB"):
             pool.free(buffer)
         del arrow
         pool.free(buffer)
@@ -334,7 +334,7 @@ def test_an_array_shares_the_memory(pool: Pool[Buffer]) -> None:
         assert buffer.array("float64").shape == (512,)
         assert buffer.array("float64", 5).shape == (5,)
         assert buffer.array("u1", (0, 9)).shape == (0, 9)
-        with pytest.raises((ValueError, TypeError), match=r"pool 'frames'.* takes 8\.0 KiB, this buffer has 4\.0 KiB"):
+        with pytest.raises((ValueError, TypeError), match=r"pool 'frames'.* takes 8 KiB, this buffer has 4 KiB"):
             buffer.array("int32", (2048,))
         with pytest.raises(ValueError, match="pool 'frames'"):
             buffer.array("int32", (-1, -1))

@@ -139,7 +139,7 @@ def test_an_array_is_the_element_until_its_last_view_ends(pool: Pool[Buffer]) ->
 
 
 def test_an_array_that_does_not_fit_says_the_sizes_and_takes_nothing(pool: Pool[Buffer]) -> None:
-    with pytest.raises(ValueError, match=r"takes 8\.0 KiB, this buffer has 4\.0 KiB"):
+    with pytest.raises(ValueError, match=r"takes 8 KiB, this buffer has 4 KiB"):
         pool.array(2048, "float32")
     assert counted(pool) == (2, 0, 0)
 
@@ -304,7 +304,7 @@ def test_a_shape_may_be_of_any_integers_and_leave_one_length_open(pool: Pool[Buf
 
 
 def test_a_shape_of_numbers_that_would_overflow_is_refused_by_its_true_size(pool: Pool[Buffer]) -> None:
-    with pool.lease() as buffer, pytest.raises(ValueError, match=r"takes 300\.0 KiB"):
+    with pool.lease() as buffer, pytest.raises(ValueError, match=r"takes 300 KiB"):
         buffer.array(shape=(np.uint16(480), np.uint16(640)))
 
 

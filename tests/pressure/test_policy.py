@@ -45,7 +45,7 @@ def test_a_step_tells_the_bytes_of_buffers(machine: Machine) -> None:
     machine.say(50)
     pressure.look()
     assert pressure.log[0].size == 8 * 4096
-    assert str(pressure.log[0]).endswith("keep 16 -> 8, 32.0 KiB given back")
+    assert str(pressure.log[0]).endswith("keep 16 -> 8, 32 KiB given back")
 
 
 def test_the_reserve_is_never_moved_unless_it_is_followed(machine: Machine) -> None:

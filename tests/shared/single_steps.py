@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shared_children import die_with_the_parent
 
-from mempool.shared.engine import SharedEngine
+from mempool.shared.engine import Handle, SharedEngine, Ticket
 from mempool.shared.layout import ROOT
 
 TRACEME, SINGLESTEP = 0, 9
@@ -41,6 +41,12 @@ def take_part(path: Path, part: Part) -> None:
         status = 0
     finally:
         os._exit(status)
+
+
+def stand_in_line(engine: SharedEngine, mine: list[Handle], ticket: Ticket) -> None:
+    """Take all that there is, so that nothing is left, and join the line."""
+    mine += [handle for handle in iter(engine.take, None) if handle]
+    engine.enqueue(ticket)
 
 
 def kill_after_change(engine: SharedEngine, path: Path, part: Part, changes: int, meanwhile: Callable[[], object]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from sweeps import LONG
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
 from shared_children import Parent, child
-from single_steps import Part, kill_after_change, may_trace
+from single_steps import Part, kill_after_change, may_trace, stand_in_line
 
 from mempool.shared import words
 from mempool.shared._engine import Ticket as Owning
@@ -126,16 +126,9 @@ def test_killed_after_any_change_of_shared_memory(pool_path: Path, script: str, 
         ticket = engine.ticket(4)
 
         def begin(mine: list[Handle] = mine, ticket: Ticket = ticket) -> None:
-            if script != "reap one that sets aside":
-                stand_in_line(mine, ticket)
-                return
-            with killed_at_the_end(pool_path):
-                stand_in_line(mine, ticket)
-
-        def stand_in_line(mine: list[Handle], ticket: Ticket) -> None:
-            if beside_a_line:  # nothing is left, and somebody waits
-                mine += [handle for handle in iter(engine.take, None) if handle]
-                engine.enqueue(ticket)
+            with killed_at_the_end(pool_path) if script == "reap one that sets aside" else nullcontext():
+                if beside_a_line:
+                    stand_in_line(engine, mine, ticket)
 
         if script == "adopt from quarantine":
             with killed_at_the_end(pool_path):

@@ -20,6 +20,7 @@ import pytest
 
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
+from frames import SIZE, attach, make, other_folder
 from shared_children import Parent, child
 
 from mempool import Buffer
@@ -30,15 +31,6 @@ from mempool.shared.pool import SharedPool
 from mempool.testing import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-SIZE = 8192
-
-
-def make(path: Path, **options: Any) -> SharedPool:
-    return SharedPool("frames", **{"size": SIZE, "reserve": 2, "keep": 2, "limit": 4, "folder": path.parent, **options})
-
-
-def attach(path: Path, **options: Any) -> SharedPool:
-    return SharedPool.attach("frames", folder=path.parent, **options)
 
 
 def filled(pool: SharedPool, byte: int) -> Buffer:
@@ -116,7 +108,7 @@ def test_a_buffer_that_is_viewed_is_not_offered(pool_path: Path) -> None:
     pool.free(pool.adopt(pool.offer(buf)))
     with pytest.raises(ForeignElement):
         pool.offer("no buffer")  # type: ignore[arg-type]
-    foreign = make(pool_path, folder=_other_folder(pool_path))
+    foreign = make(pool_path, folder=other_folder(pool_path))
     buf = foreign.alloc()
     with pytest.raises(ForeignElement):
         pool.offer(buf)
@@ -140,12 +132,6 @@ def test_an_offer_for_which_there_is_no_memory_has_not_happened(pool_path: Path,
         assert (bytes(buf[:2]), pool.out, pool.pending()) == (b"\3\3", 1, [])
     pool.free(pool.recall(pool.offer(buf)))
     assert is_whole(pool)
-
-
-def _other_folder(path: Path) -> Path:
-    folder = path.with_name("folder")
-    folder.mkdir(mode=0o700)
-    return folder
 
 
 def twice(pool: SharedPool, other: SharedPool) -> tuple[Token, list[Buffer]]:

@@ -5,32 +5,26 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
+from frames import SIZE, attach, make
 from shared_children import Parent, child
 
 import mempool
 from mempool.errors import PoolTimeout, StaleToken
-from mempool.shared.pool import SharedPool
 from mempool.testing import ManualClock
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-SIZE = 4096
-
-
-def make(path: Path, **options: Any) -> SharedPool:
-    return SharedPool("frames", **{"size": SIZE, "reserve": 2, "keep": 2, "limit": 4, "folder": path.parent, **options})
 
 
 def hold(path: Path, *, quarantine: bool, offer: int = 0) -> Callable[[Parent], None]:
     """A child that holds two which it has written to, offers so many more, and waits for its end."""
 
     def run(parent: Parent) -> None:
-        pool = SharedPool.attach("frames", folder=path.parent, quarantine=quarantine)
+        pool = attach(path, quarantine=quarantine)
         held = pool.alloc_many(2)
         for buf in held:
             buf.fill(7)
@@ -67,7 +61,7 @@ def test_what_a_killed_process_had_waits_to_be_looked_at(pool_path: Path) -> Non
     with pytest.raises(StaleToken):
         pool.recall(tokens[1])
     pool.discard(pool.adopt(tokens[1]))
-    other = SharedPool.attach("frames", folder=pool_path.parent)
+    other = attach(pool_path)
     other.free(other.adopt(tokens[2]))
     pool.free(mine)
     assert (pool.out, pool.quarantined(), pool.verify()) == (0, [], [])

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
 from shared_children import Parent, child
-from single_steps import kill_after_change, may_trace
+from single_steps import kill_after_change, may_trace, stand_in_line
 from sweeps import LONG
 
 from mempool._core import IMPLEMENTATION
@@ -267,9 +267,8 @@ def test_killed_after_any_change_on_the_quick_way(pool_path: Path, act: str, bes
         ticket = engine.ticket(1)
 
         def begin(mine: list[Any] = mine, ticket: Any = ticket) -> None:
-            if beside_a_line:  # nothing is left, and somebody waits
-                mine += [handle for handle in iter(engine.take, None) if handle]
-                engine.enqueue(ticket)
+            if beside_a_line:
+                stand_in_line(engine, mine, ticket)
 
         goes_on = kill_after_change(engine, pool_path, part_of(act), changes, begin)
         assert engine.verify() == [], f"after change {changes}"

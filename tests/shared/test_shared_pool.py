@@ -15,6 +15,7 @@ import pytest
 
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
+from frames import SIZE, attach, make, other_folder
 from shared_children import Parent, child
 
 from mempool.errors import DoubleFree, ForeignElement, PoolClosed, PoolTimeout, UseAfterFree
@@ -24,15 +25,6 @@ from mempool.shared.pool_engine import PoolEngine
 from mempool.testing import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-SIZE = 8192
-
-
-def make(path: Path, **options: Any) -> SharedPool:
-    return SharedPool("frames", **{"size": SIZE, "reserve": 2, "keep": 2, "limit": 4, "folder": path.parent, **options})
-
-
-def attach(path: Path, **options: Any) -> SharedPool:
-    return SharedPool.attach("frames", folder=path.parent, **options)
 
 
 def bytes_used(path: Path) -> int:
@@ -58,7 +50,7 @@ def test_elements_are_buffers_that_are_dead_after_free(pool_path: Path) -> None:
         len(buf)
     with pytest.raises(DoubleFree):
         pool.free(buf)
-    with make(pool_path.with_name("other"), folder=_other_folder(pool_path)) as other:
+    with make(pool_path.with_name("other"), folder=other_folder(pool_path)) as other:
         foreign = other.alloc()
         with pytest.raises(ForeignElement):
             pool.free(foreign)
@@ -67,12 +59,6 @@ def test_elements_are_buffers_that_are_dead_after_free(pool_path: Path) -> None:
     with pytest.warns(ResourceWarning, match="dropped while it was out"):
         del dropped
     assert (pool.out, pool.spare) == (0, 2)
-
-
-def _other_folder(path: Path) -> Path:
-    folder = path.with_name("folder")
-    folder.mkdir(mode=0o700)
-    return folder
 
 
 def test_what_lingers_is_returned_with_its_last_view(pool_path: Path) -> None:
@@ -150,7 +136,7 @@ def test_another_process_sees_what_was_promised_and_what_is_out(pool_path: Path)
         assert (stats.reserve, stats.keep, stats.limit, stats.out) == (2, 2, 4, 1)
         buf = other.alloc()
         assert len(buf) == SIZE
-        with pytest.raises(ValueError, match=r"8\.0 KiB, not 4\.0 KiB"):
+        with pytest.raises(ValueError, match=r"8 KiB, not 4 KiB"):
             make(pool_path, size=4096)
         parent.tell(other.out)
         parent.wait()

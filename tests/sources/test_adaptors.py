@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dis
-import gc
 import itertools
-import os
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 from sweeps import ENDS, Interrupter, interrupted_everywhere
+from wrappers import WRAPPERS
 
 from mempool import Buffers, Fallback, Faulty, Limited, Logged, Objects, OnFailure, Pool, PoolTimeout, Translated
 from mempool.sources.source import Source
@@ -57,16 +56,6 @@ class TestAllOfThemKeepTheContract(AdaptorContract):
 
 
 # -- what all of them pass on
-
-WRAPPERS: dict[str, Callable[[Any], Any]] = {
-    "Limited": lambda source: Limited(source, elements_max=3),
-    "Logged": lambda source: Logged(source, to=os.devnull),
-    "Faulty": Faulty,
-    "OnFailure": lambda source: OnFailure(source, gc.collect),
-    "Translated": lambda source: Translated(source, OSError),
-    "Fallback": lambda source: Fallback(source, source),
-    "all": lambda source: Limited(OnFailure(Faulty(Fallback(source, source)), gc.collect), elements_max=9),
-}
 
 
 class Rich:

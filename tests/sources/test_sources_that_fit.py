@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import functools
-import gc
-import os
 import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from wrappers import WRAPPERS
 
-from mempool import Fallback, Faulty, Limited, Logged, Objects, OnFailure, Pool, Translated
+from mempool import Limited, Objects, Pool
 
-WRAPPERS: dict[str, Callable[[Any], Any]] = {
-    "nothing": lambda source: source,
-    "Limited": lambda source: Limited(source, elements_max=3),
-    "Logged": lambda source: Logged(source, to=os.devnull),
-    "Faulty": Faulty,
-    "OnFailure": lambda source: OnFailure(source, gc.collect),
-    "Translated": lambda source: Translated(source, OSError),
-    "Fallback": lambda source: Fallback(source, source),
-}
-wrapped = pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+wrapped = pytest.mark.parametrize("wrap", [lambda source: source, *WRAPPERS.values()], ids=["nothing", *WRAPPERS])
 
 
 class Plain:

@@ -308,11 +308,11 @@ def test_tests_do_not_sleep() -> None:
 #: A count of bytes in the middle of a message: `mempool.sizes.in_words` says it as a person reads it.
 RAW_BYTES = re.compile(r"""f["'].*\}\s*(bytes|kB|MB|GB)\b|/ 1e[69]:[^}]*\} [MG]B""")
 #: Which count bytes as such: the functions that make words of sizes, the most that a path may have, a name of sysfs.
-COUNTS_BYTES = {"sizes.py", "cli/kinds.py", "watch/server.py", "sources/levels.py"}
+COUNTS_BYTES = {"sizes.py", "watch/server.py", "sources/levels.py"}
 
 
 def test_a_message_tells_a_size_in_words() -> None:
-    """1.0 GiB, and not 1,073,741,824 bytes; of two sizes that differ, `mempool.sizes.compared` makes words that differ."""
+    """1 GiB, and not 1,073,741,824 bytes; of two sizes that differ, `mempool.sizes.compared` makes words that differ."""
     assert RAW_BYTES.search('f"no room for {needed:,} bytes"')
     assert RAW_BYTES.search('f"{size / 1e6:,.1f} MB"')
     package = SOURCES / "mempool"

@@ -193,9 +193,9 @@ def test_a_dry_run_tells_the_bytes_and_changes_nothing(folder: Path) -> None:
     """It needs no socket: its figures are enough."""
     watch.publish()
     pool = Pool(Buffers("1 MiB"), 2, name="frames")
-    assert "a reserve of 6 would make 4: 4.0 MiB of memory" in called("resize", "frames", "--reserve", "6", "--dry-run")
+    assert "a reserve of 6 would make 4: 4 MiB of memory" in called("resize", "frames", "--reserve", "6", "--dry-run")
     pool.resize(reserve=8)
-    assert "would dispose of 4 now: -4.0 MiB of memory" in called("resize", "frames", "--reserve", "2", "--dry-run")
+    assert "would dispose of 4 now: -4 MiB of memory" in called("resize", "frames", "--reserve", "2", "--dry-run")
     assert pool.reserve == 8
     objects = Pool(Objects(object), 2, name="objects")
     assert "not known" in called("resize", "objects", "--reserve", "6", "--dry-run")

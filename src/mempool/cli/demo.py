@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from mempool.cli import kinds
-from mempool.cli.kinds import in_words
+from mempool.sizes import in_words
 
 #: Bytes. The ballast leaves smaller blocks alone: out_of_memory.memory.SMALLEST is the same.
 BUFFER_SIZE_MIN = 64 * 1024

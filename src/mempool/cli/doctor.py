@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mempool.cli import kinds
-from mempool.cli.kinds import in_words
 from mempool.cli.machine import Machine, Trial, facts, look, trials
+from mempool.sizes import in_words
 from mempool.sources.levels import LEVELS
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mempool.sizes import parse_size
+from mempool.sizes import compared, parse_size
 
 RESERVE_MAX = 1_000_000
 DAY = 86_400
@@ -23,9 +23,9 @@ def size(at_least: int, at_most: int | None = None) -> Callable[[click.Context, 
         except ValueError as error:
             raise click.BadParameter(str(error)) from None
         if size < at_least:
-            raise click.BadParameter(f"{in_words(size)} is too little, {in_words(at_least)} is the least")
+            raise click.BadParameter("{} is too little, {} is the least".format(*compared(size, at_least)))
         if at_most is not None and size > at_most:
-            raise click.BadParameter(f"{in_words(size)} is too much, {in_words(at_most)} is the most")
+            raise click.BadParameter("{} is too much, {} is the most".format(*compared(size, at_most)))
         return size
 
     return convert
@@ -40,15 +40,6 @@ def seconds(_context: click.Context, _option: click.Parameter, value: str) -> fl
     if not 0 < number <= DAY:  # false for nan too
         raise click.BadParameter(f"a number of seconds above 0, at most {DAY}, not {value!r}")
     return number
-
-
-def in_words(size: int) -> str:
-    """Bytes, for a person."""
-    for unit, name in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size >= unit:
-            number = size / unit
-            return f"{number:.4g} {name}" if number < 9999.5 else f"{number:.0f} {name}"
-    return f"{size} bytes"
 
 
 def why_not_writable(file: Path) -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mempool import IMPLEMENTATION, __version__
-from mempool.cli.kinds import in_words
+from mempool.sizes import in_words
 from mempool.sources import headroom, levels, numa
 from mempool.sources.memory import Memory, Region
 

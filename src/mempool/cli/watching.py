@@ -9,13 +9,14 @@ from typing import Any
 import click
 
 from mempool.cli.tables import HEAD, cells, lines_of
+from mempool.sizes import in_words
 from mempool.stats import guarantee_of, stats_of
 from mempool.watch import NoAnswer, Refused, WatchError, shared_pools
 from mempool.watch.layout import Figures
 from mempool.watch.outside import PoolView, find, is_meant, snapshot_of
 from mempool.watch.reader import Row
 from mempool.watch.sources import Here
-from mempool.watch.words import sentence, size_in_words, state_of
+from mempool.watch.words import sentence, state_of
 
 #: Of what `ls --json` writes: raised whenever a field changes its meaning or goes.
 SCHEMA = 1
@@ -225,10 +226,10 @@ def forecast(pool: PoolView, reserve: int) -> str:
     keep = stats.keep if stats.keep > 2 * stats.reserve else max(reserve, 2 * reserve)
     less = max(0, stats.spare - keep)
     what = f"would make {more}" if reserve > stats.reserve else f"would dispose of {less} now"
-    number = more if reserve > stats.reserve else -less
+    number, sign = (more, "") if reserve > stats.reserve else (less, "-" if less else "")
     if pool.element_bytes is None:
         return f"{said}; a reserve of {reserve} {what} (of what size is not known)"
-    return f"{said}; a reserve of {reserve} {what}: {size_in_words(number * pool.element_bytes)} of memory"
+    return f"{said}; a reserve of {reserve} {what}: {sign}{in_words(number * pool.element_bytes)} of memory"
 
 
 __all__ = ["Figures", "list_pools", "resize", "why"]

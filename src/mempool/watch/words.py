@@ -87,13 +87,3 @@ def quantile(histogram: Sequence[int], share: float) -> float | None:
         if seen >= share * total:
             return BUCKETS[bucket] if bucket < len(BUCKETS) else float("inf")
     return float("inf")
-
-
-def size_in_words(number: int) -> str:
-    """Bytes, in the largest unit that leaves at least one."""
-    value, sign = float(abs(number)), "-" if number < 0 else ""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{sign}{value:.0f} {unit}" if unit == "B" else f"{sign}{value:.1f} {unit}"
-        value /= 1024
-    return f"{sign}{value:.1f} TiB"

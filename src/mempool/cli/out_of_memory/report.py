@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mempool import IMPLEMENTATION, __version__
-from mempool.cli.kinds import in_words
 from mempool.cli.out_of_memory.files import Comparison, Tree
 from mempool.cli.out_of_memory.screen import MIB
 from mempool.cli.out_of_memory.words import OUT, OUT_AGAIN, PHASES, TO_SPARE, Job, Outcome, Run
+from mempool.sizes import in_words
 
 NONE = "-"
 TITLES = {Run.BYTEARRAY: "bytearray", Run.POOL: "pool", Run.QUEUE: "queue"}

@@ -8,12 +8,12 @@ from pathlib import Path
 from rich.console import Console
 
 from mempool import IMPLEMENTATION
-from mempool.cli.kinds import in_words
 from mempool.cli.out_of_memory.children import Results, run_child
 from mempool.cli.out_of_memory.files import Tree, compare, find_files
 from mempool.cli.out_of_memory.report import TITLES, Report
 from mempool.cli.out_of_memory.screen import screen_for
 from mempool.cli.out_of_memory.words import Job, Run
+from mempool.sizes import in_words
 
 #: A small tree is read in several rounds, so that there is something to see: up to about so many files and bytes.
 FILES_ENOUGH = 8_000
