@@ -16,21 +16,15 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from mempool import garbage, greenlets, native
+from mempool._core import _cython as cython
 from mempool.clock import SYSTEM_CLOCK, Clock, in_words
 from mempool.engine import NEVER, SERVED, TIMED_OUT, WAITING, WITHDRAWN
 from mempool.errands import Errand
 from mempool.errors import PoolTimeout
 from mempool.native import get_ident
 
-if TYPE_CHECKING:
-    from mempool._core import _cython as cython
-else:
-    try:
-        import cython
-    except ModuleNotFoundError:
-        from mempool._core import _cython as cython
-    if not cython.compiled:  # where Cython is installed, its own stand-ins are no methods, and cost a call each
-        from mempool._core import _cython as cython
+if cython.compiled and not TYPE_CHECKING:  # never: it tells Cython that the name is its own module's; see _cython.py
+    import cython
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.mutex import WITHOUT_GIL

@@ -1,7 +1,8 @@
-"""What the core needs of the `cython` module when Cython is not installed.
+"""What the uncompiled core uses in the place of the `cython` module, whether Cython is installed or not.
 
 The core is written in Cython's pure-Python mode: the same files compile to C and run as they are. Uncompiled, the
-decorators and types below mean nothing, so each is the identity, or a plain Python type.
+decorators and types below mean nothing, so each is the identity, or a plain Python type. (Those of Cython's own module are
+no methods, and cost a call each.) Cython knows its module by an `import cython`, wherever in a file that is.
 """
 
 from __future__ import annotations
