@@ -18,9 +18,10 @@ from sweeps import LONG
 
 from mempool import Buffer, Buffers
 from mempool._core import Decisions, Ticket
-from mempool._core.decisions import CHANGED, GROWN, HAS_ALL, IN_LINE, UNCHANGED, WAIT_BUCKETS
+from mempool._core.decisions import CHANGED, GROWN, HAS_ALL, IN_LINE, UNCHANGED
 from mempool._core.state import UNLIMITED
 from mempool._core.transfer import SERVED
+from mempool.engine import WAIT_BUCKETS
 
 which = st.integers(0, 5)
 few = st.integers(1, 4)

@@ -6,9 +6,10 @@ import asyncio
 
 from mempool import Objects, Pool
 from mempool._core import Decisions, Transfer
-from mempool._core.decisions import TIMED_OUT, UNCHANGED
+from mempool._core.decisions import UNCHANGED
 from mempool._core.state import UNLIMITED
 from mempool._core.transfer import CLOSED, SERVED, WITHDRAWN
+from mempool.engine import TIMED_OUT
 from mempool.testing import ManualClock, ScriptedSource, Step
 
 

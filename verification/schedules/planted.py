@@ -58,7 +58,7 @@ def _nobody_is_served(_self: Decisions, _state: State) -> None:
 
 def _inside_the_source(self: State) -> Ticket | None:
     """What is returned goes to the first in line, though it is inside the source and cannot take it."""
-    return self.first_in_line()
+    return self.head
 
 
 def _nobody_is_woken(_self: State, _ticket: Ticket) -> None:

@@ -53,7 +53,7 @@ def cast(_kind: object, thing: Any) -> Any:
     return thing
 
 
-exceptval = freelist = locals = _with_arguments
+exceptval = freelist = _with_arguments
 
 
 def critical_section(decision: _Decorated) -> _Decorated:

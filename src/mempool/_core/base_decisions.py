@@ -157,10 +157,10 @@ class BaseDecisions:
                     break
                 # The free list has no place for what the head holds back and what the next one gathers. A full free list is
                 # enough for any one of them, and the first is the first.
-                ticket = state.first_in_line()
+                ticket = state.head
                 if ticket is None:
                     break
-            served = served or ticket is state.first_in_line()
+            served = served or ticket is state.head
             state.dequeue(ticket)
             while ticket.count < ticket.wanted:
                 state.pop_spare(ticket)
@@ -272,7 +272,7 @@ class BaseDecisions:
             if state.closed or transfer.wanted == transfer.count:
                 return False
             is_full: cython.bint = state.made - state.disposed + state.permits >= state.limit
-            if state.first_in_line() is None and (state.spare > 0 or not is_full):
+            if state.head is None and (state.spare > 0 or not is_full):
                 return False
             transfer.defer()
             return True

@@ -33,10 +33,6 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
         return sys.getrefcount(made[index]) <= _REFERENCES_OF_A_LIST
 
 
-#: Beside the states of a ticket, how a wait can end.
-TIMED_OUT = 4
-#: Upper bounds, in seconds, of the buckets in which waits are counted; the last bucket has none.
-WAIT_BUCKETS = (*(step * 10**power / 1e5 for power in range(7) for step in (1, 2, 5)), 100.0)
 #: What `join` answers.
 IN_LINE, HAS_ALL, IS_CLOSED, IS_FULL, IS_TOO_MANY = range(5)
 STILL_WAITING: cython.Py_ssize_t = WAITING  # the same in C, see waiting.py
@@ -96,7 +92,7 @@ class Decisions(BaseDecisions):
                 return -1
             head: Ticket | None = transfer.asks_for
             if head is not None:
-                if state.first_in_line() is not head:
+                if state.head is not head:
                     return 0  # it has been served, and shall not be held up
                 elements = min(elements, head.wanted - state.spare)
             if elements > state.limit - existing:
@@ -234,11 +230,11 @@ class Decisions(BaseDecisions):
                 state.filling = max(0, state.filling - transfer.permits)
             if for_caller:
                 state.from_source += made
-            head: Ticket | None = state.first_in_line()
+            head: Ticket | None = state.head
             if state.asked > 0 and head is transfer.asks_for and transfer.permits > 0:
                 state.asked = 0
                 self.serve_line(state)  # from what has been returned meanwhile and nobody behind it could use
-                head = state.first_in_line()
+                head = state.head
             # Where there is room under the limit again, the head of the line may ask the source at once: unless it took that
             # room itself, and nobody has joined the line since.
             is_worth_a_retry: cython.bint = head is not transfer.asks_for or transfer.joined != state.joined
@@ -571,7 +567,7 @@ class Decisions(BaseDecisions):
                 if state.waiting >= state.waiting_max:
                     return IS_FULL
                 state.install(slots)
-                is_first: cython.bint = state.first_in_line() is None
+                is_first: cython.bint = state.head is None
                 state.enqueue(ticket)
                 if state.asked > 0:
                     self.serve_line(state)  # the free list may be full of what is laid by for the head
@@ -599,7 +595,7 @@ class Decisions(BaseDecisions):
             if not ticket.in_line:
                 return False
             note(state, ticket)
-            was_first: cython.bint = state.first_in_line() is ticket
+            was_first: cython.bint = state.head is ticket
             was_next: cython.bint = state.next_to_serve() is ticket
             state.dequeue(ticket)
             settle(state, ticket, WITHDRAWN)
@@ -677,16 +673,16 @@ class Decisions(BaseDecisions):
             if grew and fill is not None:
                 note(state, fill)
                 self.count_fill(state, fill)
-            head: Ticket | None = state.first_in_line()
+            head: Ticket | None = state.head
             following: Ticket | None = state.next_to_serve()
             for ticket in line:
                 if ticket.wanted > max(1, new_limit):
                     state.dequeue(ticket)
                     settle(state, ticket, IMPOSSIBLE)
                     state.wake_later(ticket)
-            if state.first_in_line() is not head or state.next_to_serve() is not following:
+            if state.head is not head or state.next_to_serve() is not following:
                 self.serve_line(state)
-            if state.first_in_line() is not head or raised:
+            if state.head is not head or raised:
                 state.retry_head_now()
             self.commit(state)
         finally:
@@ -720,12 +716,12 @@ class Decisions(BaseDecisions):
 
     @cython.cfunc
     def empty_line(self, state: State) -> cython.void:
-        head: Ticket | None = state.first_in_line()
+        head: Ticket | None = state.head
         while head is not None:
             state.dequeue(head)
             settle(state, head, CLOSED)
             state.wake_later(head)
-            head = state.first_in_line()
+            head = state.head
 
     def watch_drain(self, ticket: Ticket, watch: bool) -> bool:
         """Wake this ticket when the last element is returned (watch=False: do not). Returns whether all are returned now."""

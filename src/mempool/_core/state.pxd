@@ -98,7 +98,6 @@ cdef class State:
     cdef bint has_spare(self, element)
     cdef bint has_near_top(self, element, Py_ssize_t most)
     cdef void install(self, list slots)
-    cdef Ticket first_in_line(self)
     cdef Ticket next_to_serve(self)
     cdef Py_ssize_t held_back(self) noexcept
     cdef bint has_use_for_another(self) noexcept

@@ -144,7 +144,7 @@ class State:
     @cython.exceptval(check=False)
     def set_gates(self, fast_alloc: cython.bint, fast_free: cython.bint) -> cython.void:
         """Set the gates of the fast path, after everything else: a line closes both, a drainer that of free."""
-        is_open: cython.bint = not self.closed and self.first_in_line() is None
+        is_open: cython.bint = not self.closed and self.head is None
         self.fast_alloc_above = self.reserve if is_open and fast_alloc else CLOSED_GATE
         self.fast_free_below = self.keep if is_open and fast_free and not self.drainers and self.excess() <= 0 else 0
         self.full = self.made - self.disposed + self.permits >= self.limit
@@ -216,10 +216,6 @@ class State:
 
     # -- the line: tickets, first come, first served
 
-    @cython.cfunc
-    def first_in_line(self) -> Ticket | None:
-        return self.head
-
     # The head of the line may be inside the source, and cannot take what is returned until it is out again. It is passed
     # over, so that those behind it do not sleep beside what they could have. What it has not asked the source for is
     # held back for it: what a big request had gathered. Where nobody else can use it, it is laid by for the head, too.
@@ -228,7 +224,7 @@ class State:
     def next_to_serve(self) -> Ticket | None:
         """The first in line who is not inside the source."""
         if self.asked == 0:
-            return self.first_in_line()
+            return self.head
         return self.head.behind  # type: ignore[union-attr]  # somebody, who asks
 
     @cython.cfunc
@@ -237,7 +233,7 @@ class State:
         """How many spares are not for those behind the head."""
         if self.asked == 0:
             return 0
-        head: Ticket = self.first_in_line()  # type: ignore[assignment]  # somebody, who asks
+        head: Ticket = self.head  # type: ignore[assignment]  # somebody, who asks
         return head.wanted - self.asked
 
     @cython.cfunc
@@ -246,7 +242,7 @@ class State:
         """How many spares a head wants that is inside the source, with nobody behind it."""
         if self.asked == 0:
             return 0
-        head: Ticket = self.first_in_line()  # type: ignore[assignment]  # as above
+        head: Ticket = self.head  # type: ignore[assignment]  # as above
         return head.wanted
 
     @cython.cfunc
@@ -272,7 +268,7 @@ class State:
     @cython.cfunc
     def dequeue(self, ticket: Ticket) -> cython.void:
         """Take a ticket that stands in the line out of it."""
-        if self.first_in_line() is ticket:
+        if self.head is ticket:
             self.asked = 0  # what its question brings is for whoever stands in the line then
         note(self, ticket)
         ahead: Ticket | None = ticket.ahead
@@ -304,7 +300,7 @@ class State:
     @cython.cfunc
     def retry_head_now(self) -> cython.void:
         """Have the head of the line ask the source at once, and wake it."""
-        head: Ticket | None = self.first_in_line()
+        head: Ticket | None = self.head
         if head is None or self.made - self.disposed + self.permits >= self.limit:
             return
         head.retry_now = True

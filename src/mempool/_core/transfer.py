@@ -23,7 +23,7 @@ WAITING = 0  #: stands in the line, or never joined it
 SERVED = 1  #: has all it asked for
 CLOSED = 2  #: the pool was closed; it gets nothing
 WITHDRAWN = 3  #: left by itself; it refuses what is offered
-#: (4 is TIMED_OUT, in decisions.py.)
+#: (4 is TIMED_OUT, in engine.py.)
 IMPOSSIBLE = 5  #: wants more than the limit allows, since it was lowered
 
 

@@ -126,9 +126,9 @@ def demo(
     is killed. The status is 0 if every clip was decoded, and every worker, the killed one's successor, too, was resized.
     """
     if shared:
-        return demo_shared(click.get_current_context(), path)
+        return demo_shared(path)
     if fleet:
-        return demo_fleet(click.get_current_context())
+        return demo_fleet()
     if not sys.platform.startswith("linux"):
         raise click.ClickException(f"the demo needs Linux, where a limit on memory is enforced; this is {sys.platform}")
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
@@ -187,36 +187,43 @@ def demo(
     return 1 if report.faults else 0
 
 
-def demo_fleet(context: click.Context) -> int:
+def demo_fleet() -> int:
     """`mempool demo --fleet`."""
-    given = [name for name in context.params if name != "fleet" and is_given(context, name)]
-    if given:
-        raise click.UsageError(f"--fleet goes without {', '.join(given)}")
+    refuse_others("fleet")
     try:
         from mempool.cli.fleet_demo import run
 
         faults = run(click.echo)
     except ModuleNotFoundError as missing:
         raise click.ClickException(f"this demo needs {missing.name}: pip install distributed") from None
-    click.echo(f"{len(faults)} fault{'' if len(faults) == 1 else 's'}" if faults else "every promise was kept")
-    return 1 if faults else 0
+    return verdict(faults)
 
 
-def demo_shared(context: click.Context, path: Path | None) -> int:
+def demo_shared(path: Path | None) -> int:
     """`mempool demo --shared [PATH]`."""
-    given = [name for name in context.params if name not in {"shared", "path"} and is_given(context, name)]
-    if given:
-        raise click.UsageError(f"--shared goes without {', '.join(given)}")
+    refuse_others("shared", "path")
     try:
         from mempool.cli.shared_demo import run
 
         faults = run(path or Path(sysconfig.get_path("stdlib")), Console(highlight=False))
     except (ImportError, MemoryError, OSError) as error:
         raise click.ClickException(str(error)) from None
+    return verdict(faults)
+
+
+def verdict(faults: list[str]) -> int:
+    """Say it, and return the status."""
     click.echo(f"{len(faults)} fault{'' if len(faults) == 1 else 's'}" if faults else "every promise was kept")
     return 1 if faults else 0
 
 
-def is_given(context: click.Context, name: str) -> bool:
-    """Whether an argument or option was on the command line."""
-    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+def refuse_others(demo: str, *arguments: str) -> None:
+    """Raise where the command line has another option than this, by which another demo is chosen, or its arguments."""
+    context = click.get_current_context()
+    given = [
+        name
+        for name in context.params
+        if name not in {demo, *arguments} and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"--{demo} goes without {', '.join(given)}")

@@ -19,7 +19,6 @@ from typing import Any
 from mempool import lifecycle, messages, parking
 from mempool._core import Decisions, Queueing, Ticket, Transfer
 from mempool._core import decisions as answers
-from mempool._core.decisions import IS_FULL, IS_TOO_MANY
 from mempool.clock import SYSTEM_CLOCK, Clock
 from mempool.engine import NEVER, Snapshot, Tracker, UnderWay, UnexpectedReserveError, Waker
 from mempool.errors import LineFull, PoolClosed
@@ -190,9 +189,9 @@ class LocalEngine(Queueing):
 
     def _refused(self, ticket: Ticket, answer: int) -> Exception:
         """Why this ticket does not stand in the line."""
-        if answer == IS_TOO_MANY:
+        if answer == answers.IS_TOO_MANY:
             return messages.too_many(self.called, ticket.wanted, "the limit has just been lowered")
-        if answer == IS_FULL:
+        if answer == answers.IS_FULL:
             in_line = messages.in_line(self.core.waiting())
             return LineFull(f"{self.called}: {in_line} already, as max_waiting allows; try again later")
         return self._closed()

@@ -55,42 +55,7 @@ pytest.register_assert_rewrite(
     ]
 )
 
-from mempool.testing.contract.whole import (  # noqa: E402 - after the above
-    AccountContract,
-    AllocContract,
-    BulkContract,
-    CloseContract,
-    Contract,
-    GuaranteeContract,
-    InputContract,
-    LeaseContract,
-    LeaseManyContract,
-    LineContract,
-    LingerContract,
-    LossContract,
-    PoolContract,
-    ResizeContract,
-    RestContract,
-    RetryContract,
-    SlowSourceContract,
-)
+from mempool.testing.contract import whole  # noqa: E402 - after the above
+from mempool.testing.contract.whole import *  # noqa: E402, F403
 
-__all__ = [
-    "AccountContract",
-    "AllocContract",
-    "BulkContract",
-    "CloseContract",
-    "Contract",
-    "GuaranteeContract",
-    "InputContract",
-    "LeaseContract",
-    "LeaseManyContract",
-    "LineContract",
-    "LingerContract",
-    "LossContract",
-    "PoolContract",
-    "ResizeContract",
-    "RestContract",
-    "RetryContract",
-    "SlowSourceContract",
-]
+__all__ = whole.__all__
