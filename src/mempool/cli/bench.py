@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from mempool.cli.kinds import why_not_writable
+from mempool.cli.kinds import check_writable
 
 PLOT_KINDS = (".svg", ".png")
 
@@ -39,8 +39,8 @@ def bench(*, groups: tuple[str, ...], figures: Path | None, plot: Path | None, q
     if unknown:
         raise click.UsageError(f"no group {', '.join(unknown)}; there are {', '.join(benchmarks.GROUPS)}")
     chosen = tuple(dict.fromkeys(groups or benchmarks.GROUPS))
-    if figures is not None and (fault := why_not_writable(figures)):
-        raise click.BadParameter(f"{figures}: {fault}", param_hint="--json")
+    if figures is not None:
+        check_writable(figures, "--json")
     if plot is not None:
         check_plot(plot)
     report.print_head()
@@ -81,6 +81,5 @@ def check_plot(plot: Path) -> None:
     """Before minutes of measuring, not after."""
     if plot.suffix not in PLOT_KINDS:
         raise click.BadParameter(f"{plot} ends in neither {' nor '.join(PLOT_KINDS)}", param_hint="--plot")
-    if fault := why_not_writable(plot):
-        raise click.BadParameter(f"{plot}: {fault}", param_hint="--plot")
+    check_writable(plot, "--plot")
     load("mempool.benchmarks.plots")

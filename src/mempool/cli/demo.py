@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import sysconfig
 from pathlib import Path
@@ -149,8 +148,7 @@ def demo(
                 f"--memory {in_words(memory)} is too little for a {what} of {number} x {in_words(buffer_size)}; "
                 f"{in_words(needed)} is the least"
             )
-    if figures not in (None, "-") and (fault := kinds.why_not_writable(Path(figures))):
-        raise click.BadParameter(f"{figures}: {fault}", param_hint="--json")
+    kinds.check_figures(figures)
     # Only here: they need Linux.
     from mempool.cli.out_of_memory.children import ChildFailedError
     from mempool.cli.out_of_memory.files import standard_library
@@ -178,12 +176,7 @@ def demo(
         raise click.UsageError(str(error)) from None
     except ChildFailedError as error:
         raise click.ClickException(str(error)) from None
-    if figures is not None:
-        try:
-            with click.open_file(figures, "w") as file:
-                file.write(json.dumps(report.figures(), indent=2) + "\n")
-        except OSError as error:
-            raise click.FileError(figures, error.strerror) from None
+    kinds.write_figures(report.figures(), figures)
     return 1 if report.faults else 0
 
 

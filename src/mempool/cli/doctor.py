@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 from rich.console import Console
@@ -42,8 +40,7 @@ def doctor(*, level: str, size: int, figures: str | None) -> int:
 
     The status is 0 if the level that you need can be had, 1 if not, 2 for bad arguments.
     """
-    if figures not in (None, "-") and (fault := kinds.why_not_writable(Path(figures))):
-        raise click.BadParameter(f"{figures}: {fault}", param_hint="--json")
+    kinds.check_figures(figures)
     console = Console(stderr=figures == "-", highlight=False)
     machine = look()
     show_machine(console, machine)
@@ -59,19 +56,8 @@ def doctor(*, level: str, size: int, figures: str | None) -> int:
         ),
         soft_wrap=not console.is_terminal,  # for a program that reads it, one line
     )
-    if figures is not None:
-        report = {
-            "needed": level,
-            "held": held,
-            "size": size,
-            "machine": asdict(machine),
-            "trials": [asdict(trial) for trial in tried],
-        }
-        try:
-            with click.open_file(figures, "w") as file:
-                file.write(json.dumps(report, indent=2) + "\n")
-        except OSError as error:
-            raise click.FileError(figures, error.strerror) from None
+    report = {"needed": level, "held": held, "size": size, "machine": asdict(machine), "trials": list(map(asdict, tried))}
+    kinds.write_figures(report, figures)
     return 0 if held else 1
 
 

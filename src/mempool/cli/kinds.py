@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -42,10 +44,30 @@ def seconds(_context: click.Context, _option: click.Parameter, value: str) -> fl
     return number
 
 
-def why_not_writable(file: Path) -> str | None:
-    """None when it looks as if it could be written; nothing is touched before there is something to write."""
+def check_writable(file: Path, option: str) -> None:
+    """Raise where it looks as if it could not be written. Nothing is touched before there is something to write."""
     if file.is_dir():
-        return "is a folder"
-    if not file.parent.is_dir():
-        return "there is no such folder"
-    return None if os.access(file if file.exists() else file.parent, os.W_OK) else "may not be written"
+        fault = "is a folder"
+    elif not file.parent.is_dir():
+        fault = "there is no such folder"
+    elif not os.access(file if file.exists() else file.parent, os.W_OK):
+        fault = "may not be written"
+    else:
+        return
+    raise click.BadParameter(f"{file}: {fault}", param_hint=option)
+
+
+def check_figures(file: str | None) -> None:
+    """The same for what `--json` names; - is the standard output."""
+    if file not in (None, "-"):
+        check_writable(Path(file), "--json")
+
+
+def write_figures(report: dict[str, Any], file: str | None) -> None:
+    """Write them as JSON to what `--json` names."""
+    if file is not None:
+        try:
+            with click.open_file(file, "w") as figures:
+                figures.write(json.dumps(report, indent=2) + "\n")
+        except OSError as error:
+            raise click.FileError(file, error.strerror) from None
