@@ -10,10 +10,9 @@ import pytest
 pytest.importorskip("click")
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 
+from folders import folder_on_tmpfs
 from shared_children import Parent, child
 
 from mempool.cli.app import run
@@ -26,10 +25,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="mempool-test-", dir="/dev/shm"))
-    monkeypatch.setenv("MEMPOOL_SHARED_FOLDER", str(made))
-    yield made
-    shutil.rmtree(made)
+    with folder_on_tmpfs() as made:
+        monkeypatch.setenv("MEMPOOL_SHARED_FOLDER", str(made))
+        yield made
 
 
 def hold(parent: Parent) -> None:

@@ -8,10 +8,8 @@ import itertools
 import multiprocessing
 import os
 import pickle
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from folders import folder_on_tmpfs
 
 import mempool
 from mempool import Buffers, Objects
@@ -38,12 +37,9 @@ BUSY = 5.0
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Shared pools lie in a folder of the test's own, also those of its children."""
-    if not os.access("/dev/shm", os.W_OK):
-        pytest.skip("needs a /dev/shm that can be written to")
-    own = Path(tempfile.mkdtemp(prefix="mempool-test-", dir="/dev/shm"))
-    monkeypatch.setenv("MEMPOOL_SHARED_FOLDER", str(own))
-    yield own
-    shutil.rmtree(own)
+    with folder_on_tmpfs() as own:
+        monkeypatch.setenv("MEMPOOL_SHARED_FOLDER", str(own))
+        yield own
 
 
 def an_order(revision: int, targets: Targets, *, born: int = 1, make: Any = MAKE, **options: Any) -> Order:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from folders import folder_on_tmpfs
 
 
 @pytest.fixture
 def pool_path() -> Iterator[Path]:
-    if not os.access("/dev/shm", os.W_OK):
-        pytest.skip("needs a /dev/shm that can be written to")
-    folder = Path(tempfile.mkdtemp(prefix="mempool-test-", dir="/dev/shm"))
-    yield folder / "pool"
-    shutil.rmtree(folder)
+    with folder_on_tmpfs() as folder:
+        yield folder / "pool"

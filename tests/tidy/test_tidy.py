@@ -254,6 +254,7 @@ SHARED_BY_TESTS = {
     "clocks",
     "elements",
     "exports",
+    "folders",
     "sweeps",
     "tickets",
     "without_the_gil",
