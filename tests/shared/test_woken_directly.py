@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -277,6 +278,40 @@ def test_a_door_in_a_cycle_takes_its_reader_away_from_the_loop(pool_path: Path) 
     asyncio.run(main())
     assert wrong == []
     pool.close()
+
+
+@pytest.mark.parametrize("ending", ["served", "out of time"])
+def test_a_lease_that_a_task_waited_for_and_returned_keeps_nothing(pool_path: Path, ending: str) -> None:
+    """The task knows the lease, and the lease its ticket: the ticket forgets the task, as no collector knows a lease."""
+    other = make(pool_path)
+
+    async def wait(lease: Any) -> Any:
+        with contextlib.suppress(PoolTimeout):
+            await lease
+        return lease
+
+    async def run() -> weakref.ref[PoolEngine]:
+        held = other.alloc()
+        pool = attach(pool_path)
+        task = asyncio.create_task(wait(pool.lease(timeout=0.01 if ending == "out of time" else None)))
+        if ending == "served":
+            await in_line(other)
+            other.free(held)
+        lease = await task
+        if ending == "served":
+            lease.release()
+        else:
+            other.free(held)
+        return weakref.ref(pool._engine)
+
+    engine = asyncio.run(run())
+
+    def is_gone() -> bool:
+        gc.collect()  # again and again: the lookout may just be looking at it
+        return engine() is None
+
+    wait_until(is_gone)
+    assert (other.out, other.verify()) == (0, [])
 
 
 def test_a_child_of_a_fork_has_no_door_of_its_parents(pool_path: Path) -> None:

@@ -254,6 +254,7 @@ class PoolEngine:
             got.give_back()  # when it stands in line: to those before it, or to itself, but to nobody else
         except BaseException:
             self._waiting.pop(ticket, None)
+            ticket.owner = None
             raise
         if not ticket.is_first():
             self._have_head_retry()  # who comes may bring what it lacks
@@ -341,7 +342,7 @@ class PoolEngine:
     def dequeue(self, ticket: Ticket, waker: Waker, outcome: int | None, seconds: float) -> None:
         """See Engine."""
         ticket.leave()
-        waker.on_gone = None
+        ticket.owner = waker.on_gone = None  # a lease has its ticket: one that a task has returned would keep both for good
         if ticket.door is not None:
             ticket.door.forget(ticket)
         if self._waiting.pop(ticket, self) is None:
