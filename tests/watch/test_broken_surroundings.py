@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -18,6 +19,7 @@ from programs import Program
 from terminals import OnTerminal
 
 from mempool import IMPLEMENTATION, Objects, Pool, watch
+from mempool._core import sockets
 from mempool.cli import serving
 from mempool.cli.app import mempool as command
 from mempool.export import Totals
@@ -54,6 +56,16 @@ def test_nothing_of_a_daemon_that_has_closed_all_descriptors_is_closed(folder: P
         assert program.wait_ready() == ["20", "20"]
     finally:
         program.__exit__(None, None, None)
+
+
+def test_a_connection_is_accepted_from_the_listener_that_is_meant_and_from_no_other() -> None:
+    """Where somebody has closed it, its number may be that of another listener: EBADF, and who waits there stays there."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+        inode = os.fstat(listener.fileno()).st_ino
+        with pytest.raises(OSError, match=os.strerror(errno.EBADF)) as caught:
+            sockets.accept(listener, inode + 1)
+        assert caught.value.errno == errno.EBADF
+        os.close(sockets.accept(listener, inode))
 
 
 def test_a_socket_that_a_daemon_has_closed_ends_with_a_warning_and_touches_no_other_file(folder: Path) -> None:
