@@ -4,7 +4,8 @@ Eight threads, two resizers and two event loops use one pool; each element carri
 hands is seen at once, and so is one that is lost: at the end all are at home, and the source has back what it made. Beside
 these, scenes in which two callers do the same to one thing: free it, release it, view it. A scene ends at its first fault.
 
-SECONDS: of all scenes together. On a Python with the GIL the same runs, and finds less.
+SECONDS: of all scenes together. Each is played once at least, however busy the machine is: its time begins when all its
+threads have, and one that has done nothing has failed. On a Python with the GIL the same runs, and finds less.
 """
 
 from __future__ import annotations
@@ -68,10 +69,12 @@ def unmark(element: Any, token: int) -> None:
         check(bytes(element[:8]) == token.to_bytes(8, "little"), "a buffer was somebody else's, too")
 
 
-def together(*callers: Callable[[], object], patience: float = PATIENCE) -> list[Any]:
-    """Run these in threads of their own, all at once. Returns what each returned or raised."""
+def together(
+    *callers: Callable[[], object], patience: float = PATIENCE, begin: Callable[[], None] | None = None
+) -> list[Any]:
+    """Run these in threads of their own, all at once. Returns what each returned or raised. begin: called just before."""
     outcomes: list[Any] = [None] * len(callers)
-    barrier = threading.Barrier(len(callers))
+    barrier = threading.Barrier(len(callers), begin)
 
     def run(number: int, caller: Callable[[], object]) -> None:
         barrier.wait()
@@ -101,27 +104,34 @@ def raise_faults(outcomes: list[Any]) -> None:
 
 
 class Load:
-    """Threads, resizers and loops on one pool until a moment."""
+    """Threads, resizers and loops on one pool for so many seconds."""
 
-    def __init__(self, pool: Any, until: float) -> None:
+    def __init__(self, pool: Any, seconds: float) -> None:
         self.pool = pool
-        self.until = until
-        self.tokens = itertools.count(1)
+        self.seconds = seconds
+        self.until = 0.0
+        self.workers = 0
         self.calls: list[int] = []
         self.lock = threading.Lock()
 
-    def token(self) -> int:
-        with self.lock:  # itertools.count may count twice without the GIL
-            return next(self.tokens)
+    def tokens(self) -> Iterator[int]:
+        """One worker's own: a lock that all take at each call would have them take turns at the pool, too."""
+        with self.lock:
+            self.workers += 1
+            return itertools.count(self.workers << 40)
+
+    def begin(self) -> None:
+        self.until = time.monotonic() + self.seconds
 
     def is_on(self) -> bool:
         return time.monotonic() < self.until
 
     def thread(self) -> None:
-        pool, calls, draw = self.pool, 0, random.Random(self.token())
-        while self.is_on():
+        pool, calls, tokens = self.pool, 0, self.tokens()
+        draw = random.Random(next(tokens))
+        while not calls or self.is_on():
             for _ in range(50):
-                token, kind = self.token(), draw.randrange(8)
+                token, kind = next(tokens), draw.randrange(8)
                 calls += 1
                 if kind == 0:
                     element = pool.try_alloc()
@@ -151,15 +161,19 @@ class Load:
         self.calls.append(calls)
 
     def resizer(self) -> None:
-        draw = random.Random(self.token())
+        draw = random.Random(next(self.tokens()))
         while self.is_on():
             self.pool.resize(reserve=draw.choice((0, 2, 3, 5, 8)))
             time.sleep(0.0005)
 
     def loop(self) -> None:
+        tokens = self.tokens()
+
         async def task() -> None:
-            while self.is_on():
-                token = self.token()
+            calls = 0
+            while not calls or self.is_on():
+                calls += 1
+                token = next(tokens)
                 async with self.pool.lease(timeout=PATIENCE) as element:
                     check(element is not None, "a lease gave None")
                     mark(element, token)
@@ -177,9 +191,9 @@ def load(source: Callable[[], Any], track: str, limit: int | None) -> Callable[[
 
     def scene(seconds: float) -> int:
         pool = Pool(source(), 3, track=track, limit=limit, name="stress")
-        run = Load(pool, time.monotonic() + seconds)
+        run = Load(pool, seconds)
         workers = [run.thread] * THREADS + [run.resizer] * RESIZERS + [run.loop] * LOOPS
-        raise_faults(together(*workers, patience=seconds + PATIENCE))
+        raise_faults(together(*workers, patience=seconds + PATIENCE, begin=run.begin))
         stats = pool.stats()
         check(stats.out == 0, "all are at home, and", stats.out, "are said to be out:", stats)
         check(stats.made - stats.disposed == stats.spare, "the books do not add up:", stats)
@@ -198,8 +212,9 @@ def rounds(prepare: Callable[[], Callable[[], None]]) -> Callable[[float], int]:
     """A scene that is played again and again."""
 
     def scene(seconds: float) -> int:
-        until, played, play = time.monotonic() + seconds, 0, prepare()
-        while time.monotonic() < until:
+        play, played = prepare(), 0
+        until = time.monotonic() + seconds
+        while not played or time.monotonic() < until:
             play()
             played += 1
         return played
@@ -286,6 +301,27 @@ def views_against_free() -> Callable[[], None]:
     return play
 
 
+def lingering(track: str) -> Callable[[], Callable[[], None]]:
+    """Three threads free one buffer that is viewed, so that it lingers: one of them may."""
+
+    def prepare() -> Callable[[], None]:
+        pool = Pool(Buffers(4096), 2, track=track, name="lingering")
+
+        def play() -> None:
+            kept, buffer = pool.alloc(), pool.alloc()
+            view = memoryview(buffer)
+            one_succeeds(together(*[lambda: pool.free(buffer, linger=True)] * 3), PoolError)
+            check(pool.stats().lingering == 1, pool.stats())
+            view.release()
+            del view
+            pool.free(kept)
+            check(pool.stats().out == 0, "out is", pool.stats().out)
+
+        return play
+
+    return prepare
+
+
 def limited() -> Callable[[], None]:
     """No more than so many exist, whoever asks."""
 
@@ -312,11 +348,14 @@ def memory(size: int) -> Callable[[float], int]:
     """Regions of shared blocks, without a pool."""
 
     def scene(seconds: float) -> int:
-        shared, until, calls = Memory(size), time.monotonic() + seconds, [0]
+        shared, calls, until = Memory(size), [0], [0.0]
+
+        def begin() -> None:
+            until[0] = time.monotonic() + seconds
 
         def work() -> None:
             done, number = 0, threading.get_ident().to_bytes(8, "little")
-            while time.monotonic() < until:
+            while not done or time.monotonic() < until[0]:
                 regions = [shared.take() for _ in range(20)]
                 for region in regions:
                     region.view[:8] = number
@@ -326,7 +365,7 @@ def memory(size: int) -> Callable[[float], int]:
                 done += 20
             calls.append(done)
 
-        raise_faults(together(*[work] * 4, patience=seconds + PATIENCE))
+        raise_faults(together(*[work] * 4, patience=seconds + PATIENCE, begin=begin))
         check(not shared._open, "blocks are left open:", len(shared._open))
         return sum(calls)
 
@@ -336,10 +375,11 @@ def memory(size: int) -> Callable[[float], int]:
 def forks(seconds: float) -> int:
     """Children, forked at any moment of a load, use the pool."""
     pool: Any = Pool(Objects(Thing), 4, limit=32, name="forks")
-    run, children = Load(pool, time.monotonic() + seconds), 0
+    run, children = Load(pool, seconds), 0
+    run.begin()
     with ThreadPoolExecutor(4) as executor:
         load = [executor.submit(run.thread) for _ in range(4)]
-        while run.is_on():
+        while not children or run.is_on():
             child = os.fork()
             if child == 0:
                 try:
@@ -378,6 +418,7 @@ def scenes() -> Iterator[tuple[str, Callable[[float], int]]]:
             if name != "objects" or track != "nothing":  # of which nobody can tell
                 yield f"frees-{name}-{track}", rounds(frees(kind, track))
             yield f"releases-{name}-{track}", rounds(releases(kind, track))
+        yield f"lingering-{track}", rounds(lingering(track))
     yield "views", rounds(views)
     yield "views-against-free", rounds(views_against_free)
     yield "limited", rounds(limited)
@@ -396,7 +437,9 @@ def main(arguments: list[str]) -> int:
     failed = 0
     for name, scene in chosen:
         try:
-            print(f"{name}: {scene(seconds / len(chosen))}", flush=True)
+            played = scene(seconds / len(chosen))
+            print(f"{name}: {played}", flush=True)
+            check(played > 0, "it was not played")
         except BaseException as fault:
             failed += 1
             print(f"{name}: FAILED: {type(fault).__name__}: {fault}", flush=True)
