@@ -28,8 +28,10 @@ class AtBytecode:
     def __init__(self, n: int) -> None:
         self.countdown = n
         self.struck_at: str | None = None
+        self.begun_in: FrameType | None = None
 
     def __enter__(self) -> Self:
+        self.begun_in = sys._getframe(1)
         # CPython 3.12 heeds f_trace_opcodes only if some frame has it when settrace is called.
         sys._getframe().f_trace_opcodes = True
         sys.settrace(self._enter_frame)
@@ -37,6 +39,7 @@ class AtBytecode:
 
     def __exit__(self, *exc_info: object) -> None:
         sys.settrace(None)
+        self.begun_in = None  # which knows this one
 
     def _enter_frame(self, frame: FrameType, event: str, arg: object) -> Any:
         if not frame.f_code.co_filename.startswith(PACKAGE) or "testing" in frame.f_code.co_filename:
@@ -72,7 +75,7 @@ class Interrupter(AtBytecode):
         for one at calls and jumps. On 3.11 the NOP of a `try` within another one is in neither of them, and who strikes at
         the ends of a handler leaves its exception the one under way while the thread lives, with all that its frames hold.
         """
-        return frame.f_lineno is None or _operation(frame) in BETWEEN or _hands_over(frame) or _in_finalizer(frame)
+        return frame.f_lineno is None or _operation(frame) in BETWEEN or _hands_over(frame) or _in_finalizer(frame, self.begun_in)
 
     def strike(self) -> None:
         sys.settrace(None)
@@ -90,10 +93,11 @@ class Bystander(AtBytecode):
 _operations: dict[CodeType, dict[int, str]] = {}
 
 
-def _in_finalizer(frame: FrameType | None) -> bool:
+def _in_finalizer(frame: FrameType | None, outermost: FrameType | None) -> bool:
+    """Whether one runs within the sweep. Not looked for beyond: pytest has dozens of frames, and each step would pass them."""
     if frame is not None and frame.f_code.co_flags & inspect.CO_GENERATOR and frame.f_lineno is None:
         return True  # a generator that was not run to its end is closed, in code of the compiler's own
-    while frame is not None:
+    while frame is not None and frame is not outermost:
         if frame.f_code.co_name in {
             "__del__",
             "__release_buffer__",
