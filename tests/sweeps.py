@@ -75,7 +75,9 @@ class Interrupter(AtBytecode):
         for one at calls and jumps. On 3.11 the NOP of a `try` within another one is in neither of them, and who strikes at
         the ends of a handler leaves its exception the one under way while the thread lives, with all that its frames hold.
         """
-        return frame.f_lineno is None or _operation(frame) in BETWEEN or _hands_over(frame) or _in_finalizer(frame, self.begun_in)
+        if frame.f_lineno is None or _operation(frame) in BETWEEN:
+            return True
+        return _hands_over(frame) or _in_finalizer(frame, self.begun_in)
 
     def strike(self) -> None:
         sys.settrace(None)
@@ -94,7 +96,7 @@ _operations: dict[CodeType, dict[int, str]] = {}
 
 
 def _in_finalizer(frame: FrameType | None, outermost: FrameType | None) -> bool:
-    """Whether one runs within the sweep. Not looked for beyond: pytest has dozens of frames, and each step would pass them."""
+    """Whether one runs within the sweep. Beyond are dozens of frames of pytest's, and each step would pass them all."""
     if frame is not None and frame.f_code.co_flags & inspect.CO_GENERATOR and frame.f_lineno is None:
         return True  # a generator that was not run to its end is closed, in code of the compiler's own
     while frame is not None and frame is not outermost:
