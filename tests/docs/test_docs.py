@@ -5,11 +5,14 @@ from __future__ import annotations
 import code
 import importlib
 import importlib.util
+import os
 import re
 import runpy
 import subprocess
 import sys
+import tempfile
 import tomllib
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -78,12 +81,22 @@ def agree(printed: str, said: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, said.split("..."))), printed) is not None
 
 
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """Where shared pools lie."""
+    with tempfile.TemporaryDirectory(
+        prefix="mempool-test-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    ) as made:
+        yield Path(made)
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
 def test_the_code_of_a_page_runs_and_prints_what_it_says(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: Path, tmp_path: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The blocks of a page are one program, in a folder of its own. Each print has its output beside it, or below: `# >`."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEMPOOL_SHARED_FOLDER", str(shared_folder))  # a page may name a pool as somebody else does
     names: dict[str, object] = {"__name__": "page"}
     for title, source, line in blocks(page):
         if title.startswith("test_"):

@@ -63,6 +63,8 @@ def run(name: str, *arguments: object, words: str | None = None) -> subprocess.C
 @pytest.mark.parametrize("name", sorted({path.stem for path in EXAMPLES.glob("*.py")} - {"resize_on_signal"}))
 def test_an_example_without_arguments_says_what_it_takes(name: str) -> None:
     """One line, and no traceback."""
+    if name == "loader":
+        pytest.importorskip("torch")
     done = run(name)
     assert done.returncode == 1
     assert done.stderr.startswith(f"usage: python {name}.py ")
@@ -585,6 +587,29 @@ def test_frames_are_passed_on_while_workers_are_killed() -> None:
     assert found, told.stdout + told.stderr
     assert int(found[1]) > 0
     assert int(found[2]) > 0
+
+
+# -- loader
+
+
+@pytest.mark.long_on_both
+def test_workers_of_a_torch_loader_fill_shared_buffers(tmp_path: Path) -> None:
+    """Seven batches, in order, more than there are buffers for two workers at once; an empty file, and a longer one."""
+    pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
+    pytest.importorskip("torch")
+    before = set(Path("/dev/shm").glob("**/loader-*"))
+    contents = [os.urandom(50 * number) for number in range(103)]
+    contents[70] = os.urandom(5000)
+    for number, content in enumerate(contents):
+        (tmp_path / f"{number:03}").write_bytes(content)
+    told = run("loader", tmp_path)
+    assert told.returncode == 0, told.stderr
+    expected = [contents[at : at + 16] for at in range(0, 103, 16)]
+    assert told.stdout.splitlines() == [
+        f"batch {number}: {len(batch)} files, {sum(sum(content[:4096]) for content in batch)}"
+        for number, batch in enumerate(expected)
+    ]
+    assert set(Path("/dev/shm").glob("**/loader-*")) <= before
 
 
 # -- read_ahead

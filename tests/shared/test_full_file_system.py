@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import pytest
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
 from mempool.errors import PoolTimeout
+from mempool.shared import repair, words
 from mempool.shared.engine import Handle, SharedEngine
+from mempool.shared.layout import WORD, open_file
 from mempool.shared.pool import SharedPool
 from mempool.testing import wait_until
 
@@ -192,3 +195,127 @@ def test_a_shared_pool_goes_on_with_what_there_is(small: Path) -> None:
     assert pool.refill().held
     pool.free_many(held)
     assert (pool.out, pool.verify()) == (0, [])
+
+
+# -- what is done to a pool from outside, while there is no room
+
+
+def damage(pool: Path) -> None:
+    """Its words do not agree any more: offers are counted that nobody has made."""
+    file, header = open_file(pool)
+    os.pwrite(file, WORD.pack(5, 0), header.layout.words + WORD.size * words.OFFERS)
+    os.close(file)
+
+
+def command(small: Path, *arguments: str) -> tuple[int, str]:
+    """The command `mempool`, in a process of its own: its status, which no signal is, and what it has said."""
+    pytest.importorskip("click")
+    done = subprocess.run(
+        [sys.executable, "-m", "mempool", *arguments],
+        env=os.environ | {"MEMPOOL_SHARED_FOLDER": str(small.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_pool_is_repaired_where_there_is_no_room_for_another(small: Path) -> None:
+    """Its elements' memory goes first: nobody has any of it. Then the reserve is had again."""
+    shared(small, limit=8).close()
+    damage(small)
+    fill(small.parent, leave=0)
+    status, told = command(small, "verify", "pool", "--repair")
+    assert (status, told.endswith("pool: all agrees\n")) == (0, True), told
+    pool = SharedPool.attach("pool", folder=small.parent)
+    assert pool.guarantee().held
+    for buf in pool.alloc_many(4):
+        buf.fill(3)
+        pool.free(buf)
+    assert pool.verify() == []
+    pool.close()
+    assert sorted(entry.name for entry in small.parent.iterdir()) == ["others", "pool"]
+
+
+def test_where_not_even_its_words_have_room_a_repair_says_so_and_can_be_done_later(small: Path) -> None:
+    """A MemoryError that names the way out; the old file is as it was."""
+    shared(small, reserve=0, limit=8).close()
+    damage(small)
+    fill(small.parent, leave=0)
+    before = small.read_bytes()
+    status, told = command(small, "verify", "pool", "--repair")
+    assert status == 1
+    assert "no room for" in told
+    assert "enlarge that file system (docker run --shm-size)" in told
+    assert small.read_bytes() == before
+    assert sorted(entry.name for entry in small.parent.iterdir()) == ["others", "pool"]
+    (small.parent / "others").unlink()
+    assert command(small, "verify", "pool", "--repair")[0] == 0
+    assert repair.examine(small).wrong == ()
+
+
+def test_a_repair_that_finds_no_room_hands_out_nothing_without_memory(small: Path) -> None:
+    """It has given the elements' memory back by then, and that was not enough: a write to one would be a SIGBUS."""
+    shared(small, size=4096, limit=8).close()
+    damage(small)
+    fill(small.parent, leave=0)
+    status, told = command(small, "verify", "pool", "--repair")
+    assert (status, "no room for" in told) == (1, True), told
+    with (small.parent / "others").open("ab", buffering=0) as others, contextlib.suppress(OSError):
+        while others.write(bytes(4096)):  # somebody else is faster
+            pass
+    script = f"""
+import mempool
+pool = mempool.SharedPool.attach("pool", folder={str(small.parent)!r})
+while (buf := pool.try_alloc()) is not None:
+    buf.fill(1)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "PoolCorrupt" in done.stderr) == (1, True), done.stderr
+    (small.parent / "others").unlink()
+    assert command(small, "verify", "pool", "--repair")[0] == 0
+    assert SharedPool.attach("pool", folder=small.parent).guarantee() == shared(small, size=4096).guarantee()
+    assert repair.examine(small).targets == (4, 8, 8)
+
+
+def test_whoever_comes_to_a_full_file_system_has_the_reserve(small: Path) -> None:
+    """Attaching, taking, and what commands do need no room; growing says how much there is none for."""
+    pool = shared(small, limit=8)
+    fill(small.parent, leave=0)
+    with SharedPool.attach("pool", folder=small.parent) as other:
+        held = other.alloc_many(4)
+        for buf in held:
+            buf.fill(1)
+        assert pool.try_alloc() is None
+        with pytest.raises(PoolTimeout, match="its file system is full"):
+            pool.alloc(timeout=0)
+        other.free_many(held)
+    for arguments in (["verify", "pool"], ["ls"], ["why", "pool"], ["reap", "pool"]):
+        status, told = command(small, *arguments)
+        assert status == 0, told
+    status, told = command(small, "resize", "pool", "--reserve", "8")
+    assert (status, "4 unfunded: memory ran out" in told) == (0, True), told
+    assert (pool.guarantee().unfunded, pool.verify()) == (4, [])
+    pool.close()
+    assert command(small, "rm", "pool")[0] == 0
+
+
+@pytest.mark.parametrize("small", ["32m,nr_inodes=4"], indirect=True)
+def test_a_file_system_without_room_for_a_file_is_a_memory_error(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes are there, and no inode; that is the same to who makes a pool. Nothing is left."""
+    made = []
+    with contextlib.suppress(OSError):
+        for number in range(9):
+            (small.parent / str(number)).touch()
+            made.append(number)
+    assert 0 < len(made) < 9
+    with pytest.raises(MemoryError, match="enlarge that file system"):
+        shared(small)
+    monkeypatch.setenv("MEMPOOL_SHARED_FOLDER", str(small.parent / "pools"))
+    with pytest.raises(MemoryError, match="enlarge that file system"):  # not even for the folder
+        SharedPool("pool", size=MEBIBYTE, reserve=4)
+    assert len(list(small.parent.iterdir())) == len(made)
+    (small.parent / "0").unlink()
+    with shared(small) as pool:
+        assert pool.guarantee().held

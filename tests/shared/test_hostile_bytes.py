@@ -136,7 +136,7 @@ def test_many_bytes_that_somebody_wrote_neither_crash_nor_hang(pool_path: Path) 
     attack(pool_path, 10_000, seed=int.from_bytes(os.urandom(4), "little"))
 
 
-@pytest.mark.parametrize("field", range(8))
+@pytest.mark.parametrize("field", range(9))
 def test_a_header_that_was_written_to_is_refused(pool_path: Path, field: int) -> None:
     """Its checksum tells."""
     make(pool_path)

@@ -17,7 +17,7 @@ pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine:
 
 from test_hostile_bytes import spoil
 
-from mempool.shared import repair, words
+from mempool.shared import anew, repair, words
 from mempool.shared.engine import SharedEngine
 from mempool.shared.errors import PoolCorrupt, PoolInUse
 from mempool.shared.layout import CLIENT_BYTES, ROOT, Layout, open_file
@@ -163,7 +163,7 @@ def test_nobody_attaches_in_the_middle_of_a_repair(pool_path: Path) -> None:
     file, header = open_file(pool_path)
     late = SharedEngine(pool_path, os.open(f"/proc/self/fd/{file}", os.O_RDWR), header.layout, header.nonce)
     write(pool_path, *DAMAGES["a count of bare slots"](layout))
-    with repair._alone(pool_path, file, header.layout), pytest.raises(Exception, match="4 processes use this pool already"):
+    with anew.alone(pool_path, file, header.layout), pytest.raises(Exception, match="4 processes use this pool already"):
         SharedEngine.attach(pool_path)
     os.close(file)
     repair.make_anew(pool_path).detach()

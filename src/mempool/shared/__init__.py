@@ -17,6 +17,7 @@ _engine.pyx      the protocol, compiled; Linux on x86-64
 layout.py        how the file in /dev/shm is laid out, and opened
 file.py          how it is made
 clients.py       who is dead
+killed.py        what they had, for who is told of it
 passing.py       tokens: an element that is offered by one process and adopted by another
 lookout.py       a thread that looks around for those who wait here
 watcher.py       is told by the kernel when another process ends
@@ -25,6 +26,7 @@ engine.py        SharedEngine: file, clients, tickets, forks
 audit.py         whether the words agree with each other
 glance.py        the figures of the pools there are, for who must stay small
 listing.py       names, look: the pools of this user, seen from outside without joining
+anew.py          a file that nobody uses is made anew
 repair.py        what is wrong with a file, and how it is mended
 errors.py        PoolCorrupt, ClientGone, PoolInUse
 

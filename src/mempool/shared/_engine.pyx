@@ -960,6 +960,23 @@ cdef class Transaction(QuickClient):
         cdef mp_client *record = &self.store.clients[client]
         return state, self.value, record.pid, record.started, record.pid_namespace
 
+    def slots_of(self, uint64_t client):
+        """The slots that this client has leased, has offered, or that are addressed to it: (slot, state) of each.
+
+        Each is looked at for itself: they are of no one moment, but of a client that is dead.
+        """
+        cdef uint64_t slot, value = 0
+        found = []
+        for slot in range(self.slots):
+            while True:
+                self.begin()
+                value = self.read(slot_word(self, slot))
+                if self.finish():
+                    break
+            if client_of(value) == client and state_of(value) in (LEASED, OFFERED, ADDRESSED):
+                found.append((slot, state_of(value)))
+        return found
+
     def reap(self, uint64_t client, uint64_t epoch):
         """This client was proven dead: what it had is returned. Whether this call had to do anything."""
         self.ready()

@@ -27,8 +27,17 @@ F_OFD_SETLK = 37
 
 def lock(fd: int, client: int) -> bool:
     """Take a client's byte, for as long as this open file lives. False: another one has it."""
+    return _lock(fd, client, 1)
+
+
+def lock_all(fd: int, clients: int) -> bool:
+    """Take the bytes of so many clients in one step, all or none."""
+    return _lock(fd, 0, clients)
+
+
+def _lock(fd: int, first: int, count: int) -> bool:
     try:
-        fcntl.fcntl(fd, F_OFD_SETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, LOCKS + client, 1, 0))
+        fcntl.fcntl(fd, F_OFD_SETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, LOCKS + first, count, 0))
     except (BlockingIOError, PermissionError):
         return False
     return True
@@ -44,6 +53,13 @@ def is_locked(fd: int, client: int) -> bool:
     told = fcntl.fcntl(fd, F_OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, LOCKS + client, 1, 0))
     kind: int = FLOCK.unpack(told)[0]
     return kind != fcntl.F_UNLCK
+
+
+def locked_at_once(fd: int, clients: int) -> int:
+    """How many of so many bytes another open file has taken in one step: 0: none is taken; all: by `lock_all`."""
+    told = fcntl.fcntl(fd, F_OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, LOCKS, clients, 0))
+    kind, _, _, count, _ = FLOCK.unpack(told)
+    return 0 if kind == fcntl.F_UNLCK else int(count)
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,17 @@ def mapped_as(address: int) -> bytes | None:
         if int(begin, 16) <= address < int(end, 16):
             return b" ".join(fields[3:5])
     return None
+
+
+def spans_of(file: bytes) -> list[tuple[int, int]]:
+    """Where this very process maps the file: from where, up to where."""
+    spans = []
+    for line in Path("/proc/self/maps").read_bytes().splitlines():
+        fields = line.split(None, 5)
+        if b" ".join(fields[3:5]) == file:
+            begin, _, end = fields[0].partition(b"-")
+            spans.append((int(begin, 16), int(end, 16)))
+    return spans
 
 
 def still_maps(process: Process, file: bytes | None, here: Process) -> bool:

@@ -23,10 +23,12 @@ from mempool.engine import UnexpectedReserveError
 from mempool.errors import ForeignElement, LineFull, PoolClosed
 from mempool.shared import clients as locks
 from mempool.shared import decisions, words
+from mempool.shared.anew import make_anew_after_boot
 from mempool.shared.audit import Words, audit
 from mempool.shared.errors import ClientGone, PoolCorrupt
 from mempool.shared.file import make
-from mempool.shared.layout import Layout, check_folder, map_file, open_file
+from mempool.shared.killed import Reclaimed, had
+from mempool.shared.layout import Header, Layout, check_folder, map_file, open_file
 
 try:
     from mempool.shared._engine import Handle, Transaction
@@ -139,8 +141,8 @@ class SharedEngine:
         # Never locked: what a child opens anew, whatever has become of the name.
         self._file = file
         found = os.fstat(file)
-        #: How many killed processes were reaped when this one attached.
-        self.reaped: int = 0
+        #: The killed processes that were reaped when this one attached.
+        self.reaped: Reclaimed = Reclaimed()
         self._identity = found.st_dev, found.st_ino
         # Held while descriptors are looked through, so that nobody closes them meanwhile. A finalizer may come back here.
         self._reaping = threading.RLock()
@@ -211,7 +213,7 @@ class SharedEngine:
         """
         path = Path(path)
         check_folder(path.parent)
-        file, header = open_file(path)
+        file, header = _open_of_this_boot(path)
         try:
             engine = cls(path, file, header.layout, header.nonce, quarantines=quarantines)
         except BaseException:
@@ -254,19 +256,18 @@ class SharedEngine:
         self._finalizer = weakref.finalize(self, _detach, self._tx, [self._file, self._lock], self._pid)
         self._find_number()
         self._tx.revive = _Revive(self)
-        self.reaped += self.reap_dead()
+        self.reaped = Reclaimed((*self.reaped.processes, *self.reap_dead().processes))
 
     def _find_number(self) -> None:
         for number in range(self.layout.clients):
             if not locks.lock(self._lock, number):
                 continue
-            state, _, *record = self._tx.look_at_client(number)
-            if state in (words.LIVE, words.UNSETTLED) and locks.still_maps(
-                locks.Process(*record), self._mapped_as, self._here
-            ):
+            state, epoch, *record = self._tx.look_at_client(number)
+            if state in (words.LIVE, words.UNSETTLED) and self._maps(number, locks.Process(*record)):
                 locks.unlock(self._lock, number)  # it lives, and has lost its descriptors
                 continue
-            self.reaped = int(state != words.ABSENT)  # it takes a dead one's place, and returns what that had
+            if state != words.ABSENT:  # it takes a dead one's place, and returns what that had
+                self.reaped = Reclaimed([had(self._tx, number, epoch, record[0])])
             here = self._here
             self._tx.attach(number, self._lock, here.pid, here.started, here.pid_namespace, self.quarantines)
             return
@@ -544,9 +545,9 @@ class SharedEngine:
 
     # -- the dead
 
-    def reap_dead(self) -> int:
-        """Return what killed processes had. How many there were. Any process may do so at any time, and several at once."""
-        reaped = 0
+    def reap_dead(self) -> Reclaimed:
+        """Return what killed processes had. Which they were. Any process may do so at any time, and several at once."""
+        reaped = []
         with self._reaping:
             for number in range(self.layout.clients):
                 if self._lock < 0:
@@ -556,11 +557,30 @@ class SharedEngine:
                     continue
                 if state != words.DEAD and not self._is_gone(number, locks.Process(*record)):
                     continue
-                reaped += self._tx.reap(number, epoch)
-        return reaped
+                killed = had(self._tx, number, epoch, record[0])
+                if self._tx.reap(number, epoch):
+                    reaped.append(killed)
+        return Reclaimed(reaped)
 
     def _is_gone(self, number: int, process: locks.Process) -> bool:
-        return not locks.is_locked(self._lock, number) and not locks.still_maps(process, self._mapped_as, self._here)
+        return not locks.is_locked(self._lock, number) and not self._maps(number, process)
+
+    def _maps(self, number: int, process: locks.Process) -> bool:
+        """Whether this client's process, which holds no lock, still maps the file.
+
+        A program begun by `exec` has the number and the start of the one before it. If it attaches, the process maps the
+        file, and yet the client of the program before is dead. So of this very process its own clients count, and where
+        each of its mappings is one of theirs, no other client of its can be alive. (Where one is not, a thread may be in
+        the middle of getting memory, or of giving it back.)
+        """
+        if self._mapped_as is None or process != self._here:
+            return locks.still_maps(process, self._mapped_as, self._here)
+        mine = [it for it in list(_engines) if it._pid == self._pid and it._identity == self._identity and it._lock >= 0]
+        bases = [it._tx.base for it in mine]
+        size = self.layout.file_bytes
+        return any(it._tx.me == number for it in mine) or not all(
+            any(base <= begin and end <= base + size for base in bases) for begin, end in locks.spans_of(self._mapped_as)
+        )
 
     # -- wakers
 
@@ -591,6 +611,16 @@ def _wake_waiters(reference: weakref.ref[SharedEngine], tx: Transaction) -> None
             return
         del engine
         said = tx.wait_for_bell(said, SLICE)
+
+
+def _open_of_this_boot(path: Path) -> tuple[int, Header]:
+    """What was left by an earlier boot is made anew first: its words may be of no one moment, and its memory no promise."""
+    file, header = open_file(path)
+    if header.is_of_an_earlier_boot():
+        os.close(file)
+        make_anew_after_boot(path)
+        file, header = open_file(path)
+    return file, header
 
 
 class _Revive:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from mempool.shared import words
-from mempool.shared.layout import ROOT, WORD, Layout, map_file
+from mempool.shared.layout import ROOT, WORD, Layout, boot_id, map_file
 from mempool.sizes import in_words
 
 #: Where the lock of client 0 lies: far beyond the end of any file, which a lock may.
@@ -35,25 +37,34 @@ def no_memory(path: Path, needed: int) -> MemoryError:
     )
 
 
+@contextlib.contextmanager
+def told_if_full(path: Path, needed: int) -> Iterator[None]:
+    """MemoryError where the file system has no bytes, or no files, left."""
+    try:
+        yield
+    except OSError as failure:
+        if failure.errno not in (errno.ENOSPC, errno.EFBIG, errno.ENOMEM, errno.EDQUOT):
+            raise
+        raise no_memory(path, needed) from failure
+
+
 def make(path: Path, layout: Layout, reserve: int, keep: int, limit: int, *, follows: bool = False) -> None:
     """Make the file. Raises FileExistsError; MemoryError where there is no room for it, and then there is no file."""
-    fd = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    with told_if_full(path, layout.control_bytes):  # a file needs an inode, too
+        fd = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        try:
+        with told_if_full(path, layout.control_bytes):
             os.ftruncate(fd, layout.file_bytes)
             os.posix_fallocate(fd, 0, layout.control_bytes)
-            os.pwrite(fd, layout.header(os.urandom(16)), 0)
+            os.pwrite(fd, layout.header(os.urandom(16), boot_id()), 0)
             os.pwrite(fd, WORD.pack(0, words.make_gate(words.NO_SLOT, 0, 0, 0)), ROOT)
             content = memoryview(first_words(layout, reserve, keep, limit, follows=follows))
             written = 0
             while written < len(content):
                 written += os.pwrite(fd, content[written:], layout.words + written)
-        except OSError as failure:
-            if failure.errno not in (errno.ENOSPC, errno.EFBIG, errno.ENOMEM, errno.EDQUOT):
-                raise
-            raise no_memory(path, layout.control_bytes) from failure
         map_file(fd, path, layout).close()  # if this process may not, there is no file that it could not use
-        # With a descriptor of a folder, which is not used: without one, CPython calls link(2), which does not follow this.
-        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+        with told_if_full(path, layout.control_bytes):
+            # With a descriptor of a folder, which is not used: without one, CPython calls link(2), which follows no link.
+            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
     finally:
         os.close(fd)

@@ -15,6 +15,7 @@ Imports nothing but small modules: `mempool top` loads it without the pools.
 from __future__ import annotations
 
 import errno
+import functools
 import mmap
 import os
 import stat
@@ -26,9 +27,9 @@ from mempool.shared.errors import PoolCorrupt
 from mempool.sizes import compared, in_words
 
 MAGIC = b"mempool\x01"
-VERSION = 3
-#: magic, version, slots, places, clients, bytes of a slot, bytes of the file, a number that no other file has
-HEADER = struct.Struct("<8s6Q16s")
+VERSION = 4
+#: magic, version, slots, places, clients, bytes of a slot, bytes of the file, a number that no other file has, boot_id()
+HEADER = struct.Struct("<8s6Q16s16s")
 PAGE = 4096
 ROOT = PAGE
 BELLS = ROOT + 64
@@ -40,6 +41,16 @@ ALIGNMENT = 2 << 20
 SLOTS_MAX, PLACES_MAX, CLIENTS_MAX, FIRST_SLOT = (1 << 21) - 1, (1 << 15) - 1, (1 << 11) - 1, 4
 #: Where a client counts what, after the origins of decisions.py; _engine.pyx has the same.
 FROM_LINE, MADE, RESIZES, OUTCOMES, HISTOGRAM = 3, 4, 5, 6, 12
+
+
+@functools.cache
+def boot_id() -> bytes:
+    """Since when this machine runs, as a number; zeros: it does not say."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123 - as in check_folder
+            return bytes.fromhex(file.read().strip().replace("-", ""))[:16].ljust(16, b"\0")
+    except (OSError, ValueError):
+        return bytes(16)
 
 
 def _up(number: int, step: int) -> int:
@@ -111,9 +122,9 @@ class Layout(_Numbers):
         names = ("slots", "places", "clients", "size", "stride", "client_records", "words", "data")
         return {"root": ROOT, "bells": BELLS, **{name: getattr(self, name) for name in names}}
 
-    def header(self, nonce: bytes) -> bytes:
+    def header(self, nonce: bytes, boot: bytes) -> bytes:
         """With its checksum."""
-        packed = HEADER.pack(MAGIC, VERSION, self.slots, self.places, self.clients, self.size, self.file_bytes, nonce)
+        packed = HEADER.pack(MAGIC, VERSION, self.slots, self.places, self.clients, self.size, self.file_bytes, nonce, boot)
         return packed + struct.pack("<I", zlib.crc32(packed))
 
 
@@ -122,6 +133,12 @@ class Header(NamedTuple):
 
     layout: Layout
     nonce: bytes
+    boot: bytes
+    """`boot_id()` when it was made."""
+
+    def is_of_an_earlier_boot(self) -> bool:
+        """Whether the machine was started anew since. False where nobody can know."""
+        return self.boot != boot_id() and any(self.boot) and any(boot_id())
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
@@ -152,7 +169,7 @@ def _read_header(fd: int, path: str | os.PathLike[str]) -> Header:
     told = packed[: HEADER.size]
     if len(packed) < HEADER.size + 4 or zlib.crc32(told) != struct.unpack("<I", packed[HEADER.size :])[0]:
         raise PoolCorrupt(f"{path}: not a shared pool, or its header was written to; remove it")
-    magic, version, slots, places, clients, size, file_bytes, nonce = HEADER.unpack(told)
+    magic, version, slots, places, clients, size, file_bytes, nonce, boot = HEADER.unpack(told)
     if magic != MAGIC or version != VERSION:
         raise PoolCorrupt(f"{path}: made by another version (layout {version}, not {VERSION}); end its users and remove it")
     try:
@@ -162,7 +179,7 @@ def _read_header(fd: int, path: str | os.PathLike[str]) -> Header:
     if not file_bytes == layout.file_bytes == found.st_size:
         has, wanted = compared(found.st_size, layout.file_bytes)
         raise PoolCorrupt(f"{path}: {has}, not the {wanted} of its header; remove it")
-    return Header(layout, nonce)
+    return Header(layout, nonce, boot)
 
 
 def map_file(fd: int, path: str | os.PathLike[str], layout: Layout) -> mmap.mmap:

@@ -14,7 +14,8 @@ from mempool.base_pool import BasePool
 from mempool.buffer import Buffer, fit
 from mempool.errors import PoolClosed, StaleToken
 from mempool.lease import adopt
-from mempool.shared import listing, passing
+from mempool.shared import killed, listing, passing
+from mempool.shared.killed import Reclaimed
 from mempool.shared.passing import Token
 from mempool.sizes import compared, parse_size
 from mempool.tracking import TRACKERS
@@ -51,7 +52,9 @@ class SharedPool(BasePool[Buffer]):
     clients: how many processes may use it at once. places: how many callers may wait.
     timeout, max_waiting, patience: as for `Pool`, for this process.
     track: "identity", or "holders": who of this process holds what.
-    on_reclaim: called, from a thread of the pool, with how many killed processes this one has just cleaned up after.
+    on_reclaim: called with how many killed processes this one has just cleaned up after: a number that knows which they were
+        and what they had, see `Reclaimed`. From whichever thread found out: one of the pool's, which must not be kept
+        waiting, or the caller's of `reclaim`, `guarantee`, or of this constructor. What it raises is logged.
     quarantine: if this process is killed, what it had is not handed out again until somebody has looked at it: for elements
         that a device may still write to, or that must not be seen by others. See `quarantined`. Each process says so for
         itself.
@@ -80,7 +83,7 @@ class SharedPool(BasePool[Buffer]):
         max_waiting: int | None = None,
         patience: float | None = 10.0,
         track: str | None = None,
-        on_reclaim: Callable[[int], object] | None = None,
+        on_reclaim: Callable[[Reclaimed], object] | None = None,
         quarantine: bool = False,
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -135,6 +138,7 @@ class SharedPool(BasePool[Buffer]):
             else:
                 engine.refill()  # who made it may have been killed before it had filled the reserve
             registry.register(self)
+            killed.tell(on_reclaim, client.reaped, engine.called)
         except BaseException:
             if is_new:
                 client.close()
@@ -155,9 +159,12 @@ class SharedPool(BasePool[Buffer]):
     def _create_or_attach(self, create: Callable[[], SharedEngine], *, quarantines: bool) -> tuple[SharedEngine, bool]:
         """This process' share, and whether the pool is new."""
         from mempool.shared.engine import SharedEngine
+        from mempool.shared.file import told_if_full
+        from mempool.shared.layout import PAGE
 
         if self._file.parent == listing.folder():
-            self._file.parent.mkdir(mode=0o700, exist_ok=True)
+            with told_if_full(self._file, PAGE):
+                self._file.parent.mkdir(mode=0o700, exist_ok=True)
         for _ in range(ATTEMPTS):
             try:
                 client = SharedEngine.attach(self._file, quarantines=quarantines)
@@ -329,9 +336,10 @@ class SharedPool(BasePool[Buffer]):
     def _unlink(client: SharedEngine) -> None:
         client.unlink()
 
-    def reclaim(self) -> int:
-        """Return what killed processes held. Returns how many those were. Whoever waits does so by himself."""
-        return int(self._engine.reclaim())
+    def reclaim(self) -> Reclaimed:
+        """Return what killed processes held. Returns how many those were, and what. Whoever waits does so by himself."""
+        reclaimed: Reclaimed = self._engine.reclaim()
+        return reclaimed
 
     def verify(self) -> list[str]:
         """Whether the shared words agree with each other: what does not, in words; [] is as it should be.

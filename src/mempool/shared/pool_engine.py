@@ -28,11 +28,12 @@ from mempool.clock import SYSTEM_CLOCK, Clock
 from mempool.engine import NEVER, SERVED, WAIT_BUCKETS, Snapshot, Tracker, UnderWay, Waker
 from mempool.errors import DoubleFree, ForeignElement, LineFull
 from mempool.parking import ThreadParker
-from mempool.shared import decisions, lookout, passing
+from mempool.shared import decisions, killed, lookout, passing
 from mempool.shared._engine import Region
 from mempool.shared.doors import Doors
 from mempool.shared.engine import SharedEngine
 from mempool.shared.errors import ClientGone
+from mempool.shared.killed import Reclaimed
 from mempool.shared.layout import FROM_LINE, HISTOGRAM, MADE, OUTCOMES, RESIZES
 from mempool.shared.owner import Owner
 from mempool.shared.targets import check_targets
@@ -56,7 +57,7 @@ MOST = (1 << 21) - 1
 class PoolEngine:
     """An Engine; see there what each call promises.
 
-    client: this process' share in the file. waiting_max: how many may wait. on_reclaim: called with the number of killed
+    client: this process' share in the file. waiting_max: how many may wait. on_reclaim: called with the killed
     processes whose elements this one has reclaimed.
     """
 
@@ -66,7 +67,7 @@ class PoolEngine:
         tracker: Tracker,
         *,
         waiting_max: int | None = None,
-        on_reclaim: Callable[[int], object] | None = None,
+        on_reclaim: Callable[[Reclaimed], object] | None = None,
     ) -> None:
         self.name: str = client.name
         self.called: str = messages.called(client.name)
@@ -721,13 +722,12 @@ class PoolEngine:
         if self._draining:
             self._after_return()
 
-    def reclaim(self) -> int:
-        """Return what killed processes had. How many those were."""
+    def reclaim(self) -> Reclaimed:
+        """Return what killed processes had. Which those were."""
         reclaimed = self.client.reap_dead()
         if reclaimed:
             self._tx.ring_all()
-            if self._on_reclaim is not None:
-                self._on_reclaim(reclaimed)
+            killed.tell(self._on_reclaim, reclaimed, self.called)
         if self._is_closed_here:
             self._after_return()
         return reclaimed

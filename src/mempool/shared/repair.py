@@ -8,25 +8,17 @@ What killed processes have left is returned at any time, by the transactions tha
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import mmap
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mempool.shared import clients as locks
-from mempool.shared import words
-from mempool.shared.audit import are_possible
+from mempool.shared.anew import alone, replace, targets_of, users_of
 from mempool.shared.engine import SharedEngine
-from mempool.shared.errors import PoolCorrupt, PoolInUse
-from mempool.shared.file import make
-from mempool.shared.layout import ROOT, WORD, Header, Layout, check_folder, open_file
+from mempool.shared.errors import PoolCorrupt
+from mempool.shared.layout import check_folder, open_file
 
 UNREADABLE = "its root, or the intent or the number that it leads to, says what cannot be: no transaction can begin"
-#: A root of no client: who had opened a file before it was replaced finds out by it.
-NOBODYS = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -50,7 +42,7 @@ def examine(path: str | os.PathLike[str]) -> Finding:
     engine = SharedEngine.observe(path)
     try:
         file, layout = engine._file, engine.layout
-        users = _users(file)
+        users = users_of(file)
         killed: tuple[int, ...] = ()
         try:
             wrong = tuple(engine.verify())
@@ -58,7 +50,7 @@ def examine(path: str | os.PathLike[str]) -> Finding:
             killed = tuple(client.pid for client in engine.clients() if client.number in numbers and client.pid not in users)
         except PoolCorrupt:
             wrong = (UNREADABLE,)
-        targets, are_kept = _targets(file, layout)
+        targets, are_kept = targets_of(file, layout)
         return Finding(wrong, killed, users, targets, are_kept)
     finally:
         engine.detach()
@@ -82,80 +74,10 @@ def make_anew(path: str | os.PathLike[str]) -> SharedEngine:
     check_folder(path.parent)
     file, header = open_file(path)
     try:
-        with _alone(path, file, header.layout):
-            _replace(path, file, header)
+        with alone(path, file, header.layout):
+            replace(path, file, header)
     finally:
         os.close(file)
     engine = SharedEngine.attach(path)
     engine.refill()
     return engine
-
-
-@contextlib.contextmanager
-def _alone(path: Path, file: int, layout: Layout) -> Iterator[None]:
-    """Hold every client's lock, so that nobody attaches, and make sure that nobody has."""
-    mine = os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_CLOEXEC)  # locks belong to open files: these end with this one
-    try:
-        held = [number for number in range(layout.clients) if not locks.lock(mine, number)]
-        users = _users(file)
-        if held or users:
-            who = ", ".join(f"process {pid}" for pid in users) or "a process whose number is not known here"
-            raise PoolInUse(
-                f"{path}: used by {who}; words that do not agree are mended only where nobody uses the pool, because nobody "
-                "knows what a user is about to write: end it first"
-            )
-        yield
-    finally:
-        os.close(mine)
-
-
-def _users(file: int) -> tuple[int, ...]:
-    """The other processes that map this file, whatever its words say. Those of other pid namespaces are not seen here."""
-    mapping = _name_in_maps(file)
-    users = []
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):  # it has just ended, or is another user's
-            lines = Path(entry.path, "maps").read_bytes().splitlines()
-            if any(b" ".join(line.split(None, 5)[3:5]) == mapping for line in lines):
-                users.append(int(entry.name))
-    return tuple(sorted(users))
-
-
-def _name_in_maps(file: int) -> bytes | None:
-    with mmap.mmap(file, mmap.PAGESIZE) as page:
-        probe = ctypes.c_char.from_buffer(page)
-        try:
-            return locks.mapped_as(ctypes.addressof(probe))
-        finally:
-            del probe
-
-
-def _targets(file: int, layout: Layout) -> tuple[tuple[int, int, int], bool]:
-    word = WORD.unpack(os.pread(file, WORD.size, layout.words + WORD.size * words.TARGETS))[0]
-    reserve, keep, limit = words.reserve_of(word), words.keep_of(word), words.limit_of(word)
-    if are_possible(reserve, keep, limit, layout.slots):
-        return (reserve, keep, limit), True
-    return (0, 0, layout.slots), False
-
-
-def _replace(path: Path, file: int, header: Header) -> None:
-    layout = header.layout
-    targets, are_kept = _targets(file, layout)
-    word = WORD.unpack(os.pread(file, WORD.size, layout.words + WORD.size * words.TARGETS))[0]
-    follows = are_kept and words.keep_follows(word)
-    beside = path.with_name(f".{path.name}.repaired")  # no pool's name: one begins with a letter or a digit
-    beside.unlink(missing_ok=True)  # of a repair that was killed
-    try:
-        make(beside, layout, *targets, follows=follows)
-    except MemoryError:  # nobody uses it: what its elements held goes first
-        _punch(file, layout)
-        make(beside, layout, *targets, follows=follows)
-    beside.replace(path)
-    os.pwrite(file, NOBODYS.to_bytes(8, "little"), ROOT)  # whoever had opened it, and had not mapped it, gets PoolCorrupt
-
-
-def _punch(file: int, layout: Layout) -> None:
-    os.ftruncate(file, layout.data)
-    os.ftruncate(file, layout.file_bytes)

@@ -1,0 +1,112 @@
+"""Who cleans up after a killed process is told which one that was and what it had: `on_reclaim`, and `reclaim`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
+
+from shared_children import Parent, child
+
+from mempool.shared.killed import Killed, Reclaimed
+from mempool.shared.pool import SharedPool
+from mempool.testing import wait_until
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
+
+def make(path: Path, **options: Any) -> SharedPool:
+    return SharedPool("frames", **{"size": 4096, "reserve": 2, "keep": 2, "limit": 6, "folder": path.parent, **options})
+
+
+def attach(path: Path, **options: Any) -> SharedPool:
+    return SharedPool.attach("frames", folder=path.parent, **options)
+
+
+def hold(path: Path, *, quarantine: bool = False) -> Callable[[Parent], None]:
+    """A child that holds two, which it tells, and has offered one, which it tells, too."""
+
+    def run(parent: Parent) -> None:
+        pool = attach(path, quarantine=quarantine)
+        held = pool.alloc_many(2)
+        for buf in held:
+            parent.tell(buf.block.region.slot)
+        parent.tell(pool.offer(pool.alloc()).slot)
+        parent.wait()
+
+    return run
+
+
+@pytest.mark.parametrize("quarantine", [False, True])
+def test_who_reclaims_is_told_of_whom_and_what(pool_path: Path, quarantine: bool) -> None:
+    """The process, and the elements by their tokens' slots: what it held, had offered, and had not adopted yet."""
+    told: list[Reclaimed] = []
+    pool = make(pool_path, on_reclaim=told.append)
+    with child(hold(pool_path, quarantine=quarantine)) as holder:
+        held, offered = sorted((holder.hear(), holder.hear())), holder.hear()
+        addressed = pool.offer(pool.alloc(), to=holder.pid)
+        holder.end(signal.SIGKILL)
+    reclaimed = pool.reclaim()
+    assert reclaimed == 1
+    assert told == [reclaimed]
+    killed = Killed(holder.pid, tuple(held), (offered,), (addressed.slot,), quarantine)
+    assert told[0].processes == reclaimed.processes == (killed,)
+    assert {token.slot for token in pool.quarantined()} == ({*held, offered} if quarantine else set())
+    assert pool.reclaim() == Reclaimed() == 0
+
+
+def test_who_attaches_is_told_of_those_it_has_cleaned_up_after(pool_path: Path) -> None:
+    """One whose place it takes, and another one."""
+    make(pool_path).close()
+    with child(hold(pool_path)) as one:
+        first = [one.hear() for _ in range(3)]
+        with child(hold(pool_path)) as two:
+            second = [two.hear() for _ in range(3)]
+            two.end(signal.SIGKILL)
+        one.end(signal.SIGKILL)
+    told: list[Reclaimed] = []
+    pool = attach(pool_path, on_reclaim=told.append)
+    assert told == [2]
+    assert {killed.pid: sorted((*killed.held, *killed.offered)) for killed in told[0].processes} == {
+        one.pid: sorted(first),
+        two.pid: sorted(second),
+    }
+    assert (pool.out, pool.verify()) == (0, [])
+
+
+def test_what_is_raised_by_who_is_told_is_logged_and_stops_nobody(pool_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Twice: the thread that looks around for those who wait goes on."""
+    called: list[int] = []
+
+    def fail(reclaimed: Reclaimed) -> None:
+        called.append(int(reclaimed))
+        raise RuntimeError("not this time")
+
+    def hold_all(parent: Parent) -> None:
+        held = attach(pool_path).alloc_many(6)
+        parent.tell(len(held))
+        parent.wait()
+
+    pool = make(pool_path, on_reclaim=fail)
+    for turn in (1, 2):
+        served: list[Any] = []
+        with child(hold_all) as holder:
+            assert holder.hear() == 6
+            waiter = threading.Thread(target=lambda served=served: served.append(pool.alloc(timeout=30)))
+            waiter.start()
+            wait_until(lambda: pool.waiting == 1)
+            holder.end(signal.SIGKILL)
+            waiter.join(40)
+        assert len(served) == 1
+        wait_until(lambda turn=turn: len(called) == turn)
+        pool.free(served[0])
+    wait_until(lambda: sum("on_reclaim has failed" in record.message for record in caplog.records) == 2)
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
+    assert (pool.out, pool.verify()) == (0, [])
