@@ -126,16 +126,19 @@ demo: set-up-cli
 # nothing to do among ARGS, which is pytest's status 5.
 WORKERS ?= 4
 PARALLEL = $(if $(filter-out 0 1,$(WORKERS)),-n $(WORKERS) --dist worksteal)
+# A whole sweep takes minutes on a machine that does other things as well.
+PATIENCE = $(if $(filter long,$@),-o timeout=300 -o faulthandler_timeout=280)
+SUITE = $(PYTEST) $(PARALLEL) $(PATIENCE)
 test long: set-up-test
 	@status=0; second=0; export MEMPOOL_LONG="$${MEMPOOL_LONG:-$(if $(filter long,$@),1,0)}"; \
 	if [ "$${MEMPOOL_REQUIRE_COMPILED:-0}" = 1 ] || \
 		env -u MEMPOOL_PURE $(PY) -c 'import mempool, sys; sys.exit(mempool.IMPLEMENTATION != "compiled")'; then \
 		echo "== the compiled core"; second=1; \
-		env -u MEMPOOL_PURE $(PYTEST) $(PARALLEL) $(if $(REPORTS),--junitxml=$(REPORTS)/compiled.xml) $(ARGS) || status=1; \
+		env -u MEMPOOL_PURE $(SUITE) $(if $(REPORTS),--junitxml=$(REPORTS)/compiled.xml) $(ARGS) || status=1; \
 	else echo "== the core is not compiled here: get a C compiler, then 'make clean test'; pure only"; fi; \
 	echo "== the pure core"; \
 	env -u MEMPOOL_REQUIRE_COMPILED MEMPOOL_PURE=1 MEMPOOL_SECOND_RUN=$$second \
-		$(PYTEST) $(PARALLEL) $(if $(REPORTS),--junitxml=$(REPORTS)/pure.xml) $(ARGS) || \
+		$(SUITE) $(if $(REPORTS),--junitxml=$(REPORTS)/pure.xml) $(ARGS) || \
 		{ [ $$? = 5 ] && [ $$second = 1 ]; } || status=1; \
 	exit $$status
 

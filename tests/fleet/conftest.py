@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -34,6 +36,23 @@ def quiet() -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)
     yield
     logger.setLevel(before)
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """What distributed leaves to every process that a later test begins: the seed of its hashes, what its malloc keeps.
+
+    And to this one: folders of workers that have ended among those of modules, a log of each of them.
+    """
+    path, names = sys.path[:], os.environ.keys() | {"PYTEST_CURRENT_TEST"}
+    loggers = [logging.getLogger(f"distributed.{name}") for name in ("scheduler", "worker")]
+    handlers = [logger.handlers[:] for logger in loggers]
+    yield
+    sys.path[:] = path
+    for name in os.environ.keys() - names:
+        del os.environ[name]
+    for logger, kept in zip(loggers, handlers, strict=True):
+        logger.handlers[:] = kept
 
 
 @pytest.fixture
