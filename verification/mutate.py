@@ -84,6 +84,7 @@ TESTS = (
         "buffers",
         "buffers_garbage",
         "broken_surroundings",
+        "disposal_beside_a_loop",
         "adaptors",
         "loops",
         "model",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from typing import Any
 
 import pytest
 
 from mempool import IMPLEMENTATION, Buffers, Objects, Pool, UseAfterFree
-from mempool._core import Decisions
+from mempool._core import Decisions, Ends, Transfer
 from mempool.local import returning
 from mempool.local.returning import Returning
 from mempool.testing import Element, ScriptedSource
@@ -143,3 +144,28 @@ def test_a_pool_whose_end_was_cut_short_is_closed_all_the_same(
     finally:
         gc.enable()
     assert pool.stats().disposed == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("forget", [True, False])
+def test_a_fill_whose_end_was_cut_short_is_over(error: type[BaseException], forget: bool) -> None:
+    """Else the figures would tell for ever of what is being made. An interrupt is raised, a lack of memory is not."""
+
+    class Struck(Decisions):
+        times = 0
+
+        def end_fill(self, fill: Transfer) -> None:
+            Struck.times += 1
+            if Struck.times == 1:
+                raise error
+            super().end_fill(fill)
+
+    ends = Ends(Struck(False, False, False))
+    fill = Transfer(0)
+    ends.fills[fill] = 1
+    ends.core.begin_fill(fill)
+    assert ends.core.snapshot()["fills"] == 1
+    with pytest.raises(KeyboardInterrupt) if error is KeyboardInterrupt else contextlib.nullcontext():
+        ends.end_fill(fill, forget=forget)
+    assert (ends.core.snapshot()["fills"], Struck.times) == (0, 2)
+    assert list(ends.fills) == ([] if forget else [fill])
