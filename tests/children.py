@@ -25,6 +25,10 @@ def limit_address_space(more):
     pages = int(open("/proc/self/statm").read().split()[5 if is_reserved else 0])
     limit("RLIMIT_DATA" if is_reserved else "RLIMIT_AS", pages * mmap.PAGESIZE + more)
 
+def lift_limits():
+    for name in ("RLIMIT_AS", "RLIMIT_DATA"):
+        limit(name, resource.getrlimit(getattr(resource, name))[1])
+
 def lose_the_right_to_lock():
     header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     libc = ctypes.CDLL(None, use_errno=True)
@@ -32,8 +36,11 @@ def lose_the_right_to_lock():
     sets[0] &= ~(1 << 14)  # CAP_IPC_LOCK; capabilities(7)
     assert libc.capset(header, sets) == 0
 
-def fill(smallest=64 << 10):
-    '''All memory that there is, in blocks down to this size. Keep what is returned.'''
+def fill():
+    '''All memory that there is, but for crumbs. Keep what is returned.'''
+    # Without the GIL the interpreter asks the kernel for 64 KiB for each size of its objects, where else it has some left of
+    # what it has had. With none of them it cannot make the frame of any function: so it is left half of a MiB.
+    smallest = (512 if sysconfig.get_config_var("Py_GIL_DISABLED") else 64) << 10
     blocks, size = [], 64 << 20
     while size >= smallest:
         try:

@@ -11,6 +11,7 @@ IS_OFF = not getattr(sys, "_is_gil_enabled", lambda: True)()
 COLLECTOR = "CPython 3.13 without the GIL collects garbage later than at any allocation, whatever the threshold"
 NO_MEMORY = "CPython 3.13 without the GIL crashes where set_nomemory fails an allocation, also with no mempool in it"
 NO_LIMIT = "mempool demo refuses to run there: each thread keeps what it has freed, so not all feel a limit on memory"
+SHARED = "a SharedPool refuses to be used where the GIL is kept off: .ci/free-threaded runs this with the GIL"
 PURE = "starts the uncompiled core, which refuses to run without the GIL"
 
 #: By the beginning of a test's name. A part of a name that is left out would excuse more than was looked at.

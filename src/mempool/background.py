@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import mempool.lifecycle  # noqa: F401 - registers its hooks before ours, so that a child's pools are sound first
 from mempool import native
+from mempool._core.base_decisions import renew_locks
 
 if TYPE_CHECKING:
     from mempool.base_pool import BasePool
@@ -273,6 +274,7 @@ class Service:
     def after_fork(self) -> None:
         """In the child: the thread does not live there. It begins anew where there are jobs."""
         self._lock = native.RLock()
+        renew_locks(self._jobs)
         self._alive = None
         bell, self._bell = self._bell, None
         if bell is not None:

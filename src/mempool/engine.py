@@ -154,6 +154,9 @@ class Tracker(Protocol):
     def restore(self, elements: Iterable[object], known: list[Any]) -> None:
         """They have not been returned after all, though the handles of some may be others now."""
 
+    def after_fork(self) -> None:
+        """In the child of a fork: no thread of the parent is in the middle of anything here."""
+
     def hand_over(self, element: object) -> None:
         """Somebody else will free this element."""
 

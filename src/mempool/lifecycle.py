@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from mempool import native, parking
+from mempool._core.base_decisions import renew_locks
 from mempool.sources import forks  # noqa: F401 - registers its hook before ours, so that ours knows what is lost
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def is_ending() -> bool:
 def _after_fork_in_child() -> None:
     """The child has working pools: nobody stands in the line but the forking thread."""
     survivor = native.get_ident()
+    renew_locks(_engines, unfinished, _hooks)
     remaining = [rest for work in list(unfinished) if (rest := work.after_fork(survivor)) is not None]
     remaining += [rest for engine in engines() if (rest := engine.after_fork()) is not None]
     parking.wake_this_thread()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mempool import greenlets
+from mempool._core.base_decisions import renew_locks
 from mempool.buffer import Buffer
 from mempool.clock import in_words
 from mempool.messages import describe
@@ -81,6 +82,9 @@ class Untracked:
     def restore(self, elements: Iterable[object], known: list[_Entry | None]) -> None:
         """They have not been returned after all, though the handles of some may be others now."""
 
+    def after_fork(self) -> None:
+        """In the child of a fork: no thread of the parent is in the middle of anything here."""
+
     def hand_over(self, element: object) -> None:
         """Somebody else will free this element."""
 
@@ -127,6 +131,10 @@ class Holders(ByIdentity):
 
     def __init__(self) -> None:
         self._entries: dict[int, _Entry] = {}
+
+    def after_fork(self) -> None:
+        """In the child of a fork: no thread of the parent is in the middle of anything here."""
+        renew_locks(self._entries)
 
     def record(self, elements: Iterable[object], now: float) -> None:
         """These elements have just been handed to the caller."""

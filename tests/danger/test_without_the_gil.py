@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 
 import pytest
+import without_the_gil
 
 
 def import_without_the_gil(**variables: str) -> subprocess.CompletedProcess[str]:
@@ -52,3 +54,99 @@ def test_a_scene_that_has_done_nothing_has_failed(
     monkeypatch.setattr(module, "scenes", lambda: iter([("idle", lambda _seconds: 0), ("busy", lambda _seconds: 1)]))
     assert stress("1") == 1
     assert "idle: FAILED: Fault: it was not played" in capsys.readouterr().out
+
+
+# -- a SharedPool, and forks
+
+
+@pytest.mark.skipif(not without_the_gil.BUILT_WITHOUT, reason="this Python has a GIL that cannot be kept off")
+def test_a_shared_pool_is_refused_where_the_gil_is_kept_off() -> None:
+    """Two threads would be one client that does two things at once; with the GIL, which it brings back, it works."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("a SharedPool needs Linux")
+    code = "import mempool.shared.engine, sys; print(sys._is_gil_enabled())"
+    done = {
+        said: subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            env=os.environ | {"PYTHON_GIL": said},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        for said in "01"
+    }
+    assert done["0"].returncode == 1
+    assert "ImportError: mempool.shared: the threads of a process are one client" in done["0"].stderr
+    assert "start Python without PYTHON_GIL=0" in done["0"].stderr
+    assert (done["1"].returncode, done["1"].stdout) == (0, "True\n"), done["1"].stderr
+
+
+#: A fork at which threads of the parent have just been handed CPython's own locks of all tables of mempool's: they stay
+#: locked in the child. Each is a byte of the table's head, see object.h; it is set before mempool's hooks run in the child.
+LOCKED_AT_THE_FORK = """
+import collections, ctypes, faulthandler, os, sys
+
+MUTEX = 10  # after ob_tid and ob_flags; object.h
+
+tables = []
+
+def lock():
+    faulthandler.dump_traceback_later(20, exit=True)
+    for table in tables:
+        ctypes.c_ubyte.from_address(id(table) + MUTEX).value = 1
+
+os.register_at_fork(after_in_child=lock)
+
+import mempool
+from mempool import Buffers, Limited, Objects, Pool, background, lifecycle
+from mempool.sources import forks
+
+kinds = (dict, list, collections.deque)
+limited = Limited(Buffers(4096), elements_max=40)
+pools = [Pool(limited, 2), *(Pool(Objects(bytearray), 2, track=track) for track in ("nothing", "identity", "holders"))]
+kept = [mempool.upkeep(pool, every=3600) for pool in pools]
+for pool in pools:
+    engine = pool._engine
+    tables += [engine.under_way, engine.giving.fills]
+tables += [pools[-1]._engine.tracker._entries, limited._free, limited.source._memory._blocks, sys.modules]
+tables += [lifecycle._engines, lifecycle.unfinished, lifecycle._hooks, background.SERVICE._jobs]
+tables += [forks._forks, forks._mortals]
+assert all(type(table) in kinds for table in tables), tables
+out = [pool.alloc() for pool in pools]
+
+child = os.fork()
+if child == 0:
+    status = 1
+    try:
+        for pool, element in zip(pools, out):
+            pool.free(element)
+            elements = pool.alloc_many(5)  # more than there are: the source is asked
+            pool.free_many(elements)
+            pool.resize(reserve=7)
+            with pool.lease():
+                pool.why_empty()
+        for one in kept:
+            one.close()
+        for pool in pools:
+            pool.close()
+        status = 0
+    finally:
+        os._exit(status)
+print("child", os.waitpid(child, 0)[1], flush=True)
+for pool, element in zip(pools, out):
+    pool.free(element)
+"""
+
+
+@pytest.mark.skipif(not without_the_gil.IS_OFF, reason="with the GIL there are no such locks")
+def test_a_forked_child_waits_for_no_lock_of_a_table() -> None:
+    """CPython may hand a table's lock to a thread that it then stops for the fork: nobody will ever open it in the child."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(LOCKED_AT_THE_FORK)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "child 0\n"), done.stderr

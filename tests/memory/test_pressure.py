@@ -155,7 +155,7 @@ def test_a_reserve_is_there_after_memory_ran_out_and_came_back() -> None:
         print(short.held, short.promised, short.unfunded)
         print(pool.refill().held)
         del kept
-        limit("RLIMIT_AS", resource.getrlimit(resource.RLIMIT_AS)[1])
+        lift_limits()
         print(pool.refill().held, pool.stats().spare)
     """)
     first, still, then = said.splitlines()

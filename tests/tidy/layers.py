@@ -72,7 +72,7 @@ ALLOWED = {
     "parking": {"base", "core", "seam"},
     "sources": {"base", "core"},
     "tracking": {"base", "core", "words", "parking"},
-    "lifecycle": {"base", "seam", "parking", "sources"},
+    "lifecycle": {"base", "core", "seam", "parking", "sources"},
     "deadlock": {"seam", "parking", "tracking"},
     "explain": {"base", "seam", "words", "parking", "tracking", "lifecycle", "deadlock"},
     "shared": {"base", "core", "seam", "words", "parking", "sources", "tracking", "lifecycle"},

@@ -1,7 +1,7 @@
 from mempool._core.state cimport State, mempool_moment, note, settle
 from mempool._core.transfer cimport Transfer, Ticket
 from mempool._core.mirror cimport Mapping
-from mempool._core.mutex cimport Link, WITHOUT_GIL, hold_mutex, release_mutex
+from mempool._core.mutex cimport Link, WITHOUT_GIL, hold_mutex, release_mutex, renew_lock
 from mempool._core.outstanding cimport Outstanding
 
 cdef Link all_links

@@ -25,6 +25,7 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
         release,
         release_links,
         renew_links,
+        renew_lock,
     )
     from mempool._core.outstanding import Outstanding
     from mempool._core.state import State
@@ -391,6 +392,18 @@ def release_all() -> None:
 def renew_all() -> None:
     """In the child: whoever waits for one of these mutexes does not live here."""
     renew_links()
+
+
+def renew_locks(*things: object) -> None:
+    """In the child of a fork, without the GIL: nobody holds CPython's own locks of these lists, dicts and deques.
+
+    CPython stops all threads before it forks, and one that is stopped holds no object's lock. But one that has waited for it
+    for a millisecond is handed it, and may be stopped before it takes note: in the child that lock would stay locked for
+    ever. Only for what this thread is not in the middle of a method of: no method of these runs Python code.
+    """
+    if WITHOUT_GIL:
+        for thing in things:
+            renew_lock(thing)
 
 
 # Registered before all other hooks of this package, so that between the first of these and the fork, and between the fork

@@ -20,6 +20,7 @@ cdef extern from *:
     #define mempool_swap(place, before, after) \\
         atomic_compare_exchange_strong((place), &(int){(before)}, (after))
     #define mempool_add(place, number) (atomic_fetch_add((place), (number)) + (number))
+    #define mempool_renew_lock(object) (((PyObject *)(object))->ob_mutex = (PyMutex){0})
     #define mempool_swap_size(place, before, after) \\
         atomic_compare_exchange_strong((place), &(Py_ssize_t){(before)}, (after))
     _Static_assert(sizeof(PyMutex) == 1, "a mutex is kept in an unsigned char");
@@ -32,6 +33,7 @@ cdef extern from *:
     #define mempool_swap(place, before, after) (*(place) == (before) ? (*(place) = (after), 1) : 0)
     #define mempool_swap_size(place, before, after) mempool_swap(place, before, after)
     #define mempool_add(place, number) (*(place) += (number))
+    #define mempool_renew_lock(object) ((void)(object))
     #endif
     """
     const bint WITHOUT_GIL "MEMPOOL_WITHOUT_GIL"
@@ -42,6 +44,7 @@ cdef extern from *:
     bint swap "mempool_swap"(atomic_int *place, int before, int after) noexcept
     bint swap_size "mempool_swap_size"(atomic_ssize *place, Py_ssize_t before, Py_ssize_t after) noexcept
     Py_ssize_t add "mempool_add"(atomic_ssize *place, Py_ssize_t number) noexcept
+    void renew_lock "mempool_renew_lock"(object thing) noexcept
 
 cdef struct Link:
     # The mutex of one pool, in a list of all: for a fork.

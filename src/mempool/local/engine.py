@@ -19,6 +19,7 @@ from typing import Any
 from mempool import lifecycle, messages, parking
 from mempool._core import Decisions, Queueing, Ticket, Transfer
 from mempool._core import decisions as answers
+from mempool._core.base_decisions import renew_locks
 from mempool.clock import SYSTEM_CLOCK, Clock
 from mempool.engine import NEVER, Snapshot, Tracker, UnderWay, UnexpectedReserveError, Waker
 from mempool.errors import LineFull, PoolClosed
@@ -508,7 +509,9 @@ class LocalEngine(Queueing):
         self.core.dismiss()
 
     def after_fork(self) -> Callable[[], None] | None:
-        """See Engine. Its lock cannot be left locked: there is none."""
+        """See Engine. Its lock cannot be left locked: there is none, and without the GIL those of its tables are new."""
+        renew_locks(self.under_way, self.giving.fills)
+        self.tracker.after_fork()
         self.giving.after_fork()
         survivor = get_ident()
         for token in list(self.under_way):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from mempool import lifecycle, parking
 from mempool._core import Decisions, Transfer
+from mempool._core.base_decisions import renew_locks
 from mempool.native import get_ident, start_new_thread
 from mempool.sources.moves import move
 
@@ -195,6 +196,7 @@ class Offload:
         if self._runner == survivor:
             return None  # the source's code has forked: that thread is here, and goes on
         self._token, self._runner = deque([0]), None
+        renew_locks(self._jobs, self._waiting)
         self._waiting.clear()
         for transfer, job in list(self._jobs.items()):
             if job.is_fill:

@@ -17,6 +17,7 @@ from typing import Any
 
 from mempool import messages
 from mempool._core import Decisions, Ends, Ticket, Transfer
+from mempool._core.base_decisions import renew_locks
 from mempool.buffer import Buffer, entrust, has_lost, prepare, revoke
 from mempool.engine import Tracker
 from mempool.errors import DoubleFree, ForeignElement
@@ -232,6 +233,7 @@ class Returning(Ends):
 
     def after_fork(self) -> None:
         """In the child of a fork: the thread that was cancelling tickets may not live here."""
+        renew_locks(self._abandoned)
         self._abandoning = deque([0])
 
     # -- why it cannot be given back

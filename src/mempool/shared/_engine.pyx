@@ -2,8 +2,11 @@
 """The compiled engine: words.py, decisions.py and operations.py over protocol.h, and the memory of the slots.
 
 A transaction runs from `begin` to `finish` without letting go of the GIL and without calling Python code, so the threads
-of a process are one client. Without the GIL that would not hold; importing this module brings it back.
+of a process are one client. Without the GIL that would not hold. Importing this module brings it back; where PYTHON_GIL=0
+keeps it off, this refuses to be imported.
 """
+
+import sys
 
 import cython
 
@@ -17,6 +20,13 @@ from time import monotonic
 
 from mempool.errors import DoubleFree, ForeignElement, PoolClosed
 from mempool.shared.errors import ClientGone, PoolCorrupt
+
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    # test_a_shared_pool_is_refused_where_the_gil_is_kept_off
+    raise ImportError(
+        "mempool.shared: the threads of a process are one client of a SharedPool because of the GIL, and it is kept off: "
+        "start Python without PYTHON_GIL=0 and without -X gil=0, and importing this brings the GIL back"
+    )
 
 cdef extern from "protocol.h":
     ctypedef struct mp_word:

@@ -32,7 +32,7 @@ from mempool.shared.layout import Header, Layout, check_folder, map_file, open_f
 
 try:
     from mempool.shared._engine import Handle, Transaction
-except ImportError as _missing:
+except ModuleNotFoundError as _missing:
     raise ImportError(
         "mempool.shared needs its compiled part, for Linux on x86-64: its transactions are 16-byte compare-and-swaps, which "
         "Python cannot do. Get a C compiler, and in a clone of mempool: MEMPOOL_REQUIRE_COMPILED=1 pip install ."

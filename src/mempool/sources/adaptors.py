@@ -137,7 +137,7 @@ class Limited(Adaptor[T]):
         # A permit is a token: one that was never used, or one that an element left behind.
         self._fresh = iter(range(self.elements_max))
         self._free: deque[int] = deque()
-        self._turn = Turn()
+        self._turn = Turn(self._free)
 
     @property
     def existing(self) -> int:
@@ -466,7 +466,9 @@ def only(made: list[T]) -> T:
 
 def in_order(steps: tuple[Callable[[Any], object], ...], things: tuple[Any, ...]) -> None:
     """Call each with its thing, within one call into C: no interrupt strikes between two of them."""
-    _DONE.extend(map(operator.call, steps, things))
+    # Without the GIL, each thread in a deque of its own: `extend` holds its lock while the source's code runs.
+    done: deque[object] = deque(maxlen=0) if WITHOUT_GIL else _DONE
+    done.extend(map(operator.call, steps, things))
 
 
 def hand_on(

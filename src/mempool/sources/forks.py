@@ -6,6 +6,8 @@ import os
 import weakref
 from typing import Protocol
 
+from mempool._core.base_decisions import renew_locks
+
 #: One for each fork.
 _forks: list[int] = []
 #: Whoever is to be told in a child; by a number, because each change of a dict is one step.
@@ -53,6 +55,7 @@ def _before() -> None:
 
 
 def _in_child() -> None:
+    renew_locks(_forks, _mortals, _pinned)
     _forks.append(os.getpid())
     for mortal in _living():
         mortal._lose()

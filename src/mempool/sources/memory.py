@@ -20,6 +20,7 @@ import sys
 import weakref
 from typing import Any, ClassVar
 
+from mempool._core.base_decisions import renew_locks
 from mempool.native import WITHOUT_GIL
 from mempool.sizes import compared, in_words, parse_size
 from mempool.sources import forks, headroom, levels, numa
@@ -42,6 +43,8 @@ SWEEP_FROM = 64
 
 #: Of the pages of a block that nobody looks at: the block's own reference, and the one by which they are counted.
 _REFERENCES_OF_A_BLOCK = 2
+#: Without the GIL, of a region's window that nobody looks at: those of `give` and `_empty`, and that by which it is counted.
+_REFERENCES_OF_A_WINDOW = 3
 
 
 class _Byte(ctypes.Union):
@@ -124,13 +127,13 @@ class Memory:
         self._credit = 0  # bytes that may be populated before the next look at what is left
         # Blocks that have a free place, the longest open first: whoever is full again is out of the way in one step.
         self._open: dict[_Block, None] = _new_order()
-        self._turn = Turn()
         # More than there are addresses is out of memory, when it is asked for, and no error of ctypes before.
         self._window_type: Any = _Byte * self.size if WITHOUT_GIL and self.size <= sys.maxsize else None
         self._was_verified = False
         self._forks = self._whole_since = forks.count()  # the latter: when no region was from before a fork
         # All that are mapped, each by a number of its own; those that are not any more are swept out now and then.
         self._blocks: dict[int, weakref.ref[_Block]] = {}
+        self._turn = Turn(self._blocks)
         self._numbers = itertools.count()
         self._sweep_at = SWEEP_FROM
         if dontfork:
@@ -178,6 +181,7 @@ class Memory:
         The blocks will be unmapped some day, whoever has the addresses then. So they are taken, without any memory, before
         anybody else does; where somebody was faster, they are his, and the block is never unmapped.
         """
+        renew_locks(self._blocks)
         for block in self._living():
             if not block.is_lost and not levels.occupy(block.address - block.start, self._shape.mapped):
                 levels.keep_for_ever(block.pages)
@@ -233,6 +237,7 @@ class Memory:
         if region._memory is not self or block is None or not held:
             whose = "is another memory's" if region._memory is not self else "was given back already"
             raise ValueError(f"{self.name}: this region {whose}")
+        window: Any = region.view.obj if WITHOUT_GIL else None
         try:
             region.view.release()
         except BufferError:
@@ -246,7 +251,7 @@ class Memory:
         region._block = None  # whoever keeps the region does not keep the bytes
         if block.places == 1 and self._shape.length > levels.STRIDE:
             try:
-                self._empty(block)
+                self._empty(block, window)
             except (MemoryError, ctypes.ArgumentError):
                 pass  # see _map; to unmap it needs no memory
 
@@ -258,7 +263,7 @@ class Memory:
         """
         shape = self._shape
         try:
-            places = sum(len(block.free) for block in tuple(self._open))
+            places = sum(len(block.free) for block in self._open_blocks())
             strict = self.level == "backed" and levels.is_commit_strict()
             bounds = [(headroom.addresses_left(self.level), shape.mapped)]
             if shape.pages_wanted and not strict:
@@ -278,6 +283,10 @@ class Memory:
         return f"<{self.name}: {in_words(self.size)} each, {self.level}, aligned to {self.align}>"
 
     # -- blocks
+
+    @in_turn
+    def _open_blocks(self) -> tuple[_Block, ...]:
+        return tuple(self._open)
 
     def _map(self) -> _Block:
         """A new block, of the promised level."""
@@ -341,15 +350,20 @@ class Memory:
         move(held, block.free)
         self._settle(block)
 
-    def _empty(self, block: _Block) -> None:
+    def _empty(self, block: _Block, window: Any) -> None:
         """Give the pages of a large block, which nobody has any more, back part by part. It is unmapped right after this.
 
         To unmap it as it is would take the kernel's lock of this process's mappings for all of that time: see levels.STRIDE.
+        window: without the GIL, that of the region that was all of the block.
         """
-        if WITHOUT_GIL or block.is_lost:
+        if block.is_lost:
             return
-        block.whole.release()
-        if sys.getrefcount(block.pages) <= _REFERENCES_OF_A_BLOCK:  # else a second memoryview still looks at it
+        if WITHOUT_GIL:
+            is_seen = sys.getrefcount(window) > _REFERENCES_OF_A_WINDOW
+        else:
+            block.whole.release()
+            is_seen = sys.getrefcount(block.pages) > _REFERENCES_OF_A_BLOCK
+        if not is_seen:  # else a second memoryview still looks at it
             levels.empty(self.level, block.address, self._shape.length)
 
     @in_turn

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
+from mempool._core.base_decisions import renew_locks
 from mempool.native import WITHOUT_GIL, RLock
 from mempool.sources import forks
 
@@ -17,19 +18,28 @@ class Turn:
     """`with turn:` keeps other threads out, on a build without the GIL. Elsewhere it is not used: it would only cost.
 
     The same thread may come in again, as a finalizer or a signal handler: what is done in a turn bears that everywhere. In a
-    forked child it is new: whoever had it may not live there.
+    forked child it is new, and so are the locks of these tables: whoever had them may not live there.
     """
 
-    __slots__ = ("_forks", "_lock")
+    __slots__ = ("__weakref__", "_lock", "_tables")
 
-    def __init__(self) -> None:
-        self._forks = forks.count()
+    def __init__(self, *tables: object) -> None:
+        self._tables = tables
         self._lock = RLock()
+        if WITHOUT_GIL:
+            forks.register(self)
+
+    def _pin(self) -> object:
+        """Before a fork: nothing is lost with it."""
+        return None
+
+    def _lose(self) -> None:
+        """In a child, before a second thread is there, of which each would make it new."""
+        if not self._lock._is_owned():  # else a signal handler has forked in the middle of a turn, which goes on
+            self._lock = RLock()
+        renew_locks(*self._tables)
 
     def __enter__(self) -> None:
-        if self._forks != forks.count():
-            self._lock = RLock()
-            self._forks = forks.count()
         self._lock.acquire()
 
     def __exit__(
