@@ -36,7 +36,7 @@ export PIP_RETRIES ?= 10
 unexport PYTHONDONTWRITEBYTECODE  # set in many containers, and each worker of pytest would compile all tests anew
 PYTEST := $(PY) -m pytest
 
-.PHONY: help demo test long oldest-dask ci dev check coverage stress stress-ft stress-ft-here bench verify verify-here verify-ordering mutate memcheck docs site-check clean print-python
+.PHONY: help demo test long oldest-dask ci dev check coverage stress stress-ft stress-ft-here bench verify verify-here verify-ordering verify-long verify-shared fuzz-shared soak-shared mutate memcheck docs site-check clean print-python
 
 help:
 	@echo "make demo     run the main job: hash a tree of files while memory runs out"
@@ -52,6 +52,10 @@ help:
 	@echo "make bench    measure beside everything else there is, and draw the plots of the docs"
 	@echo "make verify   search the schedules (Python 3.12, else newer), run the Spin model where spin is installed"
 	@echo "make verify-ordering every order of memory accesses of SharedPool's protocol"
+	@echo "make verify-long the largest model of SharedPool in Spin, as far as MINUTES=60 go"
+	@echo "make verify-shared each bug that SharedPool's transactions must not have, planted, and who sees it"
+	@echo "make fuzz-shared SECONDS=300 of a fuzzer guided by coverage, over all that reads the file of a SharedPool"
+	@echo "make soak-shared SECONDS=1800 of processes that do everything with a SharedPool, and are killed and stopped"
 	@echo "make mutate   plant bugs and see that the tests catch them"
 	@echo "make memcheck buffers and the table of outstanding elements under valgrind"
 	@echo "make docs     build the documentation"
@@ -191,6 +195,20 @@ verify-here: $(STAMPS)/mempool $(STAMPS)/extra-verify
 # (Debian: apt-get install relacy-dev g++ gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static).
 verify-ordering: $(STAMPS)/mempool
 	$(PY) -m verification.ordering
+
+# What takes longer than the models of `make verify`. Needs spin and two gigabytes.
+verify-long: $(STAMPS)/python-$(VERSION)
+	$(PY) -m verification.spin --long $(or $(MINUTES),60) $(ARGS)
+
+verify-shared: $(STAMPS)/mempool $(STAMPS)/extra-test
+	$(PY) -m verification.shared_bugs $(ARGS)
+
+# Needs clang with libFuzzer (Debian: apt-get install clang).
+fuzz-shared: $(STAMPS)/mempool $(STAMPS)/extra-test
+	$(PY) -m verification.fuzz $(or $(SECONDS),300) $(ARGS)
+
+soak-shared: $(STAMPS)/mempool
+	$(PY) -m verification.soak_shared $(or $(SECONDS),1800) $(ARGS)
 
 # First the bugs chosen by hand, then a sample of those that a machine makes: half an hour.
 mutate: $(STAMPS)/mempool $(STAMPS)/extra-mutate

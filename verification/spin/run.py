@@ -33,6 +33,9 @@ class Run:
     breadth_first: bool = False  # finds the shortest counterexample
 
 
+#: The client takes and returns two times, and no spare is kept: the second time it needs the buffer of its first intents
+#: again, for a word that nobody has written since.
+TWICE = ("-DNO_CLIENT_1", "-DTWICE", "-DKEPT=0", "-DCRASHES=0")
 RUNS = (
     Run("ours: 2 resizers, 2 callers, a freer", "ours.pml"),
     Run("ours: 3 resizers, a caller, a freer", "ours.pml", ("-DTHREE",)),
@@ -45,20 +48,28 @@ RUNS = (
     Run("broken: what is being made is not counted", "ours.pml", ("-DTHREE", "-DNO_CLAIM"), "<=5"),
     Run("shared: 2 clients, a reaper, 2 killed", "shared.pml", ("-DNO_RESIZER",)),
     Run("shared: a client, a resizer, a reaper, 2 killed", "shared.pml", ("-DNO_CLIENT_1",)),
+    Run("shared: a client twice, where nothing is kept", "shared.pml", TWICE),
     Run("shared: a number is used again", "shared_reuse.pml"),
     Run("broken: nobody helps", "shared.pml", ("-DNO_RESIZER", "-DNO_HELP"), "=="),
     Run("broken: one buffer", "shared.pml", ("-DNO_CLIENT_1", "-DONE_BUFFER"), "=="),
+    Run("broken: a copy is not validated", "shared.pml", (*TWICE, "-DNOT_VALIDATED"), "waiting=="),
     Run("broken: applied too early", "shared.pml", ("-DNO_RESIZER", "-DEARLY"), "=="),
     Run("broken: a late helper overwrites", "shared.pml", ("-DNO_RESIZER", "-DOVERWRITE"), "=="),
+    Run("broken: a helper forgets a word", "shared.pml", ("-DNO_RESIZER", "-DFORGETS"), "=="),
     Run("broken: the epoch is not looked at", "shared_reuse.pml", ("-DNO_EPOCH",), "user"),
     Run("broken: punched before it is the reaper's", "shared_reuse.pml", ("-DLATE_PUNCH",), "memory"),
 )
+#: `make verify-long`: all four processes of the big model, in as many states as fit into the memory and the time.
+LONG_RUNS = (
+    Run("shared: all four, 1 killed", "shared.pml", ("-DCRASHES=1",)),
+    Run("shared: all four, 2 killed", "shared.pml", ("-DCRASHES=2",)),
+)
 
 
-def call(*command: str, cwd: Path) -> str:
+def call(*command: str, cwd: Path, seconds: float = SECONDS_MAX) -> str:
     """Run a command to its end and return what it prints. Raises CalledProcessError."""
     done = subprocess.run(
-        command, cwd=cwd, timeout=SECONDS_MAX, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, cwd=cwd, timeout=seconds, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     return done.stdout
 
@@ -76,8 +87,8 @@ def steps(run: Run, folder: Path) -> list[str]:
     return [f"    {i}. {line}" for i, line in enumerate(filter(None, told[:end]), 1)]
 
 
-def search(run: Run) -> bool:
-    """Search one model; whether it came out as it must."""
+def search(run: Run, *, quietly: bool = False) -> bool:
+    """Search one model; whether it came out as it must. quietly: prints nothing."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         shutil.copy(FOLDER / run.model, folder)
@@ -96,6 +107,8 @@ def search(run: Run) -> bool:
         else:
             good = run.breaks in violated
             verdict = f"counterexample: {violated}" if good else f"NOT CAUGHT ({violated})"
+        if quietly:
+            return good
         states, depth = figure(r"(\d+) states, stored", printed), figure(r"depth reached (\d+)", printed)
         megabytes = figure(r"([\d.]+)\ttotal actual memory", printed).split(".")[0]
         print(ROW.format(run.name, states, depth, f"{seconds:.1f}", megabytes, verdict), flush=True)
@@ -104,20 +117,46 @@ def search(run: Run) -> bool:
         return good
 
 
+def search_long(run: Run, minutes: int) -> bool:
+    """Search one model as far as the time goes, with two bits a state; whether nothing was found.
+
+    Two states may share their bits, so what is told is how many states were met, and never that there are no others.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        shutil.copy(FOLDER / run.model, folder)
+        call("spin", *run.flags, "-a", run.model, cwd=folder)
+        call("gcc", "-w", "-O2", "-DSAFETY", "-DBITSTATE", "-o", "pan", "pan.c", cwd=folder)
+        began = time.monotonic()
+        printed = call("./pan", "-E", "-m1000000", "-w34", "-k2", f"-Q{minutes}", cwd=folder, seconds=60 * minutes + 120)
+    good = "errors: 0" in printed
+    verdict = "holds in every state that was met" if good else f"FAILS: {figure(r'pan:.*: (.*) .at depth', printed)}"
+    verdict += "; the time was up" if "Search not completed" in printed else "; there was no other"
+    states, depth = figure(r"([\d.e+]+) states, stored", printed), figure(r"depth reached (\d+)", printed)
+    megabytes = figure(r"([\d.]+)\ttotal actual memory", printed).split(".")[0]
+    print(ROW.format(run.name, states, depth, f"{time.monotonic() - began:.1f}", megabytes, verdict), flush=True)
+    return good
+
+
 def main() -> int:
     options = argparse.ArgumentParser(prog="python -m verification.spin", description=__doc__)
     options.add_argument("words", nargs="*", help="only searches whose name contains one of these")
+    options.add_argument("--long", type=int, metavar="MINUTES", help="all processes of the big model, so long each")
     chosen = options.parse_args()
     missing = [tool for tool in ("spin", "gcc") if shutil.which(tool) is None]
     if missing:
         print(f"not installed: {', '.join(missing)}; no model was searched (Debian: apt-get install {' '.join(missing)})")
         return NOT_INSTALLED
     print(ROW.format("model", "states", "depth", "seconds", "MB", "result"))
-    runs = [run for run in RUNS if not chosen.words or any(word in run.name for word in chosen.words)]
+    runs = [
+        run
+        for run in (LONG_RUNS if chosen.long else RUNS)
+        if not chosen.words or any(word in run.name for word in chosen.words)
+    ]
     failed: list[str] = []
     for run in runs:
         try:
-            if not search(run):
+            if not (search_long(run, chosen.long) if chosen.long else search(run)):
                 failed.append(run.name)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             print(f"{run.name}: {error}\n{error.output}")

@@ -7,19 +7,23 @@
  *
  *   -DNO_CLIENT_1, -DNO_RESIZER   leave one out
  *   -DCRASHES=n                   how many are killed at most
+ *   -DTWICE                       client 0 does everything two times
+ *   -DKEPT=n                      so many spares are kept in the beginning
  *
  * Flags that break it on purpose, each of which Spin must catch:
  *   -DNO_HELP        nobody finishes what a dead one has begun
  *   -DONE_BUFFER     the next intent is written over the one that the root names
  *   -DEARLY          an intent is marked as applied before it is
  *   -DOVERWRITE      a late helper writes a word that is younger than its copy
- *
- * What it does not show: that a copy which is not validated does harm. That takes more transactions in a row than these
- * clients make; tests/shared/test_killed_at_each_step.py finds it.
+ *   -DFORGETS        a helper writes the first word alone
+ *   -DNOT_VALIDATED  a helper applies what it has copied, whatever the root says by then (with -DTWICE)
  */
 
 #ifndef CRASHES
 #define CRASHES 2
+#endif
+#ifndef KEPT
+#define KEPT 1
 #endif
 #define PLACE 2                 /* words 0 and 1 are slots; this one is the place in the line */
 #define KEEP 3                  /* the targets: so many spares are kept */
@@ -95,14 +99,20 @@ inline begin()                      /* mp_begin, mp_finish */
        fi;
        atomic {
            if
+#ifdef NOT_VALIDATED
+           :: true
+#else
            :: version != my_version -> copied = 0       /* claim A: copied too late */
            :: version == my_version
+#endif
            fi
        }
        if
        :: copied > 0 ->
             apply(w0, v0, my_version); CRASH;
+#ifndef FORGETS
             if :: copied > 1 -> apply(w1, v1, my_version); CRASH :: else fi;
+#endif
             copied = 0; w0 = 0; v0 = 0; w1 = 0; v1 = 0; break
        :: else -> w0 = 0; v0 = 0; w1 = 0; v1 = 0
        fi
@@ -200,6 +210,10 @@ proctype client(byte me)
 {
     LOCALS;
     bool using;
+#ifdef TWICE
+    bool again = (me == 0);
+once_more:
+#endif
     do                                                        /* take a spare, or join the line */
     :: begin();
        if
@@ -236,6 +250,9 @@ proctype client(byte me)
     atomic { assert(users[x] == 1 && memory[x]); users[x]--; using = 0 }
     give(x, LEASED(me));
 out:
+#ifdef TWICE
+    if :: again -> again = 0; x = NOBODY; goto once_more :: else fi;
+#endif
     ended++;
     goto end;
 crash:
@@ -344,7 +361,7 @@ end:
 init
 {
     atomic {
-        value[1] = BARE; value[KEEP] = 1; memory[0] = 1; spares = 1;
+        value[1] = BARE; value[KEEP] = KEPT; memory[0] = 1; spares = 1;
         run reaper(3); run client(0);
 #ifdef NO_CLIENT_1
         ended++;

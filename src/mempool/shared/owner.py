@@ -6,6 +6,7 @@ import weakref
 from typing import Any
 
 from mempool.buffer import Buffer
+from mempool.shared.errors import ClientGone
 
 
 class Owner:
@@ -18,7 +19,10 @@ class Owner:
     def reclaim(self, dropped: list[Buffer]) -> str:
         """Take back a buffer that its user has dropped. Returns what to warn of, if anything."""
         engine = self._engine()
-        return "" if engine is None else str(engine.take_dropped(dropped))
+        try:
+            return "" if engine is None else str(engine.take_dropped(dropped))
+        except ClientGone:
+            return ""  # a child of a fork that has not attached yet: what it drops is its parent's
 
     def free(self, _buffer: Buffer) -> None:
         """A buffer that never was out is dropped: its ticket has the element."""
