@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
@@ -12,8 +13,10 @@ from tickets import ticket
 from mempool import IMPLEMENTATION, Buffers, Objects, Pool, parking
 from mempool._core import Decisions, Transfer
 from mempool._core.decisions import IN_LINE, UNCHANGED
+from mempool.clock import SYSTEM_CLOCK
 from mempool.local import owner
 from mempool.testing import wait_until
+from mempool.waiting import AsyncioParker
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -153,3 +156,28 @@ def test_a_drain_hears_of_what_a_caller_puts_back_when_it_lines_up() -> None:
     assert reserve.join(many, [None] * 2) == IN_LINE
     assert told == [True]
     assert reserve.watch_drain(drain, False)
+
+
+def test_a_task_is_woken_through_its_loop_by_another_loops_task_even_while_one_runs_there() -> None:
+    """No loop of asyncio may be touched from another thread but by `call_soon_threadsafe`; from its own thread it may."""
+    asked: list[object] = []
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        call = loop.call_soon_threadsafe
+        loop.call_soon_threadsafe = lambda *arguments: (asked.append(arguments), call(*arguments))
+        parker = AsyncioParker(SYSTEM_CLOCK, loop)
+
+        async def wake() -> None:
+            parker.wake()
+
+        other = threading.Thread(target=lambda: asyncio.run(wake()))
+        other.start()
+        other.join(SOON)  # this task runs all the while
+        assert len(asked) == 1
+        await parker.park(SOON)
+        parker.wake()
+        assert len(asked) == 1
+        await parker.park(SOON)
+
+    asyncio.run(main())
