@@ -177,8 +177,9 @@ class Users:
         self.engines[self.active % len(self.engines)].detach()
         self.engines[self.active % len(self.engines)] = SharedEngine.attach(self.path)
 
-    def examine(self, _a: int, _b: int) -> None:
-        repair.examine(self.path)
+    def examine(self, a: int, _b: int) -> None:
+        if a % 16 == 0:  # it looks at every process of the machine
+            repair.examine(self.path)
 
     def write(self, a: int, b: int) -> None:
         """Somebody writes to the file meanwhile: a word gets the value of another one, or has a bit flipped."""

@@ -11,9 +11,10 @@ from mempool._core import deciding
 from mempool._core.decisions import UNCHANGED, Decisions
 from mempool._core.state import State
 from mempool._core.transfer import Ticket, Transfer
-from verification.schedules import scenarios
+from verification.schedules import scenarios, shared_scenarios
 from verification.schedules.lock import Lock
-from verification.schedules.searches import ONE, PCT, TWO, Search
+from verification.schedules.searches import ONE, PCT, SHARED_ONE, SHARED_TWO, TWO, Search
+from verification.schedules.shared_scenarios import Faults, Shared
 
 _retarget: Any = Decisions.retarget
 Targets = tuple[Any, ...]  # the arguments of `retarget`
@@ -94,6 +95,11 @@ def planted(plant: Plant) -> Iterator[None]:
             setattr(plant.owner, plant.method, sound)
 
 
+def _shared(faults: Faults, search: Search) -> Plant:
+    """A bug of the transactions of several processes."""
+    return Plant(Shared, "faults", lambda _shared: faults, shared_scenarios.give_and_join, "", (search,))
+
+
 WRONG_STATE = "are out; users have"
 LOST = "a resize was undone by another"
 PLANTED = {
@@ -110,4 +116,8 @@ PLANTED = {
         State, "next_to_serve", _inside_the_source, scenarios.a_slow_source_and_those_behind, "deadlock"
     ),
     "planted: nobody leaves": Plant(Decisions, "cancel", _nobody_leaves, scenarios.timeout_and_hand_off, WRONG_STATE),
+    "planted, shared: nobody helps": _shared(Faults(nobody_helps=True), SHARED_ONE),
+    "planted, shared: applied too early": _shared(Faults(applied_too_early=True), SHARED_ONE),
+    "planted, shared: a word is forgotten": _shared(Faults(helper_forgets_a_word=True), SHARED_ONE),
+    "planted, shared: a late helper": _shared(Faults(late_helper_overwrites=True), SHARED_TWO),
 }

@@ -19,7 +19,19 @@ if sys.version_info < (3, 12):
 from verification.schedules.kernel_scenarios import KERNEL
 from verification.schedules.planted import PLANTED, planted
 from verification.schedules.scenarios import SCENARIOS
-from verification.schedules.searches import ONE, PCT, RANDOM, TWO, Search, search, told
+from verification.schedules.searches import (
+    ONE,
+    PCT,
+    RANDOM,
+    SHARED_ONE,
+    SHARED_PCT,
+    SHARED_TWO,
+    TWO,
+    Search,
+    search,
+    told,
+)
+from verification.schedules.shared_scenarios import SHARED_SCENARIOS
 
 ROW = "{:<36} {:<13} {:>9} {:>8} {:>9}  {}"
 #: A search that is to go through to its end, or to find what is known to be there, is stopped only here.
@@ -54,13 +66,14 @@ def row(name: str, scenario: Callable[[], None], how: Search, seconds: float, mu
 
 def rows(name: str, seconds: float) -> list[tuple[bool, str]]:
     """All searches of one scenario."""
-    if name in SCENARIOS:
+    if name in SCENARIOS or name in SHARED_SCENARIOS:
         found = []
+        pct, one, two = (PCT, ONE, TWO) if name in SCENARIOS else (SHARED_PCT, SHARED_ONE, SHARED_TWO)
         # One preemption is always gone through to its end: the part of the proof that no time limit cuts short. Two are
         # where it does not take minutes; elsewhere a random part of them is.
-        limits = {PCT: seconds, ONE: SECONDS_MAX, TWO: SECONDS_MAX if name in TWO_EXHAUSTED else 2 * seconds}
+        limits = {pct: seconds, one: SECONDS_MAX, two: SECONDS_MAX if name in TWO_EXHAUSTED else 2 * seconds}
         for how, limit in limits.items():
-            found.append(row(name, SCENARIOS[name], how, limit, None))
+            found.append(row(name, (SCENARIOS | SHARED_SCENARIOS)[name], how, limit, None))
             if " FAILS" in found[-1][1]:
                 break  # the next search would only find the same
         return found
@@ -83,7 +96,9 @@ def main() -> int:
     options.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes (%(default)s)")
     chosen = options.parse_args()
     names = [
-        name for name in (*SCENARIOS, *KERNEL, *PLANTED) if not chosen.words or any(word in name for word in chosen.words)
+        name
+        for name in (*SCENARIOS, *SHARED_SCENARIOS, *KERNEL, *PLANTED)
+        if not chosen.words or any(word in name for word in chosen.words)
     ]
     began = time.monotonic()
     failed: list[str] = []

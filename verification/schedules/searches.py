@@ -7,6 +7,9 @@
                     on it.)
     random          a random choice at every bytecode; only to compare
 
+Of a pool that several processes share, others can see each load and store of the simulated memory and nothing else: all
+searches of it, PCT as well, switch before those alone (`self.step()`).
+
 This file is never traced itself.
 """
 
@@ -36,7 +39,10 @@ LIBRARY = Path(mempool.__file__).resolve().parent
 #: the wake-ups, the table of outstanding elements.
 SHARED = re.compile(
     r"\.lock\.acquire\(False|return self\.state\b|decisions\.state\.first_to_wake is not|\.addresses\b|\.wake\(|\.retry_now"
+    r"|self\.step\(\)"
 )
+#: The memory that simulated processes share.
+SIMULATED = FOLDER.parent.parent / "tests/shared/simulated_pool.py"
 SHARING_FILES = [path for path in sorted((LIBRARY / "_core").glob("*.py")) if SHARED.search(path.read_text("utf-8"))]
 monotonic, sleep = time.monotonic, time.sleep  # the tool puts a clock of its own in their place
 #: How long a search may take is told in seconds of its own processor time: a busy machine cuts no search short.
@@ -126,6 +132,15 @@ class Pct(it.PCTStrategy):
         return None if spent() < self._end else False
 
 
+class PctOfSteps(Pct):
+    """PCT that switches before steps that others can see."""
+
+    def pick(self, runnable: Any, current: Any, index: int) -> Any:
+        if current is not None and current in runnable and not is_visible(current.last_location):
+            return current
+        return super().pick(runnable, current, index)
+
+
 class Random(it.RandomStrategy):
     """A random choice at every step, until the time is up."""
 
@@ -155,6 +170,9 @@ PCT = Search("PCT", "opcode", Pct, (LIBRARY, FOLDER))
 RANDOM = Search("random", "opcode", Random, (LIBRARY, FOLDER))
 ONE = Search("1 preemption", "line", lambda seconds: Bounded(seconds, 1), (*SHARING_FILES, FOLDER))
 TWO = Search("2 preemptions", "line", lambda seconds: Bounded(seconds, 2), (*SHARING_FILES, FOLDER))
+SHARED_PCT = Search("PCT", "line", PctOfSteps, (SIMULATED, FOLDER))
+SHARED_ONE = Search("1 preemption", "line", lambda seconds: Bounded(seconds, 1), (SIMULATED, FOLDER))
+SHARED_TWO = Search("2 preemptions", "line", lambda seconds: Bounded(seconds, 2), (SIMULATED, FOLDER))
 
 
 def search(scenario: Callable[[], None], how: Search, seconds: float, seed: int = 1) -> it.Result:
