@@ -1,8 +1,18 @@
+"""The C side of Lease: what `with` and `async with` call, and free lists.
+
+A type's slots are set here by hand, where what Cython puts there would make a tuple, a bound method or a finalizer's call for
+each block. Nothing of it changes what happens: each slot does the short case, and hands all others to what Cython made.
+"""
+
 from mempool._core.transfer cimport Transfer, new_ticket
 from mempool._core.queueing cimport Queueing
 from mempool._core.mutex cimport WITHOUT_GIL, atomic_int, swap
-from mempool._core.fast_path cimport DEFAULT, FastPath, hand_on, put_warm, take_warm
+from mempool._core.fast_path cimport DEFAULT, FastPath, QuickMethod, hand_on, put_warm, shorten_method, take_warm
 from mempool.waiting cimport FINISHED, Routine, go_on_inside, obtain, quicken
+
+cdef extern from "Python.h":
+    ctypedef struct PyObject
+    Py_ssize_t PyVectorcall_NARGS(size_t count) noexcept
 
 cdef enum:
     NEW = 0
@@ -13,6 +23,7 @@ cdef enum:
     DISCARDED = 5
 
 cdef class Lease:
+    cdef void *vectorcall
     cdef FastPath pool
     cdef object timeout
     cdef object thing
@@ -20,6 +31,7 @@ cdef class Lease:
     cdef atomic_int state
     cdef bint linger
     cdef object _enter(self)
+    cdef object _call(self, tuple outcome)
     cdef object _warm(self)
     cpdef bint _use_warm(self) except -1
     cpdef _make_ticket(self)
@@ -48,6 +60,15 @@ cdef class Leaving(Routine):
 cdef class Shortcut:
     cdef object method
 
+cdef class InTask:
+    cdef void *vectorcall
+    cdef Lease lease
+    cdef bint leaves
+
+cdef class ShortcutInTask:
+    cdef object method
+    cdef bint leaves
+
 cdef extern from *:
     """
     static inline int mempool_put_into_type(PyObject *type, PyObject *name, PyObject *value) {
@@ -55,12 +76,226 @@ cdef extern from *:
         PyType_Modified((PyTypeObject *)type);
         return status;
     }
+    static inline void mempool_set_descriptor(PyObject *type, void *get) {
+        ((PyTypeObject *)type)->tp_descr_get = (descrgetfunc)get;
+        PyType_Modified((PyTypeObject *)type);
+    }
+    /* Its objects are called by the function to which each of them points at this place: without a tuple of the arguments. */
+    static inline void mempool_set_vectorcall(PyObject *type, PyObject *object, void **place) {
+        ((PyTypeObject *)type)->tp_vectorcall_offset = (char *)place - (char *)object;
+        ((PyTypeObject *)type)->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL;
+        PyType_Modified((PyTypeObject *)type);
+    }
+    /* Objects of one type that were used and are used again. That of Cython comes after the finalizer, which costs more than
+       all the rest, and a type that the collector knows, or one with a base, has none. */
+    #define MEMPOOL_FREE_MAX 16
+    typedef struct {
+        destructor dealloc;
+        int count;
+        PyObject *objects[MEMPOOL_FREE_MAX];
+    } mempool_free_list;
+    static mempool_quick_method mempool_quick_lease;
+    static mempool_free_list mempool_free_leases, mempool_free_enterings, mempool_free_leavings;
+    static inline void mempool_set_dealloc(PyObject *type, mempool_free_list *list, void (*dealloc)(PyObject *)) {
+        list->dealloc = ((PyTypeObject *)type)->tp_dealloc;
+        ((PyTypeObject *)type)->tp_dealloc = dealloc;
+    }
+    static inline PyObject *mempool_reuse(mempool_free_list *list) {
+        PyObject *object = list->objects[--list->count];
+        _Py_NewReference(object);
+        return object;
+    }
+    static inline void mempool_untrack(PyObject *object) {
+        if (PyObject_GC_IsTracked(object))
+            PyObject_GC_UnTrack(object);
+    }
+    static inline void mempool_track(PyObject *object) {
+        if (!PyObject_GC_IsTracked(object))
+            PyObject_GC_Track(object);
+    }
+    /* An object whose finalizer has run is marked, and would have none in its next life. */
+    static inline int mempool_has_room(mempool_free_list *list, PyObject *object) {
+        return list->count < MEMPOOL_FREE_MAX && !(PyType_IS_GC(Py_TYPE(object)) && PyObject_GC_IsFinalized(object));
+    }
+    /* The end of an object's life: on the free list; or as Cython ends it, whose tp_dealloc calls the finalizer only if it is
+       itself in its type's slot. */
+    static inline void mempool_put_on(mempool_free_list *list, PyObject *object) {
+        if (list->count < MEMPOOL_FREE_MAX)
+            list->objects[list->count++] = object;
+        else
+            list->dealloc(object);
+    }
+    static inline void mempool_finalize(mempool_free_list *list, PyObject *object) {
+        if (PyObject_CallFinalizerFromDealloc(object) == 0)
+            list->dealloc(object);
+    }
     """
     int mempool_put_into_type(object type, object name, object value) except -1
+    void set_descriptor "mempool_set_descriptor"(object type, void *get) noexcept
+    void set_vectorcall "mempool_set_vectorcall"(object type, object object, void **place) noexcept
+    QuickMethod quick_lease "mempool_quick_lease"
+    ctypedef struct FreeList "mempool_free_list":
+        int count
+    FreeList free_leases "mempool_free_leases"
+    FreeList free_enterings "mempool_free_enterings"
+    FreeList free_leavings "mempool_free_leavings"
+    void set_dealloc "mempool_set_dealloc"(object type, FreeList *list, void (*dealloc)(PyObject *) noexcept) noexcept
+    object reuse "mempool_reuse"(FreeList *list)
+    void untrack "mempool_untrack"(PyObject *object) noexcept
+    void track "mempool_track"(object object) noexcept
+    bint has_room "mempool_has_room"(FreeList *list, PyObject *object) noexcept
+    void put_on "mempool_put_on"(FreeList *list, PyObject *object) noexcept
+    void finalize "mempool_finalize"(FreeList *list, PyObject *object) noexcept
 
 
 cdef inline bint begin(Lease self, int state, int step) noexcept:
     """Whether this caller is the one that goes on from here."""
     return swap(&self.state, state, step)
 
+
 cpdef Lease new_lease(FastPath pool, object timeout, bint linger)
+
+
+# -- what `with` calls
+
+cdef inline tuple in_tuple(PyObject **arguments, Py_ssize_t count):
+    return tuple([<object>arguments[i] for i in range(count)])
+
+
+cdef inline object called(Lease self, PyObject **arguments, size_t offset_and_count, PyObject *names):
+    """The vectorcall of a lease; see Shortcut."""
+    cdef Py_ssize_t count = PyVectorcall_NARGS(offset_and_count)
+    if names != NULL:
+        raise TypeError("the end of a lease takes no keyword arguments")
+    if count == 0:
+        return self._enter()
+    if count == 3:
+        self._exit(<object>arguments[1])
+        return None
+    return self._call(in_tuple(arguments, count))
+
+
+cdef inline object itself(Shortcut self, PyObject *lease, PyObject *_type):
+    """The slot tp_descr_get of a Shortcut."""
+    return self.method if lease == NULL else <object>lease
+
+
+cdef inline Lease lease_of(FastPath pool, timeout, bint linger):
+    """A new one, which comes with None."""
+    cdef Lease lease
+    if not WITHOUT_GIL and free_leases.count > 0:
+        lease = <Lease>reuse(&free_leases)
+        lease.state = NEW
+    else:
+        lease = Lease.__new__(Lease)
+    lease.vectorcall = <void*>called
+    lease.pool = pool
+    lease.timeout = timeout
+    lease.linger = linger
+    return lease
+
+
+cdef inline object usual_lease(object pool, PyObject **arguments, Py_ssize_t count, PyObject *names):
+    """`lease()`, before any arguments are looked through."""
+    if count == 0 and names == NULL:
+        return lease_of(<FastPath>pool, DEFAULT, False)
+    return quick_lease.rest(pool, arguments, count, names)
+
+
+# -- what `async with` calls
+
+cdef inline object to_enter(Lease lease):
+    cdef Entering entering
+    if not WITHOUT_GIL and free_enterings.count > 0:
+        entering = <Entering>reuse(&free_enterings)
+        entering.is_mine = entering.has_begun = entering.has_ended = False
+    else:
+        entering = Entering.__new__(Entering)
+    entering.lease = lease
+    return entering
+
+
+cdef inline object to_leave(Lease lease, exc):
+    cdef Leaving leaving
+    if not WITHOUT_GIL and free_leavings.count > 0:
+        leaving = <Leaving>reuse(&free_leavings)
+        leaving.has_begun = leaving.has_ended = False
+    else:
+        leaving = Leaving.__new__(Leaving)
+    leaving.lease = lease
+    if exc is not None:
+        leaving.error = exc
+        track(leaving)
+    return leaving
+
+
+cdef inline object called_in_task(InTask self, PyObject **arguments, size_t offset_and_count, PyObject *names):
+    """The vectorcall of InTask."""
+    cdef Py_ssize_t count = PyVectorcall_NARGS(offset_and_count)
+    if names != NULL:
+        raise TypeError("entering and leaving a lease take no keyword arguments")
+    if not self.leaves and count == 0:
+        return to_enter(self.lease)
+    if self.leaves and count == 3:
+        return to_leave(self.lease, <object>arguments[1])
+    return InTask.__call__(self, *in_tuple(arguments, count))
+
+
+cdef inline object in_task(ShortcutInTask self, PyObject *lease, PyObject *_type):
+    """The slot tp_descr_get of a ShortcutInTask."""
+    cdef InTask way
+    if lease == NULL:
+        return self.method
+    way = InTask.__new__(InTask)
+    way.vectorcall = <void*>called_in_task
+    way.lease = <Lease>lease
+    way.leaves = self.leaves
+    return way
+
+
+# -- the ends of objects. Each has no reference to it any more, so it has no name here, which would be counted.
+
+cdef inline void end_lease(PyObject *self) noexcept:
+    if WAITING <= (<Lease>self).state <= RELEASING or not has_room(&free_leases, self):  # as __del__ asks
+        finalize(&free_leases, self)
+        return
+    (<Lease>self).thing = (<Lease>self).transfer = (<Lease>self).timeout = None
+    (<Lease>self).pool = None
+    put_on(&free_leases, self)
+
+
+cdef inline void end_entering(PyObject *self) noexcept:
+    if ((<Entering>self).has_begun and not (<Entering>self).has_ended) or not has_room(&free_enterings, self):
+        finalize(&free_enterings, self)
+        return
+    untrack(self)
+    (<Entering>self).inner = (<Entering>self).lease = None
+    put_on(&free_enterings, self)
+
+
+cdef inline void end_leaving(PyObject *self) noexcept:
+    if ((<Leaving>self).has_begun and not (<Leaving>self).has_ended) or not has_room(&free_leavings, self):
+        finalize(&free_leavings, self)
+        return
+    untrack(self)
+    (<Leaving>self).error = (<Leaving>self).lease = None
+    put_on(&free_leavings, self)
+
+
+# -- once, when the module is imported
+
+cdef inline object use_free_lists():
+    if not WITHOUT_GIL:
+        set_dealloc(Lease, &free_leases, end_lease)
+        set_dealloc(Entering, &free_enterings, end_entering)
+        set_dealloc(Leaving, &free_leavings, end_leaving)
+
+
+cdef inline object shorten_calls():
+    """The slots of the shortcuts, and of what they give."""
+    cdef Lease lease = Lease.__new__(Lease)
+    cdef InTask way = InTask.__new__(InTask)
+    set_vectorcall(Lease, lease, &lease.vectorcall)
+    set_vectorcall(InTask, way, &way.vectorcall)
+    set_descriptor(Shortcut, <void*>itself)
+    set_descriptor(ShortcutInTask, <void*>in_task)

@@ -38,7 +38,6 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
 
 
 @cython.final
-@cython.freelist(16)
 @cython.no_gc  # a free list of objects that the collector knows would finalize each place only once
 @cython.cclass
 class Lease:
@@ -53,6 +52,7 @@ class Lease:
     compiled leases, so the element would stay out for ever.
     """
 
+    vectorcall: cython.p_void  # compiled: what `with` calls, see Shortcut
     pool: Any  # a Pool
     timeout: Any
     thing: Any
@@ -104,6 +104,10 @@ class Lease:
 
     def __call__(self, *outcome: object) -> Any:
         """What `with` really calls, when compiled; see Shortcut. Without arguments `__enter__`, with them `__exit__`."""
+        return self._call(outcome)
+
+    @cython.cfunc
+    def _call(self, outcome: tuple[Any, ...]) -> Any:
         if not outcome:
             return self._enter()
         _exc_type, exc, _traceback = outcome
@@ -141,11 +145,12 @@ class Lease:
         return self._held()
 
     def __aenter__(self) -> Any:
+        if cython.compiled:
+            return to_enter(self)
         entering: Entering = Entering.__new__(Entering)
         entering.lease = self
-        if not cython.compiled:  # compiled, a new one comes with False and None
-            entering.is_mine = False
-            Routine.__init__(entering)
+        entering.is_mine = False
+        Routine.__init__(entering)
         return entering
 
     def __await__(self) -> Any:
@@ -200,11 +205,12 @@ class Lease:
         return True
 
     def __aexit__(self, exc_type: object, exc: object, traceback: object) -> Any:
+        if cython.compiled:
+            return to_leave(self, exc)
         leaving: Leaving = Leaving.__new__(Leaving)
         leaving.lease = self
         leaving.error = exc
-        if not cython.compiled:
-            Routine.__init__(leaving)
+        Routine.__init__(leaving)
         return leaving
 
     def release(self) -> None:
@@ -411,14 +417,15 @@ class Lease:
 
 def new_lease(pool: Any, timeout: Any, linger: cython.bint) -> Lease:
     """The way to make one: without the cost of a call to `Lease`."""
+    if cython.compiled:
+        return lease_of(pool, timeout, linger)
     lease: Lease = Lease.__new__(Lease)
     lease.pool = pool
     lease.timeout = timeout
     lease.linger = linger
-    if not cython.compiled:  # compiled, a new one comes with None and NEW
-        lease.thing = None
-        lease.transfer = None
-        lease.state = NEW
+    lease.thing = None
+    lease.transfer = None
+    lease.state = NEW
     return lease
 
 
@@ -439,7 +446,8 @@ class Leasing(FastPath):
 def adopt(pool_type: type) -> None:
     """Make the quick methods this pool type's own, and not inherited."""
     own_methods(pool_type, FastPath, "alloc", "try_alloc", "alloc_reserved", "free")
-    own_methods(pool_type, Leasing, "lease")
+    if cython.compiled:
+        pool_type.lease = shorten_method(pool_type, Leasing.__dict__["lease"], cython.address(quick_lease), usual_lease)
 
 
 @cython.final
@@ -458,6 +466,8 @@ class Entering(Routine):
                 return FINISHED
             self.is_mine = True
             self.inner = obtain(self.lease.pool, self.lease._make_ticket(), self.lease.timeout)
+            if cython.compiled:
+                track(self)  # from now on it may be part of a cycle
         yielded: object = go_on_inside(self.inner, sent)
         if yielded is FINISHED:
             self.lease.state = HELD
@@ -505,14 +515,50 @@ class Shortcut:
         return self.method if lease is None else lease
 
 
-def shorten(name: str) -> None:
-    """Put a shortcut into Lease in place of this method."""
+@cython.final
+@cython.freelist(16)
+@cython.no_gc  # it refers to a lease, which the collector does not know either
+@cython.cclass
+class InTask:
+    """The same for `__aenter__` and `__aexit__`: a bound method whose place is used again."""
+
+    vectorcall: cython.p_void
+    lease: Lease
+    leaves: cython.bint
+
+    def __call__(self, *arguments: object) -> Any:
+        """Of a lease."""
+        return (Lease.__aexit__ if self.leaves else Lease.__aenter__)(self.lease, *arguments)
+
+
+@cython.final
+@cython.cclass
+class ShortcutInTask:
+    """In a compiled Lease's place for `__aenter__` and `__aexit__`: gives `async with` an InTask to call."""
+
+    method: Any
+    leaves: cython.bint
+
+    def __get__(self, lease: Any, _type: Any) -> Any:
+        return self.method if lease is None else self.method.__get__(lease)
+
+
+def shorten() -> None:
+    """Put shortcuts into Lease in the place of the methods that `with` and `async with` call."""
     if cython.compiled:
-        shortcut: Shortcut = Shortcut.__new__(Shortcut)
-        shortcut.method = Lease.__dict__[name]
-        mempool_put_into_type(Lease, name, shortcut)
+        shorten_calls()
+        for name in ("__enter__", "__exit__"):
+            shortcut: Shortcut = Shortcut.__new__(Shortcut)
+            shortcut.method = Lease.__dict__[name]
+            mempool_put_into_type(Lease, name, shortcut)
+        for name in ("__aenter__", "__aexit__"):
+            to_task: ShortcutInTask = ShortcutInTask.__new__(ShortcutInTask)
+            to_task.method = Lease.__dict__[name]
+            to_task.leaves = name == "__aexit__"
+            mempool_put_into_type(Lease, name, to_task)
 
 
+if cython.compiled:
+    use_free_lists()
 if sys.version_info < (3, 14):
-    shorten("__enter__")
-    shorten("__exit__")
+    shorten()

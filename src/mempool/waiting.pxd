@@ -114,6 +114,7 @@ cdef extern from *:
                                          int (*send)(PyObject *, PyObject *, PyObject **)) {
         ((PyTypeObject *)type)->tp_iternext = next;
         ((PyTypeObject *)type)->tp_as_async->am_send = (sendfunc)(void (*)(void))send;
+        ((PyTypeObject *)type)->tp_as_async->am_await = PyObject_SelfIter;
         PyType_Modified((PyTypeObject *)type);
     }
     """

@@ -14,6 +14,9 @@ from mempool._core.outstanding cimport Outstanding
 from mempool._core.mutex cimport WITHOUT_GIL, hold_mutex, release_mutex
 from mempool.buffer cimport DEAD, LIVE, Buffer, new_handle, successor_of, enforce, revoke_unseen
 
+cdef extern from "Python.h":
+    ctypedef struct PyObject
+
 cdef str DEFAULT
 
 cdef class Quick:
@@ -59,8 +62,32 @@ cdef extern from *:
     static inline PyObject *mempool_own_method(PyObject *type, PyObject *method) {
         return PyDescr_NewMethod((PyTypeObject *)type, ((PyMethodDescrObject *)method)->d_method);
     }
+    /* The same, and first a function of our own, which sees to the usual case before any arguments are looked through. */
+    typedef PyObject *(*mempool_call)(PyObject *, PyObject **, Py_ssize_t, PyObject *);
+    typedef struct {
+        PyMethodDef definition;
+        mempool_call rest;
+    } mempool_quick_method;
+    static mempool_quick_method mempool_quick_alloc, mempool_quick_free;
+    static inline PyObject *mempool_shorten_method(
+        PyObject *type, PyObject *method, mempool_quick_method *quick, mempool_call usual
+    ) {
+        PyMethodDef *whole = ((PyMethodDescrObject *)method)->d_method;
+        if (whole->ml_flags != (METH_FASTCALL | METH_KEYWORDS))
+            return PyDescr_NewMethod((PyTypeObject *)type, whole);
+        quick->rest = (mempool_call)(void (*)(void))whole->ml_meth;
+        quick->definition = *whole;
+        quick->definition.ml_meth = (PyCFunction)(void (*)(void))usual;
+        return PyDescr_NewMethod((PyTypeObject *)type, &quick->definition);
+    }
     """
     object mempool_own_method(object type, object method)
+    ctypedef object (*Call "mempool_call")(object, PyObject **, Py_ssize_t, PyObject *)
+    ctypedef struct QuickMethod "mempool_quick_method":
+        Call rest
+    QuickMethod quick_alloc "mempool_quick_alloc"
+    QuickMethod quick_free "mempool_quick_free"
+    object shorten_method "mempool_shorten_method"(object type, object method, QuickMethod *quick, Call usual)
     object mempool_pick(void *slots, Py_ssize_t i)
     void *mempool_pick_bare "mempool_pick"(void *slots, Py_ssize_t i) noexcept
     void *mempool_lying(void *slots, Py_ssize_t i) noexcept
@@ -287,3 +314,39 @@ cdef inline bint put_buffer(FastPath self, Buffer buffer) except? -1:
     self.state.spare += 1
     mirror_spare(self.state.mirror, self.state.spare, self.state.from_spare)
     return True
+
+
+# -- as they are called: the usual case, before any arguments are looked through
+
+cdef inline object usual_alloc(object pool, PyObject **arguments, Py_ssize_t count, PyObject *names):
+    """`alloc()`."""
+    if not WITHOUT_GIL and count == 0 and names == NULL:
+        if (<FastPath>pool).state.spare > (<FastPath>pool).state.fast_alloc_above:
+            (<FastPath>pool).state.from_spare += 1
+            return take_top(<FastPath>pool)
+        if (<FastPath>pool)._quick is None:  # else it would be asked twice
+            element = take_unasked(<FastPath>pool)
+            if element is not None:
+                return element
+    return quick_alloc.rest(pool, arguments, count, names)
+
+
+cdef inline object usual_free(object pool, PyObject **arguments, Py_ssize_t count, PyObject *names):
+    """`free(element)`."""
+    if count != 1 or names != NULL:
+        return quick_free.rest(pool, arguments, count, names)
+    if not put_warm(<FastPath>pool, <object>arguments[0]):
+        if hand_on(<FastPath>pool, <object>arguments[0]):
+            (<FastPath>pool).core.wake_pending()
+        else:
+            pool._free_slowly(<object>arguments[0], False)
+    return None
+
+
+cdef inline object own_method(type, name, method):
+    """A method as one of this very type."""
+    if name == "alloc":
+        return shorten_method(type, method, &quick_alloc, usual_alloc)
+    if name == "free":
+        return shorten_method(type, method, &quick_free, usual_free)
+    return mempool_own_method(type, method)

@@ -229,4 +229,4 @@ def own_methods(pool_type: type, base: type, *names: str) -> None:
     """Make methods of a compiled base this type's own: CPython specializes only calls of the exact type."""
     if cython.compiled:
         for name in names:
-            setattr(pool_type, name, mempool_own_method(pool_type, base.__dict__[name]))
+            setattr(pool_type, name, own_method(pool_type, name, base.__dict__[name]))
