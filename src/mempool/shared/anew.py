@@ -20,8 +20,8 @@ from mempool.shared.errors import PoolInUse
 from mempool.shared.file import make
 from mempool.shared.layout import ROOT, WORD, Header, Layout, open_file
 
-#: How often, and after how many seconds each, it is looked whether another process has made a file anew: 2 s in all.
-BOOT_ATTEMPTS, BOOT_PAUSE = 400, 0.005
+#: How often, and after how many seconds each, it is looked whether another process has made a file anew: 10 s in all.
+BOOT_ATTEMPTS, BOOT_PAUSE = 2000, 0.005
 #: A root of no client: who had opened a file before it was replaced finds out by it.
 NOBODYS = (1 << 64) - 1
 
