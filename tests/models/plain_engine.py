@@ -343,7 +343,7 @@ class PlainEngine:
                 self._histogram[sum(seconds > bound for bound in WAIT_BUCKETS)] += 1
                 self._seconds += seconds
                 self._seconds_max = max(self._seconds_max, seconds)
-        waker.on_gone = None
+        ticket.owner = waker.on_gone = None  # as the task may have the lease, and that its ticket
 
     def queue(self) -> Sequence[Any]:
         """See Engine."""
