@@ -57,7 +57,7 @@ def main() -> None:
     kept = [line for line in middle if COMMAND not in line]
     text = Text.from_ansi("\n".join([*kept, "", *end]))
     console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
-    console.print(f"[bold]$ {COMMAND}")
+    console.print(f"[bold]$ {COMMAND}", highlight=False)
     console.print(text)
     svg = console.export_svg(title="mempool demo --shared", unique_id="shared")
     svg = re.sub(r"@font-face \{.*?\}\n", "", svg, flags=re.DOTALL).replace("Fira Code, ", "")  # nothing is fetched
