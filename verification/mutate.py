@@ -93,7 +93,7 @@ TESTS = (
         "linux_alloc",
         "fork",
     ),
-    ("interrupts", "out_of_memory"),
+    ("in_the_middle", "interrupts", "out_of_memory"),
 )
 #: Seconds. A mutant that takes longer waits for ever. On a quiet machine no test takes two, and all those above together 60.
 TEST_SECONDS_MAX = 8

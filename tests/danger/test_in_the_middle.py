@@ -488,6 +488,27 @@ def test_a_double_free_in_the_middle_is_told_in_the_log(
     assert_at_rest(pool)
 
 
+def test_what_is_freed_in_the_middle_of_a_decision_that_is_cut_short_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the exception has left it: perhaps no other decision follows for long."""
+    pool = Pool(Objects(bytearray), 4)
+    element = pool.alloc()
+
+    def intrude() -> None:
+        pool.free(element)
+        raise KeyboardInterrupt
+
+    core: Any = pool._engine.core
+    gc.disable()  # or the next decision might be a finalizer's, of another test's pool
+    try:
+        in_the_middle(monkeypatch, intrude)
+        with pytest.raises(KeyboardInterrupt):
+            core.set_waiting_max(3)
+        assert pool.stats().out == 0
+    finally:
+        gc.enable()
+    assert_at_rest(pool)
+
+
 # -- tracers
 
 
