@@ -122,8 +122,10 @@ class InputContract(Contract):
     @waits
     @pytest.mark.parametrize("seconds", SECONDS, ids=name_of)
     def test_a_bad_timeout_takes_nothing(self, seconds: Any) -> None:
-        """A timeout is a number of seconds, 0 or more, or None."""
-        pool, source = self.pool(1, otherwise=fails)
+        """A timeout is a number of seconds, 0 or more, or None; also where there is a spare beyond the reserve to be had."""
+        pool, source = self.pool(1, keep=2)
+        pool.free_many([self.alloc(pool), self.alloc(pool)])
+        source.otherwise = fails
         with pytest.raises((ValueError, TypeError)):
             self.alloc(pool, timeout=seconds)
         with pytest.raises((ValueError, TypeError)):
