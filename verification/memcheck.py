@@ -18,25 +18,39 @@ from xml.etree import ElementTree as ET
 import mempool
 
 FUZZ = ("tests/buffers/test_buffers_fuzz.py", "tests/memory/test_memory_fuzz.py", "tests/pool/test_outstanding.py")
+#: Has another element made at the address of one that is gone. Valgrind keeps what was freed aside for a while, so that who
+#: still uses it is seen; so this one is looked at apart, with nothing kept aside.
+ADDRESS_USED_AGAIN = "tests/pool/test_outstanding.py::test_an_element_whose_address_another_has_is_written_off"
+#: Without limits of time: faulthandler's look at what all threads do, while they do it, ends the process under valgrind.
+PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=0", "-o", "faulthandler_timeout=0")
 #: Reads the byte behind a block.
 PLANTED = "import ctypes; block = ctypes.create_string_buffer(100); ctypes.string_at(ctypes.addressof(block) + 100, 1)"
 PACKAGE = str(Path(mempool.__file__).parent)
+#: Makes CPython's ints. Of a zero that comes from int("0"), int.from_bytes or `&`, CPython 3.11 leaves the one digit unset
+#: (from 3.12 on it is set), and multiplies it by how many digits there are, 0. The result is right, but to valgrind it is
+#: unset, and so is all that is computed from it: a size, say, which a source multiplies while a pool asks it. That is
+#: CPython's doing. Where our code makes an int of what is unset, the origin is another, and it is reported.
+MAKES_INTS = "_PyLong_New"
 
 
-def errors_of(command: list[str]) -> tuple[int, list[ET.Element]]:
+def errors_of(command: list[str], *options: str) -> tuple[int, list[ET.Element]]:
     """Run it under valgrind: its status, and the errors reported."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        valgrind = ["valgrind", "--tool=memcheck", "--xml=yes", f"--xml-file={report}", *command]
+        valgrind = ["valgrind", "--tool=memcheck", "--track-origins=yes", "--xml=yes", f"--xml-file={report}"]
         # Each object of the interpreter is a block of its own then, with an end that valgrind knows.
         environment = os.environ | {"PYTHONMALLOC": "malloc", "MEMPOOL_REQUIRE_COMPILED": "1"}
-        status = subprocess.run(valgrind, env=environment, check=False).returncode
+        status = subprocess.run([*valgrind, *options, *command], env=environment, check=False).returncode
         errors = ET.parse(report).getroot().findall("error")
         # As XML, valgrind always looks for leaks as well.
         return status, [error for error in errors if not (error.findtext("kind") or "").startswith("Leak_")]
 
 
 def is_ours(error: ET.Element) -> bool:
+    if (error.findtext("kind") or "").startswith("Uninit"):
+        _where, *origin = error.findall("stack")
+        if any(frame.findtext("fn") == MAKES_INTS for stack in origin for frame in stack.findall("frame")[:2]):
+            return False
     return any((place.text or "").startswith(PACKAGE) for place in error.iter("obj"))
 
 
@@ -47,15 +61,21 @@ def main() -> int:
     _status, planted = errors_of([sys.executable, "-c", PLANTED])
     seen = [error for error in planted if error.findtext("kind") == "InvalidRead"]
     print(f"a read beyond the end: {'reported' if seen else 'NOT REPORTED'}")
-    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=0", *FUZZ]
-    status, errors = errors_of(tests)
+    is_clean = looks_clean(["--deselect", ADDRESS_USED_AGAIN, *FUZZ])
+    is_clean = looks_clean([ADDRESS_USED_AGAIN], "--freelist-vol=0") and is_clean
+    return 0 if seen and is_clean else 1
+
+
+def looks_clean(tests: list[str], *options: str) -> bool:
+    """Whether these tests pass under valgrind, with no error of ours; those are printed."""
+    status, errors = errors_of([sys.executable, *PYTEST, *tests], *options)
     ours = [error for error in errors if is_ours(error)]
-    print(f"{', '.join(FUZZ)}: {len(errors)} errors reported, {len(ours)} of them with mempool on the stack")
+    print(f"{' '.join(tests)}: status {status}, {len(errors)} errors, {len(ours)} of them with mempool on the stack")
     for error in ours:
         print(f"  {error.findtext('kind')}: {error.findtext('.//text') or error.findtext('what')}")
         for frame in list(error.iter("frame"))[:12]:
             print(f"    {frame.findtext('fn')} in {frame.findtext('obj')}")
-    return 0 if seen and not ours and not status else 1
+    return not status and not ours
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ TESTS = (
         "buffers",
         "buffers_garbage",
         "broken_surroundings",
+        "page.py::test_each_decision_has_a_sequence_number_of_its_own",
         "disposal_beside_a_loop",
         "adaptors",
         "loops",

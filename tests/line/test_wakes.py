@@ -10,10 +10,10 @@ import pytest
 from callers import SOON, Caller
 from tickets import ticket
 
-from mempool import IMPLEMENTATION, Buffers, Objects, Pool, parking
+from mempool import IMPLEMENTATION, Buffers, Objects, Pool, parking, waiting
 from mempool._core import Decisions, Transfer
 from mempool._core.decisions import IN_LINE, UNCHANGED
-from mempool.clock import SYSTEM_CLOCK
+from mempool.clock import SYSTEM_CLOCK, Clock
 from mempool.local import owner
 from mempool.testing import wait_until
 from mempool.waiting import AsyncioParker
@@ -179,5 +179,19 @@ def test_a_task_is_woken_through_its_loop_by_another_loops_task_even_while_one_r
         parker.wake()
         assert len(asked) == 1
         await parker.park(SOON)
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(IMPLEMENTATION == "compiled", reason="compiled, Python cannot call it")
+def test_a_loops_shared_timer_is_of_one_clock() -> None:
+    """Pools of one loop may have different clocks: a caller is roused by its own pool's."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        one, other = Clock(), Clock()
+        timer = waiting.alarm_of(one, loop)
+        assert waiting.alarm_of(one, loop) is timer
+        assert waiting.alarm_of(other, loop).clock is other
 
     asyncio.run(main())

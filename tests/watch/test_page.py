@@ -27,6 +27,7 @@ from mempool.stats import Guarantee, PoolStats
 from mempool.testing import wait_until
 from mempool.watch import layout, words
 from mempool.watch.directory import WatchError
+from mempool.watch.reader import SUFFIX
 from mempool.watch.sources import Here
 
 
@@ -92,6 +93,19 @@ def test_each_call_shows_on_the_page_at_once(folder: Path) -> None:
     pool.close()
     assert only_pool().stats() == pool.stats()
     assert only_pool().stats().closed
+
+
+def test_each_decision_has_a_sequence_number_of_its_own(folder: Path) -> None:
+    """Even, and never one that was there before: what a reader finds between two equal ones is of one moment."""
+    pool = Pool(Objects(object), 1)
+    watch.publish()
+    [page] = folder.glob(f"*{SUFFIX}")
+    numbers = []
+    for reserve in (2, 3, 4):
+        pool.resize(reserve=reserve)
+        numbers.append(layout.sequence(page.read_bytes(), 0))
+    assert [number % 2 for number in numbers] == [0, 0, 0]
+    assert 0 < numbers[0] < numbers[1] < numbers[2]
 
 
 def test_what_the_source_said_is_on_the_page(folder: Path) -> None:
