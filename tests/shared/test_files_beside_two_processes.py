@@ -22,11 +22,12 @@ from test_storm import run_worker
 
 from mempool.shared.engine import SharedEngine
 from mempool.shared.layout import HEADER, Layout
+from mempool.testing.waiting import wait_until
 
 pytestmark = pytest.mark.once
 WORKERS = 2
 #: Seconds after which a process that has not come back from its calls is ended by its alarm.
-HANGS = 20
+HANGS = 60
 #: So many files for each part of the test; `make stress` has ten of the large.
 FEW, MANY = 150, 10_000
 
@@ -86,6 +87,8 @@ def try_files(path: Path, number: int, seed: int) -> None:
     counts, told = mmap.mmap(-1, 4096), mmap.mmap(-1, 4096)
     workers = [os.fork() or run_worker(path, i, seed + i, counts) or 0 for i in range(WORKERS)]
     try:
+        wait_until(lambda: min(struct.unpack_from("QQ", counts, 0)) > 0)  # both are at work
+        before = struct.unpack_from("QQ", counts, 0)
         reader = os.fork() or read_copies(path, number, seed, told) or 0
         status = os.waitstatus_to_exitcode(os.waitpid(reader, 0)[1])
     finally:
@@ -98,8 +101,9 @@ def try_files(path: Path, number: int, seed: int) -> None:
     assert done == number
     assert 0 < are_cut < number
     assert ends == [-signal.SIGKILL] * WORKERS, f"seed {seed}: one has ended by itself"
-    assert min(struct.unpack_from("QQ", counts, 0)) > 0
-    assert engine.reap_dead() == WORKERS
+    assert sum(struct.unpack_from("QQ", counts, 0)) > sum(before)
+    engine.reap_dead()  # the second to be killed may have done so for the first
+    assert len(engine.clients()) == 1
     assert engine.verify() == []
 
 

@@ -20,7 +20,7 @@ fuzz = pytest.importorskip("verification.fuzz.target", reason="the tests run wit
 
 pytestmark = pytest.mark.once
 #: Seconds after which an input counts as a hang.
-HANGS = 20
+HANGS = 60
 
 
 def changed(chance: random.Random, data: bytes) -> bytes:
