@@ -36,11 +36,8 @@ def lose_the_right_to_lock():
     sets[0] &= ~(1 << 14)  # CAP_IPC_LOCK; capabilities(7)
     assert libc.capset(header, sets) == 0
 
-def fill():
-    '''All memory that there is, but for crumbs. Keep what is returned.'''
-    # Without the GIL the interpreter asks the kernel for 64 KiB for each size of its objects, where else it has some left of
-    # what it has had. With none of them it cannot make the frame of any function: so it is left half of a MiB.
-    smallest = (512 if sysconfig.get_config_var("Py_GIL_DISABLED") else 64) << 10
+def fill(smallest=64 << 10):
+    '''All memory that there is, in blocks down to this size. Keep what is returned.'''
     blocks, size = [], 64 << 20
     while size >= smallest:
         try:

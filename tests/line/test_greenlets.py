@@ -74,6 +74,7 @@ def scene(library: str, order: str, script: str, timeout: float = 90) -> str:
         pytest.skip(f"{library} is not installed; it has no release for each Python")
     command = [sys.executable, "-c", SCENE + textwrap.dedent(script), library, order]
     environment = os.environ | {"EVENTLET_NO_GREENDNS": "yes"}  # nobody asks for an address; and it imports for long
+    environment["PYTHON_GIL"] = "1"  # greenlet turns it on when it is imported, and crashes at times where it is kept off
     ended = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
     assert ended.returncode == 0, f"status {ended.returncode}\n{ended.stdout}{ended.stderr}"
     return ended.stdout
