@@ -7,7 +7,7 @@ each block. Nothing of it changes what happens: each slot does the short case, a
 from mempool._core.transfer cimport Transfer, new_ticket
 from mempool._core.queueing cimport Queueing
 from mempool._core.mutex cimport WITHOUT_GIL, atomic_int, swap
-from mempool._core.fast_path cimport DEFAULT, FastPath, QuickMethod, hand_on, put_warm, shorten_method, take_warm
+from mempool._core.fast_path cimport DEFAULT, FastPath, QuickMethod, hand_on, put_warm, shorten_method, take_top, take_warm
 from mempool.waiting cimport FINISHED, Routine, go_on_inside, obtain, quicken
 
 cdef extern from "Python.h":
@@ -134,6 +134,7 @@ cdef extern from *:
     void set_descriptor "mempool_set_descriptor"(object type, void *get) noexcept
     void set_vectorcall "mempool_set_vectorcall"(object type, object object, void **place) noexcept
     QuickMethod quick_lease "mempool_quick_lease"
+    const int FREE_MAX "MEMPOOL_FREE_MAX"
     ctypedef struct FreeList "mempool_free_list":
         int count
     FreeList free_leases "mempool_free_leases"
@@ -168,8 +169,19 @@ cdef inline object called(Lease self, PyObject **arguments, size_t offset_and_co
     if names != NULL:
         raise TypeError("the end of a lease takes no keyword arguments")
     if count == 0:
+        if not WITHOUT_GIL and self.state == NEW and self.pool.core.fast_free:  # as _enter, where there is a warm spare
+            if self.pool.state.spare > self.pool.state.fast_alloc_above:
+                self.pool.state.from_spare += 1
+                self.thing = take_top(self.pool)
+                self.state = HELD
+                return self.thing
         return self._enter()
     if count == 3:
+        if not WITHOUT_GIL and self.state == HELD and self.transfer is None:  # as _exit, where there is room for a spare
+            if self.pool.state.spare < self.pool.state.fast_free_below and put_warm(self.pool, self.thing):
+                self.thing = None
+                self.state = RELEASED
+                return None
         self._exit(<object>arguments[1])
         return None
     return self._call(in_tuple(arguments, count))
@@ -190,7 +202,8 @@ cdef inline Lease lease_of(FastPath pool, timeout, bint linger):
         lease = Lease.__new__(Lease)
     lease.vectorcall = <void*>called
     lease.pool = pool
-    lease.timeout = timeout
+    if lease.timeout is not timeout:
+        lease.timeout = timeout
     lease.linger = linger
     return lease
 
@@ -256,10 +269,13 @@ cdef inline object in_task(ShortcutInTask self, PyObject *lease, PyObject *_type
 # -- the ends of objects. Each has no reference to it any more, so it has no name here, which would be counted.
 
 cdef inline void end_lease(PyObject *self) noexcept:
-    if WAITING <= (<Lease>self).state <= RELEASING or not has_room(&free_leases, self):  # as __del__ asks
+    if WAITING <= (<Lease>self).state <= RELEASING or free_leases.count >= FREE_MAX:  # as __del__ asks
         finalize(&free_leases, self)
         return
-    (<Lease>self).thing = (<Lease>self).transfer = (<Lease>self).timeout = None
+    if (<Lease>self).thing is not None or (<Lease>self).transfer is not None:
+        (<Lease>self).thing = (<Lease>self).transfer = None
+    if (<Lease>self).timeout is not DEFAULT:  # it may stay, and mostly is that of the next one
+        (<Lease>self).timeout = None
     (<Lease>self).pool = None
     put_on(&free_leases, self)
 
