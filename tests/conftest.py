@@ -116,6 +116,21 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 
 
 _left_before: list[BaseException | None] = [None]
+
+
+class Refused(pytest.Module):
+    """Tests of a SharedPool, which cannot be imported here."""
+
+    def collect(self) -> list[pytest.Item | pytest.Collector]:
+        pytest.skip(without_the_gil.SHARED, allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Where the GIL is kept off, no test module that needs a SharedPool is imported."""
+    needs = without_the_gil.IS_OFF and '\npytest.importorskip("mempool.shared' in module_path.read_text("utf-8")
+    return Refused.from_parent(parent, path=module_path) if needs else None
+
+
 _finished = itertools.count(1)
 
 
