@@ -114,6 +114,16 @@ def test_signing_in_is_all_or_nothing() -> None:
         assert all(map(outstanding.contains, elements[:19]))
 
 
+def test_an_address_that_is_not_out_makes_nobody_its_owner() -> None:
+    """Who strikes off what nobody has at hand goes by the proof in the transfer."""
+    outstanding, lost, stranger = Outstanding(), object(), object()
+    outstanding.check_out(transfer_of([lost]))
+    for address, was_out in ((id(stranger), False), (id(lost), True), (id(lost), False)):
+        transfer = transfer_of([None])
+        assert bool(outstanding.remove_address(transfer, address)) is was_out
+        assert transfer.are_owners() is was_out
+
+
 def test_an_element_that_was_lost_does_not_count_for_another_at_its_address() -> None:
     """An element its user lost is gone; a new one at the same address goes in and out like any other."""
     pool = Pool(Objects(bytearray), 0, keep=0)
