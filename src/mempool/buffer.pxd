@@ -59,9 +59,11 @@ cdef extern from *:
     """
     #define MEMPOOL_VIEW ((Py_ssize_t)1 << 16)
     #define MEMPOOL_GONE (PY_SSIZE_T_MAX / 2 + 1)
+    #define MEMPOOL_CLAIMED (MEMPOOL_GONE / 2)
     """
     const Py_ssize_t VIEW "MEMPOOL_VIEW"
     const Py_ssize_t GONE "MEMPOOL_GONE"
+    const Py_ssize_t CLAIMED "MEMPOOL_CLAIMED"  # somebody is about to free it with its views
 
 cdef enum:
     FILL = 1
@@ -103,15 +105,27 @@ cdef inline bint revoke_unseen(Buffer self) noexcept:
 
 
 cdef inline bint revoke_seen(Buffer self, Buffer next_handle):
-    """The same whoever views it: its views keep the next handle from now on. False: it is dead already, or being filled."""
+    """The same whoever views it: its views keep the next handle from now on. False: it is dead already, or being filled.
+
+    next_handle: None: there is none, and the views keep nothing.
+    """
     cdef Py_ssize_t watch
-    while True:
+    while True:  # of several threads one goes on, for the next handle is kept by this one and without a lock
         watch = self.watch
-        if watch & GONE or watch & FILLS:
+        if watch & (GONE | CLAIMED) or watch & FILLS:
             return False
-        next_handle.lingers = watch > 0
-        self.next_handle = next_handle if watch > 0 else None
-        if swap_size(&self.watch, watch, watch | GONE):
+        if swap_size(&self.watch, watch, watch | CLAIMED):
+            break
+    while True:  # views may begin and end meanwhile
+        watch = self.watch & ~CLAIMED
+        if watch & FILLS:
+            self.next_handle = None
+            add(&self.watch, -CLAIMED)
+            return False
+        if next_handle is not None:
+            next_handle.lingers = watch > 0
+            self.next_handle = next_handle if watch > 0 else None
+        if swap_size(&self.watch, watch | CLAIMED, watch | GONE):
             self.state = DEAD
             return True
 

@@ -76,6 +76,10 @@ class Block:
             address: cython.size_t = region.address
             self.pointer = cython.cast(cython.p_char, address)
 
+    def address(self) -> int:
+        """Where it begins. Compiled, without a look at the region, which another thread may be taking away."""
+        return cython.cast(cython.size_t, self.pointer) if cython.compiled else self.region.address
+
     def lose(self) -> None:
         """In a child of a fork: nothing is there. No handle can be looked through from now on."""
         self.is_lost = True
@@ -184,7 +188,7 @@ class Buffer:
         """How many look at the memory through this handle now. (Slices of one memoryview are one.)"""
         if cython.compiled:
             if WITHOUT_GIL:
-                watch: cython.Py_ssize_t = self.watch & ~GONE  # type: ignore[name-defined]
+                watch: cython.Py_ssize_t = self.watch & ~(GONE | CLAIMED)  # type: ignore[name-defined]
                 return watch // VIEW + (watch & FILLS)  # type: ignore[name-defined]
             return references(self.exporter) + self.fills
         kept = _count_keepers(self.view, self.block) + _count_keepers(self.lent, self.block) if _kept else 0
@@ -223,8 +227,7 @@ class Buffer:
         """Where the memory begins: for foreign functions, whose accesses nobody watches. It stays when handles change."""
         if self.state != LIVE or self.block.is_lost:
             raise self._dead()
-        address: int = self.block.region.address
-        return address
+        return self.block.address()
 
     def fill(self, byte: SupportsIndex = 0) -> None:
         """Write this byte everywhere."""
@@ -273,7 +276,7 @@ class Buffer:
             return f"<Buffer of {self._called()}, freed>"
         if self.block.is_lost:
             return f"<Buffer of {self._called()}, left with the parent>"
-        return f"<Buffer of {self._called()}: {in_words(self.block.size)} at {self.block.region.address:#x}>"
+        return f"<Buffer of {self._called()}: {in_words(self.block.size)} at {self.block.address():#x}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -313,7 +316,7 @@ class Buffer:
 
     def is_alive(self) -> bool:
         """Whether the memory can be looked at through this handle."""
-        return self.state == LIVE
+        return self.state == LIVE and not (WITHOUT_GIL and self.watch & CLAIMED)  # type: ignore[name-defined]
 
     def detach(self) -> Any:
         """Give up the memory: returns its region. Raises BufferError while somebody views it. For the source's free."""

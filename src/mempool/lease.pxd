@@ -42,6 +42,7 @@ cdef class Lease:
     cdef bint _release_shared(self, bint lingering) except? -1
     cdef object _held(self)
     cdef object _drop_thing(self)
+    cdef void _keep(self, transfer)
     cdef bint _release_quickly(self) except? -1
     cdef bint _hand_on(self) except? -1
     cdef object _returning_transfer(self)

@@ -96,6 +96,12 @@ class Lease:
         self.thing = None
         return thing
 
+    @cython.cfunc
+    @cython.critical_section
+    def _keep(self, transfer: Any) -> cython.void:
+        if self.transfer is None:  # still
+            self.transfer = transfer
+
     def __enter__(self) -> Any:
         return self._enter()
 
@@ -408,7 +414,9 @@ class Lease:
     def _returning_transfer(self) -> Any:
         if self.transfer is None and self.thing is not None:
             transfer: Any = self.pool._engine.returning((self.thing,))
-            if self.transfer is None:  # still
+            if WITHOUT_GIL:
+                self._keep(transfer)
+            elif self.transfer is None:  # still
                 self.transfer = transfer
         if self.transfer is None or self.transfer.count == self.transfer.first:
             return None

@@ -192,7 +192,10 @@ class BaseDecisions:
 
     def failures(self) -> int:
         """How often the source ran out of memory."""
-        return self.state.source_failures
+        hold(self)
+        failures: cython.Py_ssize_t = self.state.source_failures
+        release(self)
+        return failures
 
     def mirror_to(self, slot: Any) -> None:
         """From now on mirror all figures into this slot of a page: see watch/page.py. None: no longer."""
@@ -219,7 +222,10 @@ class BaseDecisions:
 
     def slot(self) -> Any:
         """Where the figures are mirrored; None: nowhere."""
-        return self.state.slot
+        hold(self)
+        slot: Any = self.state.slot
+        release(self)
+        return slot
 
     def count_wait(self, outcome: cython.Py_ssize_t, seconds: cython.double) -> None:
         """For the statistics: somebody has waited so long. outcome: SERVED, CLOSED or WITHDRAWN, or TIMED_OUT."""

@@ -1,4 +1,4 @@
-from mempool._core.mutex cimport atomic_int, atomic_ssize
+from mempool._core.mutex cimport WITHOUT_GIL, atomic_int, atomic_ssize
 
 cdef class Ticket
 
@@ -42,5 +42,6 @@ cdef class Ticket(Transfer):
     cpdef set_waiter(self, wake, owner, thread, bint may_be_gone=*)
     cpdef bint take_retry(self) except -1
     cpdef forget_owner(self)
+    cdef object _drop_owner(self)
 
 cpdef Ticket new_ticket(Py_ssize_t wanted)

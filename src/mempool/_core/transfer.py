@@ -17,7 +17,7 @@ if cython.compiled and not TYPE_CHECKING:  # never: it tells Cython that the nam
     import cython
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
-    from mempool._core.mutex import atomic_int, atomic_ssize
+    from mempool._core.mutex import WITHOUT_GIL, atomic_int, atomic_ssize
 
 WAITING = 0  #: stands in the line, or never joined it
 SERVED = 1  #: has all it asked for
@@ -178,7 +178,18 @@ class Ticket(Transfer):
 
     def forget_owner(self) -> None:
         """It has left the line. A task keeps the error that ends its wait, and so what the error's traceback refers to."""
+        if WITHOUT_GIL:
+            self._drop_owner()
+        else:
+            self.owner = None
+
+    @cython.cfunc
+    @cython.critical_section
+    def _drop_owner(self) -> Any:
+        """Another thread may look at it, to tell who waits: it shall not die in between."""
+        owner: object = self.owner
         self.owner = None
+        return owner
 
     def is_settled(self) -> bool:
         """No longer waiting: look at `state`."""
