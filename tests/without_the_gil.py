@@ -19,6 +19,7 @@ PURE = "starts the uncompiled core, which refuses to run without the GIL"
 EXCUSED: dict[str, str] = {
     "tests/danger/test_finalizers.py::test_a_finalizer_may_call_the_pool_at_any_allocation": COLLECTOR,
     "tests/danger/test_out_of_memory.py": NO_MEMORY,
+    "tests/watch/test_socket.py::test_an_answer_or_prepared_bytes_whatever_allocation_fails": NO_MEMORY,
     "tests/memory/test_pressure.py::test_elements_of_every_level_work_when_the_address_space_is_full": NO_FRAMES,
     "tests/cli/test_cli_demo.py::test_a_pool_that_does_not_do_it_ends_the_demo_with_status_1": NO_LIMIT,
     "tests/cli/test_cli_demo.py::test_a_child_that_dies_is_told_in_one_line": NO_LIMIT,
