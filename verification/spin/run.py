@@ -135,7 +135,7 @@ def search_long(run: Run, minutes: int) -> bool:
         folder = Path(scratch)
         shutil.copy(FOLDER / run.model, folder)
         call("spin", *run.flags, "-a", run.model, cwd=folder)
-        call("gcc", "-w", "-O2", "-DSAFETY", "-DBITSTATE", "-o", "pan", "pan.c", cwd=folder)
+        call("gcc", "-w", "-O2", "-DSAFETY", "-DBITSTATE", "-o", "pan", "pan.c", cwd=folder, seconds=1800)
         began = time.monotonic()
         printed = call("./pan", "-E", "-m1000000", "-w34", "-k2", f"-Q{minutes}", cwd=folder, seconds=60 * minutes + 120)
     good = "errors: 0" in printed
