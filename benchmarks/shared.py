@@ -312,7 +312,7 @@ def _hammering(*, quick: bool) -> Iterator[Row]:
 # -- eight that share two
 
 
-def _take_turns(begin: Any, seconds: float, told: Any, what: Any) -> None:
+def _take_turns(begin: Any, over: Any, seconds: float, told: Any, what: Any) -> None:
     take: Callable[[], Any]
     give: Callable[[Any], Any]
     if isinstance(what, str):
@@ -334,13 +334,14 @@ def _take_turns(begin: Any, seconds: float, told: Any, what: Any) -> None:
         give(had)
         turns += 1
     told.send((turns, longest))
+    over.wait(WITHIN)  # the end of a process takes the others' time, who may still wait
 
 
 def _turns(what: Any, seconds: float) -> tuple[float, float]:
     """Jain's index, and the longest wait in turns of 4 ms, of 8 processes that share 2 elements for so long."""
-    begin = SPAWN.RawValue("d", 0.0)
+    begin, over = SPAWN.RawValue("d", 0.0), SPAWN.Event()
     pipes = [SPAWN.Pipe(duplex=False) for _ in range(8)]
-    children = [SPAWN.Process(target=_take_turns, args=(begin, seconds, tell, what), daemon=True) for _, tell in pipes]
+    children = [SPAWN.Process(target=_take_turns, args=(begin, over, seconds, tell, what), daemon=True) for _, tell in pipes]
     for each in children:
         each.start()
     for told, _ in pipes:
@@ -348,6 +349,7 @@ def _turns(what: Any, seconds: float) -> tuple[float, float]:
             told.recv()
     begin.value = time.monotonic() + 0.1
     rows = [told.recv() for told, _ in pipes if told.poll(WITHIN)]
+    over.set()
     for each in children:
         each.join(WITHIN)
     return jain([turns for turns, _ in rows]), max(longest for _, longest in rows) / 0.004
@@ -456,10 +458,12 @@ def _wakes(kind: str, turns: int) -> list[float]:
     here, there = SPAWN.Pipe()
     stamp = SPAWN.RawValue("d", 0.0)
     other: Any = {"semaphore": SPAWN.Semaphore(0), "condition": SPAWN.Condition()}.get(kind)
+    was = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     with shared(4, 1) as pool:
         name = "" if other is not None else pool.name
         waiter = SPAWN.Process(target=_wait_for_turns, args=(name, there, stamp, turns, (kind, other)), daemon=True)
         waiter.start()
+        _pin(0)  # on one processor, the waker's next call could keep the other one from running
         held = pool.alloc()
         for _ in range(turns):
             here.recv()
@@ -482,18 +486,17 @@ def _wakes(kind: str, turns: int) -> list[float]:
         pool.free(held)
         seconds: list[float] = here.recv()
         waiter.join(WITHIN)
+    if was is not None:
+        os.sched_setaffinity(0, was)
     return seconds
 
 
 def _waking(*, quick: bool) -> Iterator[Row]:
     turns, rounds = (30, 1) if quick else (60, 3)
     found: dict[str, list[list[float]]] = {"thread": [], "semaphore": [], "task": [], "condition": []}
-    was = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     for _ in range(rounds):
         for kind, seconds in found.items():
             seconds.append(_wakes(kind, turns))
-    if was is not None:
-        os.sched_setaffinity(0, was)
 
     def row(what: str, mine: str, beside: str, theirs: str, bound: float) -> Row:
         pairs: Sequence[tuple[float, float]] = [

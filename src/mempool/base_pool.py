@@ -150,15 +150,10 @@ class BasePool(Leasing, Generic[T]):
             one = "`await pool.alloc_async()` or `async with pool.lease()`"
             many = "`await pool.alloc_many_async(n)` or `async with pool.lease_many(n)`"
             key = explain.note_standstill(engine, one if ticket.wanted == 1 else many)
-            wait = waiting.Wait(self, ticket, parker, now, deadline)
             try:
-                while (seconds := wait.step()) != waiting.SETTLED:
-                    parker.park(None if seconds == NEVER else seconds)
+                waiting.Wait(self, ticket, parker, now, deadline).park(parker)
             finally:
-                try:
-                    wait.end()
-                finally:
-                    engine.under_way.pop(key, None)
+                engine.under_way.pop(key, None)
         engine.check_out(ticket)
 
     async def _obtain_elsewhere(self, ticket: Any, timeout: float | None | Literal["default"]) -> None:

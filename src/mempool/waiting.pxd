@@ -1,6 +1,6 @@
 # cython: language_level=3
 
-from mempool._core.fast_path cimport FastPath
+from mempool._core.fast_path cimport FastPath, Quick
 from mempool._core.mutex cimport WITHOUT_GIL
 from mempool._core.queueing cimport NOT_COUNTED, Queueing
 from mempool._core.transfer cimport Ticket
@@ -149,6 +149,7 @@ cdef class AsyncioParker(Routine)
 cdef class Wait:
     cdef FastPath pool
     cdef object engine
+    cdef Quick quick
     cdef Queueing queueing
     cdef Ticket own
     cdef object ticket

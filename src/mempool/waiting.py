@@ -38,8 +38,7 @@ SETTLED = -1.0
 LONG = 1.0
 #: Seconds by which the shared timer may be late, so that it need not look through all who are parked for each of them.
 LATE = 0.01
-#: What `_go_on` returns at the end.
-FINISHED: object = object()
+FINISHED: object = object()  # what `_go_on` returns at the end
 
 log: logging.Logger = logging.getLogger("mempool")
 
@@ -125,6 +124,7 @@ class Wait:
 
     pool: Any  # a BasePool
     engine: Any
+    quick: Any  # its Quick; or None
     queueing: Any  # the engine, where it is a Queueing: then a call of it is one in C; else None
     own: Any  # and its ticket, a Ticket
     ticket: Any
@@ -154,8 +154,7 @@ class Wait:
         offload: cython.bint = False,
     ) -> None:
         """began: when the call began; NEVER: now. offload: a thread asks the source, which wakes the caller when it has."""
-        engine: Any = pool._engine
-        queueing: Any = engine if isinstance(engine, Queueing) else None
+        queueing: Any = pool._engine if isinstance(pool._engine, Queueing) else None
         self.begin(pool, queueing, ticket, place, None, now, deadline, now() if began == NEVER else began, offload)
 
     @cython.cfunc
@@ -174,6 +173,7 @@ class Wait:
     ) -> cython.bint:
         self.pool = pool
         self.engine = self.pool._engine
+        self.quick = self.pool._quick
         self.queueing = queueing
         self.own = None if queueing is None else cython.cast(Ticket, ticket)
         self.ticket = ticket
@@ -253,6 +253,14 @@ class Wait:
         self.outcome = HAS_BEEN_SERVED
         return HAS_SETTLED
 
+    def park(self, parker: Any) -> None:
+        """Step, and park a thread or greenlet in between, until the ticket is served; then `end`. Raises as `step`."""
+        try:
+            while (seconds := self.step()) != HAS_SETTLED:
+                parker.park(None if seconds == INFINITE else seconds)
+        finally:
+            self.end()
+
     @cython.cfunc
     @cython.exceptval(-2, check=True)
     def poll(self, time: cython.double, begin: Any) -> cython.double:
@@ -300,13 +308,13 @@ class Wait:
 
     def end(self) -> None:
         """It waits no longer. May be done again."""
+        outcome: cython.Py_ssize_t = self.outcome if self.stands else NOT_COUNTED
+        seconds: cython.double = seconds_of(self.now) - self.began
         if self.queueing is not None and self.parker is not None:  # as `dequeue` does, in C
-            outcome: cython.Py_ssize_t = self.outcome if self.stands else NOT_COUNTED
-            Queueing.leave(self.queueing, self.own, outcome, seconds_of(self.now) - self.began)
+            Queueing.leave(self.queueing, self.own, outcome, seconds)
             self.parker.on_gone = self.owner = None
-        else:
-            told: Any = self.outcome if self.stands else None
-            self.engine.dequeue(self.ticket, self.place, told, seconds_of(self.now) - self.began)
+        elif self.quick is None or not self.quick.leave(self.ticket, self.place, outcome, seconds):
+            self.engine.dequeue(self.ticket, self.place, self.outcome if self.stands else None, seconds)
         self.stands = False
         if self.errand is not None:
             self.errand.leave()

@@ -33,9 +33,6 @@ OTHERWISE_TOGETHER: dict[str, str] = {
         "a_source_that_failed_is_left_alone_while_the_reserve_lasts every_way_to_take_one_lets_the_source_rest "
         "many_at_once_come_of_the_reserve_without_asking"
     ),
-    "news in one process does not have the head of the line ask at once that waits in another: it asks in its own time": (
-        "a_newcomer_has_the_head_ask_at_once room_under_the_limit_is_news news_does_not_make_the_head_more_patient"
-    ),
     "a long wait is logged in the process that waits": "a_long_wait_is_logged_once",
     "nobody knows of another process that it is filling": (
         "a_grow_serves_the_line_first of_two_fills_the_end_of_one_is_not_that_of_the_other "

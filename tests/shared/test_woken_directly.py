@@ -23,7 +23,7 @@ from single_steps import kill_after_change, may_trace
 from sweeps import LONG
 
 from mempool.errors import PoolTimeout
-from mempool.shared import lookout
+from mempool.shared import lookout, ticket
 from mempool.shared.doors import Door
 from mempool.shared.pool import SharedPool
 from mempool.shared.pool_engine import PoolEngine
@@ -44,7 +44,7 @@ def attach(path: Path) -> SharedPool:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread looks around for those who wait."""
-    monkeypatch.setattr(PoolEngine, "_listen", lambda _engine: None)
+    monkeypatch.setattr(PoolEngine, "_listen", lambda _engine, _waited=0.0: None)
 
 
 def doors_of(pool: SharedPool) -> list[Door]:
@@ -122,6 +122,66 @@ def test_another_process_wakes_it(pool_path: Path, way: str) -> None:
             wait_until(lambda: pool.waiting == 1)
             holder.go()
         assert holder.end() == 0
+
+
+class Scarce:
+    """The memory of one process, which is lacking at first."""
+
+    def __init__(self, pool: SharedPool) -> None:
+        self._tx = pool._engine._tx
+        self._tx.memory = self
+        self.is_there = False
+        self.asked = 0
+
+    def make(self, slot: int) -> bool:
+        self.asked += 1
+        return self.is_there and bool(self._tx.populate_here(slot))
+
+    def drop(self, slot: int) -> None:
+        self._tx.punch_here(slot)
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("way", WAYS)
+def test_who_comes_has_the_head_ask_that_waits_in_another_process(
+    pool_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once: the head, which would not ask by itself in the time of a test, is told, and served before the newcomer."""
+    monkeypatch.setattr(ticket, "ASK_FIRST", LONG_TIME)
+    pool, other = make(pool_path, reserve=0, keep=0, limit=2), attach(pool_path)
+    pool._engine._tx.slice = LONG_TIME
+    memory = Scarce(pool)
+    with in_a_thread(lambda: WAYS[way](pool)):
+        wait_until(lambda: other.waiting == 1 and memory.asked > 0)
+        memory.is_there = True
+        with in_a_thread(lambda: WAYS["thread"](other)):
+            pass
+    assert (pool.out, pool.verify()) == (0, [])
+
+
+def test_a_thread_that_is_served_soon_has_no_thread_begun(pool_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that waits for longer has: it looks after what a killed process has left undone."""
+    begun: list[float] = []
+    begin = lookout.begin
+
+    def noted(engine: Any, waited: float) -> None:
+        begun.append(waited)
+        begin(engine, waited)
+
+    monkeypatch.setattr(lookout, "begin", noted)
+    monkeypatch.setattr(lookout, "WATCH_AFTER", LONG_TIME)
+    pool, other = make(pool_path), attach(pool_path)
+    held = other.alloc()
+    with in_a_thread(lambda: WAYS["thread"](pool)):
+        wait_until(lambda: other.waiting == 1)
+        other.free(held)
+    assert begun == []
+    monkeypatch.setattr(lookout, "WATCH_AFTER", 0.001)
+    held = other.alloc()
+    with in_a_thread(lambda: WAYS["thread"](pool)):
+        wait_until(lambda: len(begun) > 0)
+        other.free(held)
+    assert begun == [0.001]
 
 
 @pytest.mark.usefixtures("alone")

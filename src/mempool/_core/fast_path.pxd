@@ -22,6 +22,7 @@ cdef str DEFAULT
 cdef class Quick:
     cdef object take(self, bint at_last)
     cdef bint put(self, element) except? -1
+    cdef bint leave(self, ticket, place, Py_ssize_t outcome, double seconds) except? -1
 
 cdef class FastPath:
     cdef object __weakref__

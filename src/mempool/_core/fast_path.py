@@ -43,6 +43,12 @@ class Quick:
         """Take back an element that is out. False: go the slow way, nothing has happened."""
         return False
 
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def leave(self, ticket: Any, place: Any, outcome: cython.Py_ssize_t, seconds: cython.double) -> cython.bint:
+        """`dequeue` of this ticket, if it was served. False: go the slow way, nothing has happened."""
+        return False
+
 
 @cython.cclass
 class FastPath:

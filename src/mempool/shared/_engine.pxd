@@ -4,6 +4,8 @@
 from libc.stdint cimport int64_t, uint64_t
 
 
+cdef class Region
+
 cdef class QuickClient:
     cdef void **blocks  # by slot: its Block, not owned; NULL: not leased here yet
     cdef object keeps  # what must live while anything is out; None: nothing is
@@ -12,6 +14,11 @@ cdef class QuickClient:
     cdef uint64_t got_slot, got_lease  # what `take_quickly` got
     cdef bint take_quickly(self, bint may_populate) except -1
     cdef bint give_quickly(self, uint64_t slot, uint64_t lease) except -1
+    cdef bint has_served(self, ticket)
+    cdef int64_t slot_of(self, ticket, Py_ssize_t number) except -2
+    cdef int lend_of(self, ticket, Py_ssize_t number, Region region, keeps) except -1
+    cdef int let_go_of(self, ticket) except -1
+    cdef void count_wait(self, int outcome, int bucket, double seconds) noexcept
 
 
 cdef class Region:

@@ -62,7 +62,8 @@ cdef extern from "system.h":
     int mp_punch(int fd, char *address, uint64_t offset, uint64_t size) noexcept nogil
     void mp_sleep(uint32_t *bell, uint32_t said, int64_t nanoseconds) noexcept nogil
     void mp_ring(uint32_t *bell) noexcept nogil
-    const uint32_t MP_LISTENS, MP_SLEEPS, MP_FIRST_DOOR
+    void mp_ring_by(uint32_t *bell, uint32_t by) noexcept nogil
+    const uint32_t MP_LISTENS, MP_SLEEPS, MP_FIRST_DOOR, MP_NEWS
     int mp_open_door(const char *file, uint64_t client, uint64_t epoch, uint32_t door) noexcept nogil
     int mp_knock(const char *file, uint64_t client, uint64_t epoch, uint32_t door, uint32_t place) noexcept nogil
     int64_t mp_answer(int fd) noexcept nogil
@@ -224,7 +225,10 @@ cdef class Bell:
 
     cdef Transaction tx
     cdef uint64_t place
+    cdef uint32_t heard  # how much news there was at its last return, or when it was made
     cdef bint is_rung  # by `put`, and not heard yet
+    cdef public object when_long  # called once, without arguments, in a wait that is not over soon
+    cdef public double long  # seconds
 
     def __init__(self):
         raise TypeError("a bell is made by Ticket.bell")
@@ -243,7 +247,7 @@ cdef class Bell:
         self.sleep(NEVER if timeout is None else timeout)
 
     cdef int sleep(self, double seconds) except -1:
-        """Sleep until it rings, the place is served, or so many seconds are over.
+        """Sleep until it rings, the place is served, there is news, or so many seconds are over.
 
         In slices: between two of them it looks by itself, and the main thread runs handlers of signals. (A signal ends a
         slice, but not where it comes between this thread's last look at it and its sleep.) In a child of a fork, and where
@@ -252,29 +256,48 @@ cdef class Bell:
         cdef uint32_t *bell = &self.tx.store.bells[self.place].rings
         cdef uint32_t said
         cdef double until = NEVER if seconds == NEVER else <double>monotonic() + seconds
-        cdef double left = NEVER
+        cdef double left = NEVER, slice
         cdef int64_t nanoseconds
         while True:
             said = MP_LOAD(bell)  # first: what comes later, rings it again
             if self.is_rung or self.tx.mark[0] == 0 or run_look_at_place(self.tx, self.place) != NOTHING:
                 break
+            if said // MP_NEWS != self.heard:
+                self.heard = said // MP_NEWS
+                break
             if until != NEVER:
                 left = until - <double>monotonic()
                 if left <= 0:
                     break
-            nanoseconds = <int64_t>(min(left, self.tx.slice) * 1e9)
+            slice = self.tx.slice if self.when_long is None else min(self.long, self.tx.slice)
+            nanoseconds = <int64_t>(min(left, slice) * 1e9)
             with nogil:
                 mp_sleep(bell, said, nanoseconds)
             PyErr_CheckSignals()
+            if MP_LOAD(bell) != said:
+                break  # the ticket looks by itself
+            if self.when_long is not None:
+                when_long, self.when_long = self.when_long, None
+                when_long()
         self.is_rung = False
         return 0
 
 
-cdef inline Bell bell_of(Transaction tx, uint64_t place):
+cdef inline Bell bell_of(Transaction tx, uint64_t place, uint32_t heard):
     cdef Bell bell = Bell.__new__(Bell)
     bell.tx = tx
     bell.place = place
+    bell.heard = heard
     return bell
+
+
+def answer(reference):
+    """Wake the task whose place this door was told of, see doors.py: a loop calls it, in its thread. No Python frame."""
+    door = reference()
+    if door is not None:
+        ticket = door.served.get(mp_answer(door._socket.number))
+        if ticket is not None:
+            ticket.waker._rouse()
 
 
 cdef class QuickClient:
@@ -288,6 +311,21 @@ cdef class QuickClient:
 
     cdef bint give_quickly(self, uint64_t slot, uint64_t lease) except -1:
         raise NotImplementedError
+
+    cdef bint has_served(self, ticket):
+        raise NotImplementedError
+
+    cdef int64_t slot_of(self, ticket, Py_ssize_t number) except -2:
+        raise NotImplementedError
+
+    cdef int lend_of(self, ticket, Py_ssize_t number, Region region, keeps) except -1:
+        raise NotImplementedError
+
+    cdef int let_go_of(self, ticket) except -1:
+        raise NotImplementedError
+
+    cdef void count_wait(self, int outcome, int bucket, double seconds) noexcept:
+        pass
 
     def take_back(self, Region region not None):
         """Its user has it no more. May be done again."""
@@ -454,23 +492,31 @@ cdef class Transaction(QuickClient):
     cdef void wake_served(self) noexcept:
         """A hint: whoever sleeps looks by himself now and then, because this process may die right here."""
         cdef int i
-        cdef uint32_t door
-        cdef uint64_t client, word
         for i in range(self.serves):
-            door = MP_LOAD(&self.store.bells[self.served[i]].door)
-            if door < MP_FIRST_DOOR:
-                mp_ring(&self.store.bells[self.served[i]].rings)
-            if door == MP_SLEEPS:
-                continue
-            client = client_of(self.store.words[FIRST_SLOT + self.slots + 2 * self.served[i]].value)
-            if client >= self.clients:
-                continue
-            if door >= MP_FIRST_DOOR:
-                word = FIRST_SLOT + self.slots + 2 * self.places + client
-                if mp_knock(self.file, client, epoch_of(self.store.words[word].value), door, <uint32_t>self.served[i]):
-                    continue
-            if self.store.clients[client].listens:
-                mp_ring(&self.store.clients[client].bell)
+            self.wake_at(self.served[i], 1)
+
+    cdef void wake_at(self, uint64_t place, uint32_t by) noexcept:
+        """Wake whoever waits at this place. by: MP_NEWS, or 1: it was served."""
+        cdef uint32_t door = MP_LOAD(&self.store.bells[place].door)
+        cdef uint64_t client, word
+        if door < MP_FIRST_DOOR or by == MP_NEWS:
+            mp_ring_by(&self.store.bells[place].rings, by)
+        if door == MP_SLEEPS:
+            return
+        client = client_of(self.store.words[FIRST_SLOT + self.slots + 2 * place].value)
+        if client >= self.clients:
+            return
+        if door >= MP_FIRST_DOOR:
+            word = FIRST_SLOT + self.slots + 2 * self.places + client
+            if mp_knock(self.file, client, epoch_of(self.store.words[word].value), door, <uint32_t>place):
+                return
+        if self.store.clients[client].listens:
+            mp_ring(&self.store.clients[client].bell)
+
+    def tell_head(self):
+        """Have the first in line ask for memory, where it waits in another process and the limit allows it. A hint."""
+        if run_look_for_head(self) == GOT and self.value != self.me and self.place < self.places:
+            self.wake_at(self.place, MP_NEWS)
 
     cdef bint populate(self, uint64_t slot) except -1:
         cdef bint is_there = False
@@ -640,10 +686,6 @@ cdef class Transaction(QuickClient):
             raise ValueError(f"doors are numbered from {MP_FIRST_DOOR} on; this is {number}")
         return mp_open_door(self.file, self.me, self.epoch, number)
 
-    def answer(self, int fd):
-        """The place that this socket was told of next; -1: there is none."""
-        return mp_answer(fd)
-
     def ring(self):
         """Wake whoever is in `wait_for_bell`."""
         if self.me < self.clients:
@@ -672,9 +714,13 @@ cdef class Transaction(QuickClient):
 
         Raises ClientGone where it is leased no more: this process has left meanwhile, or is a child of the one that had it.
         """
+        self.lend_here(region, handle, keeps)
+
+    cdef int lend_here(self, Region region, Handle handle, keeps) except -1:
         if run_look_at_slot(self, handle.slot) != GOT or self.value != handle.lease:
             raise self.gone()
         go_out(self, region, handle.lease, keeps)
+        return 0
 
     cdef object foreign(self, Handle handle):
         return ForeignElement(
@@ -766,6 +812,28 @@ cdef class Transaction(QuickClient):
 
     # -- the quick way: where it changes nothing, the slow way looks again, and says why
 
+    cdef inline int open(self) except -1:
+        """`begin`, where the mark was just looked at."""
+        if mp_begin(&self.store, &self.t) < 0:
+            raise self.corrupt()
+        self.gate = self.t.gate
+        self.broken = self.serves = 0
+        return 0
+
+    cdef inline bint commit(self) except -1:
+        """`finish`, where something changes."""
+        if self.broken or self.t.broken:
+            return self.finish()  # raises, unless it was overtaken
+        self.t.gate = self.gate
+        cdef int state = mp_commit(&self.store, &self.t)
+        if state <= 0:
+            if state < 0 or self.store.lost > OVERTAKEN_MAX:
+                raise self.corrupt()
+            return False
+        if self.serves:
+            self.wake_served()
+        return True
+
     cdef bint take_quickly(self, bint may_populate) except -1:
         """Whether it got a spare as `take` decides, of a slot that was leased here before: `got_slot` under `got_lease`.
 
@@ -774,13 +842,13 @@ cdef class Transaction(QuickClient):
         if not self.may_take or self.mark[0] == 0:
             return False
         while True:
-            self.begin()
+            self.open()
             if take(self, may_populate) != GOT or self.slot >= self.slots or self.blocks[self.slot] == NULL:
                 return False
-            if self.finish():
+            if self.commit():
                 break
         self.got_slot = self.slot
-        self.got_lease = self.version
+        self.got_lease = mp_version(self.t.root) + 1
         self.count_one(<int>self.count, 1)
         return True
 
@@ -790,12 +858,32 @@ cdef class Transaction(QuickClient):
         if not self.may_give or self.mark[0] == 0:
             return False
         while True:
-            self.begin()
+            self.open()
             outcome = give(self, slot, lease)
             if outcome != KEPT and outcome != GRANTED:
                 return False
-            if self.finish():
+            if self.commit():
                 return True
+
+    cdef bint has_served(self, ticket):
+        """Whether this ticket was served and has left the line by that. False as well: it is no ticket of this client."""
+        if not isinstance(ticket, Ticket) or (<Ticket>ticket).tx is not self:
+            return False
+        return (<Ticket>ticket).standing < 0 and (<Ticket>ticket).status == TICKET_SERVED
+
+    cdef int64_t slot_of(self, ticket, Py_ssize_t number) except -2:
+        """Which slot this ticket's handle of this number has. -1: there are no more."""
+        cdef list handles = (<Ticket?>ticket).handles
+        return -1 if number >= len(handles) else <int64_t>(<Handle>handles[number]).slot
+
+    cdef int lend_of(self, ticket, Py_ssize_t number, Region region, keeps) except -1:
+        """`lend` what this ticket's handle of this number has."""
+        cdef list handles = (<Ticket?>ticket).handles
+        return self.lend_here(region, <Handle?>handles[number], keeps)
+
+    cdef int let_go_of(self, ticket) except -1:
+        (<Ticket?>ticket).handles = []
+        return 0
 
     # -- the promise
 
@@ -936,10 +1024,13 @@ cdef class Transaction(QuickClient):
 
     def note_wait(self, int outcome, int bucket, double seconds):
         """A wait has ended so, and was so long."""
-        cdef uint64_t nanoseconds = <uint64_t>(min(max(seconds, 0.0), 1e9) * 1e9)
-        cdef mp_client *record
         if not (0 <= outcome < 6 and 0 <= bucket < BUCKETS):
             raise ValueError(f"no such wait: {outcome}, {bucket}")
+        self.count_wait(outcome, bucket, seconds)
+
+    cdef void count_wait(self, int outcome, int bucket, double seconds) noexcept:
+        cdef uint64_t nanoseconds = <uint64_t>(min(max(seconds, 0.0), 1e9) * 1e9)
+        cdef mp_client *record
         if self.me < self.clients:
             record = &self.store.clients[self.me]
             record.counts[OUTCOMES + outcome] += 1

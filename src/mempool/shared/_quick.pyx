@@ -10,7 +10,14 @@ from mempool._core.fast_path cimport Quick
 from mempool.buffer cimport DEAD, LIVE, Block, Buffer
 from mempool.shared._engine cimport QuickClient, Region
 
+from libc.stdint cimport int64_t
+
+from mempool.engine import SERVED, WAIT_BUCKETS
+
 import cython
+
+cdef enum:
+    BUCKETS = 22
 
 
 def check_out(QuickClient tx not None, ticket, keeps):
@@ -18,22 +25,25 @@ def check_out(QuickClient tx not None, ticket, keeps):
 
     keeps: what must live while anything is out.
     """
-    cdef list handles = ticket.handles, buffers = []
+    cdef list buffers = []
     cdef Buffer buffer
-    cdef size_t slot
+    cdef int64_t slot = tx.slot_of(ticket, 0)
+    cdef Py_ssize_t i = 0
     # First buffers that are not alive: if there is no memory for one, the ticket has all elements still.
-    for handle in handles:
-        slot = handle.slot
+    while slot >= 0:
         if tx.blocks[slot] == NULL:
             return False
         buffer = Buffer.__new__(Buffer)
         buffer.block = <Block>tx.blocks[slot]
         buffers.append(buffer)
+        i += 1
+        slot = tx.slot_of(ticket, i)
     ticket.elements = buffers
-    for buffer, handle in zip(buffers, handles):
-        tx.lend(buffer.block.region, handle, keeps)
+    for i in range(len(buffers)):
+        buffer = <Buffer>buffers[i]
+        tx.lend_of(ticket, i, buffer.block.region, keeps)
         buffer.state = LIVE
-    ticket.let_go()
+    tx.let_go_of(ticket)
     return True
 
 
@@ -41,12 +51,17 @@ def check_out(QuickClient tx not None, ticket, keeps):
 cdef class SharedQuick(Quick):
     cdef QuickClient tx
     cdef object engine, owner
+    cdef double buckets[BUCKETS]
+    cdef int served
 
     def __init__(self, engine, QuickClient tx not None, owner not None):
         """engine: kept alive while anything is out. owner: whose the buffers are."""
         self.engine = engine
         self.tx = tx
         self.owner = owner
+        self.served = SERVED
+        for number in range(BUCKETS):
+            self.buckets[number] = WAIT_BUCKETS[number]
 
     # No name for what is only read, and no function that is given an object: each would cost a pair of reference counts.
 
@@ -80,4 +95,25 @@ cdef class SharedQuick(Quick):
         self.tx.out -= 1
         if self.tx.out == 0:
             self.tx.keeps = None
+        return True
+
+    cdef bint leave(self, ticket, place, Py_ssize_t outcome, double seconds) except? -1:
+        # As PoolEngine.dequeue.
+        cdef int bucket = 0
+        if outcome != self.served or not self.tx.has_served(ticket):
+            return False
+        ticket.owner = place.on_gone = None
+        door = ticket.door
+        if door is not None:
+            door.forget(ticket)
+        waiting = self.engine._waiting
+        if waiting.pop(ticket, self) is not None:
+            return True  # it was dequeued before
+        while bucket < BUCKETS and seconds > self.buckets[bucket]:
+            bucket += 1
+        self.tx.count_wait(self.served, bucket, seconds)
+        if waiting:
+            self.engine._have_head_retry()
+        if not self.tx.may_take and self.engine.is_closed_here():
+            self.engine._after_return()
         return True

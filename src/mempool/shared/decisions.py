@@ -444,6 +444,19 @@ def look(tx: Transaction) -> cython.ulonglong:
     return GOT
 
 
+@cython.cfunc
+@cython.exceptval(check=False)
+def look_for_head(tx: Transaction) -> cython.ulonglong:
+    """GOT: the first in line stands at `place`, and may have new memory, as to the limit. NOTHING: none, or it may not."""
+    if not is_live(tx):
+        return GONE
+    if waiting(tx.gate) == 0 or made_of(tx.read(BARE_LIST)) >= limit_of(tx.read(TARGETS)):
+        return NOTHING
+    tx.place = head_of(tx.read(LINE))
+    tx.value = client_of(tx.read(place_word(tx, tx.place)))
+    return GOT
+
+
 # -- the line: places, doubly linked, first come, first served. Only the head gathers.
 
 

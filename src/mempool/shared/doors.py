@@ -16,7 +16,9 @@ import functools
 import itertools
 import os
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mempool.shared._engine import answer
 
 if TYPE_CHECKING:
     from mempool.shared._engine import Transaction
@@ -52,9 +54,8 @@ class Door:
             raise OSError("no socket to be had")
         self.number = number
         self.served: dict[int, Ticket] = {}  # who stands at which place
-        self._tx = tx
         self._socket: _Socket = _Socket(descriptor)
-        loop.add_reader(descriptor, functools.partial(_answer, weakref.ref(self)))
+        loop.add_reader(descriptor, functools.partial(answer, weakref.ref(self)))
         # No method `__del__`: of a door in a cycle of garbage, the collector may end the socket first, and clears the weak
         # reference to the loop, though the loop is alive. The loop would read on at a number that is soon another's.
         weakref.finalize(self, _leave, weakref.ref(loop), self._socket).atexit = False
@@ -69,16 +70,6 @@ class Door:
         """It has left the line. May be done again."""
         if self.served.get(ticket.stood) is ticket:
             del self.served[ticket.stood]
-
-
-def _answer(reference: weakref.ref[Door]) -> None:
-    """Wake the task whose place was served."""
-    door = reference()
-    if door is not None:
-        ticket = door.served.get(door._tx.answer(door._socket.number))
-        if ticket is not None:
-            waker: Any = ticket.waker
-            waker._rouse()  # this is its loop's thread
 
 
 def _leave(reference: weakref.ref[asyncio.AbstractEventLoop], socket: _Socket) -> None:

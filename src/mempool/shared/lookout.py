@@ -6,13 +6,21 @@ is there for what a killed process has left undone: to wake whom it had served, 
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import threading
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mempool.clock import SYSTEM_CLOCK
+from mempool.parking import ThreadParker
 from mempool.shared import watcher
 from mempool.shared.engine import SLICE
 from mempool.shared.errors import ClientGone, PoolCorrupt
+from mempool.waiting import AsyncioParker
+
+if TYPE_CHECKING:
+    from mempool.shared.ticket import Ticket
 
 # The engine is Any: this module is below pool_engine.py, which imports it.
 
@@ -20,9 +28,31 @@ from mempool.shared.errors import ClientGone, PoolCorrupt
 WATCH_AFTER = 0.01
 
 
-def begin(engine: Any) -> None:
-    """Look around until nobody waits any more."""
-    thread = threading.Thread(target=_look_around, args=(weakref.ref(engine),), name=f"mempool-{engine.name}", daemon=True)
+def have_woken(engine: Any, ticket: Ticket, waker: Any) -> bool:
+    """Whoever serves this ticket wakes its thread or its loop itself. Whether this needs no thread, or has it begun in time.
+
+    A thread that waits for less than WATCH_AFTER has none begun. Other kinds of callers are woken by the one here.
+    """
+    if ticket.place < 0:
+        return True
+    kind = type(waker)
+    if kind is ThreadParker:
+        waker._wakes = bell = ticket.bell()
+        if engine.clock is SYSTEM_CLOCK:
+            waker.park = bell.park
+            bell.long, bell.when_long = WATCH_AFTER, functools.partial(engine._listen, WATCH_AFTER)
+            return True
+    elif kind is AsyncioParker:
+        door = engine._doors.of(asyncio.get_running_loop())
+        if door is not None:
+            door.expect(ticket)
+    return False
+
+
+def begin(engine: Any, waited: float) -> None:
+    """Look around until nobody waits any more. waited: for so many seconds somebody has waited already."""
+    arguments = weakref.ref(engine), max(0.0, WATCH_AFTER - waited)
+    thread = threading.Thread(target=_look_around, args=arguments, name=f"mempool-{engine.name}", daemon=True)
     engine._listener = thread  # first: it looks there whether it is still needed
     try:
         thread.start()
@@ -31,8 +61,8 @@ def begin(engine: Any) -> None:
         raise
 
 
-def _look_around(reference: weakref.ref[Any]) -> None:
-    said, seconds = 0, WATCH_AFTER
+def _look_around(reference: weakref.ref[Any], watch_after: float) -> None:
+    said, seconds, watches = 0, watch_after, False
     me = threading.current_thread()
     while True:
         engine = reference()
@@ -51,6 +81,6 @@ def _look_around(reference: weakref.ref[Any]) -> None:
         tx = engine._tx
         del engine
         said = tx.wait_for_bell(said, seconds)
-        if seconds == WATCH_AFTER:
+        if not watches:
             watcher.begin(reference, me)
-            seconds = SLICE
+            seconds, watches = SLICE, True

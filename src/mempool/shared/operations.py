@@ -42,6 +42,7 @@ if not cython.compiled:  # compiled, all are in one file
         look_at_client,
         look_at_place,
         look_at_slot,
+        look_for_head,
         mark_surplus,
         populated,
         pump,
@@ -386,6 +387,17 @@ def run_look(tx: Transaction) -> cython.ulonglong:
     while True:
         tx.begin()
         outcome = look(tx)
+        if tx.finish():
+            return outcome
+
+
+@cython.cfunc
+@cython.exceptval(0xFFFF)
+def run_look_for_head(tx: Transaction) -> cython.ulonglong:
+    outcome: cython.ulonglong
+    while True:
+        tx.begin()
+        outcome = look_for_head(tx)
         if tx.finish():
             return outcome
 

@@ -10,7 +10,6 @@ then on; both return it when they are dropped.
 
 from __future__ import annotations
 
-import asyncio
 import bisect
 import contextlib
 import functools
@@ -27,7 +26,6 @@ from mempool.buffer import Block, Buffer, entrust, handle_of, prepare, revoke
 from mempool.clock import SYSTEM_CLOCK, Clock
 from mempool.engine import NEVER, SERVED, WAIT_BUCKETS, Snapshot, Tracker, UnderWay, Waker
 from mempool.errors import DoubleFree, ForeignElement, LineFull
-from mempool.parking import ThreadParker
 from mempool.shared import decisions, killed, lookout, passing
 from mempool.shared._engine import Region
 from mempool.shared.doors import Doors
@@ -39,7 +37,6 @@ from mempool.shared.owner import Owner
 from mempool.shared.targets import check_targets
 from mempool.shared.ticket import Ticket
 from mempool.sizes import in_words
-from mempool.waiting import AsyncioParker
 
 #: Seconds: when the head of the line asks by itself at last (first: ASK_FIRST), and the soonest after a failure; how long
 #: memory that was lacking is left alone, first and at last.
@@ -251,7 +248,7 @@ class PoolEngine:
         self._waiting[ticket] = None
         try:
             self._join(ticket)
-            self._have_woken(ticket, waker)
+            is_looked_after = lookout.have_woken(self, ticket, waker)
             got.give_back()  # when it stands in line: to those before it, or to itself, but to nobody else
         except BaseException:
             self._waiting.pop(ticket, None)
@@ -261,21 +258,8 @@ class PoolEngine:
             self._have_head_retry()  # who comes may bring what it lacks
         elif ticket.refused and waiting == 0:
             ticket.retry_now = True  # it came after others who have gone: nobody has asked for it
-        self._listen()
-
-    def _have_woken(self, ticket: Ticket, waker: Any) -> None:
-        """Whoever serves it wakes the thread or the loop itself. Other kinds of callers are woken by our lookout."""
-        if ticket.place < 0:
-            return
-        kind = type(waker)
-        if kind is ThreadParker:
-            waker._wakes = bell = ticket.bell()
-            if self.clock is SYSTEM_CLOCK:
-                waker.park = bell.park
-        elif kind is AsyncioParker:
-            door = self._doors.of(asyncio.get_running_loop())
-            if door is not None:
-                door.expect(ticket)
+        if not is_looked_after:
+            self._listen()
 
     def _set_aside(self, ticket: Ticket) -> Ticket:
         """A ticket with what this one has got, which is then without: who waits holds nothing back from those before him."""
@@ -304,6 +288,7 @@ class PoolEngine:
             return NEVER
         if ticket.ask_at is None:
             ticket.ask_at, ticket.rest_until = now + ticket.ask_after, now
+        ticket.retry_now |= ticket.has_news()
         due = ticket.ask_at
         if ticket.retry_now:
             soonest = now + max(0.0, self._failed_at + ASK_SOONEST - self.clock.now())
@@ -333,12 +318,11 @@ class PoolEngine:
         ticket.ask_at = max(ticket.ask_at or 0.0, ticket.rest_until)
 
     def _have_head_retry(self) -> None:
-        """There is news: the first in line asks for memory, if it is of this process; those of others see it themselves."""
-        for ticket in list(self._waiting):
-            if ticket.place >= 0:
-                ticket.retry_now = True
-                ticket.wake()
-                break
+        """There is news: the first in line asks for memory, in whatever process it waits."""
+        for ticket in [ticket for ticket in list(self._waiting) if ticket.place >= 0][:1]:
+            ticket.retry_now = True
+            ticket.wake()
+        self._tx.tell_head()
 
     def dequeue(self, ticket: Ticket, waker: Waker, outcome: int | None, seconds: float) -> None:
         """See Engine."""
@@ -447,7 +431,7 @@ class PoolEngine:
                 ticket.handles.pop()
         bared = ticket.give_back()
         self._after_return()
-        if (bared or broken) and self._waiting:
+        if bared or broken:
             self._have_head_retry()  # there is room under the limit
         return int(total - bared)
 
@@ -581,7 +565,7 @@ class PoolEngine:
         """See Engine."""
         with self._closed_meanwhile():
             trimmed = self._tx.trim(max(0, spares))
-        if trimmed and self._waiting:
+        if trimmed:
             self._have_head_retry()
         if self._is_closed_here:
             self._after_return()
@@ -703,10 +687,10 @@ class PoolEngine:
 
     # -- looking around
 
-    def _listen(self) -> None:
+    def _listen(self, waited: float = 0.0) -> None:
         """One thread looks around for all who wait here. It ends when nobody does."""
         if self._listener is None:
-            lookout.begin(self)
+            lookout.begin(self, waited)
 
     def is_awaited(self) -> bool:
         """Whether somebody waits here."""
@@ -716,7 +700,9 @@ class PoolEngine:
         """Wake whoever was served, or has become the first; and return what killed processes had."""
         self._tx.pump()
         for ticket in list(self._waiting):
-            if ticket.is_settled() or (ticket.ask_at is None and ticket.is_first()):
+            is_told = ticket.has_news()
+            ticket.retry_now |= is_told
+            if is_told or ticket.is_settled() or (ticket.ask_at is None and ticket.is_first()):
                 ticket.wake()
         self.reclaim()
         if self._draining:

@@ -56,10 +56,16 @@ static inline void mp_sleep(uint32_t *bell, uint32_t said, int64_t nanoseconds) 
     syscall(SYS_futex, bell, FUTEX_WAIT, said, &time, 0, 0);
 }
 
-static inline void mp_ring(uint32_t *bell) {
-    __atomic_fetch_add(bell, 1, __ATOMIC_SEQ_CST);
+static inline void mp_ring_by(uint32_t *bell, uint32_t by) {
+    __atomic_fetch_add(bell, by, __ATOMIC_SEQ_CST);
     syscall(SYS_futex, bell, FUTEX_WAKE, INT_MAX, 0, 0, 0);
 }
+
+static inline void mp_ring(uint32_t *bell) { mp_ring_by(bell, 1); }
+
+/* What the bell of a place is rung by where there is news for whoever waits there. A bell that is rung so often by 1 that it
+   counts one more of these tells of news that there is none: then the head of the line asks for memory once in vain. */
+#define MP_NEWS (1u << 16)
 
 /* How whoever waits at a place is woken. Each is a hint that a hint may be lost of: every waiter looks by himself now and then.
      MP_LISTENS   a thread of its process sleeps on the client's bell, and looks at all places of that process

@@ -16,6 +16,7 @@ cdef class Ticket:
     cdef readonly int status  # as in mempool/engine.py, without a look
     cdef public bint is_dismissed  # this process takes no more, so it is closed for this ticket, whatever the line says
     cdef int64_t standing  # the place in the line, or -1
+    cdef uint32_t heard  # how much news there was for it at the last look
     cdef uint64_t client, epoch  # whose it is: a child of a fork has other ones
     cdef readonly uint64_t wanted
 
@@ -44,7 +45,15 @@ cdef class Ticket:
     def bell(self):
         """Where the caller's thread is to park from now on: who serves this ticket wakes it, with nobody in between."""
         self.stand_at(MP_SLEEPS)
-        return bell_of(self.tx, self.standing)
+        return bell_of(self.tx, self.standing, self.heard)
+
+    def has_news(self):
+        """Whether there is news since the last look: another process has seen a reason for it to ask for memory."""
+        if self.standing < 0:
+            return False
+        cdef uint32_t heard = self.heard
+        self.heard = MP_LOAD(&self.tx.store.bells[self.standing].rings) // MP_NEWS
+        return self.heard != heard
 
     def stand_at(self, uint32_t door):
         """Who serves this ticket tells the loop that reads this door. Then it must be looked at: it may be served already."""
@@ -116,6 +125,7 @@ cdef class Ticket:
             raise self.tx.gone()
         if outcome == GOT:
             self.standing = self.tx.place
+            self.heard = MP_LOAD(&self.tx.store.bells[self.standing].rings) // MP_NEWS
             MP_STORE(&self.tx.store.bells[self.standing].door, MP_LISTENS)  # until it says otherwise
             run_pump(self.tx)
         return outcome
