@@ -80,14 +80,16 @@ def late_in_asyncio(pool: Pool[Any]) -> float:
 def late_in_trio(pool: Pool[Any]) -> float:
     late: list[float] = []
 
-    async def heart(is_over: list[bool]) -> None:
+    async def heart(is_over: list[bool], began: trio.Event) -> None:
+        began.set()  # whoever waits for it goes on once this has begun to sleep
         late.append(await lateness(trio.sleep, is_over))
 
     async def main() -> None:
         is_over: list[bool] = []
+        began = trio.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(heart, is_over)
-            await trio.sleep(0.002)
+            nursery.start_soon(heart, is_over, began)
+            await began.wait()
             await use_one(pool, is_over)
 
     trio.run(main)

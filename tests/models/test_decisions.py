@@ -225,6 +225,7 @@ class AnyOrder(RuleBasedStateMachine):
         owner.real.let_go()
         assert sorted(map(id, owner.real.held())) == sorted(map(id, owner.plain.held))
         owner.plain.held = owner.real.held()  # in what order those stay that do not linger, nobody has promised
+        owner.plain.wanted = len(owner.plain.held)  # whoever frees takes nothing in the place of what lingers
         if owner.plain.held:
             self.owners.append(owner)
         for buffer in lingering:

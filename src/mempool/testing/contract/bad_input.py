@@ -124,7 +124,8 @@ class InputContract(Contract):
     def test_a_bad_timeout_takes_nothing(self, seconds: Any) -> None:
         """A timeout is a number of seconds, 0 or more, or None; also where there is a spare beyond the reserve to be had."""
         pool, source = self.pool(1, keep=2)
-        pool.free_many([self.alloc(pool), self.alloc(pool)])
+        for element in [self.alloc(pool), self.alloc(pool)]:
+            pool.free(element)
         source.otherwise = fails
         with pytest.raises((ValueError, TypeError)):
             self.alloc(pool, timeout=seconds)

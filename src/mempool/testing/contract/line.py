@@ -114,7 +114,8 @@ class LineContract(Contract):
         assert isinstance(default.exception(SOON), PoolTimeout)
         assert not for_ever.done()
         source.otherwise = works
-        self.clock.wait_until_parked(1)
+        # The first in line asks when the one before it is gone: it is served by now, or waits for its next try.
+        wait_until(lambda: for_ever.done() or self.clock.parked)
         self.clock.advance(5)
         pool.free(for_ever.result(SOON))
         self.audit(pool, source)
