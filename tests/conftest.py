@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import without_the_gil
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 from sweeps import LONG
 
 #: How fast inputs are made and how many are refused depends on the machine's load and on the draw, and not on the pool.
@@ -26,6 +27,10 @@ LENIENT = settings(
 settings.register_profile("same", LENIENT, derandomize=True, database=None)
 settings.register_profile("drawn", LENIENT, derandomize=False, print_blob=True)
 settings.load_profile("drawn" if os.environ.get("MEMPOOL_DRAW") == "1" else "same")
+# Hypothesis mixes into what it draws the constants of those modules of this project that are loaded: what was drawn depended on
+# which tests share a process. Where it does no such thing, or gives it another name, there is nothing to do.
+if os.environ.get("MEMPOOL_DRAW") != "1" and hasattr(providers, "_local_constants"):
+    providers.HypothesisProvider._local_constants = providers._local_constants  # none has been looked at yet
 
 
 try:

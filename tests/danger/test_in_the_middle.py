@@ -419,8 +419,8 @@ def held_in_the_middle(
                 sys.exit()
         shut(core, state)
 
+    thread = threading.Thread(target=call, daemon=True)  # first: garbage of another test may be closed from the next line on
     monkeypatch.setattr(Decisions, "commit", shut_late)
-    thread = threading.Thread(target=call, daemon=True)
     gc.disable()  # or the first decision of the thread might be a finalizer's, of another test's pool
     try:
         thread.start()
