@@ -27,8 +27,8 @@ LENIENT = settings(
 settings.register_profile("same", LENIENT, derandomize=True, database=None)
 settings.register_profile("drawn", LENIENT, derandomize=False, print_blob=True)
 settings.load_profile("drawn" if os.environ.get("MEMPOOL_DRAW") == "1" else "same")
-# Hypothesis mixes into what it draws the constants of those modules of this project that are loaded: what was drawn depended on
-# which tests share a process. Where it does no such thing, or gives it another name, there is nothing to do.
+# Hypothesis mixes into what it draws the constants of those modules of this project that are loaded.
+# So what was drawn depended on which tests share a process. Where it does no such thing, there is nothing to do.
 if os.environ.get("MEMPOOL_DRAW") != "1" and hasattr(providers, "_local_constants"):
     providers.HypothesisProvider._local_constants = providers._local_constants  # none has been looked at yet
 
