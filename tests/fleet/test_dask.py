@@ -67,7 +67,7 @@ def test_each_worker_has_a_pool_and_is_resized_live(two: Any) -> None:
     answer = staging.resize(reserve=6)
     assert re.fullmatch(r"revision \d{16}: 2 applied", str(answer))
     assert answer.is_applied
-    assert answer.wait(timeout=5).is_applied
+    assert answer.wait(timeout=30).is_applied
     pools = [node.get("staging") for node in nodes_of(local).values()]
     assert [(pool.reserve, pool.keep, pool.limit, pool.spare) for pool in pools] == [(6, 12, 8, 6)] * 2
     assert staging.resize(limit=None, keep=7).is_applied
@@ -133,7 +133,7 @@ def test_an_asynchronous_client_awaits_the_same_calls() -> None:
             fleet = Fleet(client)
             pool = await fleet.create("staging", objects, reserve=2)
             answer = await pool.resize(reserve=3)
-            assert (await answer.wait(timeout=5)).is_applied
+            assert (await answer.wait(timeout=30)).is_applied
             return await fleet.stats()
 
     assert set(asyncio.run(main()).pools) == {"staging"}

@@ -130,7 +130,7 @@ def test_a_worker_that_is_killed_in_each_step_of_a_resize_comes_to_the_latest(
             victim = next(address for address, info in workers.items() if info["name"].startswith("0."))
             before = pid_of(0)
             client.run(die_at, step, workers=[victim])
-            answer = staging.resize(reserve=reserve, keep=reserve, timeout=1)
+            answer = staging.resize(reserve=reserve, keep=reserve, timeout=20)
             assert answer.nodes["1.1"].outcome is Outcome.APPLIED, step
             wait_until(functools.partial(is_another, pid_of, before), timeout=60)
             wait_until(functools.partial(all_have, fleet, [reserve] * 2), timeout=60)
