@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -322,3 +324,30 @@ def test_a_released_view_that_is_kept_does_not_spoil_the_report_of_a_wait() -> N
         assert "memoryview of shape (59,)" in pool.why_empty()
     kept.release()
     pool.free(pool.alloc(timeout=10))
+
+
+AFTER_THE_LAST_VIEW = """
+import gc, sys
+get_objects, times = gc.get_objects, [int(sys.argv[1])]
+def collect_first(generation=None):
+    if times[0]:
+        times[0] -= 1
+        gc.collect()
+    return get_objects(generation)
+gc.get_objects = collect_first
+from mempool import Buffers, Pool
+gc.get_objects = get_objects
+pool = Pool(Buffers(64), 1)
+buffer = pool.alloc()
+view = buffer[:]
+pool.free(buffer, linger=True)
+del view
+print(pool.stats().lingering)
+"""
+
+
+@pytest.mark.parametrize("collections", [0, 1, 2, 5])
+def test_a_collection_while_mempool_is_imported_makes_no_view_one_that_is_kept(collections: int) -> None:
+    """Uncompiled, it counts then how many references a view has that nobody keeps: with a collection in between, too few."""
+    command = [sys.executable, "-c", AFTER_THE_LAST_VIEW, str(collections)]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split() == ["0"]

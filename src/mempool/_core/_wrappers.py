@@ -73,6 +73,11 @@ def _selected(now: list[int], since: list[int], generations: tuple[int | None, .
     return itertools.chain(itertools.compress(wrappers, are_kept), itertools.compress(known, itertools.repeat(False)))
 
 
+class _Exporter:
+    def __buffer__(self, _flags: int) -> memoryview:
+        return memoryview(b"")
+
+
 class _Sample:
     """A buffer whose wrapper nobody keeps, to count the references that such a one has."""
 
@@ -86,10 +91,28 @@ class _Sample:
             self.references += 1
 
 
-_sample = _Sample()
-_view = memoryview(_sample)
+def _references_in_release() -> int:
+    """How many references a wrapper has while it is being released, and nobody keeps it.
+
+    Counted without a collection in between, which moves the wrapper away from its mark. It would not be found, the number
+    would be too small, and each view would count as one that is kept: nothing that lingers would ever be returned.
+    """
+    is_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        while True:
+            sample = _Sample()
+            memoryview(sample).release()
+            if _collections[0] == sample.since[0]:  # nor one that another thread has asked for
+                return sample.references
+    finally:
+        if is_enabled:
+            gc.enable()
+
+
+_view = memoryview(_Exporter())
 WRAPPER = type(_view.obj)
 _view.release()
-IN_RELEASE = _sample.references
+IN_RELEASE = _references_in_release()
 _kept = {0: object()}
 WHILE_KEPT = sys.getrefcount(_kept.get(0))
