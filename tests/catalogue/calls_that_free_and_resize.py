@@ -210,7 +210,7 @@ def lease_dropped_at_the_bottom_of_a_stack(scene: Scene) -> Call:
     threads = _thread._count()
     shut = _thread.allocate_lock()
     shut.acquire()
-    turns = repeat(None, 500)
+    turns = repeat(None, 5000)  # of a tenth of a millisecond: a busy machine takes its time to begin a thread
 
     def made() -> None:
         _thread.start_new_thread(leases.clear, ())
