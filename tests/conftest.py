@@ -8,6 +8,7 @@ import collections
 import gc
 import itertools
 import os
+import signal
 import sys
 import warnings
 import zlib
@@ -31,6 +32,11 @@ settings.load_profile("drawn" if os.environ.get("MEMPOOL_DRAW") == "1" else "sam
 # So what was drawn depended on which tests share a process. Where it does no such thing, there is nothing to do.
 if os.environ.get("MEMPOOL_DRAW") != "1" and hasattr(providers, "_local_constants"):
     providers.HypothesisProvider._local_constants = providers._local_constants  # none has been looked at yet
+
+# A shell without job control ignores SIGINT in what it starts with `&`, and so do all its children: a program that a test
+# interrupts never ended. Here Ctrl-C is heard, however the tests were started.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 try:
