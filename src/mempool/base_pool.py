@@ -161,11 +161,39 @@ class BasePool(Leasing, Generic[T]):
         engine = self._engine
         parker = parking.task_parker_here(engine.clock)
         deadline = self._deadline(timeout, parker.now)
+        if self._offload and engine.checking(ticket) is not None:
+            await self._serve_checked(ticket, parker, deadline)
+        else:
+            await self._serve(ticket, parker, deadline)
+        engine.check_out(ticket)
+
+    async def _serve_checked(self, ticket: Any, parker: Any, deadline: float) -> None:
+        """`_serve`, and have a thread make the source's check, however long that takes."""
+        engine = self._engine
+        # A ticket of its own, which the thread has while it checks. What that has is the task's only when the thread has
+        # ended: a task that left before leaves it to the thread, which resets it and takes it back.
+        served, errand = engine.ticket(ticket.wanted), None
+        try:
+            await self._serve(served, parker, deadline)
+            errand = Errand(engine.checking(served), parker.wake, functools.partial(engine.cancel, served))
+            parker.on_gone = functools.partial(engine.abandon, served)
+            errand.begin()
+            while not errand.is_over():
+                await parker.park(None)
+            errand.result()
+            engine.pass_on(served, ticket)
+        finally:
+            parker.on_gone = None
+            if errand is None or errand.leave():
+                engine.cancel(served)
+
+    async def _serve(self, ticket: Any, parker: Any, deadline: float) -> None:
+        """Fill the ticket of a task, which waits where it must."""
         began = parker.now()
         if self._offload:
             served = await self._try_offloaded(ticket, parker, deadline)
         else:
-            served = engine.try_take(ticket, ask_source=True, may_wait=True)
+            served = self._engine.try_take(ticket, ask_source=True, may_wait=True)
         if not served:
             wait = waiting.Wait(self, ticket, parker, parker.now, deadline, began=began, offload=self._offload)
             try:
@@ -173,7 +201,6 @@ class BasePool(Leasing, Generic[T]):
                     await parker.park(None if seconds == NEVER else seconds)
             finally:
                 wait.end()
-        engine.check_out(ticket)
 
     async def _try_offloaded(self, ticket: Any, parker: Any, deadline: float) -> bool:
         """`try_take` for a task, whose loop goes on while a thread asks the source: until the deadline, no longer."""
@@ -237,7 +264,7 @@ class BasePool(Leasing, Generic[T]):
     def free_many(self, elements: Iterable[T], *, linger: bool = False) -> int:
         """Return elements to the pool, all or none. Returns how many it kept or gave to waiting callers.
 
-        linger: as for `free`; what lingers is not counted.
+        linger: as for `free`; what lingers is not counted. What a thread is to reset first (see `offload`) is.
 
         Raises what `free` raises. Kernel: mempool_free_bulk.
         """

@@ -226,6 +226,12 @@ class Engine(Protocol):
     def pass_on(self, giver: Any, receiver: Any) -> None:
         """What one ticket has is another's from now on, as far as that one wants it."""
 
+    def checking(self, ticket: Any) -> Callable[[], object] | None:
+        """What has the source look at what the ticket has, for a thread; `check_out` then does not. None: nothing has to.
+
+        Where it raises, it has taken back what the ticket had.
+        """
+
     def check_out(self, ticket: Any) -> None:
         """From now on what the ticket has is the user's. Raises what the source's `check` raises."""
 

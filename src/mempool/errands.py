@@ -28,7 +28,9 @@ class Errand:
         self._give_back = give_back
         self._answer: Any = None
         self._error: BaseException | None = None
-        # Who was the first: the thread at its end, or the task when it left. One step decides.
+        # Who was the first: the thread when it began, or the task, which left before; then the thread at its end, or the
+        # task. One step decides each.
+        self._begun: dict[None, str] = {}
         self._first: dict[None, str] = {}
 
     def begin(self) -> None:
@@ -50,10 +52,14 @@ class Errand:
         return self._answer
 
     def leave(self) -> bool:
-        """Wait for it no longer. Whether it is over; else the thread returns what it brings."""
+        """Wait for it no longer. Whether it is over, or will not be made; else the thread returns what it brings."""
+        if self._give_back is not None and self._begun.setdefault(None, "task") == "task":
+            return True  # interrupted before there was a thread, or before that was running
         return self._first.setdefault(None, "task") == "thread"
 
     def _run(self) -> None:
+        if self._begun.setdefault(None, "thread") != "thread":
+            return
         try:
             self._answer = self._work()
         except BaseException as error:  # noqa: BLE001 - it is the result

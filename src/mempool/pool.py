@@ -36,10 +36,13 @@ class Pool(BasePool[T]):
         "identity".
     patience: seconds after which a wait is logged, once; None: never.
     offload: when a task needs an element (`alloc_async`, `alloc_many_async`, `async with pool.lease()`), a thread asks the
-        source, and the event loop goes on; for a source that takes long. The timeout then bounds its time, too. Likewise a
-        thread disposes of the surplus of `free`, `free_many`, leases and cancelled tasks where an event loop runs, and makes
-        what `discard` and `write_off` make anew; what the source raises there is logged. `close` disposes of the spares
-        before it returns; `async with pool` leaves that to a thread, too, and ends when all of it is done.
+        source, and the event loop goes on; for a source that takes long. The timeout then bounds its time, too. A thread
+        also makes the check (the wipe of `zero="alloc"`, the look of `poison`), whose task waits however long it takes.
+        Likewise a thread resets what `free`, `free_many`, leases and cancelled tasks return where an event loop runs (the
+        wipe of `zero="free"` and `poison`): until then it is out, and after it serves the line or becomes a spare. A thread
+        disposes of the surplus, too, and makes what `discard` and `write_off` make anew. What the source raises there is
+        logged. `close` disposes of the spares before it returns; `async with pool` leaves that to a thread, too, and ends
+        when all of it is done.
 
     Raises MemoryError when the source cannot make the reserve: before it makes anything, where it can say so; else what it
     made is disposed of. TypeError for a source that does not fit. Kernel: mempool_create.

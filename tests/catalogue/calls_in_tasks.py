@@ -310,6 +310,18 @@ def free_beside_a_loop(scene: Scene) -> Call:
     return each(_in_a_thread_later(scene), lambda: scene.pool.free(scene.got[0]))
 
 
+@call(in_loop=True, offload=True, resets=True)
+def free_many_to_reset_beside_a_loop(scene: Scene) -> Call:
+    scene.got[0] = scene.pool.alloc_many(5)
+    return each(_in_a_thread_later(scene), lambda: scene.pool.free_many(scene.got[0]))
+
+
+@call(in_loop=True, offload=True, buffers={"zero": "free"})
+def free_wiped_beside_a_loop(scene: Scene) -> Call:
+    scene.got[0] = scene.pool.alloc()
+    return each(_in_a_thread_later(scene), lambda: scene.pool.free(scene.got[0]))
+
+
 @call(in_loop=True, offload=True)
 def discard_beside_a_loop(scene: Scene) -> Call:
     scene.got[0] = scene.pool.alloc()

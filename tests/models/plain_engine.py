@@ -263,6 +263,9 @@ class PlainEngine:
             while giver.held and receiver.missing:
                 receiver.held.append(giver.held.pop(0))
 
+    def checking(self, ticket: PlainTicket) -> None:
+        """See Engine. (`check_out` does it.)"""
+
     def check_out(self, ticket: PlainTicket) -> None:
         """See Engine."""
         if self._check is not None:

@@ -264,7 +264,7 @@ class Decisions(BaseDecisions):
         return state.has_near_top(own.made[index], SEARCHED)
 
     def pass_on(self, transfer: Transfer, receiver: Transfer) -> None:
-        """What this transfer holds is the receiver's, as far as it wants it; surplus still, where it was."""
+        """What this transfer holds is the receiver's, as far as it wants it; surplus or checked still, where it was."""
         hold(self)
         state: State = self.state
         note(state, transfer)
@@ -276,6 +276,10 @@ class Decisions(BaseDecisions):
         receiver.refused = transfer.refused
         if transfer.is_surplus:
             receiver.is_surplus = True
+        if transfer.checked:
+            receiver.checked = True
+        state.lingering = max(0, state.lingering - transfer.lingering)  # nobody looks at it any more
+        transfer.lingering = 0
         self.commit(state)
         release(self)
 

@@ -171,16 +171,30 @@ class LocalEngine(Queueing):
         """See Engine."""
         self.core.pass_on(giver, receiver)
 
+    def checking(self, ticket: Transfer) -> Callable[[], object] | None:
+        """See Engine."""
+        return None if self.supply.check is None else functools.partial(self._check_in_thread, ticket)
+
+    def _check_in_thread(self, transfer: Transfer) -> None:
+        try:
+            self._check(transfer)
+        except BaseException:
+            self.cancel(transfer)  # here, because that resets it or disposes of it
+            raise
+
+    def _check(self, transfer: Transfer) -> None:
+        transfer.checked = True
+        try:
+            for element in transfer.held():
+                self.supply.check(element)  # type: ignore[misc]  # it is not None
+        except Exception as error:
+            if not isinstance(error, MemoryError):  # which says nothing about an element
+                self.core.mark_surplus(transfer)  # all of them: who has spoilt one is not to be trusted with the rest
+            raise
+
     def _check_out_slowly(self, transfer: Transfer) -> None:
-        if self.supply.check is not None:
-            transfer.checked = True
-            try:
-                for element in transfer.held():
-                    self.supply.check(element)
-            except Exception as error:
-                if not isinstance(error, MemoryError):  # which says nothing about an element
-                    self.core.mark_surplus(transfer)  # all of them: who has spoilt one is not to be trusted with the rest
-                raise
+        if self.supply.check is not None and not transfer.checked:
+            self._check(transfer)
         # The book first: where an element is lost whose address this one has, nobody shall find that one's entry for it.
         if self.tracker.knows_holders:
             self.tracker.record(transfer.held(), self._clock.now())
@@ -480,7 +494,9 @@ class LocalEngine(Queueing):
     def remarks(self) -> list[str]:
         """See Engine."""
         lingering = self.core.snapshot()["lingering"]
-        return [self.giving.tell_lingering(lingering)] if lingering else []
+        remarks = [self.giving.tell_lingering(lingering)] if lingering else []
+        resetting = 0 if self.supply.offload is None else self.supply.offload.being_reset()
+        return [*remarks, f"a thread resets {resetting} that were freed"] if resetting else remarks
 
     # -- the end
 

@@ -36,7 +36,7 @@ class Offload:
     The thread is not one of `threading`, whose start takes a lock and waits. It ends when there is nothing left to do.
     """
 
-    __slots__ = ("_core", "_jobs", "_runner", "_token", "_waiting", "called", "fills")
+    __slots__ = ("_at", "_core", "_jobs", "_runner", "_token", "_waiting", "called", "fills")
 
     def __init__(self, core: Decisions, called: str, fills: dict[Transfer, int]) -> None:
         self.called: str = called
@@ -45,12 +45,16 @@ class Offload:
         self._jobs: dict[Transfer, _Job] = {}
         self._token: deque[int] = deque([0])  # whoever has it does the jobs, and looks again when it has put it back
         self._runner: int | None = None  # the ident of that thread
+        self._at: Transfer | None = None  # whose job it is at
         self._waiting: list[SimpleQueue[None]] = []
 
     # -- handing over
 
-    def dispose(self, transfer: Transfer, work: Callable[[Transfer], object]) -> bool:
-        """Have `work` dispose of what this transfer holds, which is surplus. False: the caller is to do it."""
+    def hand_over(self, transfer: Transfer, work: Callable[[Transfer], object]) -> bool:
+        """Have `work` see to what this transfer holds: dispose of it, or reset it and take it back. It may be called again.
+
+        False: the caller is to do it.
+        """
         receiver = self._new_job(transfer.count - transfer.first, work)
         if receiver is None:
             return False
@@ -71,9 +75,9 @@ class Offload:
             if fill in self._jobs:
                 self._begin()
 
-    def has(self, fill: Transfer) -> bool:
-        """Whether this fill was handed over and has not ended."""
-        return fill in self._jobs
+    def has(self, transfer: Transfer) -> bool:
+        """Whether this fill was handed over and has not ended; or whether this transfer is that of a job."""
+        return transfer in self._jobs
 
     def resume(self) -> None:
         """Go on with what an exception has kept from its thread. For a caller that waits for the room this takes."""
@@ -131,7 +135,7 @@ class Offload:
                     self._do(transfer, interrupts)
             finally:
                 if token:
-                    self._runner = None
+                    self._runner = self._at = None
                     move(token, self._token)
                     for waiting in list(self._waiting):
                         waiting.put(None)
@@ -140,6 +144,7 @@ class Offload:
 
     def _do(self, transfer: Transfer, interrupts: list[BaseException]) -> None:
         job = self._jobs[transfer]
+        self._at = transfer
         try:
             job.context.run(job.work, transfer)
         except Exception:
@@ -148,6 +153,7 @@ class Offload:
             interrupts.append(error)
         if job.is_fill or transfer.first >= transfer.count:
             self._jobs.pop(transfer, None)
+        self._at = None
 
     # -- the end
 
@@ -176,26 +182,34 @@ class Offload:
             finally:
                 self._waiting.remove(waiting)
 
-    def _progress(self) -> int:
+    def being_reset(self) -> int:
+        """How many elements a thread has still to reset, or is at."""
+        return sum(self._core.held_by(transfer) for transfer in list(self._jobs) if not transfer.is_surplus)
+
+    def _progress(self) -> tuple[int, ...]:
         figures = self._core.snapshot()
-        made: int = figures["made"]
-        disposed: int = figures["disposed"]
-        return made + disposed
+        return figures["made"], figures["disposed"], self.being_reset()
 
     def _log_unfinished(self, seconds: float | None) -> None:
+        disposing, resetting = self._core.snapshot()["disposing"], self.being_reset()
         log.warning(
-            "%s: the source has done nothing for %g seconds in a thread that disposes of %d elements; nobody waits "
-            "any longer",
+            "%s: the source has done nothing for %g seconds in a thread that %s; nobody waits any longer",
             self.called,
             seconds,
-            self._core.snapshot()["disposing"],
+            f"disposes of {disposing} elements" if not resetting else f"resets {resetting} elements",
         )
 
     def after_fork(self, survivor: int) -> Callable[[], object] | None:
-        """The thread does not live here. Returns what disposes of this process's copies. Fills are void, as all others'."""
+        """The thread does not live here. Returns what sees to this process's copies. Fills are void, as all others'.
+
+        What the thread was just resetting is out, as all that threads of the parent had under way: here, it may be in the
+        midst of a `fill`, which makes its handle one that is looked at for ever.
+        """
         if self._runner == survivor:
             return None  # the source's code has forked: that thread is here, and goes on
-        self._token, self._runner = deque([0]), None
+        if self._at is not None and not self._at.is_surplus:
+            self._jobs.pop(self._at, None)
+        self._token, self._runner, self._at = deque([0]), None, None
         renew_locks(self._jobs, self._waiting)
         self._waiting.clear()
         for transfer, job in list(self._jobs.items()):

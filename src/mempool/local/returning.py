@@ -68,11 +68,12 @@ class Returning(Ends):
         self.core.retract(transfer)
         if self.tracker.knows_holders:
             self.tracker.forget(transfer.held())
-        if transfer.checked and not transfer.is_surplus and self.supply.reset is not None:
+        is_to_be_reset = transfer.checked and not transfer.is_surplus and self.supply.reset is not None
+        if is_to_be_reset and not self._reset_later(transfer):
             # What a check leaves behind (zeros, in place of a pattern) is not what it wants to find the next time.
             try:
                 for element in transfer.held():
-                    self.supply.reset(element)
+                    self.supply.reset(element)  # type: ignore[misc]  # it is not None
                 transfer.checked = False
             except BaseException as error:
                 if again or not isinstance(error, MemoryError):
@@ -147,6 +148,8 @@ class Returning(Ends):
             if broken:
                 self.core.mark_surplus(transfer)
             elif self.supply.reset is not None:
+                if self._reset_later(transfer):
+                    return total
                 for element in transfer.held():
                     self.supply.reset(element)
                 is_reset = True
@@ -162,6 +165,20 @@ class Returning(Ends):
                 self._finish_give_back(transfer, known, is_reset, revoking, lingering)
             raise
         return kept
+
+    def _reset_later(self, transfer: Transfer) -> bool:
+        """If the pool offloads, and an event loop would stand still meanwhile: have a thread reset this and take it back.
+
+        Until then it is out, in a transfer that only the thread has. False: it is for the caller to do.
+        """
+        offload = self.supply.offload
+        if offload is None or transfer.first >= transfer.count or offload.has(transfer):
+            return False
+        was_checked, transfer.checked = transfer.checked, True  # what this says of a transfer: it is to be reset
+        if offload.hand_over(transfer, self.cancel):
+            return True
+        transfer.checked = was_checked
+        return False
 
     def _give_late(self, give: Callable[[], object]) -> None:
         """Take back, after a decision, what was freed in its middle. The caller has gone, so errors are logged."""

@@ -197,7 +197,7 @@ class Supply:
         is_handed_over = (
             self.offload is not None and not here and transfer.first < transfer.count and not transfer.free_called
         )
-        if is_handed_over and self.offload.dispose(transfer, self._dispose_here):  # type: ignore[union-attr]  # it is not None
+        if is_handed_over and self.offload.hand_over(transfer, self._dispose_here):  # type: ignore[union-attr]  # it is not None
             return
         errors: list[BaseException] = []
         vain = 0

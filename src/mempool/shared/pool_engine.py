@@ -204,6 +204,9 @@ class PoolEngine:
         """See Engine. Not needed: memory is asked for in the caller's own thread."""
         raise NotImplementedError(f"{self.called}: nobody else asks for a caller")
 
+    def checking(self, ticket: Ticket) -> None:
+        """See Engine."""
+
     def check_out(self, ticket: Ticket) -> None:
         """See Engine."""
         try:
