@@ -1,5 +1,5 @@
-"""`python -m verification.memcheck`: buffers, the table of outstanding elements and leases whose places are used again, under
-valgrind, and whether an error is one of our code's.
+"""`python -m verification.memcheck`: buffers, the table of outstanding elements and leases whose places are used again,
+under valgrind, and whether an error is one of our code's.
 
 CPython and NumPy make valgrind report things of their own; what counts is an error whose stack goes through a compiled
 module of mempool. (Not what an interpreter leaves allocated when it ends: tests/danger/test_leaks.py looks for leaks.)
