@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import os
 import subprocess
@@ -129,6 +130,34 @@ def test_a_loop_goes_on_while_what_was_lost_is_made_anew(lose: str) -> None:
         await until(lambda: pool.guarantee().filling == 0)
         pool.close()
         assert len(source.existing) == (0 if lose == "discard" else 1)
+
+    asyncio.run(main())
+
+
+class Mark:
+    """Known to the contexts that were copied while it was set."""
+
+
+CALLER: contextvars.ContextVar[Mark | None] = contextvars.ContextVar("CALLER", default=None)
+
+
+@pytest.mark.parametrize("elements", [3, 300])  # beyond 256, equal numbers are different objects
+def test_what_is_disposed_of_is_forgotten_however_many_it_was(elements: int) -> None:
+    """With the context of the caller, and all that is known there."""
+
+    async def main() -> None:
+        source: ScriptedSource[Any] = ScriptedSource()
+        pool = Pool(source, 0, keep=0, offload=True)
+        mark = Mark()
+        gone = weakref.ref(mark)
+        CALLER.set(mark)
+        pool.free_many(await pool.alloc_many_async(elements))
+        CALLER.set(None)
+        del mark
+        await until(lambda: pool.stats().disposed == elements)
+        await until(lambda: gone() is None)
+        assert is_exact(pool, source)
+        pool.close()
 
     asyncio.run(main())
 
