@@ -4,12 +4,13 @@ import asyncio
 import gc
 import warnings
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from books import assert_at_rest
 
-from mempool import Objects, Pool
+from mempool import Lease, Objects, Pool, PoolError
 from mempool._core import IMPLEMENTATION
 
 LIVES = 40  # more than any free list has places
@@ -19,6 +20,10 @@ class Stop(Exception):
     """Ends a block."""
 
     leaving: Any = None
+
+
+class Thing:
+    """An element that can be referred to weakly."""
 
 
 def one_element() -> Pool[Any]:
@@ -74,6 +79,74 @@ def test_a_lease_keeps_its_pool_for_as_long_as_it_lives() -> None:
     assert gone() is None
 
 
+def end_its_block(_pool: Pool[Thing], lease: Lease[Thing]) -> None:
+    lease.__exit__(None, None, None)
+
+
+def release(_pool: Pool[Thing], lease: Lease[Thing]) -> None:
+    lease.release()
+
+
+def discard(_pool: Pool[Thing], lease: Lease[Thing]) -> None:
+    lease.discard()
+
+
+def free_it_by_hand(pool: Pool[Thing], lease: Lease[Thing]) -> None:
+    pool.free(lease.element)
+    with pytest.raises(PoolError):
+        lease.release()
+
+
+@pytest.mark.parametrize("end", [end_its_block, release, discard, free_it_by_hand])
+@pytest.mark.parametrize("spares", [0, 1])
+def test_no_element_is_kept_in_the_memory_of_its_lease(
+    end: Callable[[Pool[Thing], Lease[Thing]], None], spares: int
+) -> None:
+    """However it was taken, and however the lease ended: the next one would take it for its own."""
+    pool = Pool(Objects(Thing), 0, keep=1)
+    if spares:
+        pool.free(pool.alloc())
+    lease = pool.lease()
+    gone = weakref.ref(lease.element)
+    end(pool, lease)
+    del lease
+    pool.close()
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_neither_an_error_nor_a_pool_is_kept_in_the_memory_of_what_a_task_awaited(waits: bool) -> None:
+    """The next block would take that error for the one it ended with."""
+
+    async def use(pool: Pool[Any]) -> None:
+        async with pool.lease():
+            raise Stop
+
+    async def main() -> None:
+        pool = one_element()
+        pool_gone = weakref.ref(pool)
+        element = pool.alloc() if waits else None
+        task = asyncio.create_task(use(pool))
+        await asyncio.sleep(0)
+        if waits:
+            assert pool.waiting == 1
+            pool.free(element)
+        try:
+            await task
+        except Stop as error:
+            error_gone = weakref.ref(error)
+        del task, element
+        await asyncio.sleep(0)  # the loop, too, had a hold of that task
+        gc.collect()
+        assert error_gone() is None
+        del pool
+        gc.collect()
+        assert pool_gone() is None
+
+    asyncio.run(main())
+
+
 def test_each_task_that_is_dropped_while_it_waits_loses_its_place() -> None:
     """Also by the collector, in a cycle, and where the memory of what it awaits was used before."""
 
@@ -96,6 +169,49 @@ def test_each_task_that_is_dropped_while_it_waits_loses_its_place() -> None:
                 pass
         pool.free(element)
         assert_at_rest(pool)
+
+    asyncio.run(main())
+
+
+def test_what_a_task_was_handed_is_back_when_nobody_awaits_it_any_more() -> None:
+    """At once, though its lease lives on; also where the collector has ended what had the same memory before."""
+
+    async def main() -> None:
+        pool = one_element()
+        for life in range(LIVES):
+            element = pool.alloc()
+            lease = pool.lease()
+            entering: Any = lease.__aenter__()
+            entering.send(None)
+            pool.free(element)
+            assert (pool.out, pool.waiting) == (1, 0)
+            if life % 2:
+                holder: list[Any] = [entering]
+                holder.append(holder)
+                del holder
+            del entering, element
+            if life % 2 or IMPLEMENTATION == "pure":
+                gc.collect()
+            assert pool.out == 0
+            del lease
+        assert_at_rest(pool)
+
+    asyncio.run(main())
+
+
+def test_who_enters_a_lease_that_another_uses_takes_nothing_from_it() -> None:
+    """Also where the memory of what it awaits belonged to the rightful user before."""
+
+    async def main() -> None:
+        pool = one_element()
+        for _ in range(LIVES):
+            lease = pool.lease()
+            async with lease as element:
+                with pytest.raises(RuntimeError, match="used once"):
+                    await lease.__aenter__()
+                assert pool.out == 1
+                assert lease.element is element
+            assert_at_rest(pool)
 
     asyncio.run(main())
 
