@@ -79,8 +79,6 @@ class BaseDecisions:
 
     # -- the end of a decision
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
     def commit(self, state: State) -> cython.void:
         """The last step of every decision. (Uncompiled, this call is also what makes a method a decision: deciding.py.)"""
         if cython.compiled:
@@ -147,7 +145,6 @@ class BaseDecisions:
                         finally:
                             self.wake_pending()  # the others must hear of it whatever befell this one
 
-    @cython.cfunc
     def serve_line(self, state: State) -> cython.void:
         """Serve those in the line, first to last, as long as the spares suffice. A head inside the source is passed over."""
         served: cython.bint = False
@@ -174,7 +171,6 @@ class BaseDecisions:
         if served:
             state.retry_head_now()
 
-    @cython.cfunc
     def wake_drainers(self, state: State) -> cython.void:
         if state.drainers and state.out() == 0:
             for ticket in state.drainers:

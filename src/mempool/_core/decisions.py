@@ -125,7 +125,6 @@ class Decisions(BaseDecisions):
         self.commit(state)
         release(self)
 
-    @cython.cfunc
     def count_fill(self, state: State, fill: Transfer) -> cython.void:
         if not fill.filling and not state.closed:
             fill.filling = True
@@ -145,7 +144,6 @@ class Decisions(BaseDecisions):
         finally:
             release(self)
 
-    @cython.cfunc
     def discount_fill(self, state: State, fill: Transfer) -> cython.void:
         if fill.filling:
             fill.filling = False
@@ -251,7 +249,6 @@ class Decisions(BaseDecisions):
             release(self)
         self.wake_pending()
 
-    @cython.cfunc
     def is_here(self, state: State, own: Transfer, index: cython.Py_ssize_t) -> cython.bint:
         """Whether what the source has returned is in this pool already, as far as that can be known: it made nothing new.
 
@@ -494,14 +491,12 @@ class Decisions(BaseDecisions):
         self.wake_pending()
         return lost
 
-    @cython.cfunc
     def count_written_off(self, state: State, elements: cython.Py_ssize_t) -> cython.void:
         state.disposed += elements
         state.written_off += elements
         self.wake_drainers(state)
         state.retry_head_now()  # there may be room under the limit
 
-    @cython.cfunc
     def find_again(self, state: State, elements: cython.Py_ssize_t) -> cython.void:
         """What is returned was written off while it was on its way: it is not lost after all."""
         found: cython.Py_ssize_t = elements - state.out()
@@ -718,7 +713,6 @@ class Decisions(BaseDecisions):
             release(self)
         self.wake_pending()
 
-    @cython.cfunc
     def empty_line(self, state: State) -> cython.void:
         head: Ticket | None = state.head
         while head is not None:

@@ -73,16 +73,12 @@ class Outstanding:
                     self.add_pointer(old[i])
             free(old)
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
     def first_slot(self, address: cython.p_void) -> cython.size_t:
         # Multiply and take the middle bits: objects of one kind lie at equal distances, which a plain mask would fold
         # onto each other.
         factor: cython.ulonglong = 0x61C88647
         return ((cython.cast(cython.size_t, address) * factor) >> 20) & self.mask
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
     def add_pointer(self, address: cython.p_void) -> cython.void:
         """Write down an address. One that is there already is that of an element that was lost: it stays once."""
         i: cython.size_t = self.first_slot(address)
@@ -92,8 +88,6 @@ class Outstanding:
             i = (i + 1) & self.mask
         self.table[i] = address
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
     def remove_pointer(self, address: cython.p_void) -> cython.bint:
         """Remove an address and close the gap, so that no search ends too early. False: it was not there."""
         gap: cython.size_t = self.first_slot(address)

@@ -128,20 +128,14 @@ class State:
         self.undo = None
         self.ends = ()
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
     def out(self) -> cython.Py_ssize_t:
         """In users' hands, or on the way there or back."""
         return self.made - self.disposed - self.disposing - self.spare
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
     def excess(self) -> cython.Py_ssize_t:
         """How many more exist than the limit allows, since it was lowered."""
         return self.made - self.disposed - self.disposing - self.limit
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
     def set_gates(self, fast_alloc: cython.bint, fast_free: cython.bint) -> cython.void:
         """Set the gates of the fast path, after everything else: a line closes both, a drainer that of free."""
         is_open: cython.bint = not self.closed and self.head is None
@@ -153,14 +147,12 @@ class State:
 
     # -- the free list: spares, last in, first out, so that warm memory is used again
 
-    @cython.cfunc
     def push_spare(self, element: Any) -> cython.void:
         if not cython.compiled:
             note_slot(self, self.spare)
         self.slots[self.spare] = element
         self.spare += 1
 
-    @cython.cfunc
     def pop_spare(self, transfer: Transfer) -> cython.void:
         """Move the top spare into this transfer."""
         if not cython.compiled:
@@ -169,7 +161,6 @@ class State:
         transfer.add(self.slots[self.spare])
         self.slots[self.spare] = None
 
-    @cython.cfunc
     def pop_lost(self, transfer: Transfer) -> cython.void:
         """Move the buffers whose memory stayed with the parent of a fork from the free list into this transfer."""
         buffer: Buffer
@@ -189,12 +180,10 @@ class State:
             kept += 1
         self.spare = kept
 
-    @cython.cfunc
     def has_spare(self, element: Any) -> cython.bint:
         """A search through all spares: for error messages."""
         return self.has_near_top(element, self.spare)
 
-    @cython.cfunc
     def has_near_top(self, element: Any, most: cython.Py_ssize_t) -> cython.bint:
         """Whether this element is among so many spares, the last to be returned."""
         i: cython.Py_ssize_t
@@ -203,7 +192,6 @@ class State:
                 return True
         return False
 
-    @cython.cfunc
     def install(self, slots: list[Any]) -> cython.void:
         """Use this list of places from now on, if it is the longer one."""
         if len(slots) <= self.capacity:
@@ -220,15 +208,12 @@ class State:
     # over, so that those behind it do not sleep beside what they could have. What it has not asked the source for is
     # held back for it: what a big request had gathered. Where nobody else can use it, it is laid by for the head, too.
 
-    @cython.cfunc
     def next_to_serve(self) -> Ticket | None:
         """The first in line who is not inside the source."""
         if self.asked == 0:
             return self.head
         return self.head.behind  # type: ignore[union-attr]  # somebody, who asks
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
     def held_back(self) -> cython.Py_ssize_t:
         """How many spares are not for those behind the head."""
         if self.asked == 0:
@@ -236,8 +221,6 @@ class State:
         head: Ticket = self.head  # type: ignore[assignment]  # somebody, who asks
         return head.wanted - self.asked
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
     def kept_for_line(self) -> cython.Py_ssize_t:
         """How many spares a head wants that is inside the source, with nobody behind it."""
         if self.asked == 0:
@@ -245,13 +228,10 @@ class State:
         head: Ticket = self.head  # type: ignore[assignment]  # as above
         return head.wanted
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
     def has_use_for_another(self) -> cython.bint:
         """Whether somebody in the line could use one more spare, were there no more than there are."""
         return self.next_to_serve() is not None or self.spare < self.kept_for_line()
 
-    @cython.cfunc
     def enqueue(self, ticket: Ticket) -> cython.void:
         note(self, ticket)
         ticket.ahead = self.tail
@@ -265,7 +245,6 @@ class State:
         self.waiting += 1
         self.joined += 1
 
-    @cython.cfunc
     def dequeue(self, ticket: Ticket) -> cython.void:
         """Take a ticket that stands in the line out of it."""
         if self.head is ticket:
@@ -289,7 +268,6 @@ class State:
 
     # -- the wake queue: who must be woken when a decision has been committed
 
-    @cython.cfunc
     def wake_later(self, ticket: Ticket) -> cython.void:
         if not ticket.in_wake_queue:
             note(self, ticket)
@@ -297,7 +275,6 @@ class State:
             ticket.next_to_wake = self.first_to_wake
             self.first_to_wake = ticket
 
-    @cython.cfunc
     def retry_head_now(self) -> cython.void:
         """Have the head of the line ask the source at once, and wake it."""
         head: Ticket | None = self.head

@@ -122,7 +122,6 @@ class Transfer:
         for i in range(self.first):
             self.elements[i] = None
 
-    @cython.cfunc
     def add(self, element: Any) -> cython.void:
         self.elements[self.count] = element
         self.count += 1
@@ -183,7 +182,6 @@ class Ticket(Transfer):
         else:
             self.owner = None
 
-    @cython.cfunc
     @cython.critical_section
     def _drop_owner(self) -> Any:
         """Another thread may look at it, to tell who waits: it shall not die in between."""
