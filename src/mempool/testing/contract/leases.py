@@ -48,27 +48,25 @@ class LeaseContract(Contract):
     @waits
     def test_a_lease_has_a_timeout(self) -> None:
         """lease(timeout=...): PoolTimeout when the time is up; the lease is of no more use and holds nothing."""
-        pool, source = self.pool(0, otherwise=fails)
+        pool, _source = self.pool(0, otherwise=fails)
         lease = pool.lease(timeout=1)
         entering = self.wait_to_enter(pool, lease)
         self.expire(pool, 1, waiting=0)
         assert isinstance(entering.exception(SOON), PoolTimeout)
         with pytest.raises(DoubleFree):
             lease.release()
-        self.audit(pool, source)
 
     @waits
     def test_a_lease_raises_what_the_source_raises(self) -> None:
         """Entering raises what alloc raises; nothing is lost."""
-        pool, source = self.pool(0, raises)
+        pool, _source = self.pool(0, raises)
         with pytest.raises(SourceBroken):
             self.callers.enter(pool.lease()).result(SOON)
-        self.audit(pool, source)
 
     @waits
     def test_a_lease_is_used_once(self) -> None:
         """A lease that was left cannot be entered again."""
-        pool, source = self.pool(1)
+        pool, _source = self.pool(1)
         lease = pool.lease()
         self.callers.enter(lease).result(SOON)
         with pytest.raises(RuntimeError):
@@ -76,14 +74,12 @@ class LeaseContract(Contract):
         self.callers.leave(lease).result(SOON)
         with pytest.raises(RuntimeError):
             self.callers.enter(lease).result(SOON)
-        self.audit(pool, source)
 
     def test_an_exception_in_the_body_returns_the_element(self) -> None:
         """`with` releases whatever the end."""
-        pool, source = self.pool(1)
+        pool, _source = self.pool(1)
         with pytest.raises(KeyError), pool.lease():
             raise KeyError
-        self.audit(pool, source)
 
     def test_a_lease_can_be_held(self) -> None:
         """`.element` takes it at the first access; `.release()` returns it."""
@@ -111,23 +107,21 @@ class LeaseContract(Contract):
 
     def test_releasing_before_taking_is_an_error(self) -> None:
         """A lease that has taken nothing cannot return it."""
-        pool, source = self.pool(1)
+        pool, _source = self.pool(1)
         with pytest.raises(RuntimeError):
             pool.lease().release()
-        self.audit(pool, source)
 
     def test_an_element_freed_behind_the_leases_back_is_noticed(self) -> None:
         """The lease's release is then a double free; the element was returned once."""
-        pool, source = self.pool(1)
+        pool, _source = self.pool(1)
         lease = pool.lease()
         pool.free(lease.element)
         with pytest.raises(DoubleFree):
             lease.release()
-        self.audit(pool, source)
 
     def test_a_lease_never_used_is_nothing(self) -> None:
         """Asking for a lease takes nothing and dropping it warns of nothing."""
-        pool, source = self.pool(1)
+        pool, _source = self.pool(1)
         gc.collect()  # what an earlier test has left is none of this one's; and what that leaves
         gc.collect()
         with warnings.catch_warnings():
@@ -135,21 +129,19 @@ class LeaseContract(Contract):
             del_me = pool.lease()
             del del_me
             gc.collect()
-        self.audit(pool, source)
 
     def test_a_dropped_lease_is_returned_and_warns(self) -> None:
         """A lease dropped without release is returned at once, with a ResourceWarning that names the pool."""
-        pool, source = self.pool(1, name="frames")
+        pool, _source = self.pool(1, name="frames")
         lease = pool.lease()
         assert lease.element is not None
         with pytest.warns(ResourceWarning, match="'frames'"):
             del lease
             gc.collect()
-        self.audit(pool, source)
 
     def test_a_dropped_lease_is_returned_also_where_warnings_are_errors(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The element is returned before anybody is warned, or whatever comes of the warning."""
-        pool, source = self.pool(1)
+        pool, _source = self.pool(1)
         unraisable: list[Any] = []
         monkeypatch.setattr(sys, "unraisablehook", lambda args: unraisable.append(args.exc_type))
         lease = pool.lease()
@@ -161,7 +153,6 @@ class LeaseContract(Contract):
             del lease
             gc.collect()
         assert unraisable == [ResourceWarning]
-        self.audit(pool, source)
 
     @waits
     def test_a_dropped_lease_serves_the_line(self) -> None:
@@ -201,4 +192,3 @@ class LeaseContract(Contract):
             self.callers.enter(pool.lease()).result(SOON)
         held.release()
         assert source.existing == []
-        self.audit(pool, source)

@@ -45,7 +45,6 @@ class LineContract(Contract):
         self.clock.advance(0.05)
         pool.free(first.result(SOON))
         pool.free(newcomer.result(SOON))
-        self.audit(pool, source)
 
     @waits
     def test_one_that_may_not_wait_has_what_the_source_gives_but_no_spare(self) -> None:
@@ -69,21 +68,20 @@ class LineContract(Contract):
     @waits
     def test_a_reserved_alloc_takes_nothing_from_those_who_wait(self) -> None:
         """alloc_reserved while others wait: None, though elements are being gathered."""
-        pool, source = self.pool(2, otherwise=fails)
+        pool, _source = self.pool(2, otherwise=fails)
         elements = [self.alloc(pool), self.alloc(pool)]
         gathering = self.wait_for_many(pool, 2)
         pool.free(elements[0])
         assert pool.alloc_reserved() is None
         pool.free(elements[1])
         pool.free_many(gathering.result(SOON))
-        self.audit(pool, source)
 
     # -- deadlines
 
     @waits
     def test_time_up_is_a_pool_timeout(self) -> None:
         """A caller whose time is up gets PoolTimeout, which is a TimeoutError, at the moment it was due."""
-        pool, source = self.pool(0, otherwise=fails)
+        pool, _source = self.pool(0, otherwise=fails)
         waiter = self.wait_for(pool, timeout=1.5)
         self.clock.wait_until_parked(1)
         self.clock.advance(1.25)
@@ -93,7 +91,6 @@ class LineContract(Contract):
         error = waiter.exception(SOON)
         assert isinstance(error, PoolTimeout)
         assert isinstance(error, TimeoutError)
-        self.audit(pool, source)
 
     @waits
     def test_no_time_at_all_is_a_try_that_raises(self) -> None:
@@ -118,7 +115,6 @@ class LineContract(Contract):
         wait_until(lambda: for_ever.done() or self.clock.parked)
         self.clock.advance(5)
         pool.free(for_ever.result(SOON))
-        self.audit(pool, source)
 
     @waits
     def test_nothing_extends_a_deadline(self) -> None:

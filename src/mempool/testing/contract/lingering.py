@@ -45,7 +45,7 @@ class LingerContract(Contract):
 
     def test_what_lingers_is_returned_when_its_last_view_ends(self) -> None:
         """Until then it is out, and counted as lingering; what nothing looks at is returned at once."""
-        pool, source = self.pool(1, otherwise=fails)
+        pool, _source = self.pool(1, otherwise=fails)
         views = self.lend(pool)
         for _ in range(2):
             stats = pool.stats()
@@ -53,7 +53,6 @@ class LingerContract(Contract):
             assert stats.spare == 1 - views.lingering
             views.end_one()
         assert (pool.stats().out, pool.stats().lingering, pool.stats().spare) == (0, 0, 1)
-        self.audit(pool, source)
 
     def test_what_lingers_is_owed(self) -> None:
         """It will fill the reserve when it is returned, so the promise is held."""
@@ -65,7 +64,7 @@ class LingerContract(Contract):
 
     def test_what_lingers_cannot_be_freed_again(self) -> None:
         """Its user has freed it: that he looks at it still does not make it his."""
-        pool, source = self.pool(1, otherwise=fails)
+        pool, _source = self.pool(1, otherwise=fails)
         element = pool.alloc()
         views = Views(element)
         pool.free(element, linger=True)
@@ -74,7 +73,6 @@ class LingerContract(Contract):
                 pool.free(element, linger=linger)
         assert pool.stats().lingering == views.lingering
         views.end()
-        self.audit(pool, source)
 
     @waits
     def test_who_waits_has_what_lingered_when_its_last_view_ends(self) -> None:
@@ -92,7 +90,7 @@ class LingerContract(Contract):
 
     def test_of_many_those_that_linger_are_not_kept(self) -> None:
         """free_many says how many were; the others come one by one, each with its last view."""
-        pool, source = self.pool(3, keep=3, otherwise=fails)
+        pool, _source = self.pool(3, keep=3, otherwise=fails)
         elements = pool.alloc_many(3)
         views = [Views(element) for element in elements[1:]]
         lingering = sum(each.lingering for each in views)
@@ -101,28 +99,25 @@ class LingerContract(Contract):
         for each in views:
             each.end()
         assert pool.stats().spare == 3
-        self.audit(pool, source)
 
     def test_a_lease_that_lingers_ends_although_its_element_is_viewed(self) -> None:
         """So do those of many; and nobody is told off."""
-        pool, source = self.pool(2, keep=2, otherwise=fails)
+        pool, _source = self.pool(2, keep=2, otherwise=fails)
         with pool.lease(linger=True) as element, pool.lease_many(1, linger=True) as others:
             views = [Views(element), *map(Views, others)]
         lingering = sum(each.lingering for each in views)
         assert (pool.stats().out, pool.stats().lingering, pool.stats().spare) == (lingering, lingering, 2 - lingering)
         for each in views:
             each.end()
-        self.audit(pool, source)
 
     def test_what_lingers_is_reset_once_when_it_is_returned(self) -> None:
         """Not before, as somebody still looks at it."""
         resets: list[None] = []
-        pool, source = self.pool(1, otherwise=fails, reset=lambda _element: resets.append(None))
+        pool, _source = self.pool(1, otherwise=fails, reset=lambda _element: resets.append(None))
         views = self.lend(pool)
         assert len(resets) == 1 - views.lingering
         views.end()
         assert len(resets) == 1
-        self.audit(pool, source)
 
     def test_what_lingers_beyond_keep_is_disposed_of_when_its_last_view_ends(self) -> None:
         """A shrink meanwhile counts for it, too."""
@@ -132,7 +127,6 @@ class LingerContract(Contract):
         assert len(source.existing) == views.lingering
         views.end()
         assert source.existing == []
-        self.audit(pool, source)
 
     def test_a_closed_pool_disposes_of_what_lingered(self) -> None:
         """close tells how many are out, those that linger among them."""
@@ -141,12 +135,11 @@ class LingerContract(Contract):
         assert pool.close() == views.lingering
         views.end()
         assert source.existing == []
-        self.audit(pool, source)
 
     @waits
     def test_a_drain_waits_for_what_lingers(self) -> None:
         """It is over when the last view has ended."""
-        pool, source = self.pool(1)
+        pool, _source = self.pool(1)
         views = self.lend(pool)
         if views.lingering:
             with pytest.raises(PoolTimeout):
@@ -154,4 +147,3 @@ class LingerContract(Contract):
         draining = self.callers.call(pool, "drain")
         views.end()
         draining.result(SOON)
-        self.audit(pool, source)
