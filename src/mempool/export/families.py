@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from mempool.engine import Snapshot
 from mempool.watch.layout import BUCKETS, Figures
 from mempool.watch.reader import Reader, Row, rows_of
 from mempool.watch.sources import Here
@@ -62,12 +63,12 @@ class Counts(NamedTuple):
 NO_COUNTS = Counts(*(0,) * 11, 0.0, (0,) * (len(BUCKETS) + 1))
 
 
-def gauges_of(f: Figures) -> Gauges:
+def gauges_of(f: Figures | Snapshot, unfunded: int) -> Gauges:
     """What a pool is."""
-    return Gauges(f.spare, f.out, f.disposing, f.reserve, f.keep, f.limit, f.unfunded, f.waiting)
+    return Gauges(f.spare, f.out, f.disposing, f.reserve, f.keep, f.limit, unfunded, f.waiting)
 
 
-def counts_of(f: Figures) -> Counts:
+def counts_of(f: Figures | Snapshot) -> Counts:
     """What a pool has done."""
     return Counts(
         *(f.from_spare, f.from_source, f.from_reserve, f.from_line),
@@ -114,7 +115,8 @@ class Totals:
             if row.figures is None:
                 continue
             key = (row.pool, row.process)
-            now, done = gauges_of(row.figures), self._not_fallen(row.key, counts_of(row.figures))
+            now = gauges_of(row.figures, row.figures.unfunded)
+            done = self._not_fallen(row.key, counts_of(row.figures))
             self._seen[row.key] = (key, done)
             gauges[key] = both_gauges(gauges[key], now) if key in gauges else now
             counts[key] = both_counts(counts[key], done) if key in counts else done

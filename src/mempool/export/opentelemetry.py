@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter
 
@@ -11,35 +11,20 @@ from mempool.export.own import own_figures
 
 #: Names as of OpenTelemetry's conventions for pools of connections, which have the same parts.
 POOL = "mempool.pool.name"
+#: Which of the two of `own_figures`.
+GAUGES, COUNTS = 0, 1
 Callback = Callable[[CallbackOptions], Iterable[Observation]]
 
 
-def _of_gauges(field: str) -> Callback:
-    def observe(_options: CallbackOptions) -> Iterable[Observation]:
-        for (pool, _), gauges in own_figures()[0].items():
-            value = getattr(gauges, field)
-            if value is not None:
-                yield Observation(value, {POOL: pool})
-
-    return observe
-
-
-def _of_counts(field: str) -> Callback:
-    def observe(_options: CallbackOptions) -> Iterable[Observation]:
-        for (pool, _), counts in own_figures()[1].items():
-            yield Observation(getattr(counts, field), {POOL: pool})
-
-    return observe
-
-
-def _by(kind: int, label: str, fields: Sequence[tuple[str, str]]) -> Callback:
-    """One observation for each of these fields."""
+def _by(kind: int, fields: Mapping[str, str], label: str = "") -> Callback:
+    """One observation for each of these fields that is known, with its value of this label."""
 
     def observe(_options: CallbackOptions) -> Iterable[Observation]:
         of: dict[tuple[str, str], Gauges] | dict[tuple[str, str], Counts] = own_figures()[kind]
-        for (pool, _), values in of.items():
-            for field, value in fields:
-                yield Observation(getattr(values, field), {POOL: pool, label: value})
+        for (pool, _), numbers in of.items():
+            for field, value in fields.items():
+                if (number := getattr(numbers, field)) is not None:
+                    yield Observation(number, {POOL: pool} | ({label: value} if label else {}))
 
     return observe
 
@@ -53,26 +38,26 @@ def instrument(meter: Meter | None = None) -> None:
     """
     meter = meter if meter is not None else get_meter("mempool")
     gauge, counter = meter.create_observable_gauge, meter.create_observable_counter
-    states = [(state, state) for state in ("spare", "out", "disposing")]
-    gauge("mempool.element.count", [_by(0, "state", states)], "{element}", "Elements that exist, by where they are")
+    states = {state: state for state in ("spare", "out", "disposing")}
+    gauge("mempool.element.count", [_by(GAUGES, states, "state")], "{element}", "Elements that exist, by where they are")
     for name, field, told in (
         ("mempool.element.reserved", "reserve", "Elements that the pool promises"),
         ("mempool.element.idle.max", "keep", "Spares that stay warm"),
         ("mempool.element.max", "limit", "Elements that may exist at once; absent: any number"),
         ("mempool.element.unfunded", "unfunded", "The part of the promise that not even every return would fill"),
     ):
-        gauge(name, [_of_gauges(field)], "{element}", told)
-    gauge("mempool.pending_requests", [_of_gauges("waiting")], "{request}", "Callers in the line")
-    origins = [(f"from_{origin}", origin) for origin in ("spare", "source", "reserve", "line")]
-    counter("mempool.served", [_by(1, "origin", origins)], "{element}", "Elements handed out, by where they came from")
-    outcomes = [(f"waits_{outcome}", outcome) for outcome in ("served", "timed_out", "cancelled")]
-    counter("mempool.waits", [_by(1, "outcome", outcomes)], "{request}", "Waits, by how they ended")
-    counter("mempool.timeouts", [_of_counts("waits_timed_out")], "{timeout}", "Waits that ended with PoolTimeout")
-    counter("mempool.wait_time", [_of_counts("wait_seconds")], "s", "Seconds waited, whatever the end")
+        gauge(name, [_by(GAUGES, {field: ""})], "{element}", told)
+    gauge("mempool.pending_requests", [_by(GAUGES, {"waiting": ""})], "{request}", "Callers in the line")
+    origins = {f"from_{origin}": origin for origin in ("spare", "source", "reserve", "line")}
+    counter("mempool.served", [_by(COUNTS, origins, "origin")], "{element}", "Elements handed out, by where they came from")
+    outcomes = {f"waits_{outcome}": outcome for outcome in ("served", "timed_out", "cancelled")}
+    counter("mempool.waits", [_by(COUNTS, outcomes, "outcome")], "{request}", "Waits, by how they ended")
+    counter("mempool.timeouts", [_by(COUNTS, {"waits_timed_out": ""})], "{timeout}", "Waits that ended with PoolTimeout")
+    counter("mempool.wait_time", [_by(COUNTS, {"wait_seconds": ""})], "s", "Seconds waited, whatever the end")
     for name, field, told in (
         ("mempool.source.failures", "source_failures", "How often the source ran out of memory"),
         ("mempool.resizes", "resizes", "Calls of resize that reached their moment"),
         ("mempool.made", "made", "Elements made by the source"),
         ("mempool.disposed", "disposed", "Elements given to the source's free, or written off"),
     ):
-        counter(name, [_of_counts(field)], "1", told)
+        counter(name, [_by(COUNTS, {field: ""})], "1", told)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mempool import messages
 from mempool.engine import Snapshot
@@ -189,38 +189,10 @@ def _command(pid: int) -> str:
 def engine_snapshot(engine: SharedEngine) -> Snapshot:
     """The figures of a shared pool in the words of every pool's. What only a process itself can know is 0."""
     g = glance.glance_by(engine._tx)
-    lacking = max(0, g.reserve - g.spare)
-    return Snapshot(
-        reserve=g.reserve,
-        keep=g.keep,
-        limit=g.limit,
-        closed=g.closed,
-        spare=g.spare,
-        out=g.out,
-        lingering=0,
-        made=g.made,
-        disposed=g.disposed,
-        disposing=0,
-        written_off=0,
-        being_made=0,
-        owed=0 if g.closed else min(lacking, g.out),
-        filling=0,
-        waiting=g.waiting,
-        from_spare=g.from_spare,
-        from_source=g.from_source,
-        from_reserve=g.from_reserve,
-        from_line=g.from_line,
-        resizes=g.resizes,
-        waits=g.waits,
-        wait_histogram=g.wait_histogram,
-        wait_seconds_total=g.wait_seconds_total,
-        wait_seconds_max=g.wait_seconds_max,
-        source_failures=0,
-        source_said=None,
-        source_rests=0.0,
-        level=None,
-        offered=g.offered,
-    )
+    owed = 0 if g.closed else min(max(0, g.reserve - g.spare), g.out)
+    found: dict[str, Any] = g._asdict()
+    found |= dict.fromkeys(("lingering", "disposing", "written_off", "being_made", "filling", "source_failures"), 0)
+    return Snapshot(owed=owed, source_said=None, source_rests=0.0, level=None, **found)
 
 
 __all__ = ["Look", "User", "Waiter", "folder", "look", "look_at", "names", "path_of", "resize"]

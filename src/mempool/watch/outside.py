@@ -18,37 +18,8 @@ RESIZE_PATIENCE = 30.0
 
 def snapshot_of(figures: Figures) -> Snapshot:
     """The same numbers as the pool itself has them."""
-    f = figures
-    return Snapshot(
-        reserve=f.reserve,
-        keep=f.keep,
-        limit=f.limit,
-        closed=f.closed,
-        spare=f.spare,
-        out=f.out,
-        lingering=f.lingering,
-        made=f.made,
-        disposed=f.disposed,
-        disposing=f.disposing,
-        written_off=f.written_off,
-        being_made=f.claimed,
-        owed=f.owed,
-        filling=f.filling,
-        waiting=f.waiting,
-        from_spare=f.from_spare,
-        from_source=f.from_source,
-        from_reserve=f.from_reserve,
-        from_line=f.from_line,
-        resizes=f.resizes,
-        waits=f.waits,
-        wait_histogram=f.wait_histogram,
-        wait_seconds_total=f.wait_seconds_total,
-        wait_seconds_max=f.wait_seconds_max,
-        source_failures=f.source_failures,
-        source_said=f.said,
-        source_rests=0.0,
-        level=f.level,
-    )
+    same = {field: getattr(figures, field) for field in Snapshot._fields if hasattr(figures, field)}
+    return Snapshot(**same, being_made=figures.claimed, source_said=figures.said, source_rests=0.0)
 
 
 class PoolView:

@@ -50,39 +50,10 @@ def _row(glance: Any, name: str) -> Row:
 
 def figures_of(name: str, seen: Any, size: int) -> Figures:
     """The figures of a shared pool. What only a process itself can know is 0."""
-    return Figures(
-        name=name,
-        number=1,
-        reserve=seen.reserve,
-        keep=seen.keep,
-        limit=seen.limit,
-        closed=seen.closed,
-        spare=seen.spare,
-        out=seen.out,
-        lingering=0,
-        made=seen.made,
-        disposed=seen.disposed,
-        disposing=0,
-        written_off=0,
-        claimed=0,
-        fills=0,
-        starved=False,
-        waiting=seen.waiting,
-        from_spare=seen.from_spare,
-        from_source=seen.from_source,
-        from_reserve=seen.from_reserve,
-        from_line=seen.from_line,
-        resizes=seen.resizes,
-        source_failures=0,
-        waits=seen.waits[:5],
-        wait_histogram=seen.wait_histogram,
-        wait_seconds_total=seen.wait_seconds_total,
-        wait_seconds_max=seen.wait_seconds_max,
-        element_bytes=size,
-        level=None,
-        said=None,
-        stable=True,
-    )
+    found: dict[str, Any] = seen._asdict() | {"waits": seen.waits[:5]}
+    del found["offered"]
+    found |= dict.fromkeys(("lingering", "disposing", "written_off", "claimed", "fills", "source_failures"), 0)
+    return Figures(name=name, number=1, element_bytes=size, starved=False, level=None, said=None, stable=True, **found)
 
 
 def why(name: str) -> str:
