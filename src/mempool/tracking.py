@@ -7,7 +7,7 @@ import inspect
 import os
 import sys
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from mempool import greenlets
 from mempool._core.base_decisions import renew_locks
 from mempool.buffer import Buffer
 from mempool.clock import in_words
+from mempool.engine import Tracker
 from mempool.messages import describe
 from mempool.parking import ThreadOwner, current_owner, life_of_this_thread
 
@@ -66,30 +67,15 @@ class _Entry:
         return Holder(self.what, self.who, self.site, self.since, now - self.since, lives, address)
 
 
-class Untracked:
+class Untracked(Tracker):
     """Nothing is recorded: a double free goes unnoticed."""
 
     knows_identity: bool = False
     knows_holders: bool = False
 
-    def record(self, elements: Iterable[object], now: float) -> None:
-        """These elements have just been handed to the caller."""
-
     def forget(self, elements: Iterable[object]) -> list[_Entry | None]:
         """These elements have been returned. Returns what was known of each, for `restore`."""
         return []
-
-    def restore(self, elements: Iterable[object], known: list[_Entry | None]) -> None:
-        """They have not been returned after all, though the handles of some may be others now."""
-
-    def after_fork(self) -> None:
-        """In the child of a fork: no thread of the parent is in the middle of anything here."""
-
-    def hand_over(self, element: object) -> None:
-        """Somebody else will free this element."""
-
-    def take_over(self, element: object, now: float) -> None:
-        """This element is the caller's from now on, and nobody else will free it."""
 
     def site_of(self, element: object) -> str | None:
         """Where this element was taken."""
@@ -106,12 +92,6 @@ class Untracked:
     def holds(self, holder: Holder) -> bool:
         """Whether this element is still held like that."""
         return False
-
-    def drop(self, holder: Holder) -> None:
-        """This element is lost. May be done again."""
-
-    def clear(self) -> None:
-        """All of them are lost."""
 
     def owners(self) -> list[tuple[object, bool]]:
         """Who holds an element (None: nobody knows), once per element; and whether nobody else can return it."""
@@ -278,4 +258,4 @@ def in_block() -> bool:
 
 
 #: What the pool's option `track` says.
-TRACKERS: dict[str, type[Untracked]] = {"nothing": Untracked, "identity": ByIdentity, "holders": Holders}
+TRACKERS: dict[str, Callable[[], Tracker]] = {"nothing": Untracked, "identity": ByIdentity, "holders": Holders}

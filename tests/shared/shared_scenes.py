@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from simulated_pool import Faults, Killed, Memory, Process
 
 from mempool.shared import operations, words
-from mempool.shared.audit import audit, idle_spares
+from mempool.shared.audit import audit
 from mempool.shared.decisions import GOT, NOTHING, TO_PUNCH
 from mempool.shared.words import make_targets
 
@@ -196,7 +196,7 @@ class Scene:
         """After the others were reaped: what is out is the survivor's, and it can return everything."""
         self.check("after the dead were reaped")
         found = self.memory.settled(self.survivor)
-        assert not idle_spares(found)
+        assert not (words.waiting(found.gate) and words.spares(found.gate)), "spares lie beside a line"
         assert found.slots_in(words.POPULATING) == found.slots_in(words.PUNCHING) == []
         for place in self.places:
             self.mine += leave(self.survivor, place)

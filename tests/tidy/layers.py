@@ -71,7 +71,7 @@ ALLOWED = {
     "words": {"base", "seam"},
     "parking": {"base", "core", "seam"},
     "sources": {"base", "core"},
-    "tracking": {"base", "core", "words", "parking"},
+    "tracking": {"base", "core", "seam", "words", "parking"},
     "lifecycle": {"base", "core", "seam", "parking", "sources"},
     "deadlock": {"seam", "parking", "tracking"},
     "explain": {"base", "seam", "words", "parking", "tracking", "lifecycle", "deadlock"},

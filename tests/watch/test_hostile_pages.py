@@ -18,8 +18,7 @@ from sweeps import LONG
 from mempool import Buffers, Objects, Pool, watch
 from mempool.cli.watching import list_pools
 from mempool.watch import layout
-from mempool.watch.page import lock_of
-from mempool.watch.reader import Reader, read, rows_of
+from mempool.watch.reader import LOCK, Reader, read, rows_of
 from mempool.watch.words import sentence, state_of
 
 
@@ -40,7 +39,7 @@ def shown(folder: Path, data: bytes, name: str = "4242-1-00.page") -> Iterator[P
     path = folder / name
     path.write_bytes(data)
     fd = os.open(path, os.O_RDWR)
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock_of(fcntl.F_WRLCK))
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, LOCK)
     try:
         yield path
     finally:

@@ -20,9 +20,8 @@ from mempool import Objects, Pool, watch
 from mempool.cli.top.screen import View, head_of
 from mempool.testing import wait_until
 from mempool.watch.layout import BUCKETS, Figures
-from mempool.watch.page import lock_of
 from mempool.watch.rates import Histories
-from mempool.watch.reader import Row
+from mempool.watch.reader import LOCK, Row
 from mempool.watch.words import quantile
 
 pytestmark = pytest.mark.long_on_both
@@ -232,7 +231,7 @@ def test_it_is_small_beside_fifty_processes(folder: Path) -> None:
         copy = Path(page).with_name(f"{4_000_000 + number}-1-00.page")
         copy.write_bytes(Path(page).read_bytes())
         locked.append(os.open(copy, os.O_RDWR))
-        fcntl.fcntl(locked[-1], fcntl.F_OFD_SETLK, lock_of(fcntl.F_WRLCK))
+        fcntl.fcntl(locked[-1], fcntl.F_OFD_SETLK, LOCK)
     try:
         with OnTerminal(*TOP, lines=30) as terminal:
             terminal.shows(lambda lines: "51 processes, 153 pools" in lines[0])

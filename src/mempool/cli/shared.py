@@ -21,34 +21,26 @@ class NoSuchPoolError(click.ClickException):
 
 
 @contextmanager
-def opened(name: str, *, joining: bool) -> Iterator[SharedEngine]:
-    """The pool of this name, as one of its processes or as a bystander."""
-    try:
+def opened(name: str) -> Iterator[SharedEngine]:
+    """The pool of this name, of whose processes this is one meanwhile."""
+    with told(repr(name)):
         from mempool.shared.engine import SharedEngine
 
-        path = listing.path_of(name)
-        engine = SharedEngine.attach(path) if joining else SharedEngine.observe(path)
-    except FileNotFoundError:
-        there = ", ".join(listing.names()) or "there is none"
-        raise NoSuchPoolError(f"there is no shared pool {name!r} in {listing.folder()}: {there}") from None
-    except (ImportError, MemoryError, OSError, PoolError, ValueError) as error:
-        raise NoSuchPoolError(str(error)) from error
-    try:
-        yield engine
-    except (PoolError, TimeoutError) as error:
-        raise NoSuchPoolError(str(error)) from error
-    finally:
-        engine.detach()
+        engine = SharedEngine.attach(listing.path_of(name))
+        try:
+            yield engine
+        finally:
+            engine.detach()
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """What can go wrong, as one line."""
+def told(pool: str) -> Iterator[None]:
+    """What can go wrong with this pool, as one line."""
     try:
         yield
-    except FileNotFoundError as error:
+    except FileNotFoundError:
         there = ", ".join(listing.names()) or "there is none"
-        raise NoSuchPoolError(f"there is no shared pool {error.filename} in {listing.folder()}: {there}") from None
+        raise NoSuchPoolError(f"there is no shared pool {pool} in {listing.folder()}: {there}") from None
     except (ImportError, MemoryError, OSError, PoolError, ValueError) as error:
         raise NoSuchPoolError(str(error)) from error
 
@@ -64,7 +56,7 @@ def verify(*, name: str, mends: bool) -> int:
 
     The status is 0 if all agrees (in the end); 1 if it does not, or there is no such pool.
     """
-    with told():
+    with told(f"{listing.folder()}/{name}"):
         from mempool.shared import repair
 
         path = listing.path_of(name)
@@ -111,7 +103,7 @@ def _would_do(name: str, found: Finding) -> Iterator[str]:
 @click.argument("name")
 def reap(*, name: str) -> int:
     """Return what killed processes held of a shared pool. Whoever waits for it does so by itself."""
-    with opened(name, joining=True) as engine:
+    with opened(name) as engine:
         reaped = engine.reaped + engine.reap_dead()
     click.echo(f"{name}: {reaped} killed process{'' if reaped == 1 else 'es'} reaped")
     return 0
@@ -124,7 +116,7 @@ def rm(*, name: str) -> int:
 
     The status is 1 if there is no such pool, or if processes use it.
     """
-    with opened(name, joining=True) as engine:
+    with opened(name) as engine:
         engine.reap_dead()
         users = [client.pid for client in engine.clients() if client.number != engine.number]
         if users:

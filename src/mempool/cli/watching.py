@@ -12,7 +12,6 @@ from mempool.cli.tables import HEAD, cells, lines_of
 from mempool.sizes import in_words
 from mempool.stats import guarantee_of, stats_of
 from mempool.watch import NoAnswer, Refused, WatchError, shared_pools
-from mempool.watch.layout import Figures
 from mempool.watch.outside import PoolView, find, is_meant, snapshot_of
 from mempool.watch.reader import Row
 from mempool.watch.sources import Here
@@ -127,21 +126,13 @@ def why_of(row: Row, patience: float) -> tuple[str, bool]:
         pool = find(f"{row.pool}#{row.number}@{row.where}")
         return pool.why(patience=patience), False
     except NoAnswer as error:
-        if _takes_commands(row):
+        here = Here()
+        here.rows()
+        if (page := here.page_of(row)) is not None and page.has_socket:
             return f"process {row.where} does not answer ({error}); by its figures: {by_figures}", True
         return f"{by_figures}. (By its figures; with MEMPOOL_WATCH=steer the process would say who holds what.)", False
     except (Refused, WatchError):
         return by_figures, False
-
-
-def _takes_commands(row: Row) -> bool:
-    return any(page.stem == row.key[0] and page.has_socket for page in _pages())
-
-
-def _pages() -> list[Any]:
-    here = Here()
-    here.rows()
-    return list(here.pages)
 
 
 @click.command(short_help="Change what a pool of another process promises.")
@@ -230,6 +221,3 @@ def forecast(pool: PoolView, reserve: int) -> str:
     if pool.element_bytes is None:
         return f"{said}; a reserve of {reserve} {what} (of what size is not known)"
     return f"{said}; a reserve of {reserve} {what}: {sign}{in_words(number * pool.element_bytes)} of memory"
-
-
-__all__ = ["Figures", "list_pools", "resize", "why"]

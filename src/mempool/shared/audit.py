@@ -57,11 +57,6 @@ def _targets(found: Words) -> list[str]:
     return [f"the targets cannot be: reserve {targets[0]}, keep {targets[1]}, limit {targets[2]}, of {found.slots} slots"]
 
 
-def idle_spares(found: Words) -> bool:
-    """Whether spares lie beside a line. So it is for a moment after somebody has joined, and then he moves them."""
-    return words.waiting(found.gate) > 0 and words.spares(found.gate) > 0
-
-
 def _chain(found: Words, first: int, most: int) -> list[int] | None:
     """The slots from this one on. None: there are more than that, or one is none."""
     slots: list[int] = []

@@ -10,7 +10,6 @@ import errno
 import fcntl
 import os
 import secrets
-import struct
 import sys
 import time
 import weakref
@@ -20,16 +19,7 @@ from mempool._core import IMPLEMENTATION
 from mempool._core.mirror import Mapping
 from mempool.watch import layout
 from mempool.watch.directory import WatchError, open_directory
-
-#: struct flock of Linux on a 64-bit machine.
-FLOCK = struct.Struct("hhqqi4x")
-SUFFIX = ".page"
-SOCKET_SUFFIX = ".sock"
-
-
-def lock_of(kind: int) -> bytes:
-    """The lock by which the owner of a page lives: of its first byte."""
-    return FLOCK.pack(kind, os.SEEK_SET, 0, 1, 0)
+from mempool.watch.reader import LOCK, SOCKET_SUFFIX, SUFFIX
 
 
 def start_of(pid: int | str = "self") -> int:
@@ -138,7 +128,7 @@ class Page:
                     time.time(),
                 )
                 os.pwrite(self.fd, header, 0)
-                fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, lock_of(fcntl.F_WRLCK))
+                fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, LOCK)
                 self.mapping: Mapping = Mapping(self.fd, layout.PAGE_BYTES)
                 # By way of /proc, because a link by descriptor alone needs a capability.
                 os.link(
@@ -283,7 +273,7 @@ def unlink_if_dead(directory: int, name: str) -> bool:
     except OSError:
         return False
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock_of(fcntl.F_WRLCK))
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, LOCK)
         mine, there = os.fstat(fd), os.stat(name, dir_fd=directory, follow_symlinks=False)
         if (mine.st_ino, mine.st_dev) != (there.st_ino, there.st_dev) or mine.st_uid != os.geteuid():
             return False

@@ -13,12 +13,13 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from mempool.watch import layout
-from mempool.watch.directory import WatchError, open_directory
 from mempool.watch.directory import directory as default_directory
+from mempool.watch.directory import open_directory
 from mempool.watch.layout import Figures, Header, Unreadable, UnreadableError
 
-FLOCK = struct.Struct("hhqqi4x")  # page.py has the same, and writes what is read here
-GETLK = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+#: struct flock of Linux on a 64-bit machine; and the lock by which the owner of a page lives: of its first byte.
+FLOCK = struct.Struct("hhqqi4x")
+LOCK = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
 SUFFIX, SOCKET_SUFFIX = ".page", ".sock"
 #: How often a slot is read again whose figures change meanwhile.
 TRIES = 4
@@ -62,7 +63,7 @@ class Page(NamedTuple):
 
 def is_locked(fd: int) -> bool:
     """Whether the owner of this page lives."""
-    kind: int = FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, GETLK))[0]
+    kind: int = FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, LOCK))[0]
     return kind != fcntl.F_UNLCK
 
 
@@ -195,6 +196,3 @@ def rows_of(pages: Sequence[Page]) -> list[Row]:
             why = f"{more} more pool{'' if more == 1 else 's'} not shown: its page has room for {layout.SLOTS}"
             rows.append(Row("...", process, where, 0, None, why, (page.stem, -1000)))
     return rows
-
-
-__all__ = ["Page", "Reader", "Row", "WatchError", "rows_of"]

@@ -43,6 +43,10 @@ class Here:
             rows += others()
         return rows
 
+    def page_of(self, row: Row) -> Page | None:
+        """The page from which `rows` has this row; None: it has it from elsewhere."""
+        return next((page for page in self.pages if page.stem == row.key[0]), None)
+
 
 def _load(name: str) -> Callable[[], list[Row]] | None:
     module, _, function = name.partition(":")

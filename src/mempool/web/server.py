@@ -17,7 +17,6 @@ from urllib.parse import parse_qs, urlsplit
 
 from mempool.watch import client, shared_pools
 from mempool.watch.directory import WatchError
-from mempool.watch.reader import Page
 from mempool.web.sampling import Sampler
 
 BODY_MAX = 4096
@@ -114,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
         if row is not None and row.where == shared_pools.WHERE:
             self._resize_shared(row.pool, reserve, expect)
             return
-        page = next((page for page in self._pages() if row is not None and page.stem == row.key[0]), None)
+        page = None if row is None else self.sampler.here.page_of(row)
         if row is None or page is None or not page.has_socket:
             self._refuse(409, "the process of this pool takes no commands: run it with MEMPOOL_WATCH=steer")
             return
@@ -136,9 +135,6 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(409, str(error))
             return
         self._json({"promised": now.reserve, "spare": now.spare, "unfunded": now.unfunded})
-
-    def _pages(self) -> tuple[Page, ...]:
-        return tuple(self.sampler.here.pages)
 
     # -- how
 

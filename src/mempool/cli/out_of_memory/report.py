@@ -180,6 +180,9 @@ class Report:
 
     def figures(self) -> dict[str, Any]:
         """All of it, for a machine."""
+        options = asdict(self.job)
+        del options["run"], options["address_space"]
+        options["memory"] = options.pop("allowance")
         return {
             "mempool": __version__,
             "implementation": IMPLEMENTATION,
@@ -190,18 +193,7 @@ class Report:
             "bytes": self.tree.size,
             "not_regular": self.tree.skipped,
             "unreadable_folders": self.tree.unreadable_folders,
-            "options": {
-                "rounds": self.job.rounds,
-                "workers": self.job.workers,
-                "buffer_size": self.job.buffer_size,
-                "reserve": self.job.reserve,
-                "promise": self.job.promise,
-                "limit": self.job.limit,
-                "queue": self.job.queue,
-                "memory": self.job.allowance,
-                "latency": self.job.latency,
-                "seconds": self.job.seconds,
-            },
+            "options": options,
             "phases": PHASES,
             **{f"run_{run.lower()}": vars(outcome) for run, outcome in self.runs.items()},
             "digests": asdict(self.comparison),
