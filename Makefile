@@ -36,7 +36,7 @@ export PIP_RETRIES ?= 10
 unexport PYTHONDONTWRITEBYTECODE  # set in many containers, and each worker of pytest would compile all tests anew
 PYTEST := $(PY) -m pytest
 
-.PHONY: help demo test long oldest-dask ci dev check coverage stress stress-ft stress-ft-here bench verify verify-here verify-ordering verify-long verify-shared fuzz-shared soak-shared mutate memcheck docs site-check clean print-python
+.PHONY: help demo test long oldest-dask ci dev check coverage stress stress-ft stress-ft-here races-ft races-ft-here bench verify verify-here verify-ordering verify-long verify-shared fuzz-shared soak-shared mutate memcheck docs site-check clean print-python
 
 help:
 	@echo "make demo     run the main job: hash a tree of files while memory runs out"
@@ -49,6 +49,7 @@ help:
 	@echo "make coverage which lines the tests reach, as pages in build/coverage"
 	@echo "make stress   minutes of threads against resizers"
 	@echo "make stress-ft the same without the GIL, on a Python that .ci/free-threaded makes"
+	@echo "make races-ft the same under ThreadSanitizer, on an interpreter that was built with it"
 	@echo "make bench    measure beside everything else there is, and draw the plots of the docs"
 	@echo "make verify   search the schedules (Python 3.12, else newer), run the Spin model where spin is installed"
 	@echo "make verify-ordering every order of memory accesses of SharedPool's protocol"
@@ -178,6 +179,19 @@ stress-ft-here: $(STAMPS)/mempool
 	$(PY) -m verification.without_the_gil $(or $(SECONDS),600) $(ARGS)
 	PYTHONMALLOC=debug $(PY) -m verification.without_the_gil $(or $(SECONDS),300) $(ARGS)
 
+# The same under ThreadSanitizer. Who builds the modules is the ordinary Python without the GIL; who plays is an interpreter that
+# is instrumented, and slow. The second build is one with a planted bug.
+INSTRUMENTED = CFLAGS="-g -fsanitize=thread $(1)" LDFLAGS="-fsanitize=thread" $(MAKE) --no-print-directory \
+	PYTHON="$$(bash .ci/free-threaded --build | tail -n 1)" VENV=.venv-races$(2)
+races-ft:
+	$(call INSTRUMENTED,-DMEMPOOL_WITHOUT_MUTEX,-planted) .venv-races-planted/.stamps/mempool
+	$(call INSTRUMENTED,,) races-ft-here \
+		MEMPOOL_WITHOUT_MUTEX="$$(.venv-races-planted/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"
+
+races-ft-here: export MEMPOOL_WITHOUT_MUTEX ?=
+races-ft-here: $(STAMPS)/mempool
+	$(PY) -m verification.races "$$(SANITIZER=thread bash .ci/free-threaded --build | tail -n 1)" $(or $(SECONDS),300) $(ARGS)
+
 bench: $(STAMPS)/mempool $(STAMPS)/extra-bench
 	$(BIN)/mempool bench --plot 'docs/img/bench-{group}.svg' $(ARGS)
 
@@ -243,7 +257,7 @@ site-check: $(STAMPS)/mempool $(STAMPS)/extra-site
 	$(PY) -m verification.site $(ARGS)
 
 clean:
-	rm -rf .venv .venv-verify build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-verify .venv-free-threaded .venv-races .venv-races-planted build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks examples verification -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	find src -name '*.so' -delete
 

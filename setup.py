@@ -42,7 +42,8 @@ DIRECTIVES = {
     "embedsignature.format": "clinic",
     # Not "freethreading_compatible": it is not, see docs/explanation/proof.md. Importing turns the GIL on.
 }
-FLAGS = ["/O2"] if os.name == "nt" else ["-O3", "-g0"]  # without -g0 most of a wheel is debug information
+# Without -g0 most of a wheel is debug information. CFLAGS="-g ..." asks for it: to read what a sanitizer reports.
+FLAGS = ["/O2"] if os.name == "nt" else ["-O3", *([] if "-g" in os.environ.get("CFLAGS", "").split() else ["-g0"])]
 
 # Which translate: forked, as a process that is spawned would run this file again. 0: this one.
 PROCESSES = (os.cpu_count() or 0) if sys.platform == "linux" and sys.version_info < (3, 14) else 0

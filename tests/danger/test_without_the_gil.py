@@ -56,6 +56,62 @@ def test_a_scene_that_has_done_nothing_has_failed(
     assert "idle: FAILED: Fault: it was not played" in capsys.readouterr().out
 
 
+# -- the same under ThreadSanitizer: `python -m verification.races`
+
+REPORT = """
+WARNING: ThreadSanitizer: data race (pid=1)
+  Write of size 8 at 0x7f9d82400000 by thread T1:
+    #0 memset ../sanitizer_common_interceptors.inc:799 (libtsan.so.2+0x5cbc4)
+    #1 {first}
+    #2 method_vectorcall_O Objects/descrobject.c:475 (python3.13t+0x137bc5)
+
+  Previous atomic read of size 8 at 0x7f9d82400000 by thread T2:
+    #0 {second}
+    #1 __pyx_pw_7mempool_6buffer_6Buffer_23fill build/cython/src/mempool/buffer.c:8181 (buffer.cpython-313t-x86_64-linux-gnu.so+0x19a0a)
+
+  Thread T2 (tid=2, running) created by main thread at:
+    #0 pthread_create ../tsan_interceptors_posix.cpp:1001 (libtsan.so.2+0x5e686)
+"""
+OURS = "__pyx_f_7mempool_6buffer_overwrite <null> (buffer.cpython-313t-x86_64-linux-gnu.so+0x19a0a)"
+CPYTHON = "list_resize Objects/listobject.c:71 (python3.13t+0x19a0a)"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ours", "is_listed"),
+    [
+        (OURS, CPYTHON, True, True),
+        (CPYTHON, OURS, True, True),
+        (CPYTHON, CPYTHON, False, True),
+        (OURS, OURS, True, False),
+        (CPYTHON.replace("list_resize", "dict_resize"), CPYTHON.replace("list_resize", "another"), False, False),
+    ],
+)
+def test_a_race_is_ours_if_one_of_the_two_is_in_a_module_of_ours(first: str, second: str, ours: bool, is_listed: bool) -> None:
+    """Whoever called it, and whatever is listed of CPython; the sanitizer's own frames, innermost, are passed over."""
+    races = pytest.importorskip("verification.races", reason="the tests run without the rest of the tree")
+    report = races.Report(REPORT.format(first=first, second=second))
+    assert report.is_in({"buffer.cpython-313t-x86_64-linux-gnu.so"}) == ours
+    assert report.is_listed({"list_resize"}) == is_listed
+    assert [len(stack) for stack in report.accesses()] == [2, 2]
+
+
+def test_where_a_planted_race_is_not_told_nothing_else_is_played(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A detector that is blind finds no race, which proves nothing."""
+    races = pytest.importorskip("verification.races", reason="the tests run without the rest of the tree")
+    played: list[str] = []
+
+    def play(_interpreter: str, _installed: str, code: str, *_arguments: str) -> object:
+        played.append(code)
+        return races.Played(0, [], [])
+
+    monkeypatch.setattr(races, "play", play)
+    assert races.main(["python"]) == 1
+    assert played == [races.CONTROL]
+    assert "this tells of no race" in capsys.readouterr().out
+
+
 # -- a SharedPool, and forks
 
 
