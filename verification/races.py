@@ -2,15 +2,15 @@
 
 INTERPRETER: a CPython without the GIL that was built with it, as `SANITIZER=thread bash .ci/free-threaded --build` does. It
 plays the scenes of `verification.without_the_gil`, with the compiled modules of the Python that runs this, which were built
-with it, too. Fails where a scene does, or where a report is not of CPython alone and listed, with its reason, in `races.txt`.
+with it, too. Fails where a scene does, or where a report is not of CPython alone and listed, with its reason, in races.txt.
 
 A detector that sees no planted race proves nothing, so two come first: in a module of ours, two threads write to one object;
-and, where `MEMPOOL_WITHOUT_MUTEX` names the modules of a build in which a pool's mutex does nothing, a scene is played with these.
+and where `MEMPOOL_WITHOUT_MUTEX` names the modules of a build in which a pool's mutex does nothing, a scene is played on it.
 
-The sanitizer tells of two accesses that nothing orders. In CPython much does so by accident: each time that a thread counts a
-reference to an object that another one has made, that is an atomic operation, and orders all that both did before and after.
-Two calls of one pool are then told of only if they overlap to the nanosecond. So what threads share here is not counted: it
-is immortal, and so is all that it is made of.
+The sanitizer tells of two accesses that nothing orders. In CPython much does so by accident: each time that a thread counts
+a reference to an object that another one has made, that is an atomic operation, and orders all that both did before and
+after. Two calls of one pool are then told of only if they overlap to the nanosecond. So what threads share here is not
+counted: it is immortal, and so is all that it is made of.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ FRAME = re.compile(r"^ +#\d+ (?P<function>\S+) (?P<place>.*) \((?P<module>[^()+]
 SHOWN = 5
 #: The scene that is played without a mutex, and its seconds.
 PLANTED = ("load-objects-identity-8", 4)
-#: What is a race, and in a module of ours: the program's, not the pool's. Each begins when both are there, and stays until both
-#: are done; and by no lock: what a thread does when it wakes another, or ends, orders all that it has done before.
+#: What is a race, and in a module of ours: the program's, not the pool's. Each begins when both are there, and stays until
+#: both are done; and by no lock: what a thread does when it wakes another, or ends, orders all that it has done before.
 CONTROL = """
 import threading
 from mempool._core.transfer import Transfer

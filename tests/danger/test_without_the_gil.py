@@ -67,7 +67,7 @@ WARNING: ThreadSanitizer: data race (pid=1)
 
   Previous atomic read of size 8 at 0x7f9d82400000 by thread T2:
     #0 {second}
-    #1 __pyx_pw_7mempool_6buffer_6Buffer_23fill build/cython/src/mempool/buffer.c:8181 (buffer.cpython-313t-x86_64-linux-gnu.so+0x19a0a)
+    #1 __pyx_pw_fill build/cython/src/mempool/buffer.c:8181 (buffer.cpython-313t-x86_64-linux-gnu.so+0x19a0a)
 
   Thread T2 (tid=2, running) created by main thread at:
     #0 pthread_create ../tsan_interceptors_posix.cpp:1001 (libtsan.so.2+0x5e686)
@@ -86,7 +86,9 @@ CPYTHON = "list_resize Objects/listobject.c:71 (python3.13t+0x19a0a)"
         (CPYTHON.replace("list_resize", "dict_resize"), CPYTHON.replace("list_resize", "another"), False, False),
     ],
 )
-def test_a_race_is_ours_if_one_of_the_two_is_in_a_module_of_ours(first: str, second: str, ours: bool, is_listed: bool) -> None:
+def test_a_race_is_ours_if_one_of_its_accesses_is_in_a_module_of_ours(
+    first: str, second: str, ours: bool, is_listed: bool
+) -> None:
     """Whoever called it, and whatever is listed of CPython; the sanitizer's own frames, innermost, are passed over."""
     races = pytest.importorskip("verification.races", reason="the tests run without the rest of the tree")
     report = races.Report(REPORT.format(first=first, second=second))
