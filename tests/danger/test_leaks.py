@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -97,13 +99,49 @@ def run(prepared: Prepared, rounds: int) -> dict[str, int]:
     return found[0]
 
 
+#: What is counted is the whole process's: whatever threads other tests have left running there allocate, too.
+ALONE = """
+import gc, json, sys
+from every_call import CALLS
+from test_leaks import run
+{planted}
+gc.collect()
+gc.freeze()
+gc.disable()
+print(json.dumps(run(CALLS[sys.argv[1]], int(sys.argv[2]))))
+"""
+
+
+def run_alone(name: str, rounds: int, planted: str = "") -> dict[str, int]:
+    """The same in a process of its own, in which no other test has been. planted: what is done there before."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-W", "ignore", "-c", ALONE.format(planted=planted), name, str(rounds)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, int] = json.loads(ended.stdout.splitlines()[-1])
+    return found
+
+
 @pytest.mark.sample(8)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of leases that are dropped
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of what the kernel warns of
 @pytest.mark.parametrize("name", EACH_CALL)
 def test_a_call_leaves_nothing_behind(name: str) -> None:
     """Neither objects nor references, whether it does what it is asked or raises."""
-    assert run(CALLS[name], ROUNDS) == {}
+    assert not run(CALLS[name], ROUNDS) or run_alone(name, ROUNDS) == {}
+
+
+def test_a_process_of_its_own_finds_what_is_left_behind() -> None:
+    """And nothing else: what is planted there is seen, and the call without it leaves nothing."""
+    planted = """
+from scenes import Prepared
+kept = []
+def leak(scene):
+    call = CALLS["alloc_warm"](scene)
+    return lambda: (call(), kept.append(object()))
+CALLS["leak"] = Prepared(leak)
+"""
+    assert "blocks" in run_alone("leak", 200, planted)
 
 
 @pytest.mark.parametrize("leaks", ["an object", "a reference to the pool", "a reference to None"])

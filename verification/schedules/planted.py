@@ -66,6 +66,10 @@ def _nobody_is_woken(_self: State, _ticket: Ticket) -> None:
     """Who is served finds out by itself or not at all."""
 
 
+def _nothing_is_news(_self: State) -> None:
+    """The head of the line is not told that there is room under the limit, and asks the source when it is due anyway."""
+
+
 def _nobody_leaves(_self: Decisions, _ticket: Transfer) -> None:
     """Who gives up keeps its place in the line."""
 
@@ -112,6 +116,12 @@ PLANTED = {
         Decisions, "serve_line", _nobody_is_served, scenarios.grow_serves_the_line, "deadlock"
     ),
     "planted: nobody is woken": Plant(State, "wake_later", _nobody_is_woken, scenarios.grow_serves_the_line, "deadlock"),
+    "planted: a raised limit is no news": Plant(
+        State, "retry_head_now", _nothing_is_news, scenarios.limit_raised, "deadlock"
+    ),
+    "planted: no news for those behind": Plant(
+        State, "retry_head_now", _nothing_is_news, scenarios.limit_raised_for_a_line, "deadlock"
+    ),
     "planted: served in the source": Plant(
         State, "next_to_serve", _inside_the_source, scenarios.a_slow_source_and_those_behind, "deadlock"
     ),

@@ -362,6 +362,19 @@ def limit_raised() -> None:
     at_rest(pool, memory, held)
 
 
+@scenario
+def limit_raised_for_a_line() -> None:
+    """Whoever is served from the room that a raised limit makes tells the next in line: both are, and nobody sleeps."""
+    held: list[object] = []
+    with it.no_interleave():
+        memory = Memory(3)
+        pool = Pool(memory, 0, keep=1, limit=1)
+        held.append(pool.alloc())
+    together(*[lambda: held.append(pool.alloc())] * 2, lambda: pool.resize(limit=3))
+    at_rest(pool, memory, held)
+    assert len(held) == 3
+
+
 class _SlowMemory(Memory):
     """Its alloc ends, once it is slow, when somebody has been served."""
 
