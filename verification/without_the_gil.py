@@ -437,6 +437,9 @@ def main(arguments: list[str]) -> int:
     """Play all scenes, or those whose names begin with one of these words. Returns how many failed."""
     seconds = float(arguments[0]) if arguments else 600.0
     chosen = [(name, scene) for name, scene in scenes() if not arguments[1:] or name.startswith(tuple(arguments[1:]))]
+    if not chosen:
+        print(f"no scene is called {' or '.join(arguments[1:])}")
+        return 1
     has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     print(f"{sys.version.split()[0]}, {'with' if has_gil else 'without'} the GIL; {len(chosen)} scenes", flush=True)
     failed = 0

@@ -56,6 +56,12 @@ def test_a_scene_that_has_done_nothing_has_failed(
     assert "idle: FAILED: Fault: it was not played" in capsys.readouterr().out
 
 
+def test_where_no_scene_has_that_name_the_stress_has_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A slip of the pen is no run that found nothing."""
+    assert stress("1", "lode") == 1
+    assert "no scene is called lode" in capsys.readouterr().out
+
+
 # -- the same under ThreadSanitizer: `python -m verification.races`
 
 REPORT = """
