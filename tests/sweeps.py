@@ -18,8 +18,9 @@ PACKAGE = str(Path(mempool.__file__).parent)
 ENDS = {"RETURN_VALUE", "RETURN_CONST"}
 #: Where no interrupt comes.
 BETWEEN = {"NOP", "PUSH_EXC_INFO", "POP_EXCEPT"}
-#: CPython 3.13 tells of the bytecodes of a function only from its next call on: what is called once is not struck there.
-TELLS_LATE = sys.version_info[:2] == (3, 13)
+#: CPython from 3.13 on (seen on 3.13.0, 3.14.10 and 3.15.2) tells of the bytecodes of a function only from its next call on:
+#: what is called once is not struck there.
+TELLS_LATE = sys.version_info >= (3, 13)
 
 
 class AtBytecode:
