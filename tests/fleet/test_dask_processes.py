@@ -217,9 +217,31 @@ def a_group(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes
     try:
         yield running
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(running.pid, signal.SIGKILL)
+        kill_group(running.pid)
         running.wait(20)
+
+
+def group_of(leader: int) -> dict[int, bytes]:
+    """The processes of this group, and their commands."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):  # no process; or it has just ended
+            if os.getpgid(int(entry.name)) == leader:
+                found[int(entry.name)] = (entry / "cmdline").read_bytes()
+    return found
+
+
+def kill_group(leader: int) -> None:
+    """All at once, but for the tracker of multiprocessing, which removes their semaphores from /dev/shm, and ends."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGSTOP)  # nobody begins another one meanwhile
+    for pid, command in group_of(leader).items():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT if b"resource_tracker" in command else signal.SIGKILL)
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: not any(b"resource_tracker" in command for command in group_of(leader).values()), timeout=20)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def a_scheduler(port: int, folder: Path, *more: str) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:

@@ -256,7 +256,7 @@ class Far(Line):
         engine = self.pools[pool]._engine if pool in self.pools else None
         figures = (0, 0, 0, False)  # of a pool that has outlived its test
         if engine is not None:
-            figures = engine._tx.being_made, engine._tx.disposing, engine._failures, engine._fills > 0
+            figures = engine._tx.being_made - engine._tx.filling, engine._tx.disposing, engine._failures, engine._fills > 0
         self.tell("answer", number, (True, figures))
 
     def on_leave(self, number: int) -> None:

@@ -197,7 +197,7 @@ class Scene:
         self.check("after the dead were reaped")
         found = self.memory.settled(self.survivor)
         assert not (words.waiting(found.gate) and words.spares(found.gate)), "spares lie beside a line"
-        assert found.slots_in(words.POPULATING) == found.slots_in(words.PUNCHING) == []
+        assert found.slots_in(words.POPULATING) == found.slots_in(words.FILLING) == found.slots_in(words.PUNCHING) == []
         for place in self.places:
             self.mine += leave(self.survivor, place)
         # What was addressed to the dead went with them; what is left is the survivor's own.

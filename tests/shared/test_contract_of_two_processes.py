@@ -34,11 +34,6 @@ OTHERWISE_TOGETHER: dict[str, str] = {
         "many_at_once_come_of_the_reserve_without_asking"
     ),
     "a long wait is logged in the process that waits": "a_long_wait_is_logged_once",
-    "nobody knows of another process that it is filling": (
-        "a_grow_serves_the_line_first of_two_fills_the_end_of_one_is_not_that_of_the_other "
-        "two_grows_at_once_make_no_more_than_is_promised "
-        "of_two_fills_the_one_that_leaves_the_work_to_the_other_says_so"
-    ),
 }
 
 

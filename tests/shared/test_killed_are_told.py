@@ -80,6 +80,35 @@ def test_who_attaches_is_told_of_those_it_has_cleaned_up_after(pool_path: Path) 
     assert (pool.out, pool.verify()) == (0, [])
 
 
+def test_a_child_of_a_fork_is_told_of_those_it_has_cleaned_up_after(pool_path: Path) -> None:
+    """It attaches at its first use. What its parent was told of when that attached is not told again."""
+    make(pool_path).close()
+    with child(hold(pool_path)) as first:
+        assert all(first.hear() >= 0 for _ in range(3))
+        first.end(signal.SIGKILL)
+    told: list[Reclaimed] = []
+    pool = attach(pool_path, on_reclaim=told.append)
+    assert [killed.pid for killed in told[0].processes] == [first.pid]
+
+    def use(parent: Parent) -> None:
+        assert pool.out == 0
+        for reclaimed in told[1:]:
+            for killed in reclaimed.processes:
+                parent.tell(killed.pid)
+        parent.tell(len(told))
+
+    with child(use) as heir:  # there is nobody to clean up after
+        assert heir.hear() == 1
+        assert heir.end() == 0
+    with child(hold(pool_path)) as second:
+        assert all(second.hear() >= 0 for _ in range(3))
+        second.end(signal.SIGKILL)
+    with child(use) as heir:
+        assert [heir.hear(), heir.hear()] == [second.pid, 2]
+        assert heir.end() == 0
+    assert len(told) == 1
+
+
 def test_what_is_raised_by_who_is_told_is_logged_and_stops_nobody(pool_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Twice: the thread that looks around for those who wait goes on."""
     called: list[int] = []

@@ -106,7 +106,7 @@ def punch_at_once(tx: Transaction, slot: int, client: int, epoch: int) -> int:
     if not decisions.may_reap(tx, client, epoch):
         return decisions.NOTHING
     value = tx.read(decisions.slot_word(tx, slot))
-    if words.client_of(value) == client and words.state_of(value) in {words.POPULATING, words.PUNCHING}:
+    if words.client_of(value) == client and words.state_of(value) in {words.POPULATING, words.FILLING, words.PUNCHING}:
         tx.punch(slot)
     return REAP_SLOT(tx, slot, client, epoch)
 

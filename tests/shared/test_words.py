@@ -63,6 +63,17 @@ def test_lists_give_back_what_was_put_in(one: int, two: int, three: int, first: 
     assert (words.first_bare(bare_list), words.made_of(bare_list)) == (first, made)
 
 
+@given(bits[24], bits[24], bits[16])
+def test_what_is_counted_is_told_apart(offered: int, quarantined: int, filling: int) -> None:
+    counts = offered << words.OFFERED_AT | quarantined << words.QUARANTINED_AT | filling << words.FILLING_AT
+    assert (words.offered_of(counts), words.quarantined_of(counts), words.filling_of(counts)) == (
+        offered,
+        quarantined,
+        filling,
+    )
+    assert counts < 1 << 64
+
+
 @given(bits[16], bits[11], bits[32])
 def test_an_addressed_slot_gives_back_what_was_put_in(receiver: int, offerer: int, epoch: int) -> None:
     slot = words.make_addressed(receiver, words.make_offerer(offerer, epoch))

@@ -167,7 +167,7 @@ class Users:
     def fill(self, a: int, _b: int) -> None:
         self.engine.refill()
         self.engine._tx.trim(a)
-        self.engine._tx.grow_by_one(a % 3, a & 1)
+        self.engine._tx.grow_by_one(a % 4)
         self.engine._tx.pump()
 
     def close(self, _a: int, _b: int) -> None:

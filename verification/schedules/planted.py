@@ -11,6 +11,8 @@ from mempool._core import deciding
 from mempool._core.decisions import UNCHANGED, Decisions
 from mempool._core.state import State
 from mempool._core.transfer import Ticket, Transfer
+from mempool.shared import decisions as shared_decisions
+from mempool.shared import operations as shared_operations
 from verification.schedules import scenarios, shared_scenarios
 from verification.schedules.lock import Lock
 from verification.schedules.searches import ONE, PCT, SHARED_ONE, SHARED_TWO, TWO, Search
@@ -78,7 +80,7 @@ def _nobody_leaves(_self: Decisions, _ticket: Transfer) -> None:
 class Plant:
     """What stands in place of a method, the scenario that must see it, and how."""
 
-    owner: type
+    owner: Any
     method: str
     bug: Callable[..., Any]
     scenario: Callable[[], None]
@@ -97,6 +99,11 @@ def planted(plant: Plant) -> Iterator[None]:
             delattr(plant.owner, plant.method)
         else:
             setattr(plant.owner, plant.method, sound)
+
+
+def _fills_alone(tx: Any, _goal: int) -> int:
+    """Who fills looks at nobody else who does."""
+    return int(shared_decisions.grow(tx, shared_decisions.ALONE))
 
 
 def _shared(faults: Faults, search: Search) -> Plant:
@@ -129,5 +136,8 @@ PLANTED = {
     "planted, shared: nobody helps": _shared(Faults(nobody_helps=True), SHARED_ONE),
     "planted, shared: applied too early": _shared(Faults(applied_too_early=True), SHARED_ONE),
     "planted, shared: a word is forgotten": _shared(Faults(helper_forgets_a_word=True), SHARED_ONE),
+    "planted, shared: each fills alone": Plant(
+        shared_operations, "grow", _fills_alone, shared_scenarios.two_fill, "are made, and 2 are promised", (SHARED_ONE,)
+    ),
     "planted, shared: a late helper": _shared(Faults(late_helper_overwrites=True), SHARED_TWO),
 }

@@ -141,6 +141,20 @@ def two_resize() -> None:
 
 
 @scenario
+def two_fill() -> None:
+    """What both make is what is promised: one leaves to the other what that one is making."""
+    with it.no_interleave():
+        pool = Shared(0, 2, 3)
+        operations.run_retarget(pool.observer, make_targets(2, 2, 3))
+    together(*[lambda p=process: operations.run_grow(p) for process in pool.clients])
+    with it.no_interleave():
+        found = pool.memory.settled(pool.observer)
+        made = pool.memory.slots - len(found.slots_in(words.BARE))
+        assert made == len(found.slots_in(words.SPARE)) == 2, f"{made} are made, and 2 are promised"
+        pool.at_rest()
+
+
+@scenario
 def shrink_and_take() -> None:
     """Nothing is punched that somebody has."""
     with it.no_interleave():

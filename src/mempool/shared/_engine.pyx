@@ -86,6 +86,11 @@ cdef enum:  # words.py says the same
     OFFERED = 5
     ADDRESSED = 6
     QUARANTINED = 7
+    FILLING = 8
+    OFFERED_AT = 0
+    QUARANTINED_AT = 24
+    FILLING_AT = 48
+    FILLING_MAX = 0xFFFF
     ANYBODY = 0xFFFF
     EMPTY = 0
     WAITING = 1
@@ -115,6 +120,7 @@ cdef enum:  # decisions.py says the same
     FOR_LINE = 0
     FOR_RESERVE = 1
     BEYOND_OUT = 2
+    ALONE = 3
 
 #: For the test that compares them.
 CONSTANTS = {
@@ -122,11 +128,13 @@ CONSTANTS = {
     "FIRST_SLOT": FIRST_SLOT, "BARE": BARE, "POPULATING": POPULATING, "SPARE": SPARE, "LEASED": LEASED,
     "PUNCHING": PUNCHING, "EMPTY": EMPTY, "WAITING": WAITING, "SERVED": SERVED, "SHUT": SHUT, "ABSENT": ABSENT,
     "LIVE": LIVE, "DEAD": DEAD,
-    "UNSETTLED": UNSETTLED, "OFFERS": OFFERS, "OFFERED": OFFERED, "ADDRESSED": ADDRESSED, "QUARANTINED": QUARANTINED, "ANYBODY": ANYBODY, "GOT": GOT, "NOTHING": NOTHING, "TO_POPULATE": TO_POPULATE, "TO_PUNCH": TO_PUNCH,
+    "UNSETTLED": UNSETTLED, "OFFERS": OFFERS, "OFFERED": OFFERED, "ADDRESSED": ADDRESSED, "QUARANTINED": QUARANTINED, "FILLING": FILLING,
+    "OFFERED_AT": OFFERED_AT, "QUARANTINED_AT": QUARANTINED_AT, "FILLING_AT": FILLING_AT, "FILLING_MAX": FILLING_MAX,
+    "ANYBODY": ANYBODY, "GOT": GOT, "NOTHING": NOTHING, "TO_POPULATE": TO_POPULATE, "TO_PUNCH": TO_PUNCH,
     "KEPT": KEPT, "GRANTED": GRANTED, "NOT_YOURS": NOT_YOURS, "FULL": FULL, "CLOSED": CLOSED, "TOO_MANY": TOO_MANY,
     "GONE": GONE, "GRANTS_MAX": GRANTS_MAX,
     "FROM_SPARES": FROM_SPARES, "FROM_RESERVE": FROM_RESERVE, "FROM_SOURCE": FROM_SOURCE,
-    "FOR_LINE": FOR_LINE, "FOR_RESERVE": FOR_RESERVE, "BEYOND_OUT": BEYOND_OUT,
+    "FOR_LINE": FOR_LINE, "FOR_RESERVE": FOR_RESERVE, "BEYOND_OUT": BEYOND_OUT, "ALONE": ALONE,
 }
 
 cdef enum:  # where in `counts` a process counts what: the first three as FROM_SPARES ...
@@ -367,6 +375,7 @@ cdef class Transaction(QuickClient):
     cdef int serves
     cdef public double slice  # seconds, after which a thread that waits looks by itself
     cdef readonly int being_made, disposing  # slots that threads of this process populate and punch now
+    cdef readonly int filling  # those among `being_made` that are for all, and are counted in the shared words, too
     cdef readonly uint64_t made_here, failures  # how often this process has got memory, and how often there was none
 
     def __cinit__(self):
@@ -416,7 +425,7 @@ cdef class Transaction(QuickClient):
         self.store.me = self.clients
         self.store.finished = 1  # of transaction 0, which writes nothing: whatever else the root may be is looked at
         self.store.lost = self.store.polite = self.store.retries = self.store.helped = 0
-        self.being_made = self.disposing = 0  # by threads of the parent
+        self.being_made = self.disposing = self.filling = 0  # by threads of the parent
         if self.mark == NULL:
             self.mark = mp_make_mark()
             if self.mark == NULL:
@@ -520,14 +529,17 @@ cdef class Transaction(QuickClient):
 
     cdef bint populate(self, uint64_t slot) except -1:
         cdef bint is_there = False
+        cdef uint64_t state = state_of(self.store.words[slot_word(self, slot)].value)  # the caller's, so nobody else's to change
         self.being_made += 1
+        self.filling += state == FILLING
         try:
             is_there = self.populate_here(slot) if self.memory is None else self.memory.make(slot)
         except BaseException:
-            put_back_unpopulated(self, slot)
+            put_back_unpopulated(self, slot, FILLING if state == FILLING else POPULATING)
             raise
         finally:
             self.being_made -= 1
+            self.filling -= state == FILLING
             if is_there:
                 self.made_here += 1
                 self.count_one(MADE, 1)
@@ -926,10 +938,10 @@ cdef class Transaction(QuickClient):
             trimmed += 1
         return trimmed
 
-    def grow_by_one(self, uint64_t goal, uint64_t under_way):
+    def grow_by_one(self, uint64_t goal):
         """One more is populated. True: it was. None: no more is lacking or allowed. False: there is no memory."""
         self.ready()
-        cdef uint64_t outcome = grow_by_one(self, goal, under_way)
+        cdef uint64_t outcome = grow_by_one(self, goal)
         if outcome == GONE:
             raise self.gone()
         return True if outcome == GOT else None if outcome == NOTHING else False
@@ -968,13 +980,14 @@ cdef class Transaction(QuickClient):
     # -- what is so
 
     def look(self):
-        """(reserve, keep, limit, made, spares, waiting, closed, version, gathered, offered, quarantined), all of one moment."""
+        """(reserve, keep, limit, made, spares, waiting, closed, version, gathered, offered, quarantined, filling) of one moment."""
         self.ready()
         run_look(self)
         cdef uint64_t gate = self.gate
         return (
             reserve_of(self.value), keep_of(self.value), limit_of(self.value), self.count, spares(gate), waiting(gate),
             is_closed(gate), mp_version(self.t.root), self.place, offered_of(self.slot), quarantined_of(self.slot),
+            filling_of(self.slot),
         )
 
     def copy(self):

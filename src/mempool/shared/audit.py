@@ -86,11 +86,14 @@ def _slots(found: Words) -> list[str]:
         wrong.append(f"{made} slots are made, and {words.made_of(found.values[words.BARE_LIST])} are counted")
     offered = len(found.slots_in(words.OFFERED)) + len(found.slots_in(words.ADDRESSED))
     counts = found.values[words.OFFERS]
-    if offered != words.offered_of(counts) or counts >> 48:
-        wrong.append(f"{offered} are offered, and {counts} are counted")
+    if offered != words.offered_of(counts):
+        wrong.append(f"{offered} are offered, and {words.offered_of(counts)} are counted")
     quarantined = len(found.slots_in(words.QUARANTINED))
     if quarantined != words.quarantined_of(counts):
         wrong.append(f"{quarantined} are in quarantine, and {words.quarantined_of(counts)} are counted")
+    filling = len(found.slots_in(words.FILLING))
+    if filling != words.filling_of(counts):
+        wrong.append(f"{filling} are being made for all, and {words.filling_of(counts)} are counted")
     return wrong
 
 
@@ -130,7 +133,7 @@ def _owners(found: Words) -> list[str]:
     wrong = []
     for slot in range(found.slots):
         state, client = words.state_of(found.slot(slot)), words.client_of(found.slot(slot))
-        if state > words.QUARANTINED:
+        if state > words.FILLING:
             wrong.append(f"slot {slot} is in no state that there is: {state}")
         elif state not in (words.BARE, words.SPARE, words.QUARANTINED) and not _is_there(found, client):
             wrong.append(f"slot {slot} belongs to client {client}, who is not there")

@@ -30,6 +30,9 @@ if not cython.compiled:  # compiled, all are in one file
         BARE_LIST,
         DEAD,
         EMPTY,
+        FILLING,
+        FILLING_AT,
+        FILLING_MAX,
         FIRST_SLOT,
         LEASED,
         LINE,
@@ -37,10 +40,12 @@ if not cython.compiled:  # compiled, all are in one file
         NO_PLACE,
         NO_SLOT,
         OFFERED,
+        OFFERED_AT,
         OFFERS,
         POPULATING,
         PUNCHING,
         QUARANTINED,
+        QUARANTINED_AT,
         SERVED,
         SHUT,
         SPARE,
@@ -52,6 +57,7 @@ if not cython.compiled:  # compiled, all are in one file
         client_of,
         client_state,
         epoch_of,
+        filling_of,
         first_bare,
         first_empty,
         first_granted,
@@ -64,7 +70,6 @@ if not cython.compiled:  # compiled, all are in one file
         made_of,
         make_bare_list,
         make_client,
-        make_counts,
         make_gate,
         make_line,
         make_links,
@@ -72,8 +77,6 @@ if not cython.compiled:  # compiled, all are in one file
         make_slot,
         next_epoch,
         next_slot,
-        offered_of,
-        quarantined_of,
         reserve_of,
         sets_aside,
         spares,
@@ -105,6 +108,7 @@ if not cython.compiled:  # compiled, all are in one file
     FOR_LINE = 0
     FOR_RESERVE = 1
     BEYOND_OUT = 2
+    ALONE = 3
 
 
 # -- words, found by number. A number that is too big is answered with a word that is there.
@@ -190,8 +194,8 @@ def push(tx: Transaction, slot: cython.ulonglong) -> cython.void:
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def claim_bare(tx: Transaction, targets: cython.ulonglong) -> cython.bint:
-    """A bare slot becomes the caller's, to be populated, if the limit allows one more."""
+def claim_bare(tx: Transaction, targets: cython.ulonglong, state: cython.ulonglong) -> cython.bint:
+    """A bare slot becomes the caller's, to be populated (in this state), if the limit allows one more."""
     bare_list: cython.ulonglong = tx.read(BARE_LIST)
     slot: cython.ulonglong = first_bare(bare_list)
     if slot == NO_SLOT or made_of(bare_list) >= limit_of(targets):
@@ -202,7 +206,7 @@ def claim_bare(tx: Transaction, targets: cython.ulonglong) -> cython.bint:
         tx.broken = True
         return False
     check_chain(tx, next_slot(value), made_of(bare_list) + 1 == tx.slots)
-    tx.write(word, make_slot(POPULATING, tx.me, NO_SLOT))
+    tx.write(word, make_slot(state, tx.me, NO_SLOT))
     tx.write(BARE_LIST, make_bare_list(next_slot(value), made_of(bare_list) + 1))
     tx.slot = slot
     return True
@@ -242,7 +246,7 @@ def take(tx: Transaction, may_populate: cython.bint) -> cython.ulonglong:
     if waiting(tx.gate) > 0:
         return NOTHING
     targets: cython.ulonglong = tx.read(TARGETS)
-    if may_populate and spares(tx.gate) <= reserve_of(targets) and claim_bare(tx, targets):
+    if may_populate and spares(tx.gate) <= reserve_of(targets) and claim_bare(tx, targets, POPULATING):
         return TO_POPULATE
     if spares(tx.gate) == 0:
         return NOTHING
@@ -259,7 +263,7 @@ def fetch(tx: Transaction) -> cython.ulonglong:
         return GONE
     if is_closed(tx.gate):
         return CLOSED
-    return TO_POPULATE if claim_bare(tx, tx.read(TARGETS)) else NOTHING
+    return TO_POPULATE if claim_bare(tx, tx.read(TARGETS), POPULATING) else NOTHING
 
 
 @cython.cfunc
@@ -312,8 +316,9 @@ def add(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
     """The caller has populated it for all. KEPT, GRANTED, TO_PUNCH."""
     if not is_live(tx):
         return GONE
-    if not is_mine(tx, slot, POPULATING):
+    if not is_mine(tx, slot, FILLING):
         return NOT_YOURS
+    recount(tx, FILLING_AT, False)
     return settle(tx, slot)
 
 
@@ -329,6 +334,8 @@ def lay_bare(tx: Transaction, slot: cython.ulonglong, state: cython.ulonglong) -
     if made_of(bare_list) == 0:
         tx.broken = True
         return NOT_YOURS
+    if state == FILLING:
+        recount(tx, FILLING_AT, False)
     tx.write(slot_word(tx, slot), make_slot(BARE, 0, first_bare(bare_list)))
     tx.write(BARE_LIST, make_bare_list(slot, made_of(bare_list) - 1))
     return KEPT
@@ -339,26 +346,15 @@ def lay_bare(tx: Transaction, slot: cython.ulonglong, state: cython.ulonglong) -
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def count_offers(tx: Transaction, more: cython.bint) -> cython.void:
-    """One more is offered, or one less."""
+def recount(tx: Transaction, at: cython.ulonglong, more: cython.bint) -> cython.void:
+    """One slot more, or less, is counted at OFFERED_AT, QUARANTINED_AT or FILLING_AT."""
     counts: cython.ulonglong = tx.read(OFFERS)
-    offered: cython.ulonglong = offered_of(counts)
-    if (offered >= tx.slots) if more else (offered == 0):
+    one: cython.ulonglong = 1
+    number: cython.ulonglong = counts >> at & (FILLING_MAX if at == FILLING_AT else 0xFFFFFF)
+    if (number >= tx.slots or (at == FILLING_AT and number == FILLING_MAX)) if more else (number == 0):
         tx.broken = True
         return
-    tx.write(OFFERS, make_counts(offered + 1 if more else offered - 1, quarantined_of(counts)))
-
-
-@cython.cfunc
-@cython.exceptval(check=False)
-def count_quarantined(tx: Transaction, more: cython.bint) -> cython.void:
-    """One more is in quarantine, or one less."""
-    counts: cython.ulonglong = tx.read(OFFERS)
-    quarantined: cython.ulonglong = quarantined_of(counts)
-    if (quarantined >= tx.slots) if more else (quarantined == 0):
-        tx.broken = True
-        return
-    tx.write(OFFERS, make_counts(offered_of(counts), quarantined + 1 if more else quarantined - 1))
+    tx.write(OFFERS, counts + (one << at) if more else counts - (one << at))
 
 
 # -- the promise
@@ -411,23 +407,28 @@ def shrink(tx: Transaction, to_reserve: cython.bint) -> cython.ulonglong:
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def grow(tx: Transaction, goal: cython.ulonglong, under_way: cython.ulonglong) -> cython.ulonglong:
+def grow(tx: Transaction, goal: cython.ulonglong) -> cython.ulonglong:
     """TO_POPULATE: one for the line, or for the reserve. NOTHING: none is lacking, or none is allowed.
 
-    goal: FOR_LINE: only where somebody waits. FOR_RESERVE: also what the reserve lacks beside `under_way`, which others of
-    this process make. BEYOND_OUT: also what it would lack if all that is out came back.
+    goal: FOR_LINE: only where somebody waits. FOR_RESERVE: also what the reserve lacks beside what others are making, in
+    whatever process; if one of those is killed, whoever reaps it goes on. BEYOND_OUT: also what it would lack if all that is
+    out came back. ALONE: also what others are making: who makes the pool answers for its reserve.
+
+    For the line each makes its own: a process that is stopped in the middle must not have others wait for it.
     """
     if not is_live(tx):
         return GONE
     if is_closed(tx.gate):
         return NOTHING
     targets: cython.ulonglong = tx.read(TARGETS)
-    enough: cython.bint = spares(tx.gate) + under_way >= reserve_of(targets)
+    filling: cython.ulonglong = filling_of(tx.read(OFFERS))
+    enough: cython.bint = spares(tx.gate) + (0 if goal == ALONE else filling) >= reserve_of(targets)
     if goal == FOR_LINE or (goal == BEYOND_OUT and made_of(tx.read(BARE_LIST)) >= reserve_of(targets)):
         enough = True
-    if enough and waiting(tx.gate) == 0:
+    if (enough and waiting(tx.gate) == 0) or filling == FILLING_MAX or not claim_bare(tx, targets, FILLING):
         return NOTHING
-    return TO_POPULATE if claim_bare(tx, targets) else NOTHING
+    recount(tx, FILLING_AT, True)
+    return TO_POPULATE
 
 
 @cython.cfunc
@@ -435,7 +436,7 @@ def grow(tx: Transaction, goal: cython.ulonglong, under_way: cython.ulonglong) -
 def look(tx: Transaction) -> cython.ulonglong:
     """`value`: the targets, `count`: how many are made, `place`: how many the first in line has gathered; all of one moment.
 
-    `slot`: how many are offered, and in quarantine. `tx.gate`: the rest.
+    `slot`: how many are offered, in quarantine, and being made for all. `tx.gate`: the rest.
     """
     tx.slot = tx.read(OFFERS)
     tx.value = tx.read(TARGETS)
@@ -772,13 +773,15 @@ def reap_slot(
     if client_of(value) != client or state_of(value) == BARE or state_of(value) == SPARE or state_of(value) == QUARANTINED:
         return NOT_YOURS
     if state_of(value) == OFFERED or state_of(value) == ADDRESSED:
-        count_offers(tx, False)
+        recount(tx, OFFERED_AT, False)
     if sets_aside(epoch) == 1 and (state_of(value) == OFFERED or state_of(value) == LEASED):
-        count_quarantined(tx, True)
+        recount(tx, QUARANTINED_AT, True)
         tx.write(word, make_slot(QUARANTINED, ANYBODY, NO_SLOT))
         return KEPT
     if state_of(value) == OFFERED or state_of(value) == ADDRESSED or state_of(value) == LEASED:
         return settle(tx, slot)
+    if state_of(value) == FILLING:
+        recount(tx, FILLING_AT, False)
     tx.write(word, make_slot(PUNCHING, tx.me, NO_SLOT))
     return TO_PUNCH
 

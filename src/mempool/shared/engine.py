@@ -93,6 +93,8 @@ class Snapshot:
     """The part of `out` that was offered, and that nobody has adopted yet."""
     quarantined: int = 0
     """The part of `out` that is nobody's: a killed process had it who wanted it to be looked at first."""
+    filling: int = 0
+    """The part of `made` that processes are making for the line or the reserve."""
 
     @property
     def out(self) -> int:
@@ -254,8 +256,11 @@ class SharedEngine:
         self._lock = os.open(f"/proc/self/fd/{self._file}", os.O_RDWR | os.O_CLOEXEC)
         self._finalizer.detach()
         self._finalizer = weakref.finalize(self, _detach, self._tx, [self._file, self._lock], self._pid)
+        self.reaped = Reclaimed()  # in a child: those are its parent's
         self._find_number()
         self._tx.revive = _Revive(self)
+        if self.reaped:
+            self._go_on_filling()
         self.reaped = Reclaimed((*self.reaped.processes, *self.reap_dead().processes))
 
     def _find_number(self) -> None:
@@ -560,7 +565,14 @@ class SharedEngine:
                 killed = had(self._tx, number, epoch, record[0])
                 if self._tx.reap(number, epoch):
                     reaped.append(killed)
+        if reaped:
+            self._go_on_filling()
         return Reclaimed(reaped)
+
+    def _go_on_filling(self) -> None:
+        """Others have left to a killed process what it was making: it is made here, as far as there is memory."""
+        while self._tx.grow_by_one(decisions.BEYOND_OUT):
+            pass
 
     def _is_gone(self, number: int, process: locks.Process) -> bool:
         return not locks.is_locked(self._lock, number) and not self._maps(number, process)

@@ -94,7 +94,7 @@ def glance_by(tx: Transaction) -> Glance:
     """The figures of the pool that this client uses, or looks at. Raises PoolCorrupt."""
     from mempool.shared._engine import CONSTANTS
 
-    reserve, keep, limit, existing, spares, waiting, closed, _, gathered, offered, _ = tx.look()
+    reserve, keep, limit, existing, spares, waiting, closed, _, gathered, offered, *_ = tx.look()
     counts: Sequence[int]
     counts, nanoseconds, longest = tx.totals()
     spare = spares + gathered

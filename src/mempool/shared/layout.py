@@ -27,7 +27,7 @@ from mempool.shared.errors import PoolCorrupt
 from mempool.sizes import compared, in_words
 
 MAGIC = b"mempool\x01"
-VERSION = 4
+VERSION = 5
 #: magic, version, slots, places, clients, bytes of a slot, bytes of the file, a number that no other file has, boot_id()
 HEADER = struct.Struct("<8s6Q16s16s")
 PAGE = 4096

@@ -24,10 +24,9 @@ if not cython.compiled:  # compiled, all are in one file
         NOT_YOURS,
         NOTHING,
         client_word,
-        count_offers,
-        count_quarantined,
         is_live,
         is_mine,
+        recount,
         slot_word,
     )
     from mempool.shared.transaction import Transaction
@@ -38,7 +37,9 @@ if not cython.compiled:  # compiled, all are in one file
         LIVE,
         NO_SLOT,
         OFFERED,
+        OFFERED_AT,
         QUARANTINED,
+        QUARANTINED_AT,
         client_of,
         make_addressed,
         make_client,
@@ -73,7 +74,7 @@ def offer(
         tx.write(word, make_addressed(receiver, make_offerer(tx.me, tx.epoch)))
     else:
         return NOTHING
-    count_offers(tx, True)
+    recount(tx, OFFERED_AT, True)
     return GOT
 
 
@@ -105,13 +106,13 @@ def end_offer(tx: Transaction, slot: cython.ulonglong, number: cython.ulonglong,
             return NOT_YOURS
     elif state_of(value) == QUARANTINED:
         tx.write(word, make_slot(LEASED, tx.me, NO_SLOT))
-        count_quarantined(tx, False)
+        recount(tx, QUARANTINED_AT, False)
         tx.slot = slot
         return GOT
     elif state_of(value) != OFFERED and (state_of(value) != ADDRESSED or client_of(value) != tx.me):
         return NOT_YOURS
     tx.write(word, make_slot(LEASED, tx.me, NO_SLOT))
-    count_offers(tx, False)
+    recount(tx, OFFERED_AT, False)
     tx.slot = slot
     return GOT
 

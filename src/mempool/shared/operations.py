@@ -56,7 +56,7 @@ if not cython.compiled:  # compiled, all are in one file
     )
     from mempool.shared.offers import end_offer, look_at_offer, look_at_quarantined, offer
     from mempool.shared.transaction import Transaction
-    from mempool.shared.words import LIVE, POPULATING, PUNCHING, UNSETTLED
+    from mempool.shared.words import FILLING, LIVE, POPULATING, PUNCHING, UNSETTLED
 
 
 @cython.cfunc
@@ -99,7 +99,7 @@ def run_take(tx: Transaction) -> cython.ulonglong:
             outcome = populated(tx, slot)
             if tx.finish():
                 return outcome
-    put_back_unpopulated(tx, slot)
+    put_back_unpopulated(tx, slot, POPULATING)
     return run_take_spare(tx)
 
 
@@ -117,11 +117,12 @@ def run_take_spare(tx: Transaction) -> cython.ulonglong:
 
 @cython.cfunc
 @cython.exceptval(0xFFFF)
-def put_back_unpopulated(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
+def put_back_unpopulated(tx: Transaction, slot: cython.ulonglong, state: cython.ulonglong) -> cython.ulonglong:
+    """state: POPULATING or FILLING, as it was claimed."""
     outcome: cython.ulonglong
     while True:
         tx.begin()
-        outcome = lay_bare(tx, slot, POPULATING)
+        outcome = lay_bare(tx, slot, state)
         if tx.finish():
             return outcome
 
@@ -242,27 +243,27 @@ def run_grow(tx: Transaction) -> cython.ulonglong:
     """Populate what the line and the reserve lack. NOTHING: no more is lacking or allowed. TO_POPULATE: no memory. GONE."""
     outcome: cython.ulonglong
     while True:
-        outcome = grow_by_one(tx, FOR_RESERVE, 0)
+        outcome = grow_by_one(tx, FOR_RESERVE)
         if outcome != GOT:
             return outcome
 
 
 @cython.cfunc
 @cython.exceptval(0xFFFF)
-def grow_by_one(tx: Transaction, goal: cython.ulonglong, under_way: cython.ulonglong) -> cython.ulonglong:
+def grow_by_one(tx: Transaction, goal: cython.ulonglong) -> cython.ulonglong:
     """GOT: one more was populated. NOTHING: no more is lacking or allowed. TO_POPULATE: no memory. GONE."""
     outcome: cython.ulonglong
     slot: cython.ulonglong
     while True:
         tx.begin()
-        outcome = grow(tx, goal, under_way)
+        outcome = grow(tx, goal)
         if tx.finish():
             break
     if outcome != TO_POPULATE:
         return outcome
     slot = tx.slot
     if not tx.populate(slot):
-        put_back_unpopulated(tx, slot)
+        put_back_unpopulated(tx, slot, FILLING)
         return TO_POPULATE
     while True:
         tx.begin()
@@ -289,7 +290,7 @@ def run_fetch(tx: Transaction) -> cython.ulonglong:
         return outcome
     slot = tx.slot
     if not tx.populate(slot):
-        put_back_unpopulated(tx, slot)
+        put_back_unpopulated(tx, slot, POPULATING)
         return NOTHING
     while True:
         tx.begin()

@@ -127,12 +127,13 @@ def _receiver(engine: Any, to: int) -> tuple[int, int]:
     to = operator.index(to)
     found = []
     for number in range(engine.client.layout.clients):
-        state, epoch, pid, *_ = engine._tx.look_at_client(number)
-        if state == words.LIVE and pid == to:
+        state, epoch, pid, _, namespace = engine._tx.look_at_client(number)
+        if state == words.LIVE and pid == to and namespace == engine.client._here.pid_namespace:
             found.append((number, epoch))
     if not found:
         raise ProcessLookupError(
-            f"{engine.called}: no process {to} uses this pool; to= is os.getpid() of one that has attached to it"
+            f"{engine.called}: no process {to} uses this pool; to= is os.getpid() of one that has attached to it, in "
+            "this pid namespace; to one in another container, offer it to anybody"
         )
     if len(found) > 1:
         raise ValueError(

@@ -208,8 +208,8 @@ class SharedPool(BasePool[Buffer]):
                 ...
 
         Send the token through any pipe, queue or socket. to: None: anybody may adopt it, and until then it is this
-        process': if this one ends, it is reclaimed, and `recall` takes it back. Or the process id of one that has attached:
-        nobody else can adopt it, and it is that one's from this step on, so that this one may end.
+        process': if this one ends, it is reclaimed, and `recall` takes it back. Or the process id of one that has attached
+        (in this pid namespace): nobody else can adopt it, and it is that one's from this step on, so that this one may end.
 
         An element that is offered is out. Raises what `free` raises: BufferError while it is viewed, DoubleFree,
         ForeignElement; ProcessLookupError where no process `to` uses the pool, ValueError where it has attached twice.

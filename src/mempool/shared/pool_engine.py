@@ -90,13 +90,13 @@ class PoolEngine:
         self._doors = Doors(client._tx)
         self._listener: threading.Thread | None = None
         self._is_ending = self._is_closed_here = False
-        self._fills = self._filling = 0
+        self._fills = 0
         self._failures = 0
         self._said: str | None = None
         self._failed_at = self._rests_until = -NEVER
         self._rest_seconds = 0.0
-        forget = weakref.WeakMethod(self._forget_parent)
-        client.on_fork = lambda: (method := forget()) and method()
+        begin_anew = weakref.WeakMethod(self._begin_anew)
+        client.on_fork = lambda: (method := begin_anew()) and method()
         lifecycle.register(self)
         self._set_gates()
 
@@ -311,7 +311,7 @@ class PoolEngine:
         began = self.clock.now()
         failures = self._tx.failures
         for _ in range(ticket.lacking()):
-            if self._tx.grow_by_one(decisions.FOR_LINE, 0) is not True:
+            if self._tx.grow_by_one(decisions.FOR_LINE) is not True:
                 break
             self._end_rest()
             if ticket.is_settled():
@@ -576,7 +576,7 @@ class PoolEngine:
 
     def fill_or_raise(self) -> None:
         """Make the reserve of a pool that has just been made. Raises MemoryError."""
-        if not self._fill(decisions.FOR_RESERVE):
+        if not self._fill(decisions.ALONE):
             now = self.client.snapshot()
             raise MemoryError(
                 f"{self.called}: {now.spare} of {now.reserve} elements were made, and are disposed of: no room for "
@@ -590,12 +590,7 @@ class PoolEngine:
         failures = self._tx.failures
         try:
             while True:
-                beside = self._filling
-                self._filling += 1
-                try:
-                    grown = self._tx.grow_by_one(goal, beside)
-                finally:
-                    self._filling -= 1
+                grown = self._tx.grow_by_one(goal)
                 if grown is not True:
                     return grown is None
                 self._end_rest()
@@ -613,7 +608,7 @@ class PoolEngine:
         """See Engine. Of all processes, but for what only its own can know: what lingers, and what is being made."""
         now = self.client.snapshot()
         counts, nanoseconds, longest = self._tx.totals()
-        being_made, disposing = self._tx.being_made, self._tx.disposing
+        being_made, disposing = self._tx.being_made - self._tx.filling + now.filling, self._tx.disposing
         existing = now.made - being_made
         spare = now.spare + now.gathered  # what the first in line has gathered is nobody's else's, and not out yet
         lacking, out = max(0, now.reserve - spare), max(0, existing - spare - disposing)
@@ -633,7 +628,7 @@ class PoolEngine:
             written_off=0,
             being_made=being_made,
             owed=owed,
-            filling=lacking - owed if self._fills and not closed else 0,
+            filling=lacking - owed if (self._fills or now.filling) and not closed else 0,
             waiting=now.waiting,
             from_spare=counts[decisions.FROM_SPARES],
             from_source=counts[decisions.FROM_SOURCE],
@@ -763,6 +758,11 @@ class PoolEngine:
         self._forget_parent()
         return None
 
+    def _begin_anew(self) -> None:
+        """In a child that has just attached: it may have met killed processes."""
+        self._forget_parent()
+        killed.tell(self._on_reclaim, self.client.reaped, self.called)
+
     def _forget_parent(self) -> None:
         """In a child: what is out is the parent's, who alone can return it; nobody else waits here."""
         for block in self._blocks.values():
@@ -773,7 +773,7 @@ class PoolEngine:
         self._waiting, self._draining, self._listener = {}, {}, None
         self._doors.close_inherited()
         self._doors = Doors(self._tx)
-        self._fills = self._filling = 0
+        self._fills = 0
         self.under_way.clear()
         in_use.pop(id(self), None)
         self._set_gates()

@@ -4,7 +4,7 @@
     word 0      reserve:21 | keep:21 | limit:21 | keep follows:1        the targets, which change together
     word 1      first bare slot:24 | made:24
     word 2      head of the line:16 | tail:16 | first empty place:16
-    word 3      offered:24 | quarantined:24                         how many elements
+    word 3      offered:24 | quarantined:24 | filling:16                how many slots
     then        for each slot    state:4 | client:16 | next slot:24       or, of an addressed one, | offerer:43
     then        for each place   state:4 | client:16 | wanted:20 | granted:20   and   before:16 | behind:16 | first slot:24
     then        for each client  state:2 | epoch:32, whose highest bit says that what it has is set aside if it is killed
@@ -35,7 +35,11 @@ if not cython.compiled:  # _engine.pyx says the same in C; tests/shared/test_wor
     # The states of a slot. BARE has no memory; of all others it is there, or is on its way (POPULATING, PUNCHING).
     # OFFERED: to anybody, and its client's who has offered it. ADDRESSED: its client's to whom it was offered.
     # QUARANTINED: nobody's; a killed client had it who wanted it to be looked at before anybody uses it.
-    BARE, POPULATING, SPARE, LEASED, PUNCHING, OFFERED, ADDRESSED, QUARANTINED = range(8)
+    # FILLING: as POPULATING, but for the line or the reserve, so that nobody else makes the same once more.
+    BARE, POPULATING, SPARE, LEASED, PUNCHING, OFFERED, ADDRESSED, QUARANTINED, FILLING = range(9)
+    # Where word 3 counts them.
+    OFFERED_AT, QUARANTINED_AT, FILLING_AT = 0, 24, 48
+    FILLING_MAX = (1 << 16) - 1
     ANYBODY = 0xFFFF  # no client has this number
     # The states of a place in the line.
     EMPTY, WAITING, SERVED, SHUT = range(4)
@@ -293,13 +297,6 @@ def with_quarantine(epoch: cython.ulonglong, sets_it_aside: cython.ulonglong) ->
 @cython.cfunc
 @cython.inline
 @cython.exceptval(check=False)
-def make_counts(offered: cython.ulonglong, quarantined: cython.ulonglong) -> cython.ulonglong:
-    return offered | quarantined << 24
-
-
-@cython.cfunc
-@cython.inline
-@cython.exceptval(check=False)
 def offered_of(counts: cython.ulonglong) -> cython.ulonglong:
     return counts & 0xFFFFFF
 
@@ -309,6 +306,13 @@ def offered_of(counts: cython.ulonglong) -> cython.ulonglong:
 @cython.exceptval(check=False)
 def quarantined_of(counts: cython.ulonglong) -> cython.ulonglong:
     return counts >> 24 & 0xFFFFFF
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def filling_of(counts: cython.ulonglong) -> cython.ulonglong:
+    return counts >> 48
 
 
 @cython.cfunc
