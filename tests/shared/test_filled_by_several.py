@@ -18,6 +18,7 @@ from mempool import Buffer
 from mempool.shared import repair
 from mempool.shared.engine import SharedEngine
 from mempool.shared.pool import SharedPool
+from mempool.shared.ticket import Ticket
 from mempool.testing import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -111,3 +112,29 @@ def test_what_another_process_is_making_keeps_nobody_in_line_waiting(pool_path: 
         assert other.end() == 0
     pool.free_many([held, *served])
     assert pool.verify() == []
+
+
+def test_a_resize_while_another_caller_lines_up(pool_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The callers of this process are looked at one by one; who comes or goes meanwhile disturbs nobody."""
+    pool = make(pool_path, limit=1)
+    held = pool.alloc()
+    served: list[Buffer] = []
+    waiter = threading.Thread(target=lambda: served.append(pool.alloc(timeout=30)))
+    waiter.start()
+    wait_until(lambda: pool.waiting == 1)
+    waiting = pool._engine._waiting
+    newcomer = pool._engine.ticket(1)
+
+    def come(_ticket: Ticket) -> bool:
+        waiting[newcomer] = None
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ticket, "is_first", come)
+        pool.resize(limit=2)
+    waiter.join(40)
+    assert newcomer in waiting
+    del waiting[newcomer]
+    assert len(served) == 1
+    pool.free_many([held, *served])
+    assert (pool.out, pool.verify()) == (0, [])

@@ -530,7 +530,7 @@ class PoolEngine:
         for ticket in list(self._waiting):
             ticket.wake()  # the limit may be less than it wants
         self._have_head_retry()
-        if grew or not any(ticket.is_first() for ticket in self._waiting):
+        if grew or not any(ticket.is_first() for ticket in list(self._waiting)):
             # For the line, too: its head waits in another process, which is not told that the limit was raised.
             self._fill(decisions.FOR_RESERVE if grew else decisions.FOR_LINE)
         self._tx.shrink()
