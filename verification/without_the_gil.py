@@ -2,7 +2,8 @@
 
 Eight threads, two resizers and two event loops use one pool; each element carries a mark of who has it, so an element in two
 hands is seen at once, and so is one that is lost: at the end all are at home, and the source has back what it made. Beside
-these, scenes in which two callers do the same to one thing: free it, release it, view it. A scene ends at its first fault.
+these, scenes in which two callers do the same to one thing: free it, release it, view it; and duels, in which they do it
+within nanoseconds. A scene ends at its first fault.
 
 SECONDS: of all scenes together. Each is played once at least, however busy the machine is: its time begins when all its
 threads have, and one that has done nothing has failed. On a Python with the GIL the same runs, and finds less.
@@ -20,9 +21,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Self
 
-from mempool import Buffers, Objects, Pool, PoolError
+from mempool import IMPLEMENTATION, Buffers, Objects, Pool, PoolError, UseAfterFree
+from mempool._core.transfer import new_ticket
 from mempool.sources import Limited
 from mempool.sources.memory import Memory
 
@@ -30,6 +32,8 @@ THREADS, RESIZERS, LOOPS = 8, 2, 2
 #: Seconds after which whoever has not come back is taken for hanging.
 PATIENCE = 60.0
 HOLDERS = "holders"
+#: After so many looks a thread that spins lets others run: at once, where it keeps the GIL from whom it awaits.
+LOOKS = 1 if getattr(sys, "_is_gil_enabled", lambda: True)() else 50_000
 
 
 class Fault(Exception):
@@ -327,6 +331,174 @@ def lingering(track: str) -> Callable[[], Callable[[], None]]:
     return prepare
 
 
+class Duel:
+    """Two threads do something to the same thing in the same instant, thousands of times a second.
+
+    `together` starts threads, and what they do is seldom less than a microsecond apart. Here both stand ready and spin, and
+    each begins after some steps more that are drawn, so that in many rounds every distance between the two is tried.
+    """
+
+    STEPS = 60
+
+    def __init__(self) -> None:
+        self.round = self.done = 0
+        self.theirs: Callable[[], object] | None = None
+        self.outcome: object = None
+        self.draw = random.Random(15)
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.theirs = None
+        self.round += 1
+        self.thread.join(PATIENCE)
+
+    def _run(self) -> None:
+        draw, number = random.Random(16), 0
+        while True:
+            number += 1
+            steps = draw.randrange(self.STEPS)
+            self._await(lambda number=number: self.round >= number)  # type: ignore[misc]
+            theirs = self.theirs
+            if theirs is None:
+                return
+            self.outcome = self._outcome(theirs, steps)
+            self.done = number
+
+    def both(self, mine: Callable[[], object], theirs: Callable[[], object]) -> tuple[object, object]:
+        """Do both at once. What each returned or raised."""
+        steps = self.draw.randrange(self.STEPS)
+        self.theirs = theirs
+        self.round += 1
+        outcome = self._outcome(mine, steps)
+        self._await(lambda: self.done == self.round)
+        return outcome, self.outcome
+
+    @staticmethod
+    def _outcome(call: Callable[[], object], steps: int) -> object:
+        for _ in range(steps):
+            pass
+        try:
+            return call()
+        except BaseException as error:  # noqa: BLE001 - an outcome
+            return error
+
+    @staticmethod
+    def _await(is_so: Callable[[], bool]) -> None:
+        until, looks = time.monotonic() + PATIENCE, 0
+        while not is_so():
+            looks += 1
+            if looks % LOOKS == 0:
+                time.sleep(0)  # it may be the other one's turn
+                check(time.monotonic() < until, "one of two threads hangs")
+
+
+def duels(prepare: Callable[[], Callable[[Duel], None]]) -> Callable[[float], int]:
+    """A scene of such rounds."""
+
+    def scene(seconds: float) -> int:
+        play, played = prepare(), 0
+        until = time.monotonic() + seconds
+        with Duel() as duel:
+            while not played or time.monotonic() < until:
+                play(duel)
+                played += 1
+        return played
+
+    return scene
+
+
+def duel_of_frees(linger: bool, track: str) -> Callable[[], Callable[[Duel], None]]:
+    """Two free one buffer that is viewed, if they let it linger, or that nobody looks at: one of them may.
+
+    What the views keep is the handle of the one that did: else its memory is had by the next, while they look at it.
+    """
+
+    def prepare() -> Callable[[Duel], None]:
+        pool = Pool(Buffers(4096), 2, keep=2, track=track, name="duel")
+
+        def play(duel: Duel) -> None:
+            kept, buffer = pool.alloc(), pool.alloc()
+            view = buffer[:] if linger else None
+            one_succeeds([*duel.both(*[lambda: pool.free(buffer, linger=linger)] * 2)], PoolError, BufferError)
+            stats = pool.stats()
+            check(stats.lingering == linger, "lingers, as is said:", stats)
+            check(stats.out == 1 + linger, "out, as is said:", stats)
+            del view
+            pool.free(kept)
+            stats = pool.stats()
+            check((stats.out, stats.lingering) == (0, 0), "all are at home, and it is said:", stats)
+
+        return play
+
+    return prepare
+
+
+def duel_of_addresses() -> Callable[[Duel], None]:
+    """One asks where a buffer begins while the other takes its memory away: it is told, or that there is none."""
+    source = Buffers(4096)
+
+    def play(duel: Duel) -> None:
+        buffer = source.alloc()
+        begins = buffer.address
+        said, freed = duel.both(lambda: buffer.address, lambda: source.free(buffer))
+        raise_faults([freed])
+        check(said == begins or isinstance(said, UseAfterFree), "an address of", repr(said))
+
+    return play
+
+
+class Named:
+    """What a waiter, or a slot, is to a ticket, or to the figures of a pool."""
+
+    mapping = None
+    at = 0
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def looked_at(look: Callable[[], object], times: int = 20) -> None:
+    """Look so often; what is found is a Named one, or nothing, and whole."""
+    for _ in range(times):
+        found = look()
+        check(found is None or (type(found) is Named and found.number >= 0), "found:", type(found))
+
+
+def duel_of_owners() -> Callable[[Duel], None]:
+    """One tells who waits, while the other forgets it, and that was the last that there was of it."""
+    ticket, numbers = new_ticket(1), itertools.count()
+
+    def come_and_go() -> None:
+        for _ in range(10):
+            ticket.set_waiter(int, Named(next(numbers)), 0)
+            ticket.forget_owner()
+
+    def play(duel: Duel) -> None:
+        raise_faults([*duel.both(come_and_go, lambda: looked_at(lambda: ticket.owner))])
+
+    return play
+
+
+def duel_of_slots() -> Callable[[Duel], None]:
+    """One asks where the figures are mirrored, while the other mirrors them elsewhere."""
+    pool, numbers = Pool(Objects(Thing), 1, name="slots"), itertools.count()
+    core = pool._engine.core
+
+    def move() -> None:
+        for _ in range(10):
+            core.mirror_to(Named(next(numbers)))
+            core.mirror_to(None)
+
+    def play(duel: Duel) -> None:
+        raise_faults([*duel.both(move, lambda: looked_at(core.slot))])
+
+    return play
+
+
 def limited() -> Callable[[], None]:
     """No more than so many exist, whoever asks."""
 
@@ -426,6 +598,13 @@ def scenes() -> Iterator[tuple[str, Callable[[float], int]]]:
         yield f"lingering-{track}", rounds(lingering(track))
     yield "views", rounds(views)
     yield "views-against-free", rounds(views_against_free)
+    for track in ("identity", "nothing"):
+        yield f"duel-of-frees-{track}", duels(duel_of_frees(False, track))
+        yield f"duel-of-frees-lingering-{track}", duels(duel_of_frees(True, track))
+    yield "duel-of-addresses", duels(duel_of_addresses)
+    yield "duel-of-owners", duels(duel_of_owners)
+    if IMPLEMENTATION == "compiled":  # else a page is needed
+        yield "duel-of-slots", duels(duel_of_slots)
     yield "limited", rounds(limited)
     yield "memory-64", memory(64)
     yield "memory-4096", memory(4096)

@@ -81,12 +81,65 @@ cdef inline bint begin_look(Buffer self, Py_ssize_t look) noexcept:
             return True
 
 
+# Without the GIL, the last reference to an object that another thread has made is taken away by that thread, at its next
+# bytecode: if it sleeps for an hour, in an hour. What was viewed shall not wait for that, so who has the last reference acts.
+
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+    /* Whether this reference is the only one. Between two equal looks at the shared part nobody has passed one on. */
+    static inline int mempool_is_only(void *thing) {
+        PyObject *object = (PyObject *)thing;
+        Py_ssize_t shared = _Py_atomic_load_ssize(&object->ob_ref_shared);
+        Py_ssize_t own = (Py_ssize_t)_Py_atomic_load_uint32(&object->ob_ref_local);
+        if (_Py_atomic_load_ssize(&object->ob_ref_shared) != shared)
+            return 0;
+        return own + Py_ARITHMETIC_RIGHT_SHIFT(Py_ssize_t, shared, _Py_REF_SHARED_SHIFT) == 1;
+    }
+    #else
+    #define mempool_is_only(thing) 0
+    #endif
+    static inline void mempool_hear_of_releases(PyObject *type, releasebufferproc released) {
+        ((PyTypeObject *)type)->tp_as_buffer->bf_releasebuffer = released;
+    }
+    """
+    bint is_only "mempool_is_only"(void *thing) noexcept
+    void mempool_hear_of_releases(object type, void (*released)(object, Py_buffer *) noexcept) noexcept
+
+cdef extern from "Python.h":
+    void PyObject_CallFinalizer(object thing) noexcept
+
+
+cdef inline void finalize_if_last(Buffer buffer) noexcept:
+    """The caller is about to let go of this handle; if nobody else has it, it is returned now."""
+    if buffer.state == LIVE and is_only(<void*>buffer):
+        PyObject_CallFinalizer(buffer)  # which finds nothing to do the next time
+
+
 cdef inline void end_look(Buffer self, Py_ssize_t look):
     """The last view of a handle that was freed lets go of the next handle, which it kept."""
     cdef Buffer kept = None
     if add(&self.watch, -look) == GONE:
         kept = self.next_handle
         self.next_handle = None
+        if kept is not None:
+            finalize_if_last(kept)
+
+
+cdef inline void view_released(object exporter, Py_buffer *_view) noexcept:
+    """The slot bf_releasebuffer of an Exporter. If nobody else has it, who looked looks no more."""
+    cdef Buffer buffer
+    if is_only(<void*>exporter) and (<Exporter>exporter).buffer is not None:
+        buffer = (<Exporter>exporter).buffer
+        (<Exporter>exporter).buffer = None
+        end_look(buffer, VIEW)
+        finalize_if_last(buffer)
+
+
+cdef inline object hear_of_releases():
+    """When the module is imported."""
+    if WITHOUT_GIL:
+        mempool_hear_of_releases(Exporter, view_released)
 
 
 cdef inline void enforce(Buffer self) noexcept:

@@ -110,7 +110,10 @@ class Exporter:
     def __dealloc__(self) -> None:
         if cython.compiled and self.buffer is not None:
             if WITHOUT_GIL:
-                end_look(self.buffer, VIEW)  # type: ignore[name-defined]
+                buffer: Buffer = self.buffer
+                self.buffer = None
+                end_look(buffer, VIEW)  # type: ignore[name-defined]
+                finalize_if_last(buffer)  # type: ignore[name-defined]
                 return
             self.buffer.exporter = cython.NULL  # before its last reference goes, whose finalizer looks here
 
@@ -581,7 +584,9 @@ def _numpy() -> Any:
     return np
 
 
-if not cython.compiled:
+if cython.compiled:
+    hear_of_releases()  # type: ignore[name-defined]
+else:
     # Uncompiled, views look through an object that belongs to one handle, its window, whose references tell how many there
     # are. From CPython 3.12 on, `__buffer__` exports it, and it is a memoryview. In 3.11 no class of Python's can export a
     # buffer, so the handle makes its views itself, and the window is a ctypes array.

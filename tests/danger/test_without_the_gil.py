@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import textwrap
+import threading
+from collections.abc import Callable
 
 import pytest
 import without_the_gil
+
+import mempool
+from mempool import Buffers, Pool
 
 
 def import_without_the_gil(**variables: str) -> subprocess.CompletedProcess[str]:
@@ -120,6 +126,116 @@ def test_where_a_planted_race_is_not_told_nothing_else_is_played(
     assert "this tells of no race" in capsys.readouterr().out
 
 
+DUELS = (
+    "duel-of-frees-identity",
+    "duel-of-frees-lingering-identity",
+    "duel-of-frees-nothing",
+    "duel-of-frees-lingering-nothing",
+    "duel-of-addresses",
+    "duel-of-owners",
+    "duel-of-slots",
+)
+
+
+@pytest.mark.parametrize("scene", DUELS)
+def test_two_that_do_it_in_the_same_instant_do_it_one_after_the_other(
+    scene: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Free one buffer, with its views; look at what the other one lets go of. In `make stress-ft` for longer."""
+    if scene == "duel-of-slots" and mempool.IMPLEMENTATION != "compiled":
+        pytest.skip("uncompiled, figures are mirrored into a page, of which a process has one")
+    assert stress("2" if without_the_gil.IS_OFF else "0", scene) == 0, capsys.readouterr().out
+
+
+# -- what a thread has made that sleeps: without the GIL CPython takes away the last reference to it when that one wakes
+
+
+class Sleeper:
+    """A thread that has done something and sleeps until the end of the block."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.done: list[object] = []
+        self.has_acted, self.end = threading.Event(), threading.Event()
+        self.act: Callable[[], object] | None = act
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self) -> None:
+        act, self.act = self.act, None
+        assert act is not None
+        self.done.append(act())
+        del act
+        self.has_acted.set()
+        self.end.wait(60)
+
+    def __enter__(self) -> list[object]:
+        self.thread.start()
+        assert self.has_acted.wait(60)
+        return self.done
+
+    def __exit__(self, *_exception: object) -> None:
+        self.end.set()
+        self.thread.join(60)
+
+
+@pytest.mark.parametrize("track", ["identity", "nothing", "holders"])
+def test_a_view_is_over_when_it_is_released_though_who_made_it_sleeps(track: str) -> None:
+    """A worker hands over what it has read, and waits for its next job: who is done with it can free the buffer."""
+    pool = Pool(Buffers(4096), 1, track=track)
+    buffer = pool.alloc()
+    with Sleeper(lambda: buffer[:]) as done:
+        view = done.pop()
+        assert isinstance(view, memoryview)
+        assert buffer.views() == 1
+        view.release()
+        assert buffer.views() == 0
+        pool.free(buffer)
+        assert pool.stats().out == 0
+
+
+def test_a_view_that_is_kept_besides_is_not_over_when_it_is_released() -> None:
+    """Whoever keeps what it looked through, as torch does, may look on."""
+    pool = Pool(Buffers(4096), 1)
+    buffer = pool.alloc()
+    with Sleeper(lambda: buffer[:]) as done:
+        view = done.pop()
+        assert isinstance(view, memoryview)
+        kept = view.obj
+        view.release()
+        if mempool.IMPLEMENTATION == "compiled":  # uncompiled, that is the buffer itself, or dead
+            assert buffer.views() == 1
+            with pytest.raises(BufferError):
+                pool.free(buffer)
+    del kept, view
+    gc.collect()  # what the sleeper made is at its end by now
+    pool.free(buffer)
+
+
+@pytest.mark.parametrize("track", ["identity", "nothing", "holders"])
+def test_a_buffer_that_lingers_is_returned_with_its_last_view_though_who_freed_it_sleeps(track: str) -> None:
+    """And whoever waits for it has it, and does not wait for that other thread."""
+    pool = Pool(Buffers(4096), 1, limit=1, track=track)
+    buffer = pool.alloc()
+    view = buffer[:]
+    with Sleeper(lambda: pool.free(buffer, linger=True)):
+        assert pool.stats().lingering == 1
+        assert pool.try_alloc() is None
+        view.release()
+        assert (pool.stats().out, pool.stats().lingering) == (0, 0)
+        pool.free(pool.alloc(timeout=0))
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_dropped_buffer_is_returned_with_its_last_view_though_who_took_it_sleeps() -> None:
+    """Nobody has the handle any more; what the view was is released by another thread."""
+    pool = Pool(Buffers(4096), 1)
+    with Sleeper(lambda: pool.alloc()[:]) as done:
+        view = done.pop()
+        assert isinstance(view, memoryview)
+        assert pool.stats().out == 1
+        view.release()
+        assert pool.stats().out == 0
+
+
 # -- a SharedPool, and forks
 
 
@@ -214,3 +330,33 @@ def test_a_forked_child_waits_for_no_lock_of_a_table() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "child 0\n"), done.stderr
+
+
+#: A buffer that a child of a fork does not have is freed there, while somebody views it. What lies behind None is CPython's.
+BEHIND_NONE = """
+import ctypes, os, sys
+from mempool import Buffers
+
+source = Buffers(4096, dontfork=True)
+buffer = source.alloc()
+view = buffer[:]
+behind = id(None) + None.__sizeof__()
+child = os.fork()
+if child == 0:
+    status = 2
+    try:
+        before = ctypes.string_at(behind, 128)
+        source.free(buffer)
+        status = int(ctypes.string_at(behind, 128) != before)
+    finally:
+        os._exit(status)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_to_free_what_stayed_with_the_parent_writes_nowhere_else() -> None:
+    """It has no next handle, and nothing is written into None in its place."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", BEHIND_NONE], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -130,11 +130,6 @@ def demo(
         return demo_fleet()
     if not sys.platform.startswith("linux"):
         raise click.ClickException(f"the demo needs Linux, where a limit on memory is enforced; this is {sys.platform}")
-    if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        raise click.ClickException(
-            "the demo needs a Python that was built with the GIL: without, each thread keeps the memory that it has freed "
-            "for itself, so memory cannot run out for all of them alike. What is tested there: docs/explanation/proof.md"
-        )
     if limit < reserve:
         raise click.UsageError(f"--limit {limit} is less than the reserve of {reserve}")
     promise = max(reserve, min(workers, limit)) if promise is None else promise
@@ -149,6 +144,11 @@ def demo(
                 f"{in_words(needed)} is the least"
             )
     kinds.check_figures(figures)
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise click.ClickException(
+            "the demo needs a Python that was built with the GIL: without, each thread keeps the memory that it has freed "
+            "for itself, so memory cannot run out for all of them alike. What is tested there: docs/explanation/proof.md"
+        )
     # Only here: they need Linux.
     from mempool.cli.out_of_memory.children import ChildFailedError
     from mempool.cli.out_of_memory.files import standard_library
