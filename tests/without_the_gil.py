@@ -38,6 +38,7 @@ EXCUSED: dict[str, str] = {
     "tests/cli/test_cli_demo.py::test_more_files_than_digests_have_room_is_a_bad_argument": NO_LIMIT,
     "tests/watch/test_the_demo_is_steered.py::test_the_demo_is_seen_by_top_and_resized": NO_LIMIT,
     "tests/docs/test_examples.py::test_without_a_reserve_the_same_cache_dies": NO_ADDRESSES,
+    "tests/shared/test_words.py::test_the_compiled_engine_has_the_same_constants": SHARED,
     "tests/docs/test_examples.py::test_frames_are_passed_on_while_workers_are_killed": SHARED,
     "tests/docs/test_examples.py::test_workers_of_a_torch_loader_fill_shared_buffers": SHARED,
     "tests/docs/test_examples.py::test_workers_of_an_executor_fill_shared_buffers": SHARED,

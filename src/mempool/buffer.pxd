@@ -96,14 +96,21 @@ cdef extern from *:
             return 0;
         return own + Py_ARITHMETIC_RIGHT_SHIFT(Py_ssize_t, shared, _Py_REF_SHARED_SHIFT) == 1;
     }
+    /* A view may be released because of an exception, which is under way then. */
+    static inline void *mempool_put_aside(void) { return PyErr_GetRaisedException(); }
+    static inline void mempool_raise_again(void *exception) { PyErr_SetRaisedException((PyObject *)exception); }
     #else
     #define mempool_is_only(thing) 0
+    #define mempool_put_aside() NULL
+    #define mempool_raise_again(exception) ((void)(exception))
     #endif
     static inline void mempool_hear_of_releases(PyObject *type, releasebufferproc released) {
         ((PyTypeObject *)type)->tp_as_buffer->bf_releasebuffer = released;
     }
     """
     bint is_only "mempool_is_only"(void *thing) noexcept
+    void *put_aside "mempool_put_aside"() noexcept
+    void raise_again "mempool_raise_again"(void *exception) noexcept
     void mempool_hear_of_releases(object type, void (*released)(object, Py_buffer *) noexcept) noexcept
 
 cdef extern from "Python.h":
@@ -129,11 +136,15 @@ cdef inline void end_look(Buffer self, Py_ssize_t look):
 cdef inline void view_released(object exporter, Py_buffer *_view) noexcept:
     """The slot bf_releasebuffer of an Exporter. If nobody else has it, who looked looks no more."""
     cdef Buffer buffer
+    cdef void *exception
     if is_only(<void*>exporter) and (<Exporter>exporter).buffer is not None:
+        exception = put_aside()
         buffer = (<Exporter>exporter).buffer
         (<Exporter>exporter).buffer = None
         end_look(buffer, VIEW)
         finalize_if_last(buffer)
+        buffer = None
+        raise_again(exception)
 
 
 cdef inline object hear_of_releases():

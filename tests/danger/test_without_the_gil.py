@@ -192,6 +192,16 @@ def test_a_view_is_over_when_it_is_released_though_who_made_it_sleeps(track: str
         assert pool.stats().out == 0
 
 
+def test_an_exception_during_which_a_view_is_released_goes_on() -> None:
+    """As an iteration over a buffer ends: by an index too large, of a view that is released then."""
+    pool = Pool(Buffers(4096), 1)
+    buffer = pool.alloc()
+    with pytest.raises(IndexError):
+        buffer[4096]
+    assert sum(buffer) == sum(bytes(buffer[:]))
+    pool.free(buffer)
+
+
 def test_a_view_that_is_kept_besides_is_not_over_when_it_is_released() -> None:
     """Whoever keeps what it looked through, as torch does, may look on."""
     pool = Pool(Buffers(4096), 1)
