@@ -1,9 +1,9 @@
 """A stress for Pythons without the GIL: `python -m verification.without_the_gil [SECONDS] [SCENE ...]`; `make stress-ft`.
 
-Eight threads, two resizers and two event loops use one pool; each element carries a mark of who has it, so an element in two
-hands is seen at once, and so is one that is lost: at the end all are at home, and the source has back what it made. Beside
-these, scenes in which two callers do the same to one thing: free it, release it, view it; and duels, in which they do it
-within nanoseconds. A scene ends at its first fault.
+Eight threads, two resizers, two event loops and one who asks what there is use one pool; each element carries a mark of who
+has it, so an element in two hands is seen at once, and so is one that is lost: at the end all are at home, and the source
+has back what it made. Beside these, scenes in which two callers do the same to one thing: free it, release it, view it; and
+duels, in which they do it within nanoseconds. A scene ends at its first fault.
 
 SECONDS: of all scenes together. Each is played once at least, however busy the machine is: its time begins when all its
 threads have, and one that has done nothing has failed. On a Python with the GIL the same runs, and finds less.
@@ -12,6 +12,7 @@ threads have, and one that has done nothing has failed. On a Python with the GIL
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import random
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
-from mempool import IMPLEMENTATION, Buffers, Objects, Pool, PoolError, UseAfterFree
+from mempool import IMPLEMENTATION, Buffers, Objects, Pool, PoolError, PoolTimeout, UseAfterFree
 from mempool._core.transfer import new_ticket
 from mempool.sources import Limited
 from mempool.sources.memory import Memory
@@ -175,6 +176,18 @@ class Load:
             self.pool.resize(reserve=draw.choice((0, 2, 3, 5, 8)))
             time.sleep(0.0005)
 
+    def onlooker(self) -> None:
+        """Asks for all that a pool tells of itself, gives up in the line, and has broken elements made anew."""
+        pool = self.pool
+        while self.is_on():
+            for ask in (pool.stats, pool.guarantee, pool.holders, pool.why_empty, pool.__repr__):
+                ask()
+            check(pool.reserve <= 8 and pool.spare + pool.waiting >= 0, "no such numbers")
+            with contextlib.suppress(PoolTimeout):
+                pool.discard(pool.alloc(timeout=0.0002))
+            pool.refill()
+            time.sleep(0.0005)
+
     def loop(self) -> None:
         tokens = self.tokens()
 
@@ -201,7 +214,7 @@ def load(source: Callable[[], Any], track: str, limit: int | None) -> Callable[[
     def scene(seconds: float) -> int:
         pool = shared(Pool(source(), 3, track=track, limit=limit, name="stress"))
         run = Load(pool, seconds)
-        workers = [run.thread] * THREADS + [run.resizer] * RESIZERS + [run.loop] * LOOPS
+        workers = [run.thread] * THREADS + [run.resizer] * RESIZERS + [run.loop] * LOOPS + [run.onlooker]
         raise_faults(together(*workers, patience=seconds + PATIENCE, begin=run.begin))
         stats = pool.stats()
         check(stats.out == 0, "all are at home, and", stats.out, "are said to be out:", stats)
