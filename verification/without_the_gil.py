@@ -431,7 +431,7 @@ def duel_of_frees(linger: bool, track: str) -> Callable[[], Callable[[Duel], Non
     """
 
     def prepare() -> Callable[[Duel], None]:
-        pool = Pool(Buffers(4096), 2, keep=2, track=track, name="duel")
+        pool = shared(Pool(Buffers(4096), 2, keep=2, track=track, name="duel"))
 
         def play(duel: Duel) -> None:
             kept, buffer = pool.alloc(), pool.alloc()
