@@ -147,6 +147,65 @@ def test_two_that_do_it_in_the_same_instant_do_it_one_after_the_other(
     assert stress("2" if without_the_gil.IS_OFF else "0", scene) == 0, capsys.readouterr().out
 
 
+# -- how threads scale: `python -m verification.scaling`
+
+
+def test_beside_each_figure_of_threads_stands_that_of_processes() -> None:
+    """Played once, however busy the machine is, and whoever was disturbed is told."""
+    pytest.importorskip("verification.scaling", reason="the tests run without the rest of the tree")
+    done = subprocess.run(
+        [sys.executable, "-m", "verification.scaling", "0", "identity", "SimpleQueue"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[0] for line in done.stdout.splitlines()[2:] if line[0] != " "] == ["identity", "SimpleQueue"]
+    assert done.stdout.count("1 rounds; void: alone ") == 2
+    assert done.stdout.count("two threads, one each") == done.stdout.count("control: two processes, one each") == 2
+    assert done.stdout.count("of SimpleQueue's") == 1
+
+
+def test_a_round_counts_where_a_player_waited_for_the_other_and_not_where_its_processor_was_taken() -> None:
+    """Else threads that wait for a lock of the library would be taken for a busy machine, and left out."""
+    scaling = pytest.importorskip("verification.scaling", reason="the tests run without the rest of the tree")
+    player = scaling.Player(0, memoryview(bytearray(8 * scaling.LINE)).cast("q"))
+    for descriptor in (*player.commands, *player.answers):
+        os.close(descriptor)
+
+    def disturbed(processor: int, taken_away: int, waited: int, late: int = 0) -> bool:
+        for field, value in (
+            (scaling.LATE, late),
+            (scaling.PAIRS, 10),
+            (scaling.TOOK, 1000),
+            (scaling.PROCESSOR, processor),
+            (scaling.TAKEN_AWAY, taken_away),
+            (scaling.WAITED, waited),
+        ):
+            player.tell(field, value)
+        return bool(player.was_disturbed())
+
+    assert not disturbed(1000, 0, 0)
+    assert not disturbed(950, 1, 0)
+    assert not disturbed(400, 0, 3)
+    assert disturbed(400, 1, 3)
+    assert disturbed(400, 0, 0)  # a virtual machine that did not run
+    assert disturbed(1000, 0, 0, late=1)
+
+
+def test_a_ratio_is_of_two_bursts_of_one_round_and_there_is_none_of_a_void_one() -> None:
+    """Two threads that do 1.8 times the work of one come to 0.9 N; by processor time it may be more."""
+    scaling = pytest.importorskip("verification.scaling", reason="the tests run without the rest of the tree")
+    one = scaling.Round({"alone": scaling.Burst(2.0, 2.0), "threads": scaling.Burst(3.6, 4.0), "processes": None})
+    assert one.ratio("threads", "alone", 2) == pytest.approx(0.9)
+    assert one.ratio("threads", "alone", 2, "processor_rate") == pytest.approx(1.0)
+    assert one.ratio("processes", "alone", 2) is None
+    assert scaling.relative([0.9, 0.8, None], [0.9, None, 0.9]) == [1.0, None, None]
+    assert scaling.spread([0.9, None, 1.0, 0.8, 0.95, 0.85]) == " 0.90 (0.80 to 1.00)"
+    assert scaling.spread([0.9, None]) == "in 1 rounds: too few"
+
+
 # -- what a thread has made that sleeps: without the GIL CPython takes away the last reference to it when that one wakes
 
 
