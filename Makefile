@@ -36,7 +36,7 @@ export PIP_RETRIES ?= 10
 unexport PYTHONDONTWRITEBYTECODE  # set in many containers, and each worker of pytest would compile all tests anew
 PYTEST := $(PY) -m pytest
 
-.PHONY: help demo test long oldest-dask ci dev check coverage stress stress-ft stress-ft-here races-ft races-ft-here bench verify verify-here verify-ordering verify-long verify-shared fuzz-shared soak-shared mutate memcheck docs site-check clean print-python
+.PHONY: help demo test long oldest-dask ci dev check coverage stress stress-ft stress-ft-here races-ft races-ft-here bench verify verify-here verify-ordering verify-long verify-shared fuzz-shared soak-shared mutate mutate-here memcheck docs site-check clean print-python
 
 help:
 	@echo "make demo     run the main job: hash a tree of files while memory runs out"
@@ -224,8 +224,13 @@ fuzz-shared: $(STAMPS)/mempool $(STAMPS)/extra-test
 soak-shared: $(STAMPS)/mempool
 	$(PY) -m verification.soak_shared $(or $(SECONDS),1800) $(ARGS)
 
-# First the bugs chosen by hand, then a sample of those that a machine makes: half an hour.
-mutate: $(STAMPS)/mempool $(STAMPS)/extra-mutate
+# First the bugs chosen by hand, then a sample of those that a machine makes: half an hour. Needs Python >= 3.12, which tells
+# of the lines that a test runs also while that test traces them itself.
+mutate:
+	@$(MAKE) --no-print-directory mutate-here VENV=.venv-verify \
+		PYTHON="$(or $(call find-python,(3, 12),$(OF_THE_FIGURES)),python3.12)"
+
+mutate-here: $(STAMPS)/mempool $(STAMPS)/extra-mutate
 	$(PY) -m verification.planted
 	$(PY) -m verification.mutate $(ARGS)
 

@@ -1,13 +1,18 @@
-"""`make mutate`: bugs planted by a machine in the core and what is around it; how many do the tests notice?
+"""`make mutate`: bugs planted by a machine in the library; how many do the tests notice?
 
 cosmic-ray changes one operator, number, comparison, keyword or decorator at a time, in a copy of the tree, and the tests
 run there on the uncompiled core. A mutant that they pass has survived: survivors.md says of each why it makes no difference,
 or a test is added that kills it: in tests/models/test_decisions.py, or in the file of its subject.
 
-There are some thousands, a few seconds each, so a sample is drawn: `--sample` of them by `--seed`, the same each time; or
-`--each` of every file, in turns, so that a run that is ended by `--seconds` has tried as many of the one as of the other.
+First each file of tests runs once, and is recorded: which test runs which lines, and how long it takes. For a mutant those
+tests run which run its line, in forks (forked_tests.py): first those of the files that have noticed most mutants of the same
+file, and of these the fastest; until one fails, or all have passed. `--enough` bounds how long, as recorded. A test that
+fails must pass without the mutant in the same minute, or it is struck out.
+
+There are some thousands, so they are drawn by `--seed`, of every file in turns: a run that is ended by `--seconds` has tried
+as many of the one as of the other. build/mutants keeps the copy of the tree, the record and the journal; `--resume` goes on.
 Left out are annotations, what is only for type checkers, and the branches for C. Those are tried by `--compiled`: there,
-the core is compiled again for each mutant.
+the core is compiled again for each mutant. Those that survivors.md tells are not tried, unless `--told`.
 Status 1 if less than `--least` of those that may make a difference were noticed, or a survivor is not told in survivors.md.
 """
 
@@ -15,100 +20,48 @@ from __future__ import annotations
 
 import argparse
 import ast
+import collections
+import difflib
 import itertools
-import multiprocessing
+import json
 import os
+import pickle
 import random
-import re
-import shlex
+import shutil
 import sys
-import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cosmic_ray.commands.init import _all_work_items
-from cosmic_ray.mutating import mutate_and_test
-from cosmic_ray.testing import run_tests
-from cosmic_ray.work_item import MutationSpec, TestOutcome
+import cosmic_ray.plugins
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.ast.ast_query import ASTQuery
+from cosmic_ray.commands.init import _operators
+from cosmic_ray.mutating import MutationVisitor
+from cosmic_ray.work_item import MutationSpec
 
-from verification.planted import copy_tree
+from verification import forked_tests
+from verification.planted import TREE, compile_core, copy_tree
 
 SURVIVORS = Path(__file__).with_name("survivors.md")
-#: A part of `make test`: the fast ones that know the core. Most mutants do not outlive the first; the others are for those.
-TESTS = (
-    ("outstanding",),
-    ("decisions",),
-    (
-        "surplus_of_a_grow",
-        "kernel_defects",
-        "contract.py::TestObjects",
-        "between_two_bytecodes",
-        "closing",
-        "disposal",
-        "elements",
-        "free_list",
-        "statistics",
-        "numbers",
-        "grow",
-        "lowered_limit",
-        "targets",
-        "wakes",
-        "lost_tasks",
-        "one_interrupt",
-        "patience",
-        "signatures",
-        "sources_that_fit",
-        "handles",
-        "leases",
-        "free",
-        "check_and_reset",
-        "memory_lacks_once",
-    ),
-    (
-        "one_line",
-        "cancellation",
-        "deadlock",
-        "holders",
-        "limited",
-        "logged",
-        "entering",
-        "rescue",
-        "lost_and_broken",
-        "finalizers",
-        "exit",
-        "real_clock",
-    ),
-    (
-        "buffers",
-        "buffers_garbage",
-        "broken_surroundings",
-        "page.py::test_each_decision_has_a_sequence_number_of_its_own",
-        "disposal_beside_a_loop",
-        "adaptors",
-        "loops",
-        "model",
-        "linearizable",
-        "linux",
-        "linux_alloc",
-        "fork",
-    ),
-    ("in_the_middle", "interrupts", "out_of_memory"),
-)
-#: Seconds. A mutant that takes longer waits for ever. On a quiet machine no test takes two, and all those above together 60.
+STATE = TREE / "build" / "mutants"
+#: Folders and files of tests that are not asked: of what is not mutated here; and those that stop at each bytecode of every
+#: public call, or at each allocation, and take minutes.
+NOT_RECORDED = {"cli", "docs", "fleet", "tidy", "watch"}
+NOT_RECORDED |= {"test_interrupts.py", "test_leaks.py", "test_out_of_memory.py", "test_stress.py"}
+#: Folders of the package that have mutants, beside the package's own files.
+MUTATED = ("_core", "local", "sources")
+#: Of a folder, only this: its other decisions are tried by verification/shared_bugs.py.
+ALSO_MUTATED = ("shared/decisions.py",)
+#: Seconds: what the slowest test may take to be recorded, and a file of tests.
 TEST_SECONDS_MAX = 8
-SECONDS_MAX = 300
-#: The environment of a process that tries mutants says so by how much these are multiplied.
-PATIENCE = "MEMPOOL_MUTANTS_PATIENCE"
-#: For each group. One that hangs in C holds the GIL, and pytest cannot end it.
-GROUP_SECONDS_MAX = {"outstanding": 10, "decisions": 30}
-#: For the conftest of the copies: a failure is enough, it need not be made small.
-NO_SHRINKING = """
-from hypothesis import Phase, settings
-settings.register_profile("mutants", phases=[Phase.reuse, Phase.generate])
-settings.load_profile("mutants")
-"""
+FILE_SECONDS_MAX = 300
+#: What a mutant's first fork runs, its second ...: tests of how many files; of each for how many seconds, as recorded.
+AT_A_TIME = ((1, 0.5), (4, 0.5), (None, 2.0), (None, FILE_SECONDS_MAX))
+#: Seconds that a fork may take beside three times the tests' own.
+TO_SPARE = 5.0
 #: Called by compiled code only: the hash table of outstanding elements, and the gates of the fast path.
 COMPILED_ONLY = {"first_slot", "add_pointer", "remove_pointer", "set_gates"}
 
@@ -116,12 +69,9 @@ COMPILED_ONLY = {"first_slot", "add_pointer", "remove_pointer", "set_gates"}
 def modules() -> list[Path]:
     """As paths in a tree: every worker has a tree of its own."""
     package = Path("src/mempool")
-    core = [path for path in sorted((package / "_core").glob("*.py")) if path.name not in {"__init__.py", "_cython.py"}]
-    return [
-        *core,
-        *(package / name for name in ("lease.py", "base_pool.py", "waiting.py")),
-        *sorted((package / "local").glob("*.py")),
-    ]
+    folders = [package, *(package / name for name in MUTATED)]
+    paths = [path for folder in folders for path in sorted(folder.glob("*.py")) if not path.name.startswith("__")]
+    return [*(path for path in paths if path.name != "_cython.py"), *(package / name for name in ALSO_MUTATED)]
 
 
 Spans = list[tuple[tuple[int, int], tuple[int, int]]]
@@ -165,148 +115,385 @@ def spans_of(source: str) -> tuple[Spans, Spans]:
 def mutants(compiled: bool) -> Iterator[MutationSpec]:
     """All that make a difference to what the uncompiled core executes; or to what only the compiled core does."""
     for module in modules():
-        for_c, for_nobody = spans_of(module.read_text("utf-8"))
-        for item in _all_work_items([module], {}):
-            for mutation in item.mutations:
+        text = module.read_text("utf-8")
+        for_c, for_nobody = spans_of(text)
+        nodes = list(ast_nodes(get_ast(text)))
+        for operator_name, arguments, operator in _operators({}):
+            places = ((node, *place) for node in nodes for place in operator.mutation_positions(node))
+            for occurrence, (node, begin, end) in enumerate(places):
+                if is_in(for_nobody, begin) or is_in(for_c, begin) != compiled:
+                    continue
+                name = ASTQuery(node).get_definition_name()
+                yield MutationSpec(module, operator_name, occurrence, begin, end, arguments, name)
 
-                def is_in(spans: Spans, place: tuple[int, int] = mutation.start_pos) -> bool:
-                    return any(begin <= place < end for begin, end in spans)
 
-                if not is_in(for_nobody) and is_in(for_c) == compiled:
-                    yield mutation
+def is_in(spans: Spans, place: tuple[int, int]) -> bool:
+    return any(begin <= place < end for begin, end in spans)
+
+
+def all_mutants(compiled: bool, cache: Path) -> list[MutationSpec]:
+    if not cache.exists():
+        cache.write_bytes(pickle.dumps(list(mutants(compiled))))
+    return list(pickle.loads(cache.read_bytes()))
 
 
 def key_of(mutation: MutationSpec) -> str:
     """A mutant in few words, which stay the same while the code does."""
-    return f"[{mutation.module_path.name} {mutation.operator_name} {mutation.operator_args} {mutation.occurrence}]"
+    return f"[{mutation.module_path} {mutation.operator_name} {mutation.operator_args} {mutation.occurrence}]"
 
 
-def name_of(mutation: MutationSpec, diff: str) -> str:
-    """A mutant in one line, which stays the same when lines are added elsewhere."""
-    lines = [line for line in diff.splitlines() if re.match(r"[-+](?![-+]{2} )", line)]
-    before = " ".join(line[1:].strip() for line in lines if line[0] == "-")
-    after = " ".join(line[1:].strip() for line in lines if line[0] == "+")
-    return f"{mutation.module_path.name} {mutation.definition_name}: `{before}` -> `{after}`"
+class Sources:
+    """The sound text of each module, and that of its mutants."""
+
+    def __init__(self) -> None:
+        self.sound: dict[Path, str] = {}
+        self.trees: dict[Path, bytes] = {}
+
+    def mutated(self, mutation: MutationSpec) -> str:
+        path = mutation.module_path
+        if path not in self.trees:
+            self.sound[path] = path.read_text("utf-8")
+            self.trees[path] = pickle.dumps(get_ast(self.sound[path]))  # to read this takes less than to parse anew
+        operator = cosmic_ray.plugins.get_operator(mutation.operator_name)(**(mutation.operator_args or {}))
+        return str(MutationVisitor(mutation.occurrence, operator).walk(pickle.loads(self.trees[path])).get_code())
+
+    def name_of(self, mutation: MutationSpec, mutated: str) -> str:
+        """A mutant in one line, which stays the same when lines are added elsewhere."""
+        lines = list(
+            difflib.ndiff(*cut_to_what_differs(self.sound[mutation.module_path].splitlines(), mutated.splitlines()))
+        )
+        before = " ".join(line[1:].strip() for line in lines if line[0] == "-")
+        after = " ".join(line[1:].strip() for line in lines if line[0] == "+")
+        return f"{mutation.module_path.name} {mutation.definition_name}: `{before}` -> `{after}`"
 
 
-def move_to(scratch: str, compiled: bool, patience: int) -> None:
-    """Make a tree for this process below `scratch`, and go there. Limits of time are multiplied by `patience`."""
-    tree = Path(tempfile.mkdtemp(dir=scratch))
-    copy_tree(tree)
-    with (tree / "tests" / "conftest.py").open("a") as conftest:
-        conftest.write(NO_SHRINKING)
-    os.environ.update(MEMPOOL_PURE=str(int(not compiled)), PYTHONPATH=str(tree / "src"), CFLAGS="-O0 -g0")
-    os.environ.pop("MEMPOOL_REQUIRE_COMPILED", None)
-    os.environ[PATIENCE] = str(patience)
-    os.chdir(tree)
-    if compiled:
-        os.environ["MEMPOOL_REQUIRE_COMPILED"] = "1"
-        build = [sys.executable, "-m", "Cython.Build.Cythonize", "-qi3", "-Xauto_pickle=False", "-Xbinding=False"]
-        sources = [path for path in modules() if path.read_text("utf-8").startswith("# cython:")]
-        COMMANDS.append(shlex.join([*build, "src/mempool/buffer.py", *map(str, sources)]))
-    pytest = (
-        f"{sys.executable} -m pytest -qx -p no:cacheprovider --timeout={patience * TEST_SECONDS_MAX} --timeout-method=thread"
-    )
-    for names in TESTS:
-        tests = " ".join(map(path_of, names))
-        COMMANDS.append(f"timeout -s KILL {patience * GROUP_SECONDS_MAX.get(names[0], 120)} {pytest} {tests}")
+def cut_to_what_differs(one: list[str], other: list[str]) -> tuple[list[str], list[str]]:
+    while one and other and one[0] == other[0]:
+        one, other = one[1:], other[1:]
+    while one and other and one[-1] == other[-1]:
+        one, other = one[:-1], other[:-1]
+    return one, other
 
 
-def path_of(name: str) -> str:
-    """Where the tests about a subject stand: "contract.py::TestObjects" is tests/pool/test_contract.py::TestObjects."""
-    subject, _, part = name.partition("::")
-    [path] = Path("tests").rglob(f"test_{subject.removesuffix('.py')}.py")
-    return f"{path}::{part}" if part else str(path)
+class Reach:
+    """Which tests run a line, as recorded."""
+
+    def __init__(self, record: Path) -> None:
+        self.mutated = {str(path.relative_to("src")) for path in modules()}
+        self.seconds: dict[str, float] = {}
+        self.tests: dict[tuple[str, int], set[str]] = {}
+        self.scopes: dict[Path, list[ast.AST]] = {}
+        for path in sorted(record.glob("*.json")):
+            outcome = forked_tests.Outcome(**json.loads(path.read_text("utf-8")))
+            for test in outcome.lines.keys() - set(outcome.failed):
+                if outcome.seconds.get(test, TEST_SECONDS_MAX) < TEST_SECONDS_MAX:
+                    self._add(test, outcome.seconds[test], outcome.lines[test])
+
+    def _add(self, test: str, seconds: float, lines: dict[str, list[int]]) -> None:
+        self.seconds[test] = seconds
+        for file in self.mutated & lines.keys():
+            for number in lines[file]:
+                self.tests.setdefault((f"src/{file}", number), set()).add(test)
+
+    def strike_out(self, test: str) -> None:
+        for tests in self.tests.values():
+            tests.discard(test)
+
+    def of(self, mutation: MutationSpec, sound: str) -> set[str]:
+        """The tests that run the mutant's line; else, where it runs when the module is imported, of what is around it."""
+        path, line = mutation.module_path, mutation.start_pos[0]
+        if path not in self.scopes:
+            self.scopes[path] = [node for node in ast.walk(ast.parse(sound)) if hasattr(node, "lineno")]
+        around: list[Any] = [node for node in self.scopes[path] if node.lineno <= line <= node.end_lineno]  # type: ignore[attr-defined]
+        statements = sorted(
+            (node for node in around if isinstance(node, ast.stmt | ast.ExceptHandler)),
+            key=lambda node: node.end_lineno - node.lineno,
+        )
+        spans = [(line, line), *((node.lineno, line) for node in statements[:1])]
+        spans += [(node.lineno, node.end_lineno) for node in statements]
+        for first, last in [*spans, (1, 100_000)]:
+            tests = {
+                test for number in range(first, min(last, 5000) + 1) for test in self.tests.get((str(path), number), ())
+            }
+            if tests:
+                return tests
+        return set()
 
 
-#: What decides about a mutant, in this process's tree: one after another, until one fails.
-COMMANDS: list[str] = []
+class Experience:
+    """Of the mutants of each file, which files of tests were asked, and which noticed one."""
+
+    def __init__(self) -> None:
+        self.asked: collections.Counter[tuple[Path, str]] = collections.Counter()
+        self.noticed: collections.Counter[tuple[Path, str]] = collections.Counter()
+
+    def rounds(self, mutated: Path, tests: set[str], seconds: dict[str, float], enough: float) -> Iterator[list[str]]:
+        """The tests, some at a time: the likeliest files first, and of each file those that notice most, and the fastest."""
+        files: dict[str, list[str]] = {}
+        for test in sorted(tests, key=lambda test: (-self.noticed[mutated, test], seconds[test], test)):
+            files.setdefault(test.partition("::")[0], []).append(test)
+
+        def promise(file: str) -> tuple[float, int]:
+            return (self.noticed[mutated, file] + 1) / (self.asked[mutated, file] + 2), len(files[file])
+
+        spent = 0.0
+        for at_once, share in AT_A_TIME:
+            batch = []
+            for file in sorted(files, key=promise, reverse=True)[:at_once]:
+                some, files[file] = split(files[file], seconds, min(share, enough))
+                batch += some
+            batch, _ = split(batch, seconds, enough - spent)
+            if batch:
+                spent += sum(seconds[test] for test in batch)
+                yield batch
 
 
-def seconds_max() -> int:
-    return int(os.environ[PATIENCE]) * SECONDS_MAX
+def split(tests: list[str], seconds: dict[str, float], share: float) -> tuple[list[str], list[str]]:
+    """The first of these tests that take no longer than `share` together, or one alone; and the others."""
+    ends = itertools.accumulate(seconds[test] for test in tests)
+    number = max(share > 0, sum(end <= share for end in ends))
+    return tests[:number], tests[number:]
 
 
-def command(module: Path = Path()) -> str:
-    of_the_core = module.parent.name == "_core"
-    return shlex.join(["sh", "-c", " && ".join(c for c in COMMANDS if of_the_core or "test_decisions" not in c)])
+class Worker:
+    """Tries mutants, one after another, in a tree of its own, which is the working directory."""
+
+    def __init__(self, chosen: argparse.Namespace, journal: Path, reach: Reach) -> None:
+        self.chosen = chosen
+        self.journal = journal
+        self.parent = os.getppid()
+        self.told = SURVIVORS.read_text("utf-8")
+        self.sources = Sources()
+        self.reach = reach
+        self.experience = Experience()
+        self.reliable: set[str] = set()
+
+    def limit(self, tests: list[str]) -> float:
+        return float(self.chosen.patience * (TO_SPARE + 3 * sum(self.reach.seconds[test] for test in tests)))
+
+    def passes(self, tests: list[str]) -> str | None:
+        """None, or which of these tests failed: what ended their process, if it is not known."""
+        failed = forked_tests.run(tests, limit=self.limit(tests)).failed
+        return failed[0] if failed else None
+
+    def try_(self, mutation: MutationSpec) -> dict[str, Any]:
+        path = mutation.module_path
+        text = self.sources.mutated(mutation)
+        entry = {"key": key_of(mutation), "file": str(path), "name": self.sources.name_of(mutation, text)}
+        if entry["name"] in self.told and not self.chosen.told:
+            return entry | {"outcome": "told"}
+        if not is_python(text):
+            return entry | {"outcome": "killed", "by": "Python's grammar"}
+        times = path.stat()
+        path.write_text(text, "utf-8")
+        try:
+            if self.chosen.compiled and not compile_core(Path()):
+                return entry | {"outcome": "killed", "by": "the compiler"}
+            return entry | self.judge(mutation)
+        finally:
+            path.write_text(self.sources.sound[path], "utf-8")
+            if not self.chosen.compiled:  # its bytecode is still good
+                os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    def judge(self, mutation: MutationSpec) -> dict[str, Any]:
+        path = mutation.module_path
+        tests = self.reach.of(mutation, self.sources.sound[path])
+        if not tests:
+            return {"outcome": "survived", "by": "no test runs it"}
+        for batch in self.experience.rounds(path, tests, self.reach.seconds, self.chosen.enough):
+            failed = self.passes(batch)
+            self.experience.asked.update((path, file) for file in {test.partition("::")[0] for test in batch})
+            if failed is not None:
+                self.experience.noticed.update({(path, failed), (path, failed.partition("::")[0])})
+                return {"outcome": "killed", "by": failed, "batch": batch}
+        return {"outcome": "survived"}
+
+    def go(self, mutations: list[MutationSpec], until: float) -> None:
+        for mutation in mutations:
+            if time.monotonic() > until or os.getppid() != self.parent:
+                return
+            began = time.monotonic()
+            entry = self.try_(mutation)
+            while not self.is_sound(entry):
+                entry = self.try_(mutation)
+            entry.pop("batch", None)
+            with self.journal.open("a") as journal:
+                journal.write(json.dumps(entry | {"seconds": round(time.monotonic() - began, 2)}) + "\n")
+            print(end="." if entry["outcome"] != "survived" else f"\nsurvived: {entry['name']} {entry['key']}\n", flush=True)
+
+    def is_sound(self, entry: dict[str, Any]) -> bool:
+        """Whether what noticed the mutant passes without it. If not, it is asked no more."""
+        failed, batch = entry.get("by"), entry.get("batch")
+        if batch is None or failed in self.reliable:
+            return True
+        if self.chosen.compiled:
+            compile_core(Path())
+        fails = self.passes(batch)
+        if fails is None:
+            self.reliable.add(str(failed))
+            return True
+        for test in batch if fails not in batch else [fails]:
+            print(f"\nstruck out, since it fails without a mutant: {test}", flush=True)
+            self.reach.strike_out(test)
+        return False
 
 
-def outlives(mutation: MutationSpec) -> str | None:
-    """The name of a mutant that passes the tests; None: one of them failed."""
-    result = mutate_and_test([mutation], command(mutation.module_path), seconds_max())
-    return name_of(mutation, result.diff or "") if result.test_outcome == TestOutcome.SURVIVED else None
+def is_python(text: str) -> bool:
+    try:
+        compile(text, "a mutant", "exec")
+    except SyntaxError:
+        return False
+    return True
 
 
-def main() -> int:
+def record(paths: list[Path], patience: int) -> None:
+    parent = os.getppid()
+    for path in paths:
+        if os.getppid() != parent:
+            return
+        to = STATE / "record" / f"{path.stem}.json"
+        if not to.exists():
+            began = time.monotonic()
+            outcome = forked_tests.run([str(path)], recording=True, limit=patience * FILE_SECONDS_MAX)
+            to.write_text(json.dumps(vars(outcome)), "utf-8")
+            failed = f"; not asked: {', '.join(outcome.failed)}" if outcome.failed else ""
+            print(f"recorded {path}: {len(outcome.lines)} tests, {time.monotonic() - began:.1f} s{failed}", flush=True)
+
+
+def recorded_files() -> list[Path]:
+    return [path for path in sorted(Path("tests").rglob("test_*.py")) if not NOT_RECORDED & set(path.parts)]
+
+
+def in_turns(everything: list[MutationSpec], chosen: argparse.Namespace) -> list[MutationSpec]:
+    """As many of each file as are to be tried, drawn by the seed: one of every file, then the next of every file ..."""
+    draw = random.Random(chosen.seed)
+    files: dict[Path, list[MutationSpec]] = {}
+    for mutation in everything:
+        files.setdefault(mutation.module_path, []).append(mutation)
+    columns = [draw.sample(of_one, len(of_one))[: chosen.each or None] for of_one in files.values()]
+    return [mutation for row in itertools.zip_longest(*columns) for mutation in row if mutation is not None]
+
+
+def entries(journal: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in journal.read_text("utf-8").splitlines()] if journal.exists() else []
+
+
+def in_trees(jobs: int, work: Any) -> None:
+    """Do `work(number)` in as many processes, each in a copy of the tree."""
+    pids = []
+    for number in range(jobs):
+        pid = os.fork()
+        if pid:
+            pids.append(pid)
+            continue
+        tree = STATE / f"tree-{number}"
+        shutil.copytree(
+            STATE / "tree", tree, dirs_exist_ok=True
+        )  # undoes a mutant that was cut short, and keeps the bytecode
+        os.chdir(tree)
+        os.environ["PYTHONPATH"] = str(tree / "src")
+        status = 1
+        try:
+            work(number)
+            status = 0
+        except Exception:
+            traceback.print_exc()
+            raise
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    statuses = [os.waitpid(pid, 0)[1] for pid in pids]
+    if any(statuses):
+        raise RuntimeError("a worker failed")
+
+
+def options() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="python -m verification.mutate", description=__doc__)
-    options.add_argument("--sample", type=int, default=100, help="how many mutants (%(default)s); 0: all")
-    options.add_argument("--each", type=int, default=0, help="how many mutants of every file; 0: as --sample says")
+    options.add_argument("--each", type=int, default=6, help="how many mutants of every file (%(default)s); 0: all")
     options.add_argument("--seed", type=int, default=1, help="by which they are drawn (%(default)s)")
     options.add_argument("--only", default="", help="a part of the module's name")
-    options.add_argument("--again", type=Path, help="only those that survived, as this output of a former run tells")
+    options.add_argument(
+        "--resume", action="store_true", help="go on with the copy, the record and the journal of the last run"
+    )
+    options.add_argument("--again", action="store_true", help="those that survived the last run, with the tree of today")
+    options.add_argument("--told", action="store_true", help="those as well that survivors.md tells")
     options.add_argument("--compiled", action="store_true", help="those that only the compiled core executes")
+    options.add_argument(
+        "--enough", type=float, default=60, help="seconds of tests, as recorded, for a mutant (%(default)s)"
+    )
     options.add_argument("--least", type=float, default=0.9, help="of the sample, to be noticed (%(default)s)")
     options.add_argument("--seconds", type=float, default=float("inf"), help="begin no mutant after so many")
     options.add_argument("--patience", type=int, default=1, help="times the limits of time, on a busy machine (%(default)s)")
     options.add_argument("--jobs", type=int, default=1, help="how many at a time (%(default)s)")
-    chosen = options.parse_args()
+    return options
+
+
+def main() -> int:
+    chosen = options().parse_args()
+    until = time.monotonic() + chosen.seconds
+    journal = STATE / ("journal-compiled.jsonl" if chosen.compiled else "journal.jsonl")
+    survivors = {entry["key"] for entry in entries(journal) if entry["outcome"] == "survived"} if chosen.again else set()
+    if not chosen.resume:
+        shutil.rmtree(STATE, ignore_errors=True)
+    if not STATE.exists():
+        (STATE / "record").mkdir(parents=True)
+        (STATE / "tree" / "build").mkdir(parents=True)
+        copy_tree(STATE / "tree")
+        with (STATE / "tree" / "tests" / "conftest.py").open("a") as conftest:
+            conftest.write(forked_tests.NO_SHRINKING)
+    os.environ.update(MEMPOOL_PURE="1")
+    os.environ.pop("MEMPOOL_REQUIRE_COMPILED", None)
+    forked_tests.prepare()
+    os.chdir(STATE / "tree")
+    in_trees(chosen.jobs, lambda number: record(recorded_files()[number :: chosen.jobs], chosen.patience))
+    everything = [
+        mutation
+        for mutation in all_mutants(chosen.compiled, journal.with_suffix(".mutants"))
+        if chosen.only in str(mutation.module_path)
+    ]
     if chosen.again:
-        chosen.again = chosen.again.resolve()
-    with tempfile.TemporaryDirectory() as scratch:
-        move_to(scratch, chosen.compiled, chosen.patience)
-        outcome, said = run_tests(command(Path("_core/all")), seconds_max())
-        if outcome != TestOutcome.SURVIVED:
-            print(f"the tests fail without any mutant\n{said[-3000:]}")
-            return 1
-        everything = [mutation for mutation in mutants(chosen.compiled) if chosen.only in mutation.module_path.name]
-        if chosen.again:
-            output = chosen.again.read_text("utf-8")
-            everything = [mutation for mutation in everything if key_of(mutation) in output]
-        sample = drawn_from(everything, chosen)
-        with multiprocessing.get_context("spawn").Pool(
-            chosen.jobs, move_to, [scratch, chosen.compiled, chosen.patience]
-        ) as workers:
-            return judge(sample, workers.imap(outlives, sample), chosen, len(everything))
+        everything = [mutation for mutation in everything if key_of(mutation) in survivors]
+    sample = in_turns(everything, chosen)
+    done = {entry["key"] for entry in entries(journal)}
+    left = [mutation for mutation in sample if key_of(mutation) not in done]
+
+    reach = Reach(STATE / "record")
+
+    def work(number: int) -> None:
+        if chosen.compiled:
+            os.environ.update(MEMPOOL_PURE="0", MEMPOOL_REQUIRE_COMPILED="1")
+            compile_core(Path())
+        Worker(chosen, journal, reach).go(left[number :: chosen.jobs], until)
+
+    in_trees(chosen.jobs, work)
+    keys = {key_of(mutation) for mutation in sample}
+    return report([entry for entry in entries(journal) if entry["key"] in keys], everything, chosen.least)
 
 
-def drawn_from(everything: list[MutationSpec], chosen: argparse.Namespace) -> list[MutationSpec]:
-    draw = random.Random(chosen.seed)
-    if chosen.each:
-        files: dict[Path, list[MutationSpec]] = {}
-        for mutation in everything:
-            files.setdefault(mutation.module_path, []).append(mutation)
-        columns = [draw.sample(of_one, min(chosen.each, len(of_one))) for of_one in files.values()]
-        return [mutation for row in itertools.zip_longest(*columns) for mutation in row if mutation is not None]
-    return draw.sample(everything, min(chosen.sample, len(everything))) if chosen.sample else everything
-
-
-def judge(sample: list[MutationSpec], outcomes: Iterator[str | None], chosen: argparse.Namespace, everything: int) -> int:
-    told = SURVIVORS.read_text("utf-8")
-    began = time.monotonic()
-    killed = tried = alike = untold = 0
-    for mutation, survivor in zip(sample, outcomes, strict=False):
-        tried += 1
-        if survivor is None:
-            killed += 1
-            print(end=".", flush=True)
-        else:
-            alike += survivor in told
-            untold += survivor not in told
-            is_told = "" if survivor in told else ", NOT TOLD in survivors.md"
-            print(f"\nsurvived{is_told}: {survivor} {key_of(mutation)}", flush=True)
-        if time.monotonic() - began > chosen.seconds:
-            print(f"\nthe time is up: {len(sample) - tried} of the sample were not tried")
-            break
-    print()
-    ratio = killed / (tried - alike) if tried > alike else 0.0
-    drawn = f", drawn by seed {chosen.seed}" if chosen.sample or chosen.each else ""
-    print(
-        f"{killed} of {tried} mutants killed, of {everything}{drawn}, in "
-        f"{time.monotonic() - began:.0f} s; {alike} survivors make no difference, as {SURVIVORS.name} says, {untold} are "
-        f"not told there: {ratio:.1%} of those that matter were killed"
-    )
-    return 1 if ratio < chosen.least or untold else 0
+def report(tried: list[dict[str, Any]], everything: list[MutationSpec], least: float) -> int:
+    of_file = collections.Counter(str(mutation.module_path) for mutation in everything)
+    counts = collections.Counter((entry["file"], entry["outcome"]) for entry in tried)
+    hung = collections.Counter(entry["file"] for entry in tried if entry.get("by") == "hung")
+    row = "{:<42} {:>7} {:>6} {:>7} {:>6} {:>6} {:>6}"
+    print("\n" + row.format("file", "mutants", "tried", "killed", "(hung)", "alike", "open"))
+    for file, many in [*sorted(of_file.items()), ("all", 0)]:
+        of = [(f, o, n) for (f, o), n in counts.items() if file in {f, "all"}]
+        killed, alike, open_ = (sum(n for _, o, n in of if o == outcome) for outcome in ("killed", "told", "survived"))
+        hanging = hung[file] if many else hung.total()
+        print(
+            row.format(
+                file.removeprefix("src/mempool/"),
+                many or len(everything),
+                killed + alike + open_,
+                killed,
+                hanging,
+                alike,
+                open_,
+            )
+        )
+    ratio = killed / (killed + open_) if killed + open_ else 0.0
+    print(f"\n{ratio:.1%} of those that matter were killed; {SURVIVORS.name} says of {alike} why they make no difference")
+    return 1 if ratio < least or open_ else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """`python -m verification.planted`: a bug against each rule, planted in a copy; the test named beside it must fail.
 
-The bugs and the tests are read from planted.md. Each test must pass on the sound copy first. Status 1 if a bug was missed,
-or no longer fits the code.
+The bugs and the tests are read from planted.md. Each test must pass on the sound copy first. A bug in what only the compiled
+core has is compiled there (that needs Cython), and Python's memory is watched by its debug allocator; to crash is to fail.
+Status 1 if a bug was missed, or no longer fits the code.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ class Plant:
     broken: str
     test: str
 
+    @property
+    def is_compiled(self) -> bool:
+        return self.file.endswith(".pxd")
+
     def is_planted_in(self, tree: Path) -> bool:
         """Put the bug into this tree. False: the code is no longer what the bug was made for."""
         path = tree / self.file
@@ -67,10 +72,24 @@ def copy_tree(scratch: Path) -> None:
     shutil.copy(TREE / "pyproject.toml", scratch)
 
 
-def passes(tree: Path, test: str) -> bool:
-    """Whether this test passes with the uncompiled core of this tree. One that hangs does not."""
+def compile_core(tree: Path) -> bool:
+    """Compile in place what has changed, and fast rather than well. False: it is no code that could be compiled."""
+    build = [sys.executable, "-m", "Cython.Build.Cythonize", "-qi3", "-Xauto_pickle=False", "-Xbinding=False"]
+    files = sorted((tree / "src").rglob("*.py"))
+    sources = [str(path) for path in files if path.read_text("utf-8").startswith("# cython:")]
+    environment = os.environ | {"CFLAGS": "-O0 -g0"}
+    done = subprocess.run([*build, *sources], cwd=tree, env=environment, capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def passes(tree: Path, test: str, compiled: bool = False) -> bool:
+    """Whether this test passes with the core of this tree. One that hangs does not."""
     environment = os.environ | {"MEMPOOL_PURE": "1", "PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     environment.pop("MEMPOOL_REQUIRE_COMPILED", None)
+    if compiled:
+        environment |= {"MEMPOOL_PURE": "0", "MEMPOOL_REQUIRE_COMPILED": "1", "PYTHONMALLOC": "debug"}
+        if not compile_core(tree):
+            raise RuntimeError(f"{test}: the core cannot be compiled; is Cython installed?")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"--timeout={TEST_SECONDS}"]
     command.append("--timeout-method=thread")  # which ends the process, whatever it is stuck in
     try:
@@ -85,6 +104,8 @@ def passes(tree: Path, test: str) -> bool:
         )
     except subprocess.TimeoutExpired:
         return False
+    if done.returncode < 0 and compiled:  # it crashed
+        return False
     if done.returncode not in {0, 1}:  # no such test, or a tree that cannot be imported
         raise RuntimeError(f"{test}: pytest ended with status {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return done.returncode == 0
@@ -94,11 +115,11 @@ def verdict(plant: Plant) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch)
         copy_tree(tree)
-        if not passes(tree, plant.test):
+        if not passes(tree, plant.test, plant.is_compiled):
             return "the test FAILS without it"
         if not plant.is_planted_in(tree):
             return "NO LONGER FITS the code"
-        return "MISSED" if passes(tree, plant.test) else "caught"
+        return "MISSED" if passes(tree, plant.test, plant.is_compiled) else "caught"
 
 
 def main() -> int:

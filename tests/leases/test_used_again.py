@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from books import assert_at_rest
 
-from mempool import Lease, Objects, Pool, PoolError
+from mempool import Lease, Objects, Pool, PoolError, PoolTimeout
 from mempool._core import IMPLEMENTATION
 
 LIVES = 40  # more than any free list has places
@@ -52,11 +52,15 @@ def test_a_new_lease_knows_nothing_of_the_one_before() -> None:
         several[0].__enter__()
         several[0].discard()
         del several
+        usual = [pool.lease(), pool.lease()]
+        del usual  # the next two have their memory
         lease = pool.lease()
         with pytest.raises(RuntimeError, match="never took"):
             lease.release()
         with lease:
             assert (pool.out, other.out) == (1, 0)
+            with pytest.raises(PoolTimeout):
+                pool.lease(timeout=0).__enter__()
         with pytest.raises(RuntimeError, match="used once"):
             lease.__enter__()
         del lease
