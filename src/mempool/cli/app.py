@@ -32,19 +32,8 @@ def mempool(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-mempool.add_command(bench)
-mempool.add_command(demo)
-mempool.add_command(doctor)
-mempool.add_command(export)
-mempool.add_command(fleet)
-mempool.add_command(list_pools)
-mempool.add_command(reap)
-mempool.add_command(resize)
-mempool.add_command(rm)
-mempool.add_command(top)
-mempool.add_command(verify)
-mempool.add_command(web)
-mempool.add_command(why)
+for _command in (bench, demo, doctor, export, fleet, list_pools, reap, resize, rm, top, verify, web, why):
+    mempool.add_command(_command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -71,7 +71,6 @@ def punch_mine(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
 @cython.exceptval(0xFFFF)
 def lay_down(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
     """A slot that was punched is bare."""
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = lay_bare(tx, slot, PUNCHING)
@@ -83,8 +82,6 @@ def lay_down(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
 @cython.exceptval(0xFFFF)
 def run_take(tx: Transaction) -> cython.ulonglong:
     """GOT: `slot`, leased under the number `version`. NOTHING, CLOSED, GONE."""
-    outcome: cython.ulonglong
-    slot: cython.ulonglong
     while True:
         tx.begin()
         outcome = take(tx, True)
@@ -107,7 +104,6 @@ def run_take(tx: Transaction) -> cython.ulonglong:
 @cython.exceptval(0xFFFF)
 def run_take_spare(tx: Transaction) -> cython.ulonglong:
     """The same of what there is; nothing is populated."""
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = take(tx, False)
@@ -119,7 +115,6 @@ def run_take_spare(tx: Transaction) -> cython.ulonglong:
 @cython.exceptval(0xFFFF)
 def put_back_unpopulated(tx: Transaction, slot: cython.ulonglong, state: cython.ulonglong) -> cython.ulonglong:
     """state: POPULATING or FILLING, as it was claimed."""
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = lay_bare(tx, slot, state)
@@ -131,7 +126,6 @@ def put_back_unpopulated(tx: Transaction, slot: cython.ulonglong, state: cython.
 @cython.exceptval(0xFFFF)
 def run_give(tx: Transaction, slot: cython.ulonglong, lease: cython.ulonglong) -> cython.ulonglong:
     """KEPT, GRANTED, TO_PUNCH (it was punched), NOT_YOURS, GONE."""
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = give(tx, slot, lease)
@@ -146,7 +140,6 @@ def run_give(tx: Transaction, slot: cython.ulonglong, lease: cython.ulonglong) -
 @cython.exceptval(0xFFFF)
 def run_scrap(tx: Transaction, slot: cython.ulonglong, lease: cython.ulonglong) -> cython.ulonglong:
     """TO_PUNCH (it was punched), NOT_YOURS, GONE."""
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = scrap(tx, slot, lease)
@@ -167,7 +160,6 @@ def run_offer(
     epoch: cython.ulonglong,
 ) -> cython.ulonglong:
     """GOT: `version` is the number of the offer. NOTHING: there is no such receiver. NOT_YOURS, GONE."""
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = offer(tx, slot, lease, receiver, epoch)
@@ -181,7 +173,6 @@ def run_end_offer(
     tx: Transaction, slot: cython.ulonglong, number: cython.ulonglong, recalls: cython.bint
 ) -> cython.ulonglong:
     """GOT: `slot`, leased under the number `version`. NOT_YOURS, GONE."""
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = end_offer(tx, slot, number, recalls)
@@ -192,7 +183,6 @@ def run_end_offer(
 @cython.cfunc
 @cython.exceptval(0xFFFF)
 def run_look_at_offer(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = look_at_offer(tx, slot)
@@ -203,7 +193,6 @@ def run_look_at_offer(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglo
 @cython.cfunc
 @cython.exceptval(0xFFFF)
 def run_look_at_quarantined(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = look_at_quarantined(tx, slot)
@@ -215,7 +204,6 @@ def run_look_at_quarantined(tx: Transaction, slot: cython.ulonglong) -> cython.u
 @cython.exceptval(0xFFFF)
 def run_shrink(tx: Transaction) -> cython.ulonglong:
     """Punch what is surplus, until nothing is. NOTHING, GONE."""
-    outcome: cython.ulonglong
     while True:
         outcome = shrink_by_one(tx, False)
         if outcome != TO_PUNCH:
@@ -226,7 +214,6 @@ def run_shrink(tx: Transaction) -> cython.ulonglong:
 @cython.exceptval(0xFFFF)
 def shrink_by_one(tx: Transaction, to_reserve: cython.bint) -> cython.ulonglong:
     """TO_PUNCH: a spare was punched. NOTHING: none is surplus, or (to_reserve) beyond the reserve. GONE."""
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = shrink(tx, to_reserve)
@@ -241,7 +228,6 @@ def shrink_by_one(tx: Transaction, to_reserve: cython.bint) -> cython.ulonglong:
 @cython.exceptval(0xFFFF)
 def run_grow(tx: Transaction) -> cython.ulonglong:
     """Populate what the line and the reserve lack. NOTHING: no more is lacking or allowed. TO_POPULATE: no memory. GONE."""
-    outcome: cython.ulonglong
     while True:
         outcome = grow_by_one(tx, FOR_RESERVE)
         if outcome != GOT:
@@ -252,8 +238,6 @@ def run_grow(tx: Transaction) -> cython.ulonglong:
 @cython.exceptval(0xFFFF)
 def grow_by_one(tx: Transaction, goal: cython.ulonglong) -> cython.ulonglong:
     """GOT: one more was populated. NOTHING: no more is lacking or allowed. TO_POPULATE: no memory. GONE."""
-    outcome: cython.ulonglong
-    slot: cython.ulonglong
     while True:
         tx.begin()
         outcome = grow(tx, goal)
@@ -279,8 +263,6 @@ def grow_by_one(tx: Transaction, goal: cython.ulonglong) -> cython.ulonglong:
 @cython.exceptval(0xFFFF)
 def run_fetch(tx: Transaction) -> cython.ulonglong:
     """GOT: `slot`, populated for the caller, though others wait. NOTHING, CLOSED, GONE."""
-    outcome: cython.ulonglong
-    slot: cython.ulonglong
     while True:
         tx.begin()
         outcome = fetch(tx)
@@ -303,7 +285,6 @@ def run_fetch(tx: Transaction) -> cython.ulonglong:
 @cython.exceptval(0xFFFF)
 def run_exchange(tx: Transaction, expected: cython.ulonglong, targets: cython.ulonglong) -> cython.ulonglong:
     """GOT; NOTHING: they have changed; CLOSED, GONE. Then run_shrink and run_grow."""
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = exchange(tx, expected, targets)
@@ -315,7 +296,6 @@ def run_exchange(tx: Transaction, expected: cython.ulonglong, targets: cython.ul
 @cython.exceptval(0xFFFF)
 def run_retarget(tx: Transaction, targets: cython.ulonglong) -> cython.ulonglong:
     """GOT; CLOSED, GONE. Then run_shrink and run_grow."""
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = retarget(tx, targets)
@@ -327,7 +307,6 @@ def run_retarget(tx: Transaction, targets: cython.ulonglong) -> cython.ulonglong
 @cython.exceptval(0xFFFF)
 def run_pump(tx: Transaction) -> cython.ulonglong:
     """Spares go to the line until one of them has no more. NOTHING, GONE."""
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = pump(tx)
@@ -339,7 +318,6 @@ def run_pump(tx: Transaction) -> cython.ulonglong:
 @cython.exceptval(0xFFFF)
 def run_join(tx: Transaction, wanted: cython.ulonglong) -> cython.ulonglong:
     """GOT: a `place`. FULL, CLOSED, TOO_MANY, GONE. The caller then pumps: until then a spare may lie beside the line."""
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = join(tx, wanted)
@@ -351,7 +329,6 @@ def run_join(tx: Transaction, wanted: cython.ulonglong) -> cython.ulonglong:
 @cython.exceptval(0xFFFF)
 def run_leave(tx: Transaction, place: cython.ulonglong) -> cython.ulonglong:
     """GOT: was served; NOTHING: was not; the caller has `count` slots from `slot` on. NOT_YOURS, GONE."""
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = leave(tx, place)
@@ -362,7 +339,6 @@ def run_leave(tx: Transaction, place: cython.ulonglong) -> cython.ulonglong:
 @cython.cfunc
 @cython.exceptval(0xFFFF)
 def run_look_at_slot(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = look_at_slot(tx, slot)
@@ -373,7 +349,6 @@ def run_look_at_slot(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglon
 @cython.cfunc
 @cython.exceptval(0xFFFF)
 def run_look_at_place(tx: Transaction, place: cython.ulonglong) -> cython.ulonglong:
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = look_at_place(tx, place)
@@ -384,7 +359,6 @@ def run_look_at_place(tx: Transaction, place: cython.ulonglong) -> cython.ulongl
 @cython.cfunc
 @cython.exceptval(0xFFFF)
 def run_look(tx: Transaction) -> cython.ulonglong:
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = look(tx)
@@ -395,7 +369,6 @@ def run_look(tx: Transaction) -> cython.ulonglong:
 @cython.cfunc
 @cython.exceptval(0xFFFF)
 def run_look_for_head(tx: Transaction) -> cython.ulonglong:
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = look_for_head(tx)
@@ -407,7 +380,6 @@ def run_look_for_head(tx: Transaction) -> cython.ulonglong:
 @cython.exceptval(0xFFFF)
 def run_close(tx: Transaction) -> cython.ulonglong:
     """Then run_shrink: what is spare goes back to the system."""
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = close(tx)
@@ -419,7 +391,6 @@ def run_close(tx: Transaction) -> cython.ulonglong:
 @cython.exceptval(0xFFFF)
 def run_attach(tx: Transaction, client: cython.ulonglong, quarantines: cython.ulonglong) -> cython.ulonglong:
     """`value`: the epoch. FULL: then run_inherit."""
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = attach(tx, client, quarantines)
@@ -430,7 +401,6 @@ def run_attach(tx: Transaction, client: cython.ulonglong, quarantines: cython.ul
 @cython.cfunc
 @cython.exceptval(0xFFFF)
 def run_look_at_client(tx: Transaction, client: cython.ulonglong) -> cython.ulonglong:
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = look_at_client(tx, client)
@@ -442,7 +412,6 @@ def run_look_at_client(tx: Transaction, client: cython.ulonglong) -> cython.ulon
 @cython.exceptval(0xFFFF)
 def clear(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong) -> cython.ulonglong:
     """First its places in the line, so that nothing more is granted to it; then its slots. GOT, GONE."""
-    outcome: cython.ulonglong
     number: cython.ulonglong
     for number in range(tx.places):
         while True:
@@ -473,7 +442,6 @@ def run_reap(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong)
 
     Any number of processes may do so at once, and each may be killed.
     """
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = mark_surplus(tx, client, epoch)
@@ -501,7 +469,6 @@ def run_inherit(tx: Transaction, quarantines: cython.ulonglong) -> cython.ulongl
 @cython.cfunc
 @cython.exceptval(0xFFFF)
 def run_settle_down(tx: Transaction, state: cython.ulonglong, quarantines: cython.ulonglong) -> cython.ulonglong:
-    outcome: cython.ulonglong
     while True:
         tx.begin()
         outcome = settle_down(tx, state, quarantines)

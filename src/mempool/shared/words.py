@@ -48,7 +48,6 @@ if not cython.compiled:  # _engine.pyx says the same in C; tests/shared/test_wor
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def make_gate(
     first: cython.ulonglong, spares: cython.ulonglong, waiting: cython.ulonglong, closed: cython.ulonglong
@@ -57,63 +56,54 @@ def make_gate(
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def first_spare(gate: cython.ulonglong) -> cython.ulonglong:
     return gate & 0xFFFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def spares(gate: cython.ulonglong) -> cython.ulonglong:
     return gate >> 24 & 0xFFFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def waiting(gate: cython.ulonglong) -> cython.ulonglong:
     return gate >> 48 & 0x7FFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def is_closed(gate: cython.ulonglong) -> cython.bint:
     return gate >> 63 != 0
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def make_targets(reserve: cython.ulonglong, keep: cython.ulonglong, limit: cython.ulonglong) -> cython.ulonglong:
     return reserve | keep << 21 | limit << 42
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def reserve_of(targets: cython.ulonglong) -> cython.ulonglong:
     return targets & 0x1FFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def keep_of(targets: cython.ulonglong) -> cython.ulonglong:
     return targets >> 21 & 0x1FFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def limit_of(targets: cython.ulonglong) -> cython.ulonglong:
     return targets >> 42 & 0x1FFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def keep_follows(targets: cython.ulonglong) -> cython.bint:
     """Whether nobody has given a keep, so that it is twice the reserve, whatever that becomes."""
@@ -121,63 +111,54 @@ def keep_follows(targets: cython.ulonglong) -> cython.bint:
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def make_bare_list(first: cython.ulonglong, made: cython.ulonglong) -> cython.ulonglong:
     return first | made << 24
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def first_bare(bare_list: cython.ulonglong) -> cython.ulonglong:
     return bare_list & 0xFFFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def made_of(bare_list: cython.ulonglong) -> cython.ulonglong:
     return bare_list >> 24 & 0xFFFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def make_line(head: cython.ulonglong, tail: cython.ulonglong, empty: cython.ulonglong) -> cython.ulonglong:
     return head | tail << 16 | empty << 32
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def head_of(line: cython.ulonglong) -> cython.ulonglong:
     return line & 0xFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def tail_of(line: cython.ulonglong) -> cython.ulonglong:
     return line >> 16 & 0xFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def first_empty(line: cython.ulonglong) -> cython.ulonglong:
     return line >> 32 & 0xFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def make_slot(state: cython.ulonglong, client: cython.ulonglong, following: cython.ulonglong) -> cython.ulonglong:
     return state | client << 4 | following << 20
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def state_of(value: cython.ulonglong) -> cython.ulonglong:
     """Of a slot or of a place."""
@@ -185,7 +166,6 @@ def state_of(value: cython.ulonglong) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def client_of(value: cython.ulonglong) -> cython.ulonglong:
     """Whose a slot or a place is."""
@@ -193,14 +173,12 @@ def client_of(value: cython.ulonglong) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def next_slot(slot: cython.ulonglong) -> cython.ulonglong:
     return slot >> 20 & 0xFFFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def make_place(
     state: cython.ulonglong, client: cython.ulonglong, wanted: cython.ulonglong, granted: cython.ulonglong
@@ -209,70 +187,60 @@ def make_place(
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def wanted_of(place: cython.ulonglong) -> cython.ulonglong:
     return place >> 20 & 0xFFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def granted_of(place: cython.ulonglong) -> cython.ulonglong:
     return place >> 40 & 0xFFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def make_links(before: cython.ulonglong, behind: cython.ulonglong, slot: cython.ulonglong) -> cython.ulonglong:
     return before | behind << 16 | slot << 32
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def before_of(links: cython.ulonglong) -> cython.ulonglong:
     return links & 0xFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def behind_of(links: cython.ulonglong) -> cython.ulonglong:
     return links >> 16 & 0xFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def first_granted(links: cython.ulonglong) -> cython.ulonglong:
     return links >> 32 & 0xFFFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def make_client(state: cython.ulonglong, epoch: cython.ulonglong) -> cython.ulonglong:
     return state | epoch << 2
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def client_state(client: cython.ulonglong) -> cython.ulonglong:
     return client & 3
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def epoch_of(client: cython.ulonglong) -> cython.ulonglong:
     return client >> 2 & 0xFFFFFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def next_epoch(epoch: cython.ulonglong) -> cython.ulonglong:
     """Of the next one under this number, who sets nothing aside."""
@@ -280,7 +248,6 @@ def next_epoch(epoch: cython.ulonglong) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def sets_aside(epoch: cython.ulonglong) -> cython.ulonglong:
     """1: what a client has in this epoch is quarantined if it is killed."""
@@ -288,35 +255,30 @@ def sets_aside(epoch: cython.ulonglong) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def with_quarantine(epoch: cython.ulonglong, sets_it_aside: cython.ulonglong) -> cython.ulonglong:
     return (epoch & 0x7FFFFFFF) | (sets_it_aside & 1) << 31
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def offered_of(counts: cython.ulonglong) -> cython.ulonglong:
     return counts & 0xFFFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def quarantined_of(counts: cython.ulonglong) -> cython.ulonglong:
     return counts >> 24 & 0xFFFFFF
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def filling_of(counts: cython.ulonglong) -> cython.ulonglong:
     return counts >> 48
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def make_offerer(client: cython.ulonglong, epoch: cython.ulonglong) -> cython.ulonglong:
     """Who has offered an addressed slot: a client in its epoch, so that no successor under its number is meant."""
@@ -324,7 +286,6 @@ def make_offerer(client: cython.ulonglong, epoch: cython.ulonglong) -> cython.ul
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def make_addressed(client: cython.ulonglong, offerer: cython.ulonglong) -> cython.ulonglong:
     """The word of a slot that is addressed to this client."""
@@ -332,7 +293,6 @@ def make_addressed(client: cython.ulonglong, offerer: cython.ulonglong) -> cytho
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def offerer_of(slot: cython.ulonglong) -> cython.ulonglong:
     return slot >> 20 & 0x7FFFFFFFFFF

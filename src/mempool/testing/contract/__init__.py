@@ -42,18 +42,12 @@ What waits is tested with a thread and with a task of an event loop: see callers
 ManualClock, so nothing happens by itself; each test ends with an audit: see base.py.
 """
 
+import pkgutil
+
 import pytest
 
 # Before they are imported, so that a failed assert shows its values.
-pytest.register_assert_rewrite(
-    *[
-        f"mempool.testing.contract.{room}"
-        for room in (
-            *("account", "alloc", "bad_input", "base", "bulk", "closing", "guarantees", "lease_many", "leases"),
-            *("line", "lingering", "losses", "resize", "resting", "retry", "slow_source", "whole"),
-        )
-    ]
-)
+pytest.register_assert_rewrite(*[f"{__name__}.{part.name}" for part in pkgutil.iter_modules(__path__)])
 
 from mempool.testing.contract import whole  # noqa: E402 - after the above
 from mempool.testing.contract.whole import *  # noqa: E402, F403
