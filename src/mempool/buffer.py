@@ -24,8 +24,8 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, SupportsIndex, overload
 
+from mempool import _cython as cython
 from mempool import dropped
-from mempool._core import _cython as cython
 from mempool.errors import UseAfterFree
 from mempool.native import get_ident
 from mempool.sizes import compared, in_words
@@ -33,7 +33,7 @@ from mempool.sizes import compared, in_words
 if cython.compiled and not TYPE_CHECKING:  # never: it tells Cython that the name is its own module's; see _cython.py
     import cython
 if TYPE_CHECKING:
-    from mempool._core._cython import Py_buffer
+    from mempool._cython import Py_buffer
 
 #: Whether a handle exports its memory to code in C. In CPython 3.11 no class of Python's can.
 EXPORTS: bool = cython.compiled or sys.version_info >= (3, 12)

@@ -8,19 +8,13 @@ from threading import get_ident
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mempool import _cython as cython
 from mempool import dropped
 from mempool._core.fast_path import own_methods
 from mempool.errors import DoubleFree, PoolError
 
-if TYPE_CHECKING:
-    from mempool._core import _cython as cython
-else:
-    try:
-        import cython
-    except ModuleNotFoundError:
-        from mempool._core import _cython as cython
-    if not cython.compiled:  # where Cython is installed, its own stand-ins are no methods, and cost a call each
-        from mempool._core import _cython as cython
+if cython.compiled and not TYPE_CHECKING:  # never: it tells Cython that the name is its own module's; see _cython.py
+    import cython
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.fast_path import DEFAULT, FastPath

@@ -15,8 +15,8 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from mempool import _cython as cython
 from mempool import garbage, greenlets, native
-from mempool._core import _cython as cython
 from mempool.clock import SYSTEM_CLOCK, Clock, in_words
 from mempool.engine import NEVER, SERVED, TIMED_OUT, WAITING, WITHDRAWN
 from mempool.errands import Errand

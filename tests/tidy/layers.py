@@ -18,6 +18,7 @@ LAYER_OF = {
     "mempool": "package",
     "mempool.__main__": "tools",
     "mempool._core": "core",
+    "mempool._cython": "base",
     "mempool.adapters": "adapters",
     "mempool.background": "keepers",
     "mempool.base_pool": "face",

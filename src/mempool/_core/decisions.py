@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from mempool._core import _cython as cython
+from mempool import _cython as cython
 from mempool._core.transfer import CLOSED, IMPOSSIBLE, SERVED, WAITING, WITHDRAWN
 
 if cython.compiled and not TYPE_CHECKING:  # never: it tells Cython that the name is its own module's; see _cython.py

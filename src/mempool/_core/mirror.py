@@ -14,7 +14,7 @@ import struct
 import sys
 from typing import TYPE_CHECKING, Any
 
-from mempool._core import _cython as cython
+from mempool import _cython as cython
 
 if cython.compiled and not TYPE_CHECKING:  # never: it tells Cython that the name is its own module's; see _cython.py
     import cython

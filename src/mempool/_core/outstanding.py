@@ -16,7 +16,7 @@ from itertools import count, repeat
 from operator import setitem
 from typing import TYPE_CHECKING, Any
 
-from mempool._core import _cython as cython
+from mempool import _cython as cython
 
 if cython.compiled and not TYPE_CHECKING:  # never: it tells Cython that the name is its own module's; see _cython.py
     import cython

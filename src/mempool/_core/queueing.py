@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from mempool._core import _cython as cython
+from mempool import _cython as cython
 from mempool._core.decisions import HAS_ALL, IN_LINE
 from mempool.engine import NEVER
 from mempool.native import get_ident

@@ -7,15 +7,10 @@ of the process may use the same one while memory is being populated or punched.
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from mempool._core import _cython as cython
-else:
-    try:
-        import cython
-    except ModuleNotFoundError:
-        from mempool._core import _cython as cython
-    if not cython.compiled:  # where Cython is installed, its own stand-ins are no methods, and cost a call each
-        from mempool._core import _cython as cython
+from mempool import _cython as cython
+
+if cython.compiled and not TYPE_CHECKING:  # never: it tells Cython that the name is its own module's; see _cython.py
+    import cython
 
 if not cython.compiled:  # compiled, all are in one file
     from mempool.shared.decisions import (

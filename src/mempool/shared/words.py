@@ -15,15 +15,10 @@ each result is as wide as its field, and whoever uses it as an index compares it
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from mempool._core import _cython as cython
-else:
-    try:
-        import cython
-    except ModuleNotFoundError:
-        from mempool._core import _cython as cython
-    if not cython.compiled:  # where Cython is installed, its own stand-ins are no methods, and cost a call each
-        from mempool._core import _cython as cython
+from mempool import _cython as cython
+
+if cython.compiled and not TYPE_CHECKING:  # never: it tells Cython that the name is its own module's; see _cython.py
+    import cython
 
 if not cython.compiled:  # _engine.pyx says the same in C; tests/shared/test_words.py compares them
     NO_SLOT = 0xFFFFFF
