@@ -27,6 +27,7 @@ COMPILED = (
     "src/mempool/_core/queueing.py",
     "src/mempool/waiting.py",
     "src/mempool/_core/fast_path.py",
+    "src/mempool/blocking.py",
     "src/mempool/lease.py",
 )
 # The engine of pools that several processes share, and its quick way. Its transactions are an instruction of x86-64.

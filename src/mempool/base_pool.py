@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, Self, TypeVar, cast
 
-from mempool import explain, messages, parking, waiting
+from mempool import blocking, explain, messages, parking, waiting
 from mempool._core.fast_path import WARM
 from mempool.buffer import Buffer
 from mempool.clock import Clock
@@ -142,6 +142,8 @@ class BasePool(Leasing, Generic[T]):
 
     def _obtain(self, ticket: Any, timeout: float | None | Literal["default"]) -> None:
         """Fill the ticket and check it out. Parks the thread where it must wait."""
+        if blocking.obtain(self, ticket, timeout):
+            return
         engine = self._engine
         now = engine.clock.now
         deadline = self._deadline(timeout, now)

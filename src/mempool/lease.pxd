@@ -7,7 +7,8 @@ each block. Nothing of it changes what happens: each slot does the short case, a
 from mempool._core.transfer cimport Transfer, new_ticket
 from mempool._core.queueing cimport Queueing
 from mempool._core.mutex cimport WITHOUT_GIL, atomic_int, swap
-from mempool._core.fast_path cimport DEFAULT, FastPath, QuickMethod, hand_on, put_warm, shorten_method, take_top, take_warm
+from mempool._core.fast_path cimport DEFAULT, FastPath, QuickMethod, hand_on, obtain_for, put_warm, shorten_method, take_top
+from mempool._core.fast_path cimport take_warm, ticket_for_one
 from mempool.waiting cimport FINISHED, Routine, go_on_inside, obtain, quicken
 
 cdef extern from "Python.h":

@@ -132,8 +132,12 @@ class Lease:
         if element is not None:
             return element
         try:
-            self.transfer = self.pool._engine.ticket(1)
-            self.pool._obtain(self.transfer, self.timeout)
+            if cython.compiled:
+                self.transfer = ticket_for_one(self.pool)
+                obtain_for(self.pool, self.transfer, self.timeout)
+            else:
+                self.transfer = self.pool._engine.ticket(1)
+                self.pool._obtain(self.transfer, self.timeout)
             self.state = HELD
         except BaseException as error:
             self.thing = self.pool._cancel_or_take_last(self.transfer, error)

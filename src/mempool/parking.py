@@ -9,12 +9,11 @@ import asyncio
 import sys
 import threading
 import weakref
-from _queue import SimpleQueue
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
-from mempool import greenlets, native, waiting
-from mempool.clock import SYSTEM_CLOCK, Clock, Wakes
+from mempool import blocking, greenlets, native, waiting
+from mempool.clock import SYSTEM_CLOCK, Clock
 from mempool.engine import Waker
 from mempool.waiting import AsyncioParker, task_of
 
@@ -56,7 +55,7 @@ class _Kind(Generic[_Parker]):
 
 
 # The latest first. Each change is one call into C, and each walk goes through a copy.
-_kinds: list[_Kind[Parker]] = []
+_kinds: list[_Kind[Parker]] = blocking.thread_kinds
 _task_kinds: list[_Kind[TaskParker]] = waiting.task_kinds
 
 
@@ -87,30 +86,13 @@ def _add(kinds: list[_Kind[_Parker]], kind: _Kind[_Parker]) -> Callable[[], None
     return remove
 
 
-class ThreadParker:
-    """A thread parks on a queue, whose `put` is one C call that finalizers and signal handlers may make."""
+class ThreadParker(blocking.LockParker):
+    """A thread parks on a lock of the system's."""
 
     may_be_gone: bool = False
 
     def __init__(self, clock: Clock) -> None:
-        self.thread: int = native.get_ident()
-        self.owner: object = current_owner()
-        self.on_gone: Callable[[], object] | None = None
-        self._clock = clock
-        self._wakes: Wakes = SimpleQueue()
-
-    def wake(self) -> None:
-        """See Waker."""
-        self._wakes.put(None)
-
-    def park(self, seconds: float | None) -> None:
-        """Block this thread until woken, at most so many seconds; None: without end."""
-        parked = _local.parked.parkers
-        parked.append(self)
-        try:
-            self._clock.park(self._wakes, seconds)
-        finally:
-            parked.remove(self)
+        super().__init__(clock, native.get_ident(), current_owner(), _local.parked.parkers)
 
 
 class GreenletParker(ThreadParker):
@@ -309,3 +291,14 @@ def _trio_running() -> Any:
     except (KeyError, RuntimeError, AttributeError):
         return None
     return trio
+
+
+def _parker_of_this_thread() -> ThreadParker:
+    """One that is used again, and lives as long as the thread. Always among those parked, which does no harm."""
+    parker = ThreadParker(SYSTEM_CLOCK)
+    parker.parkers = None  # no cycle
+    _local.parked.parkers.append(parker)
+    return parker
+
+
+blocking.introduce(_parker_of_this_thread, _trio_running)

@@ -31,7 +31,6 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.queueing import NOT_COUNTED, Queueing
     from mempool._core.transfer import Ticket
 
-
 #: What Wait.step returns when there is nothing to wait for any more.
 SETTLED = -1.0
 #: Seconds. Who parks for longer is given no timer of its own.
@@ -128,7 +127,7 @@ class Wait:
     queueing: Any  # the engine, where it is a Queueing: then a call of it is one in C; else None
     own: Any  # and its ticket, a Ticket
     ticket: Any
-    place: Any
+    place: Any  # None: of a thread, which the ticket knows already
     parker: AsyncioParker | None  # the place, where it is one and known to be
     owner: Any  # and the task that is parked there, until the end: see AsyncioParker.__init__
     now: Any
@@ -201,10 +200,8 @@ class Wait:
     def state(self) -> cython.Py_ssize_t:
         """That of the ticket."""
         if self.own is not None:
-            state: cython.Py_ssize_t = self.own.state
-        else:
-            state = self.ticket.state
-        return state
+            return self.own.state  # type: ignore[no-any-return]
+        return self.ticket.state  # type: ignore[no-any-return]
 
     def __call__(self) -> None:
         """The caller can run no more: what it got, and its place, go to the next."""
@@ -275,12 +272,14 @@ class Wait:
     def join(self) -> cython.bint:
         """Line up."""
         knows_holders: cython.bint
-        if self.parker is None and self.place.may_be_gone:
+        if self.parker is None and self.place is not None and self.place.may_be_gone:
             self.place.on_gone = self
         if self.queueing is not None:
             if self.parker is not None:  # as `enqueue` does, in C
                 self.parker.on_gone = self
                 self.own.set_waiter(self.parker, self.owner, this_thread(), True)
+                Queueing.join(self.queueing, self.own)
+            elif self.place is None:
                 Queueing.join(self.queueing, self.own)
             else:
                 self.queueing.enqueue(self.own, self.place)
@@ -310,9 +309,10 @@ class Wait:
         """It waits no longer. May be done again."""
         outcome: cython.Py_ssize_t = self.outcome if self.stands else NOT_COUNTED
         seconds: cython.double = seconds_of(self.now) - self.began
-        if self.queueing is not None and self.parker is not None:  # as `dequeue` does, in C
+        if self.queueing is not None and (self.parker is not None or self.place is None):  # as `dequeue` does, in C
             Queueing.leave(self.queueing, self.own, outcome, seconds)
-            self.parker.on_gone = self.owner = None
+            if self.parker is not None:
+                self.parker.on_gone = self.owner = None
         elif self.quick is None or not self.quick.leave(self.ticket, self.place, outcome, seconds):
             self.engine.dequeue(self.ticket, self.place, self.outcome if self.stands else None, seconds)
         self.stands = False

@@ -4,7 +4,9 @@ import asyncio
 import collections.abc
 import contextlib
 import gc
+import traceback as tracebacks
 import warnings
+import weakref
 from typing import Any
 
 import pytest
@@ -152,3 +154,61 @@ def test_what_is_left_while_it_waits_is_nobodys(end: str, served: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         asyncio.run(main())
+
+
+class Element:
+    """Can be referred to weakly."""
+
+
+def test_what_await_returns_is_kept_by_nothing() -> None:
+    """From CPython 3.12 on it comes in an exception that is used again; compiled, of a kind of its own."""
+
+    async def main() -> None:
+        pool = Pool(Objects(Element), 0, keep=0)
+        for _ in range(3):
+            async with pool.lease() as element:
+                is_kept = weakref.ref(element)
+                del element
+            assert is_kept() is None
+
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
+
+
+def test_the_end_of_an_awaitable_that_somebody_caught_is_his() -> None:
+    """Whatever is awaited after it; and nothing of it is left in the next one."""
+
+    async def main() -> None:
+        pool: Pool[Any] = Pool(Objects(bytearray), 8)
+        pool.free_many(pool.alloc_many(16))
+        ends: list[StopIteration] = []
+        leases = [pool.lease() for _ in range(6)]
+        for lease in leases:
+            entering = lease.__aenter__()
+            with pytest.raises(StopIteration) as caught:
+                next(entering)
+            ends.append(caught.value)
+            async with pool.lease(), pool.lease():
+                pass
+        assert [end.value for end in ends] == [lease.element for lease in leases]
+        assert len({id(end) for end in ends}) == 6
+        for end in ends:
+            assert (end.__context__, end.__cause__, getattr(end, "__notes__", None)) == (None, None, None)
+            end.add_note("seen")
+        del end, ends, caught
+        for lease in leases:
+            lease.release()
+        another = pool.lease()
+        with pytest.raises(StopIteration) as of_another:
+            next(another.__aenter__())
+        assert of_another.value.value is another.element
+        assert not hasattr(of_another.value, "__notes__")
+        frames = [frame.name for frame in tracebacks.extract_tb(of_another.value.__traceback__)]
+        assert frames.count("main") == 1
+        another.release()
+        assert_at_rest(pool)
+
+    asyncio.run(main())

@@ -22,6 +22,7 @@ LAYER_OF = {
     "mempool.adapters": "adapters",
     "mempool.background": "keepers",
     "mempool.base_pool": "face",
+    "mempool.blocking": "core",
     "mempool.buffer": "core",
     "mempool.cli": "tools",
     "mempool.clock": "base",

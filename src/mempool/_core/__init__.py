@@ -12,7 +12,7 @@ deciding.py        what makes a decision one step where the core is not compiled
 ends.py            undoing a call, whatever was raised in it
 queueing.py        a call that may have to wait
 fast_path.py       alloc and free as users call them
-(../lease.py, ../buffer.py and ../waiting.py are compiled, too.)
+(../lease.py, ../buffer.py, ../waiting.py and ../blocking.py are compiled, too.)
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ COMPILED_MODULES = (
     "mempool._core.queueing",
     "mempool.waiting",
     "mempool._core.fast_path",
+    "mempool.blocking",
     "mempool.lease",
 )
 

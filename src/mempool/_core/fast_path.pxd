@@ -8,9 +8,10 @@ lines whole; on a build without one, the gates `fast_alloc_above` and `fast_free
 """
 
 from mempool._core.state cimport MIRRORED_FROM_RESERVE, State, mempool_is_before, mirror_spare
-from mempool._core.transfer cimport Transfer
+from mempool._core.transfer cimport Transfer, new_ticket
 from mempool._core.decisions cimport Decisions
 from mempool._core.outstanding cimport Outstanding
+from mempool._core.queueing cimport Queueing
 from mempool._core.mutex cimport WITHOUT_GIL, hold_mutex, release_mutex
 from mempool.buffer cimport DEAD, LIVE, Buffer, new_handle, successor_of, enforce, revoke_unseen
 
@@ -35,6 +36,10 @@ cdef class FastPath:
     cdef public object _timeout
     cdef public object _patience
     cdef public object _offload
+
+# How a thread's ticket is filled without a Python frame: blocking.py. False: go the long way, nothing has happened.
+ctypedef bint (*Obtain)(FastPath pool, object ticket, object timeout) except? -1
+cdef Obtain obtain_quickly
 
 cdef extern from *:
     """
@@ -94,6 +99,18 @@ cdef extern from *:
     void *mempool_lying(void *slots, Py_ssize_t i) noexcept
     void mempool_place(void *slots, Py_ssize_t i, object element) noexcept
     object mempool_owned(void *element)
+
+
+cdef inline object ticket_for_one(FastPath self):
+    """A new ticket of the engine."""
+    return new_ticket(1) if isinstance(self._engine, Queueing) else self._engine.ticket(1)  # the former is what that does
+
+
+cdef inline bint obtain_for(FastPath self, ticket, timeout) except -1:
+    """Fill this ticket and check it out: `_obtain`."""
+    if WITHOUT_GIL or obtain_quickly == NULL or not obtain_quickly(self, ticket, timeout):
+        self._obtain(ticket, timeout)
+    return True
 
 
 cdef inline object take_top(FastPath self):

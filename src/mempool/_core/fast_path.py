@@ -99,9 +99,13 @@ class FastPath:
                     return element
         ticket: Any = None
         try:
-            ticket = self._engine.ticket(1)
-            if cython.compiled or not (self.core.fast_alloc and take_out(self.core, ticket)):
-                self._obtain(ticket, timeout)  # type: ignore[attr-defined]
+            if cython.compiled:
+                ticket = ticket_for_one(self)
+                obtain_for(self, ticket, timeout)
+            else:
+                ticket = self._engine.ticket(1)
+                if not (self.core.fast_alloc and take_out(self.core, ticket)):
+                    self._obtain(ticket, timeout)  # type: ignore[attr-defined]
             return ticket.elements[0]
         except BaseException as error:
             last: Any = self._cancel_or_take_last(ticket, error)

@@ -1,0 +1,99 @@
+# cython: language_level=3
+
+from mempool._core cimport fast_path
+from mempool._core.fast_path cimport DEFAULT, FastPath
+from mempool._core.mutex cimport WITHOUT_GIL
+from mempool._core.queueing cimport Queueing
+from mempool._core.transfer cimport Ticket
+from mempool.waiting cimport HAS_SETTLED, INFINITE, Wait, kinds as task_kinds, loaded_modules, loop_here, seconds_of, usual_clock, usual_now
+
+cdef class LockParker
+
+cdef extern from "pythread.h":
+    """
+    /* A lock that is locked, or NULL. */
+    static inline void *mempool_new_lock(void) {
+        PyThread_type_lock lock = PyThread_allocate_lock();
+        if (lock != NULL)
+            PyThread_acquire_lock(lock, WAIT_LOCK);
+        return lock;
+    }
+    static inline void mempool_unlock(void *lock) { PyThread_release_lock((PyThread_type_lock)lock); }
+    static inline void mempool_end_lock(void *lock, int is_unlocked) {
+        if (!is_unlocked)
+            PyThread_release_lock((PyThread_type_lock)lock);
+        PyThread_free_lock((PyThread_type_lock)lock);
+    }
+    /* Lock it, in so much time; below 0: without end. 1: done; 0: not in time; -1: a signal came before. */
+    static inline int mempool_lock(void *lock, long long microseconds) {
+        PyLockStatus status = PyThread_acquire_lock_timed((PyThread_type_lock)lock, 0, 0);
+        if (status == PY_LOCK_FAILURE && microseconds != 0) {
+            Py_BEGIN_ALLOW_THREADS
+            status = PyThread_acquire_lock_timed((PyThread_type_lock)lock, microseconds, 1);
+            Py_END_ALLOW_THREADS
+        }
+        return status == PY_LOCK_ACQUIRED ? 1 : status == PY_LOCK_FAILURE ? 0 : -1;
+    }
+    /* That of each thread, which is kept in parking.py. */
+    #ifdef _MSC_VER
+    static __declspec(thread) PyObject *mempool_parker = NULL;
+    #else
+    static __thread PyObject *mempool_parker = NULL;
+    #endif
+    static inline PyObject *mempool_parker_here(void) {
+        PyObject *parker = mempool_parker == NULL ? Py_None : mempool_parker;
+        Py_INCREF(parker);
+        return parker;
+    }
+    static inline void mempool_keep_here(PyObject *parker) { mempool_parker = parker; }
+    static inline void mempool_forget(void *parker) {
+        if ((void *)mempool_parker == parker)
+            mempool_parker = NULL;
+    }
+    """
+    LockParker parker_here "mempool_parker_here"()
+    void keep_here "mempool_keep_here"(object parker) noexcept
+    void mempool_forget(void *parker) noexcept
+    void *mempool_new_lock() noexcept
+    void mempool_unlock(void *lock) noexcept
+    void mempool_end_lock(void *lock, bint is_unlocked) noexcept
+    int mempool_lock(void *lock, long long microseconds) noexcept
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() except -1
+
+cdef class LockParker:
+    cdef void *lock
+    cdef bint is_woken
+    cdef bint is_in_use
+    cdef readonly object thread
+    cdef public object owner
+    cdef public object on_gone
+    cdef public object parkers
+    cdef public object _clock
+    cdef public object _wakes
+    cdef bint sleep(self, double seconds) except? -1
+
+cdef list kinds
+cdef bint is_thread_alone() except? -1
+cdef bint obtained(FastPath pool, object ticket, object timeout) except? -1
+cdef bint stand(pool, Queueing queueing, Ticket ticket, LockParker parker, double deadline) except? -1
+
+
+cdef inline bint sleep_on(void *lock, double seconds) except? -1:
+    """Lock it, in so much time. False: it is late, or a signal was handled."""
+    cdef long long microseconds = -1
+    if seconds <= 0:
+        microseconds = 0
+    elif seconds != INFINITE:
+        # Who wakes early looks again. So a day is as good as longer; but a part of a microsecond is one, or he would look often.
+        microseconds = <long long>(min(seconds, 86400.0) * 1e6) + 1
+    cdef int done = mempool_lock(lock, microseconds)
+    if done < 0:
+        PyErr_CheckSignals()
+    return done > 0
+
+
+cdef inline object go_quickly():
+    """From now on `alloc` and `lease` come here without a Python frame."""
+    fast_path.obtain_quickly = obtained

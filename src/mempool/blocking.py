@@ -1,0 +1,181 @@
+# cython: language_level=3
+"""How a thread waits: what it is parked on, and the wait of a whole call without a Python frame.
+
+Whoever is about to wait holds the GIL until it is parked, and the caller that it has just served cannot run before. So each
+microsecond on the way there is one of every turn.
+"""
+
+from __future__ import annotations
+
+from _queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from mempool._core import _cython as cython
+from mempool.clock import Clock, Wakes
+
+if cython.compiled and not TYPE_CHECKING:  # never: it tells Cython that the name is its own module's; see _cython.py
+    import cython
+
+if not cython.compiled:  # compiled, the .pxd beside this file says the same
+    from mempool._core.fast_path import DEFAULT, FastPath
+    from mempool._core.mutex import WITHOUT_GIL
+    from mempool._core.queueing import Queueing
+    from mempool._core.transfer import Ticket
+    from mempool.waiting import HAS_SETTLED, INFINITE, Wait, loaded_modules, loop_here, seconds_of, usual_clock, usual_now
+    from mempool.waiting import kinds as task_kinds
+
+#: The kinds of callers that were registered, the latest first; see parking.register.
+thread_kinds: list[Any] = []
+kinds: list[Any] = thread_kinds  # the same in C, see waiting.py
+
+
+@cython.cclass
+class LockParker:
+    """A thread parks on a lock; the base of parking.ThreadParker.
+
+    `wake` is one call in C, which finalizers and signal handlers may make. Where the clock is not the system's, that clock
+    parks the thread, on a queue; and it is on a queue uncompiled, and without the GIL, which guards `is_woken`.
+
+    parkers: all of this thread that are parked.
+    """
+
+    lock: cython.p_void
+    is_woken: cython.bint
+    is_in_use: cython.bint
+    thread: Any
+    owner: Any
+    on_gone: Any
+    parkers: Any
+    _clock: Any
+    _wakes: Any
+
+    def __init__(self, clock: Clock, thread: int, owner: object, parkers: list[Any]) -> None:
+        self.thread = thread
+        self.owner = owner
+        self.on_gone = None
+        self.parkers = parkers
+        self._clock = clock
+        self._wakes = None
+        self.is_woken = self.is_in_use = False
+        if cython.compiled and not WITHOUT_GIL and clock is usual_clock and self.lock == cython.NULL:
+            self.lock = mempool_new_lock()  # type: ignore[name-defined]  # in the .pxd; locked until `wake`
+        if not cython.compiled or self.lock == cython.NULL:
+            wakes: Wakes = SimpleQueue()
+            self._wakes = wakes
+
+    def __dealloc__(self) -> None:
+        if cython.compiled and self.lock != cython.NULL:
+            mempool_forget(cython.cast(cython.p_void, self))  # type: ignore[name-defined]
+            mempool_end_lock(self.lock, self.is_woken)  # type: ignore[name-defined]
+
+    def wake(self) -> None:
+        """See Waker."""
+        if self._wakes is not None:
+            self._wakes.put(None)
+        elif cython.compiled and not self.is_woken:
+            self.is_woken = True
+            mempool_unlock(self.lock)  # type: ignore[name-defined]
+
+    def park(self, seconds: float | None) -> None:
+        """Block this thread until woken, at most so many seconds; None: without end."""
+        self.parkers.append(self)
+        try:
+            if self._wakes is not None:
+                self._clock.park(self._wakes, seconds)
+            else:
+                self.sleep(INFINITE if seconds is None else seconds)
+        finally:
+            self.parkers.remove(self)
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def sleep(self, seconds: cython.double) -> cython.bint:
+        """Compiled: block on the lock. Raises what a signal handler raises; without that, a signal may end it early."""
+        if cython.compiled and sleep_on(self.lock, seconds):
+            self.is_woken = False
+        return True
+
+
+#: What stands in parking.py, above this module; see `introduce`.
+_new_parker_here: Any = None
+_is_in_trio: Any = None
+
+
+def introduce(new_parker_here: Any, is_in_trio: Any) -> None:
+    """Tell what only parking.py knows.
+
+    new_parker_here: makes the LockParker that this thread uses again for each wait, and keeps it until the thread ends.
+    is_in_trio: tells whether a task of trio runs here.
+    """
+    global _new_parker_here, _is_in_trio
+    _new_parker_here, _is_in_trio = new_parker_here, is_in_trio
+
+
+@cython.cfunc
+@cython.exceptval(-1, check=True)
+def is_thread_alone() -> cython.bint:
+    """Whether what runs here is a thread, and neither a loop nor other greenlets stand still while it waits."""
+    if kinds or task_kinds or loop_here() is not None:
+        return False
+    modules: dict[str, Any] = loaded_modules
+    if "gevent" in modules or "eventlet" in modules:  # as greenlets.are_loaded, without a call
+        return False
+    return "trio" not in modules or not _is_in_trio()
+
+
+def obtain(pool: Any, ticket: Any, timeout: Any) -> bool:
+    """`_obtain` of a pool, compiled, as it mostly is. False: something is unusual, and nothing has happened.
+
+    Usual is a pool of this process on the system's clock, and a caller who is no more than a thread.
+    """
+    return obtained(pool, ticket, timeout)
+
+
+@cython.cfunc
+@cython.exceptval(-1, check=True)
+def obtained(pool: FastPath, ticket: Any, timeout: Any) -> cython.bint:
+    """`obtain`, in C."""
+    if not cython.compiled or WITHOUT_GIL or not isinstance(pool._engine, Queueing):
+        return False
+    queueing: Queueing = pool._engine
+    if queueing._clock is not usual_clock or not is_thread_alone():
+        return False
+    parker: LockParker | None = parker_here()  # type: ignore[name-defined]  # in the .pxd
+    if parker is None:
+        parker = _new_parker_here()
+        keep_here(parker)  # type: ignore[name-defined]
+    if parker.is_in_use:
+        return False  # in a signal handler, while this thread is parked
+    own: Ticket = ticket
+    deadline: cython.double = INFINITE
+    if (timeout is not DEFAULT and timeout != DEFAULT) or pool._timeout is not None:
+        asked: Any = pool
+        deadline = asked._deadline(timeout, usual_now)
+    if not Queueing.try_take(queueing, own, True, True):
+        stand(pool, queueing, own, parker, deadline)
+    Queueing.check_out(queueing, own)
+    return True
+
+
+@cython.cfunc
+@cython.exceptval(-1, check=True)
+def stand(pool: Any, queueing: Queueing, ticket: Ticket, parker: LockParker, deadline: cython.double) -> cython.bint:
+    """Wait in the line until the ticket is served."""
+    wait: Wait = Wait.__new__(Wait)
+    wait.begin(pool, queueing, ticket, None, None, usual_now, deadline, seconds_of(usual_now), False)
+    ticket.set_waiter(parker.wake, parker.owner, parker.thread, False)
+    parker.is_in_use = True
+    try:
+        while True:
+            seconds: cython.double = wait.step()
+            if seconds == HAS_SETTLED:
+                break
+            parker.sleep(seconds)
+    finally:
+        parker.is_in_use = False
+        wait.end()
+    return True
+
+
+if cython.compiled:
+    go_quickly()  # type: ignore[name-defined]  # in the .pxd
