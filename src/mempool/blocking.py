@@ -10,7 +10,7 @@ from __future__ import annotations
 from _queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from mempool._core import _cython as cython
+from mempool import _cython as cython
 from mempool.clock import Clock, Wakes
 
 if cython.compiled and not TYPE_CHECKING:  # never: it tells Cython that the name is its own module's; see _cython.py
