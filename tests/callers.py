@@ -13,7 +13,7 @@ from typing import Any
 from mempool import Objects, Pool
 from mempool.testing.contract.callers import ThreadCallers, in_line
 
-SOON = 10  # seconds
+SOON = 60  # seconds
 
 
 def make(name: str, elements: int = 1) -> Pool[Any]:

@@ -287,7 +287,7 @@ def test_a_dropped_buffer_serves_the_line(pool: Pool[Buffer]) -> None:
     pool.hand_over(one)
     with dropped():
         del one
-    waiter.join(10)
+    waiter.join(60)
     pool.free_many([two, *served])
 
 
@@ -403,7 +403,7 @@ def test_of_many_who_free_one_buffer_one_succeeds(pool: Pool[Buffer]) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert outcomes.count(None) == 1
         assert len(outcomes) == 3
 

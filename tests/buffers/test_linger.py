@@ -100,7 +100,7 @@ def test_who_waits_is_served_by_the_end_of_the_last_view(pool: Pool[Buffer]) -> 
     views = [second[:]]
     pool.free(second, linger=True)
     got: list[Buffer] = []
-    waiter = threading.Thread(target=lambda: got.append(pool.alloc(timeout=10)))
+    waiter = threading.Thread(target=lambda: got.append(pool.alloc(timeout=60)))
     waiter.start()
     wait_until(lambda: pool.stats().waiting == 1)
     views.clear()
@@ -323,7 +323,7 @@ def test_a_released_view_that_is_kept_does_not_spoil_the_report_of_a_wait() -> N
     if mempool.IMPLEMENTATION == "compiled":  # else nothing tells who looks
         assert "memoryview of shape (59,)" in pool.why_empty()
     kept.release()
-    pool.free(pool.alloc(timeout=10))
+    pool.free(pool.alloc(timeout=60))
 
 
 AFTER_THE_LAST_VIEW = """

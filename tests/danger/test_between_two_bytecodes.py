@@ -20,7 +20,7 @@ if mempool.IMPLEMENTATION == "compiled":
     pytest.skip("compiled, a decision is in force and told in one step", allow_module_level=True)
 
 works, fails, raises, slow = Step
-SOON = 10
+SOON = 60
 
 
 class Gap:

@@ -17,7 +17,7 @@ from mempool import Pool, PoolTimeout
 from mempool.testing import Element, ManualClock, ScriptedSource, SourceBroken, Step, assert_books, wait_until
 
 works, fails, raises, slow = Step
-SOON = 10
+SOON = 60
 
 Call = Callable[[Pool[Element]], Awaitable[object]]
 

@@ -16,7 +16,7 @@ from books import assert_at_rest
 from mempool import IMPLEMENTATION, Objects, Pool, PoolTimeout
 from mempool.testing import Element, ScriptedSource, wait_until
 
-SOON = 10  # seconds
+SOON = 60  # seconds
 ROUNDS = 150
 
 Intrusion = Callable[[Pool[Any]], object]

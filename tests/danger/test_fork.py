@@ -19,7 +19,7 @@ from mempool import Objects, Pool, PoolClosed, PoolTimeout
 from mempool.testing import ScriptedSource, Step, wait_until, wait_until_async
 
 works, fails, raises, slow = Step
-SOON = 10  # seconds
+SOON = 60  # seconds
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here"),

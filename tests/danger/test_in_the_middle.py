@@ -31,7 +31,7 @@ if mempool.IMPLEMENTATION == "compiled":
 
 from mempool._core import deciding
 
-SOON = 10  # seconds
+SOON = 60  # seconds
 IN_THE_MIDDLE = "in the middle of one of its own steps"
 
 # -- exceptions: each decision happens or does not

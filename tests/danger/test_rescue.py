@@ -124,7 +124,7 @@ def test_threads_share_one() -> None:
     def work(number: int) -> None:
         try:
             with r:
-                inside.wait(10)
+                inside.wait(60)
                 if number % 2:
                     raise MemoryError
         except MemoryError:
@@ -134,7 +134,7 @@ def test_threads_share_one() -> None:
         threads.append(threading.Thread(target=work, args=(number,)))
         threads[-1].start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert 1 <= r.used <= 2
     with r:
         assert r.ready

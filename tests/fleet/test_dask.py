@@ -360,7 +360,7 @@ def test_a_source_and_a_resize_run_beside_the_event_loop_of_the_worker(two: Any,
     fleet, client, _ = two
     (tmp_path / "slow").touch()
     staging = fleet.create("staging", functools.partial(Gated, str(tmp_path)), reserve=1, answer_within=0.5)
-    assert client.submit(count, 1, 2).result(10) == 2
+    assert client.submit(count, 1, 2).result(60) == 2
     answer = staging.answer()
     assert answer.count(Outcome.PENDING) == 2
     assert "making" in next(iter(answer.nodes.values())).detail

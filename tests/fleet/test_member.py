@@ -133,7 +133,7 @@ def test_a_resize_overtakes_a_slow_fill_and_none_is_taken_back_by_it() -> None:
     assert one.apply(2, Targets(1, limit=2)) in {Outcome.APPLIED, Outcome.DEFERRED}
     assert (pool.reserve, pool.limit) == (1, 2)
     source.open()
-    slow.join(10)
+    slow.join(60)
     assert said == [Outcome.STALE]
     assert (one.revision, pool.reserve, pool.limit) == (2, 1, 2)
     wait_until(lambda: one.outcome() is Outcome.APPLIED)

@@ -31,7 +31,7 @@ machine = pytest.importorskip("mempool.fleet.machine", reason="shared pools need
 
 MAKE = functools.partial(Buffers, "4 KiB")
 #: What a busy machine takes longer, in seconds. A bound is for what hangs.
-BUSY = 5.0
+BUSY = 20.0
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def test_a_node_that_is_stopped_in_the_lock_holds_the_others_up_for_a_bounded_ti
         )
         assert took < 0.5 + BUSY
         pool: Any = node.get("frames")
-        with pool.lease(timeout=5):
+        with pool.lease(timeout=60):
             assert pool.reserve == 1
 
         # A node that has no pool yet cannot make it now: it is not refused for good.

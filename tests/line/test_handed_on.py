@@ -10,7 +10,7 @@ from mempool._core import Ticket
 from mempool.testing import Element, ManualClock, ScriptedSource, Step, wait_until
 from mempool.testing.contract.callers import ThreadCallers
 
-SOON = 10
+SOON = 60
 EACH_TRACK = pytest.mark.parametrize("track", ["nothing", "identity", "holders"])
 EACH_SOURCE = pytest.mark.parametrize("make", [lambda: Objects(bytearray), lambda: Buffers(64)], ids=["objects", "buffers"])
 

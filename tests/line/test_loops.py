@@ -27,7 +27,7 @@ from mempool import Objects, Pool, PoolTimeout
 from mempool.testing import ScriptedSource, wait_until
 from mempool.testing.contract.callers import TaskCallers
 
-SOON = 10  # seconds
+SOON = 60  # seconds
 HANDOFFS = 800 if LONG else 200  # in each kind of loop; test_one_line.py has the ten thousand
 
 

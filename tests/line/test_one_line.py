@@ -17,7 +17,7 @@ from mempool.testing import ManualClock, ScriptedSource, Step, wait_until
 from mempool.testing.contract.callers import KINDS, Callers, in_line
 
 works, fails, raises, slow = Step
-SOON = 10
+SOON = 60
 HANDOFFS = 10_000
 
 

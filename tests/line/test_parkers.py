@@ -16,7 +16,7 @@ from mempool.clock import Clock
 from mempool.testing import ManualClock, wait_until
 
 greenlet = pytest.importorskip("greenlet")
-SOON = 10  # seconds
+SOON = 60  # seconds
 
 
 class Rounds:

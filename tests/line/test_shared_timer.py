@@ -13,7 +13,7 @@ from mempool.testing import ManualClock, ScriptedSource, wait_until
 from mempool.testing.contract.callers import TaskCallers
 from mempool.waiting import LONG
 
-SOON = 10
+SOON = 60
 TASKS = 64
 
 

@@ -28,7 +28,7 @@ HUGE = "256 MiB"
 
 async def until(condition: Callable[[], bool]) -> None:
     """The same as wait_until, for a task."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         await asyncio.sleep(0.001)
@@ -96,24 +96,31 @@ def late_in_trio(pool: Pool[Any]) -> float:
     return late[0]
 
 
-@pytest.mark.sample(2)
-@pytest.mark.parametrize("measure", [late_in_asyncio, late_in_trio])
-def test_a_loop_beats_while_a_thread_makes_a_huge_buffer(measure: Callable[[Pool[Any]], float]) -> None:
-    """With offload=True never more than 5 ms late, in the best of some rounds; without, in none of them.
+def assert_goes_on(measure: Callable[[bool], float]) -> None:
+    """With offload=True never more than 5 ms late, in the best of some rounds; without, in the worst of five it is.
 
     On a machine that others use, too, an eighth of what it is late without: no thread is late by less than its time slice.
     """
-    found = {}
-    for offload in (True, False):
-        rounds = []
-        for _ in range(ROUNDS if offload else 5):
-            with Pool(Buffers(HUGE), 0, keep=1, offload=offload) as pool:
-                rounds.append(measure(pool))
-            if rounds[-1] <= LATE_MAX:
-                break
-        found[offload] = min(rounds)
-    assert found[True] <= max(LATE_MAX, found[False] / 8)
-    assert found[False] > LATE_MAX
+    best = math.inf
+    for _ in range(ROUNDS):
+        best = min(best, measure(True))
+        if best <= LATE_MAX:
+            break
+    worst = max(measure(False) for _ in range(5))
+    assert best <= max(LATE_MAX, worst / 8)
+    assert worst > LATE_MAX  # else the heart would not have noticed
+
+
+@pytest.mark.sample(2)
+@pytest.mark.parametrize("late_in", [late_in_asyncio, late_in_trio])
+def test_a_loop_beats_while_a_thread_makes_a_huge_buffer(late_in: Callable[[Pool[Any]], float]) -> None:
+    """See assert_goes_on."""
+
+    def measure(offload: bool) -> float:
+        with Pool(Buffers(HUGE), 0, keep=1, offload=offload) as pool:
+            return late_in(pool)
+
+    assert_goes_on(measure)
 
 
 def late_in_freeing(pool: Pool[Any], held: object) -> float:
@@ -132,21 +139,16 @@ def late_in_freeing(pool: Pool[Any], held: object) -> float:
 
 @pytest.mark.long_on_both
 def test_a_loop_beats_while_a_thread_disposes_of_a_huge_buffer() -> None:
-    """As above."""
-    found = {}
-    for offload in (True, False):
-        rounds = []
-        for _ in range(ROUNDS if offload else 5):
-            with Pool(Buffers(HUGE), 1, keep=1, offload=offload) as pool:
-                held = pool.alloc_reserved()
-                assert held is not None
-                pool.resize(0, keep=0)
-                rounds.append(late_in_freeing(pool, held))
-            if rounds[-1] <= LATE_MAX:
-                break
-        found[offload] = min(rounds)
-    assert found[True] <= max(LATE_MAX, found[False] / 8)
-    assert found[False] > LATE_MAX
+    """See assert_goes_on."""
+
+    def measure(offload: bool) -> float:
+        with Pool(Buffers(HUGE), 1, keep=1, offload=offload) as pool:
+            held = pool.alloc_reserved()
+            assert held is not None
+            pool.resize(0, keep=0)
+            return late_in_freeing(pool, held)
+
+    assert_goes_on(measure)
 
 
 # -- offload
@@ -182,7 +184,7 @@ def test_what_a_cancelled_task_had_asked_for_is_served_to_the_next(wanted: int) 
         pool = Pool(source, 0, keep=4, offload=True)
         gone = asyncio.create_task(pool.alloc_many_async(wanted))
         await until(lambda: source.held == 1)
-        waiting = asyncio.create_task(pool.alloc_many_async(wanted, timeout=10))
+        waiting = asyncio.create_task(pool.alloc_many_async(wanted, timeout=60))
         await until(lambda: pool.stats().waiting == 1)
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -208,7 +210,7 @@ def test_a_head_whose_question_is_in_a_thread_can_be_cancelled() -> None:
         source.otherwise = Step.FAILS
         head = asyncio.create_task(pool.alloc_async())
         await until(lambda: source.held == 1)
-        second = asyncio.create_task(pool.alloc_async(timeout=10))
+        second = asyncio.create_task(pool.alloc_async(timeout=60))
         await until(lambda: pool.stats().waiting == 2)
         head.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -23,7 +23,7 @@ from mempool.testing import ScriptedSource
 
 trio = pytest.importorskip("trio")
 testing = pytest.importorskip("trio.testing")
-SOON = 10  # seconds
+SOON = 60  # seconds
 
 
 def one_element(track: str = "identity") -> Pool[Any]:
@@ -186,7 +186,7 @@ def test_asyncio_inside_trio_waits_where_its_code_runs() -> None:
         from mempool.parking import current_owner
         from mempool.testing import wait_until
 
-        SOON = 10
+        SOON = 60
         pool = Pool(Objects(bytearray), 1, limit=1)
         served: list[str] = []
         owners: dict[str, object] = {}

@@ -26,7 +26,7 @@ from mempool.testing import ScriptedSource, Step, wait_until
 
 async def until(condition: Callable[[], bool]) -> None:
     """The same as wait_until, for a task: it goes on only while its loop does."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - the state of a pool
             await asyncio.sleep(0.001)
 
@@ -37,7 +37,7 @@ def run_in_asyncio(main: Callable[[Callable[[Callable[[], bool]], Awaitable[None
 
 def run_in_trio(main: Callable[[Callable[[Callable[[], bool]], Awaitable[None]]], Awaitable[None]]) -> None:
     async def until_trio(condition: Callable[[], bool]) -> None:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while not condition():  # noqa: ASYNC110 - the state of a pool
                 await trio.sleep(0.001)
 
@@ -264,7 +264,7 @@ def test_a_task_that_waits_for_room_has_the_work_gone_on_with(monkeypatch: pytes
         with pytest.raises(KeyboardInterrupt):
             pool.free(element)
         assert pool.stats().disposing == 1
-        pool.free(await pool.alloc_async(timeout=10))
+        pool.free(await pool.alloc_async(timeout=60))
         await until(lambda: pool.stats().disposed == 2)
         pool.close()
 
@@ -391,12 +391,12 @@ def test_a_fork_returns_although_the_thread_holds_a_lock_of_its_source() -> None
     def dispose(_element: object) -> None:
         with lock:
             held.set()
-            go_on.wait(10)
+            go_on.wait(60)
 
     async def main() -> None:
         pool: Pool[Any] = Pool(Objects(object, dispose), 0, keep=0, offload=True)
         pool.free_many(await pool.alloc_many_async(3))
-        held.wait(10)
+        held.wait(60)
         child = os.fork()
         if child == 0:
             os._exit(0 if (pool.stats().disposing, pool.stats().disposed) == (0, 3) else 1)

@@ -157,7 +157,7 @@ def test_results_that_look_at_their_elements_do_not_use_up_the_reserve() -> None
         done.append(item)
         return buf[:4]
 
-    with Pool(Buffers(16), 3, limit=3, timeout=5) as pool:
+    with Pool(Buffers(16), 3, limit=3, timeout=60) as pool:
         late: Any = FirstComesLast()
         results = in_workers(late, write, items(), workers=2, timeout="default", linger=True)
         assert [bytes(view)[0] for view in results] == list(range(20))

@@ -162,7 +162,7 @@ class Dropped:
 
 
 def free_at_once(pool: Pool[Element], elements: list[Element], start: threading.Barrier, passed: list[int]) -> None:
-    start.wait(10)
+    start.wait(60)
     try:
         pool.free_many(elements)
     except PoolError:
@@ -183,7 +183,7 @@ def test_of_many_threads_that_free_the_same_element_one_passes() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert passed in ([1], [3])
         if passed == [1]:
             pool.free_many(elements[1:])

@@ -10,7 +10,7 @@ from mempool import Pool, PoolTimeout
 from mempool.testing import Element, ScriptedSource, Step
 from mempool.testing.contract.callers import KINDS, Callers, ThreadCallers, in_line
 
-SOON = 10
+SOON = 60
 
 FOR_EVER = [float("inf"), 1e300, 1e10, None]
 

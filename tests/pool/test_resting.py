@@ -166,7 +166,7 @@ def test_who_does_not_wait_gets_no_spare_while_others_do(way: str) -> None:
     assert pool.stats().spare == 1
     assert WAYS[way](pool) is None
     pool.free(taken.pop())
-    pool.free_many(waiting.result(10))
+    pool.free_many(waiting.result(60))
 
 
 @EACH_WAY

@@ -298,7 +298,7 @@ def test_garbage_is_collected_before_a_caller_gives_up() -> None:
     gc.enable()
     kept.look()
     kept.look()
-    waits.join(10)
+    waits.join(60)
     assert len(got) == 1
     pool.free(got.pop())
 
@@ -318,7 +318,7 @@ def test_a_standstill_is_looked_through_once(monkeypatch: pytest.MonkeyPatch) ->
     looked.run(20)
     assert len(looks) == 1
     looked.pool.free(element)
-    waits.join(10)
+    waits.join(60)
     looked.run(20)
     assert len(looks) == 1
 
@@ -368,7 +368,7 @@ def test_a_pool_that_only_tasks_use_is_looked_after_in_their_loop() -> None:
         assert not pool.guarantee().held
         is_broken.clear()
         with upkeep(pool, every=0.01, call=asyncio.get_running_loop().call_soon_threadsafe):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not pool.guarantee().held:  # noqa: ASYNC110 - the state under test has no event
                     await asyncio.sleep(0.001)
             async with pool.lease():

@@ -13,7 +13,7 @@ from mempool import Pool
 from mempool.testing import Element, ManualClock, ScriptedSource, Step, assert_books, wait_until
 
 works, fails, raises, slow = Step
-SOON = 10
+SOON = 60
 
 
 def three_resizes(pool: Pool[Element], source: ScriptedSource[Element]) -> None:

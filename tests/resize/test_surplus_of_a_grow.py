@@ -45,7 +45,7 @@ def grow_in_a_thread(pool: Pool[Element], source: ScriptedSource[Element], to: i
     source.wait_until_held()
     meanwhile()
     source.release()
-    growing.join(10)
+    growing.join(60)
     assert not growing.is_alive()
 
 

@@ -32,7 +32,7 @@ from mempool.shared.passing import Token
 from mempool.shared.pool import SharedPool
 from mempool.testing import ManualClock
 
-SOON = 10.0  # seconds: no answer takes that long, but for that of a call that waits
+SOON = 60  # seconds: no answer takes that long, but for that of a call that waits
 
 
 class Line:

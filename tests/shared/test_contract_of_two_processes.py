@@ -196,7 +196,7 @@ def test_every_other_call_is_made_by_the_second_process(near: Near, pool_path: P
     assert [place.client == me for place in pool._engine.client.queue()] == [True, False]
     pool.free_many(held)
     for thread in (waiter, other):
-        thread.join(10)
+        thread.join(60)
     assert (pool.out, pool.verify()) == (0, [])
     near.leave()
     pool.close()

@@ -164,7 +164,7 @@ ANEW = """
 import os, sys
 from mempool import SharedPool
 pool = SharedPool("pool", size=65536, reserve=2, keep=2, limit=8, folder=sys.argv[1])
-held = pool.alloc_many(7, timeout=10)
+held = pool.alloc_many(7, timeout=60)
 pool.offer(held.pop())
 if len(sys.argv) == 2:
     os.execv(sys.executable, [sys.executable, *sys.argv, "again"])

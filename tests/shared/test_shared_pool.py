@@ -104,8 +104,8 @@ def test_threads_and_tasks_stand_in_one_line(pool_path: Path) -> None:
     loop.start()
     wait_until(lambda: pool.waiting == 2)
     pool.free(held.pop())
-    thread.join(10)
-    loop.join(10)
+    thread.join(60)
+    loop.join(60)
     assert order == ["thread", "task"]
     pool.free_many(held)
 
@@ -198,7 +198,7 @@ def test_whatever_is_asked_of_a_share_that_was_closed_says_so(pool_path: Path, c
     pool.close()
     with pytest.raises(PoolClosed):
         call(pool)
-    other.free(other.alloc(timeout=1))
+    other.free(other.alloc(timeout=60))
     assert not other.closed
 
 
@@ -342,7 +342,7 @@ def test_close_ends_the_waits_of_this_process(pool_path: Path) -> None:
     waiter.start()
     wait_until(lambda: other.waiting == 1)
     pool.close()
-    waiter.join(10)
+    waiter.join(60)
     assert len(errors) == 1
     assert other.waiting == 0
     other.free_many(held)

@@ -87,7 +87,7 @@ def test_who_closes_while_an_alloc_is_under_way_leaves_it_without_an_element(
         with pytest.raises(PoolClosed):
             pool.alloc()
     assert has_left(pool)
-    other.free(other.alloc(timeout=1))
+    other.free(other.alloc(timeout=60))
     assert other.verify() == []
 
 

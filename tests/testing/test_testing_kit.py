@@ -23,7 +23,7 @@ from mempool.testing import (
 from mempool.testing.contract.callers import KINDS
 
 works, fails, raises, slow = Step
-SOON = 10
+SOON = 60
 
 
 def outcome(call: Callable[[], object]) -> Step:

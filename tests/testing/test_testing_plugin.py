@@ -437,7 +437,7 @@ def test_holds(faulty_source):
     faulty_source.wait_until_held()
 
 def test_is_let_go():
-    threads[0].join(10)
+    threads[0].join(60)
     assert not threads[0].is_alive()
 """,
     )

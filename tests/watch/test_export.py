@@ -225,7 +225,7 @@ def running(*arguments: str, ready_at: str, cwd: Path | None = None) -> Iterator
 
 
 def get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         text: str = answer.read().decode()
         return text
 

@@ -102,7 +102,7 @@ class ManualClock(Clock):
             due = min((when for when, _ in self._alarms.values()), default=float("inf"))
         return None if due == float("inf") else due - self._now
 
-    def wait_until_parked(self, callers: int, timeout: float = 10) -> None:
+    def wait_until_parked(self, callers: int, timeout: float = 30) -> None:
         """Wait, in real time, until at least so many threads and timers wait for this clock."""
         wait_until(lambda: self.parked >= callers, timeout)
 

@@ -174,7 +174,7 @@ class ScriptedSource(Generic[T]):
         for call in held:
             call.released.set()
 
-    def wait_until_held(self, calls: int = 1, timeout: float = 10) -> None:
+    def wait_until_held(self, calls: int = 1, timeout: float = 30) -> None:
         """Wait, in real time, until so many calls are blocked."""
         wait_until(lambda: len(self._held) >= calls, timeout)
 

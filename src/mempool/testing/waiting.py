@@ -13,7 +13,7 @@ Answer = TypeVar("Answer")
 LOOK_SECONDS = 0.0005
 
 
-def wait_until(condition: Callable[[], Answer], timeout: float = 10) -> Answer:
+def wait_until(condition: Callable[[], Answer], timeout: float = 30) -> Answer:
     """Look until the condition is true, and return what it gave. `timeout` is in seconds of real time.
 
         wait_until(lambda: pool.stats().waiting == 1)
@@ -28,7 +28,7 @@ def wait_until(condition: Callable[[], Answer], timeout: float = 10) -> Answer:
     return answer
 
 
-async def wait_until_async(condition: Callable[[], Answer], timeout: float = 10) -> Answer:
+async def wait_until_async(condition: Callable[[], Answer], timeout: float = 30) -> Answer:
     """`wait_until` for a coroutine: the loop goes on between two looks."""
     until = time.monotonic() + timeout
     while not (answer := condition()):

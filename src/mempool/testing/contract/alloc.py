@@ -56,7 +56,7 @@ class AllocContract(Contract):
         element = self.alloc(pool)
         waiter = self.wait_for(pool)
         pool.free(element)
-        assert same(waiter.result(10), element)
+        assert same(waiter.result(60), element)
         pool.free(waiter.result())
 
     # -- the order in which alloc looks
@@ -104,7 +104,7 @@ class AllocContract(Contract):
         waiter = self.wait_for(pool)
         assert pool.stats().waiting == 1
         pool.free(element)
-        assert same(waiter.result(10), element)
+        assert same(waiter.result(60), element)
         assert pool.stats().served_from_line == 1
         self.audit(pool, source, out=[element])
 

@@ -27,7 +27,7 @@ raises: Step = Step.RAISES
 slow: Step = Step.SLOW
 
 #: Seconds of real time in which a caller that was served must have noticed.
-SOON = 10
+SOON = 30
 
 #: A test that waits or that could: it runs once by each kind of caller.
 waits: pytest.MarkDecorator = pytest.mark.usefixtures("calling")

@@ -86,9 +86,9 @@ class TaskCallers:
 
     def close(self) -> None:
         """Stop the loop, cancelling what still runs."""
-        asyncio.run_coroutine_threadsafe(self._cancel_all(), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._cancel_all(), self.loop).result(60)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self.loop.close()
 
     async def _cancel_all(self) -> None:
