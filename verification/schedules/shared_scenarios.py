@@ -144,8 +144,8 @@ def two_resize() -> None:
 def two_fill() -> None:
     """What both make is what is promised: one leaves to the other what that one is making."""
     with it.no_interleave():
-        pool = Shared(0, 2, 3)
-        operations.run_retarget(pool.observer, make_targets(2, 2, 3))
+        pool = Shared(0, 3, 3)
+        operations.run_retarget(pool.observer, make_targets(2, 3, 3))  # keeps one too many, too
     together(*[lambda p=process: operations.run_grow(p) for process in pool.clients])
     with it.no_interleave():
         found = pool.memory.settled(pool.observer)
