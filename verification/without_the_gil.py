@@ -352,6 +352,7 @@ class Duel:
     """
 
     STEPS = 60
+    MANY = 200
 
     def __init__(self) -> None:
         self.round = self.done = 0
@@ -389,6 +390,21 @@ class Duel:
         outcome = self._outcome(mine, steps)
         self._await(lambda: self.done == self.round)
         return outcome, self.outcome
+
+    def many(self, mine: list[Callable[[], object]], theirs: list[Callable[[], object]]) -> list[tuple[object, object]]:
+        """So many duels in step: on a busy machine both threads seldom run at once, and then do not for long."""
+        reached, outcomes = [0, 0], [[None] * len(mine), [None] * len(mine)]  # type: list[int], list[list[object]]
+
+        def walk(me: int, calls: list[Callable[[], object]], draw: random.Random) -> None:
+            for number, call in enumerate(calls):
+                steps = draw.randrange(self.STEPS)
+                reached[me] = number + 1
+                self._await(lambda number=number: reached[1 - me] > number)  # type: ignore[misc]
+                outcomes[me][number] = self._outcome(call, steps)
+
+        chance = random.Random(self.draw.random())
+        raise_faults([*self.both(lambda: walk(0, mine, self.draw), lambda: walk(1, theirs, chance))])
+        return list(zip(*outcomes, strict=True))
 
     @staticmethod
     def _outcome(call: Callable[[], object], steps: int) -> object:
@@ -455,11 +471,13 @@ def duel_of_addresses() -> Callable[[Duel], None]:
     source = Buffers(4096)
 
     def play(duel: Duel) -> None:
-        buffer = source.alloc()
-        begins = buffer.address
-        said, freed = duel.both(lambda: buffer.address, lambda: source.free(buffer))
-        raise_faults([freed])
-        check(said == begins or isinstance(said, UseAfterFree), "an address of", repr(said))
+        buffers = [source.alloc() for _ in range(Duel.MANY)]
+        begins = [buffer.address for buffer in buffers]
+        mine: list[Callable[[], object]] = [lambda buffer=buffer: buffer.address for buffer in buffers]  # type: ignore[misc]
+        theirs: list[Callable[[], object]] = [lambda buffer=buffer: source.free(buffer) for buffer in buffers]  # type: ignore[misc]
+        for begin, (said, freed) in zip(begins, duel.many(mine, theirs), strict=True):
+            raise_faults([freed])
+            check(said == begin or isinstance(said, UseAfterFree), "an address of", repr(said))
 
     return play
 
