@@ -445,6 +445,9 @@ def prepare(transfer: Transfer, owner: Any, lingering: cython.bint = False) -> B
                 transfer.successors[i] = new_handle(buffer.block)
             elif buffer.next_handle is None:
                 buffer.next_handle = new_handle(buffer.block)
+                if buffer.state != LIVE:  # another thread has freed it meanwhile
+                    buffer.next_handle = None
+                    return buffer
     if len(elements) > 1 and len(set(map(id, elements))) < len(elements):
         for element in elements:
             if type(element) is Buffer and sum([other is element for other in elements]) > 1:
@@ -462,13 +465,14 @@ def revoke(transfer: Transfer, lingering: cython.bint = False) -> Buffer | None:
     old: Buffer
     if WITHOUT_GIL:
         return _revoke_shared(transfer, lingering)
-    if cython.compiled:
-        # First a look at all, so that all are renewed or none: nothing here lets another thread run.
-        for i in range(transfer.first, transfer.count):
-            if type(transfer.elements[i]) is Buffer:
-                old = transfer.elements[i]
-                if old.next_handle is not None and (old.fills > 0 or (old.exporter != cython.NULL and not lingering)):
-                    return old
+    for i in range(transfer.first, transfer.count):  # first a look at all, so that, compiled, all are renewed or none
+        if type(transfer.elements[i]) is Buffer:
+            old = transfer.elements[i]
+            if old.next_handle is None and old.state == DEAD:
+                return old  # another thread has freed it since `prepare`
+            looked_at: cython.bint = cython.compiled and (old.fills > 0 or (old.exporter != cython.NULL and not lingering))
+            if looked_at and old.next_handle is not None:
+                return old
     for i in range(transfer.first, transfer.count):
         if type(transfer.elements[i]) is not Buffer:
             continue
