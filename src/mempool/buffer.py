@@ -468,7 +468,7 @@ def revoke(transfer: Transfer, lingering: cython.bint = False) -> Buffer | None:
     for i in range(transfer.first, transfer.count):  # first a look at all, so that, compiled, all are renewed or none
         if type(transfer.elements[i]) is Buffer:
             old = transfer.elements[i]
-            if old.next_handle is None and old.state == DEAD:
+            if old.state == DEAD and (cython.compiled or old.next_handle is None):
                 return old  # another thread has freed it since `prepare`
             looked_at: cython.bint = cython.compiled and (old.fills > 0 or (old.exporter != cython.NULL and not lingering))
             if looked_at and old.next_handle is not None:
