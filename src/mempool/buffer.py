@@ -422,10 +422,7 @@ def identity_of(element: object) -> int:
 
 
 def prepare(transfer: Transfer, owner: Any, lingering: cython.bint = False) -> Buffer | None:
-    """Make what `revoke` needs. Returns the first of these buffers that cannot be freed to this pool; None: all can.
-
-    lingering: views are no obstacle.
-    """
+    """Make what `revoke` needs. Returns the first of these that cannot be freed here; None. lingering: views are no obstacle."""
     elements = transfer.held()
     i: cython.Py_ssize_t = transfer.first - 1
     for element in elements:
