@@ -422,7 +422,7 @@ def identity_of(element: object) -> int:
 
 
 def prepare(transfer: Transfer, owner: Any, lingering: cython.bint = False) -> Buffer | None:
-    """Make what `revoke` needs. Returns the first of these that cannot be freed here; None. lingering: views are no obstacle."""
+    """Make what `revoke` needs. Returns the first of these that cannot be freed; or None. lingering: views do not hinder."""
     elements = transfer.held()
     i: cython.Py_ssize_t = transfer.first - 1
     for element in elements:
