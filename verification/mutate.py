@@ -49,7 +49,7 @@ SURVIVORS = Path(__file__).with_name("survivors.md")
 STATE = TREE / "build" / "mutants"
 #: Folders and files of tests that are not asked: of what is not mutated here; and those that stop at each bytecode of every
 #: public call, or at each allocation, and take minutes.
-NOT_RECORDED = {"cli", "docs", "fleet", "tidy", "watch"}
+NOT_RECORDED = {"cli", "docs", "fleet", "tidy"}
 NOT_RECORDED |= {"test_interrupts.py", "test_leaks.py", "test_out_of_memory.py", "test_stress.py"}
 #: Folders of the package that have mutants, beside the package's own files.
 MUTATED = ("_core", "local", "sources")
@@ -182,6 +182,8 @@ class Reach:
         self.mutated = {str(path.relative_to("src")) for path in modules()}
         self.seconds: dict[str, float] = {}
         self.tests: dict[tuple[str, int], set[str]] = {}
+        #: Of a module and a file of tests: the lines that these run there. Tests that are about it run the most.
+        self.known: dict[tuple[Path, str], set[int]] = {}
         self.scopes: dict[Path, list[ast.AST]] = {}
         for path in sorted(record.glob("*.json")):
             outcome = forked_tests.Outcome(**json.loads(path.read_text("utf-8")))
@@ -192,6 +194,7 @@ class Reach:
     def _add(self, test: str, seconds: float, lines: dict[str, list[int]]) -> None:
         self.seconds[test] = seconds
         for file in self.mutated & lines.keys():
+            self.known.setdefault((Path("src", file), test.partition("::")[0]), set()).update(lines[file])
             for number in lines[file]:
                 self.tests.setdefault((f"src/{file}", number), set()).add(test)
 
@@ -217,7 +220,8 @@ class Reach:
             }
             if tests:
                 return tests
-        return set()
+        runs_when_called = any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in around)
+        return set() if runs_when_called else set(self.seconds)
 
 
 class Experience:
@@ -227,14 +231,15 @@ class Experience:
         self.asked: collections.Counter[tuple[Path, str]] = collections.Counter()
         self.noticed: collections.Counter[tuple[Path, str]] = collections.Counter()
 
-    def rounds(self, mutated: Path, tests: set[str], seconds: dict[str, float], enough: float) -> Iterator[list[str]]:
+    def rounds(self, mutated: Path, tests: set[str], reach: Reach, enough: float) -> Iterator[list[str]]:
         """The tests, some at a time: the likeliest files first, and of each file those that notice most, and the fastest."""
+        seconds = reach.seconds
         files: dict[str, list[str]] = {}
         for test in sorted(tests, key=lambda test: (-self.noticed[mutated, test], seconds[test], test)):
             files.setdefault(test.partition("::")[0], []).append(test)
 
         def promise(file: str) -> tuple[float, int]:
-            return (self.noticed[mutated, file] + 1) / (self.asked[mutated, file] + 2), len(files[file])
+            return (self.noticed[mutated, file] + 1) / (self.asked[mutated, file] + 2), len(reach.known[mutated, file])
 
         spent = 0.0
         for at_once, share in AT_A_TIME:
@@ -300,7 +305,7 @@ class Worker:
         tests = self.reach.of(mutation, self.sources.sound[path])
         if not tests:
             return {"outcome": "survived", "by": "no test runs it"}
-        for batch in self.experience.rounds(path, tests, self.reach.seconds, self.chosen.enough):
+        for batch in self.experience.rounds(path, tests, self.reach, self.chosen.enough):
             failed = self.passes(batch)
             self.experience.asked.update((path, file) for file in {test.partition("::")[0] for test in batch})
             if failed is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import deque
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from mempool import Buffers, Objects, Pool
 from mempool.local.returning import Returning
 from mempool.sources import Fallback, Limited, Logged
+from mempool.sources.moves import move
 from mempool.testing import ScriptedSource
 
 
@@ -67,3 +69,24 @@ def test_a_check_that_lacks_memory_says_nothing_about_the_element() -> None:
         pool.alloc_reserved()
     assert (pool.stats().spare, pool.stats().disposed) == (2, 0)
     assert pool.try_alloc() is not None
+
+
+class LacksOnce(list[int]):
+    """A list whose first pop finds no memory."""
+
+    lacks = True
+
+    def pop(self, *place: Any) -> int:
+        if self.lacks:
+            self.lacks = False
+            raise MemoryError
+        return super().pop(*place)
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_no_more_is_moved_for_want_of_memory_than_with_it(most: int) -> None:
+    """Step by step, as many as were asked for, or as there are."""
+    source, target = LacksOnce([1, 2, 3]), deque([0])
+    move(source, target, most)
+    assert list(target) == [0, 3, 2, 1][: most + 1]
+    assert source == [1, 2, 3][: max(0, 3 - most)]

@@ -465,6 +465,31 @@ def test_a_process_ends_while_a_thread_and_greenlets_wait(library: str, order: s
     assert said == "ends\n"
 
 
+BESIDE_A_LOOP = """
+import asyncio, importlib, sys
+importlib.import_module(sys.argv[1])
+from mempool import parking
+
+async def main():
+    loop, told = asyncio.get_running_loop(), []
+    loop.call_soon(lambda: told.append(parking.stopped_here()))
+    await asyncio.sleep(0)
+    print(parking.stopped_here() == [loop], told)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+def test_beside_greenlets_a_task_stops_its_loop_and_no_other_code_does(library: str) -> None:
+    """What a source does for a task that runs is still for a thread, where the pool offloads."""
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+    command = [sys.executable, "-W", "ignore", "-c", BESIDE_A_LOOP, library]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.stdout, ended.stderr) == ("True [[]]\n", "")
+
+
 @pytest.mark.stress
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("library", ["gevent", "eventlet"])

@@ -53,6 +53,18 @@ def test_a_pool_lives_in_any_buffer() -> None:
     assert len(pieces.free) == 4
 
 
+def test_a_region_has_at_least_one_byte() -> None:
+    """And may have no more than one; memory whose regions have none is refused at once."""
+    with Pool(Buffers(memory=Pieces(bytearray(2), size=1)), 2) as pool:
+        buf = pool.alloc()
+        assert len(buf) == 1
+        pool.free(buf)
+    empty = Pieces(bytearray(1), size=1)
+    empty.size = 0
+    with pytest.raises(TypeError, match="the bytes of each region"):
+        Buffers(memory=empty)
+
+
 def test_when_the_memory_is_used_up_the_reserve_is_there() -> None:
     """take raises MemoryError; callers wait for each other, as with any source that fails."""
     with Pool(Buffers(memory=Pieces(bytearray(2 * SIZE))), 2) as pool:

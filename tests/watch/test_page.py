@@ -531,6 +531,17 @@ def test_every_snapshot_that_is_steady_adds_up(folder: Path, wanted: int) -> Non
     assert steady > wanted // 2
 
 
+def test_nothing_is_written_beyond_the_page(folder: Path) -> None:
+    """Nor before it; its last bytes can be written."""
+    watch.publish()
+    mapping = Pool(Objects(object), 1, name="edge")._engine.core.slot().mapping
+    end = layout.PAGE_BYTES
+    mapping.store(end - 8, bytes(8))
+    for at, length in ((end - 7, 8), (end // 2, end // 2 + 1), (end - 8, end - 8), (-1, 1), (end, 1)):
+        with pytest.raises(IndexError, match="outside of the page"):
+            mapping.store(at, bytes(length))
+
+
 def test_a_slot_whose_writer_stopped_in_the_middle_of_a_step_is_told_as_such(folder: Path) -> None:
     watch.publish()
     pool = Pool(Objects(object), 2, name="half")
