@@ -335,7 +335,8 @@ class Worker:
             compile_core(Path())
         fails = self.passes(batch)
         if fails is None:
-            self.reliable.add(str(failed))
+            if failed in batch:  # and not what ended their process, which may be another thing the next time
+                self.reliable.add(str(failed))
             return True
         for test in batch if fails not in batch else [fails]:
             print(f"\nstruck out, since it fails without a mutant: {test}", flush=True)
