@@ -239,7 +239,9 @@ class Experience:
             files.setdefault(test.partition("::")[0], []).append(test)
 
         def promise(file: str) -> tuple[float, int]:
-            return (self.noticed[mutated, file] + 1) / (self.asked[mutated, file] + 2), len(reach.known[mutated, file])
+            return (self.noticed[mutated, file] + 1) / (self.asked[mutated, file] + 2), len(
+                reach.known.get((mutated, file), ())
+            )
 
         spent = 0.0
         for at_once, share in AT_A_TIME:
