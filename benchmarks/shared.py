@@ -7,6 +7,7 @@ killed process' element is had by the next one in line, and until a waiter runs.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -129,7 +130,7 @@ def _of_iceoryx2() -> peers.Peer:
 
     node = iox2.NodeBuilder.new().create(iox2.ServiceType.Ipc)
     name = iox2.ServiceName.new(f"mempool-bench-{os.getpid()}")
-    service = node.service_builder(name).publish_subscribe(iox2.Slice[iox2.ctypes.c_uint8]).create()
+    service = node.service_builder(name).publish_subscribe(iox2.Slice[ctypes.c_uint8]).create()
     publisher = service.publisher_builder().initial_max_slice_len(SIZE).create()
     return peers.Peer("loan(4096).delete()", {"loan": publisher.loan_slice_uninit, "keeps": (node, service)})
 
