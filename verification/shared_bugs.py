@@ -106,6 +106,22 @@ BUGS = (
         "a helper forgets a word",
     ),
     Bug(
+        "what is left is forgotten",
+        frozenset({"kills", "processes", "spin"}),
+        Faults(what_is_left_is_forgotten=True),
+        ("if (store->left_word != MP_NOWHERE && mp_write_left(store, t) < 0)", "if (0)"),
+        "what is left is forgotten",
+    ),
+    Bug(
+        "what is left is not read",
+        frozenset({"kills", "processes"}),
+        Faults(what_is_left_is_not_read=True),
+        (
+            "    if (word == store->left_word)\n        return store->left_value;\n",
+            "",
+        ),
+    ),
+    Bug(
         "the epoch is not looked at",
         frozenset({"slow reapers", "spin"}),
         model="the epoch is not looked at",

@@ -3,6 +3,9 @@ from libc.string cimport memset
 from mempool._core.transfer cimport Transfer
 from mempool._core.mutex cimport WITHOUT_GIL, add, atomic_int, atomic_ssize, swap_size
 
+cdef extern from "Python.h":
+    ctypedef struct PyObject
+
 cdef class Block:
     cdef readonly object region
     cdef readonly object source
@@ -33,6 +36,42 @@ cdef class Buffer:
     cdef atomic_ssize watch
     cdef object view
     cdef object lent
+
+cdef extern from *:
+    """
+    static destructor mempool_dealloc_of_buffers;
+    static inline void mempool_set_end_of_buffers(PyObject *type, void (*end)(PyObject *)) {
+        mempool_dealloc_of_buffers = ((PyTypeObject *)type)->tp_dealloc;
+        ((PyTypeObject *)type)->tp_dealloc = end;
+    }
+    /* As Cython ends it, whose tp_dealloc calls the finalizer only if it is itself in its type's slot. */
+    static inline void mempool_dealloc_buffer(PyObject *buffer) {
+        mempool_dealloc_of_buffers(buffer);
+    }
+    static inline void mempool_finalize_buffer(PyObject *buffer) {
+        if (PyObject_CallFinalizerFromDealloc(buffer) == 0)
+            mempool_dealloc_of_buffers(buffer);
+    }
+    """
+    void set_end_of_buffers "mempool_set_end_of_buffers"(object type, void (*end)(PyObject *) noexcept) noexcept
+    void dealloc_buffer "mempool_dealloc_buffer"(PyObject *buffer) noexcept
+    void finalize_buffer "mempool_finalize_buffer"(PyObject *buffer) noexcept
+
+
+cdef inline void end_buffer(PyObject *self) noexcept:
+    """The slot tp_dealloc: most handles have been freed, and `__del__`, which would find that out, costs more than all the rest.
+
+    A handle that ends has no reference to it any more, so it has no name here, which would be counted.
+    """
+    if (<Buffer>self).state == LIVE:  # as `__del__` asks
+        finalize_buffer(self)
+    else:
+        dealloc_buffer(self)
+
+
+cdef inline object have_handles_end_quickly():
+    set_end_of_buffers(Buffer, end_buffer)
+
 
 cdef inline Buffer new_handle(Block block):
     """A handle that is not in force yet: nobody can look through it."""

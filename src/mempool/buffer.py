@@ -587,6 +587,7 @@ def _numpy() -> Any:
 
 if cython.compiled:
     hear_of_releases()  # type: ignore[name-defined]
+    have_handles_end_quickly()  # type: ignore[name-defined]  # in the .pxd
 else:
     # Uncompiled, views look through an object that belongs to one handle, its window, whose references tell how many there
     # are. From CPython 3.12 on, `__buffer__` exports it, and it is a memoryview. In 3.11 no class of Python's can export a

@@ -32,6 +32,8 @@ class Faults:
     applied_too_early: bool = False
     late_helper_overwrites: bool = False
     helper_forgets_a_word: bool = False
+    what_is_left_is_forgotten: bool = False
+    what_is_left_is_not_read: bool = False
 
 
 @dataclass
@@ -62,7 +64,10 @@ class Memory:
     def settled(self, observer: Process) -> Words:
         """All words, once what is in force has been applied."""
         operations.run_look(observer)
-        return Words(self.slots, self.places, self.clients, self.root[1], [value for value, _ in self.words])
+        values = [value for value, _ in self.words]
+        if observer.left_word >= 0:
+            values[observer.left_word] = observer.left_value
+        return Words(self.slots, self.places, self.clients, self.root[1], values)
 
 
 def carry_on(_process: Process) -> None:
@@ -86,6 +91,7 @@ class Process:
         self.woken: list[int] = []
         self.helped = self.retries = 0
         self.buffer = 0
+        self.left, self.left_word, self.left_value = 0, -1, 0  # the word of its last transaction, that it has left unwritten
 
     def become(self, client: int, *, quarantines: bool = False) -> None:
         """Attach, with nobody's leftovers unless there are some."""
@@ -152,7 +158,11 @@ class Process:
             root = self.load_root()
             self.step()
             gate = self.memory.root[1]
-            if self.load_root() != root or not self.finish_other(root):
+            if self.load_root() != root:
+                continue
+            if self.left_word >= 0 and root != self.left:
+                self.left_word = -1
+            if self.left_word < 0 and not self.finish_other(root):
                 continue
             self.found = (root, gate)
             self.gate = gate
@@ -174,6 +184,9 @@ class Process:
             buffer = 0
         else:
             buffer = 1 - (root & 1) if root >> 1 & 0x7FF == self.me else 0
+        if self.left_word >= 0 and self.left_word not in self.changes and not self.faults.what_is_left_is_forgotten:
+            self.apply(self.left_word, self.left_value, version - 1)
+            self.left_word = -1
         intent = self.memory.intents[self.me][buffer]
         self.step()
         intent.count = len(self.changes)
@@ -189,11 +202,16 @@ class Process:
         if not self.swap_root(root, gate, version << 12 | self.me << 1 | buffer, self.gate):
             self.retries += 1
             return False
+        self.version = version
+        self.left_word = -1
+        if len(self.changes) == 1 and self.gate != gate and root >> 1 & 0x7FF == self.me:
+            self.left = version << 12 | self.me << 1 | buffer
+            ((self.left_word, self.left_value),) = self.changes.items()
+            return True  # nobody is served by one word
         for word, value in self.changes.items():
             self.apply(word, value, version)
         self.step()
         intent.applied = version
-        self.version = version
         self.step()
         self.woken += self.served
         return True
@@ -203,13 +221,21 @@ class Process:
             return self.changes[word]
         if self.sequence(word) > self.found[0] >> 12:
             self.broken = True
+        if self.is_left(word):
+            return self.left_value
         self.step()
         return self.memory.words[word][0] if word < len(self.memory.words) else 0
+
+    def is_left(self, word: int) -> bool:
+        """Whether this client has left it unwritten."""
+        return word == self.left_word and not self.faults.what_is_left_is_not_read
 
     def sequence(self, word: int) -> int:
         if word >= len(self.memory.words):
             self.broken = True
             return 0
+        if self.is_left(word):
+            return self.left >> 12
         self.step()
         return self.memory.words[word][1]
 

@@ -21,6 +21,9 @@ from sweeps import LONG
 from mempool._core import IMPLEMENTATION
 from mempool.buffer import Buffer
 from mempool.errors import DoubleFree, ForeignElement, PoolClosed, UseAfterFree
+from mempool.shared import words
+from mempool.shared.engine import SharedEngine
+from mempool.shared.layout import WORD
 from mempool.shared.pool import SharedPool
 from mempool.testing import wait_until
 
@@ -64,6 +67,35 @@ def frames_of(act: Callable[[], object]) -> list[str]:
 def use(pool: SharedPool) -> None:
     with pool.lease():
         pass
+
+
+def slots_in_file(path: Path, pool: SharedPool) -> list[tuple[int, int]]:
+    """The word of each slot as it stands in the file: its value, and the number of the transaction that wrote it."""
+    layout = pool._engine.client.layout
+    packed = path.read_bytes()[layout.words + WORD.size * words.FIRST_SLOT :]
+    return [WORD.unpack_from(packed, WORD.size * slot) for slot in range(layout.slots)]
+
+
+def test_who_takes_and_gives_alone_writes_no_word(pool_path: Path) -> None:
+    """Whoever looks next does that, and sees, and leaves, the same as if each word had been written at once."""
+    pool = warm(make(pool_path))
+    before = slots_in_file(pool_path, pool)
+    for _ in range(10):
+        pool.free(pool.alloc())
+    held = pool.alloc()
+    assert slots_in_file(pool_path, pool) == before
+    observer = SharedEngine.observe(pool_path)
+    assert observer.snapshot().out == pool.out == 1
+    lease = held.block.region.lease
+    written = [number for value, number in slots_in_file(pool_path, pool) if words.state_of(value) == words.LEASED]
+    assert written == [lease]
+    other = pool.alloc()  # another slot, which is not the one that was left
+    pool.free(held)
+    pool.free(pool.alloc())
+    pool.free(other)
+    assert observer.verify() == []
+    assert all(words.state_of(value) != words.LEASED for value, _ in slots_in_file(pool_path, pool))
+    observer.detach()
 
 
 ACTS: dict[str, Callable[[SharedPool], object]] = {

@@ -147,8 +147,8 @@ def test_a_pool_that_is_used_is_left_alone(pool_path: Path, loses_descriptors: b
     with child(attach(pool_path, loses_descriptors=loses_descriptors)) as process:
         pid = process.hear()
         write(pool_path, *DAMAGES["a count of bare slots"](layout))
+        assert repair.examine(pool_path).users == (pid,)  # who looks writes what is in force, and was left unwritten
         before, inode = pool_path.read_bytes(), pool_path.stat().st_ino
-        assert repair.examine(pool_path).users == (pid,)
         with pytest.raises(PoolInUse, match=f"process {pid}"):
             repair.make_anew(pool_path)
         assert (pool_path.read_bytes(), pool_path.stat().st_ino) == (before, inode)

@@ -120,6 +120,7 @@ template <class suite> struct scene : rl::test_suite<suite, THREADS> {
         store.client_count = THREADS;
         store.me = me;
         store.finished = 1;
+        store.left_word = MP_NOWHERE;
         return store;
     }
 
@@ -214,6 +215,50 @@ struct copies : scene<copies> {
     void after() {}
 };
 
+/* Transactions of one word, which whoever makes two in a row leaves unwritten: the other one meets it so, or written over, or written. */
+struct leaves : scene<leaves> {
+    void add(mp_store *store, uint64_t word) {
+        for (;;) {
+            mp_transaction t;
+            RL_ASSERT(mp_begin(store, &t) == 0);
+            uint64_t sum = 0, seen = 0;
+            for (uint64_t i = 0; i < WORDS; i++) {
+                uint64_t found = mp_read(store, &t, i);
+                sum += found;
+                seen = i == word ? found : seen;
+            }
+            mp_write(store, &t, word, seen + 1);
+            t.gate++;
+            if (t.broken) {
+                RL_ASSERT(!mp_is_current(store, &t));
+                mp_pause(1);
+                continue;
+            }
+            int state = mp_commit(store, &t);
+            RL_ASSERT(state >= 0);
+            if (state == 0)
+                continue;
+            RL_ASSERT(sum == WORDS * START + mp_version(t.root) && t.gate == mp_version(t.root) + 1);
+            return;
+        }
+    }
+
+    void thread(unsigned me) {
+        static uint64_t const WHICH[THREADS][4] = {{1, 1, 2, 2}, {2, 1, 1, 2}};
+        mp_store store = attach(me);
+        for (uint64_t word : WHICH[me])
+            add(&store, word);
+    }
+
+    void after() {
+        mp_store store = attach(0);
+        mp_transaction t;
+        RL_ASSERT(mp_begin(&store, &t) == 0);
+        RL_ASSERT(mp_version(t.root) == 8 && mp_read(&store, &t, 1) == START + 4 && mp_read(&store, &t, 2) == START + 4);
+        RL_ASSERT(!t.broken);
+    }
+};
+
 template <class suite> static bool explore(rl::iteration_t executions) {
     rl::test_params parameters;
     parameters.search_type = rl::random_scheduler_type;
@@ -226,5 +271,5 @@ template <class suite> static bool explore(rl::iteration_t executions) {
 
 int main(int count, char **arguments) {
     rl::iteration_t executions = count > 1 ? (rl::iteration_t)strtoull(arguments[1], 0, 10) : 100000;
-    return explore<transfers>(executions) && explore<copies>(executions) ? 0 : 1;
+    return explore<transfers>(executions) && explore<copies>(executions) && explore<leaves>(executions) ? 0 : 1;
 }

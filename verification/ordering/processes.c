@@ -1,7 +1,7 @@
 /* src/mempool/shared/protocol.h at work in several processes that are killed: what a machine, or its emulator, makes of it.
  *
- * Each process moves one from a word to another, by transactions. Whoever reads all words of one moment must find that they add up
- * to nothing, and that the gate has counted as many transactions as the root. One process after another is killed and replaced;
+ * Each process moves one from a word to another, or adds one to a word, by transactions. Whoever reads all words of one moment must
+ * find that they add up to what the gate has counted of it, and as many transactions in the gate as in the root. One process after another is killed and replaced;
  * now and then one is stopped. `processes SECONDS`
  */
 
@@ -27,7 +27,7 @@ static shared_part *shared;
 
 static mp_store attach(uint64_t me) {
     mp_store store = {.root = &shared->root, .words = shared->words, .clients = shared->clients, .word_count = WORDS,
-                      .client_count = PROCESSES + 1, .me = me, .finished = 1};
+                      .client_count = PROCESSES + 1, .me = me, .finished = 1, .left_word = MP_NOWHERE};
     return store;
 }
 
@@ -40,7 +40,7 @@ static int look(mp_store *store, mp_transaction *t, uint64_t *seen) {
         sum += seen[i] = mp_read(store, t, i);
     if (!mp_is_current(store, t))
         return 0;
-    return !t->broken && sum == 0 && t->gate == mp_version(t->root) ? 1 : -1;
+    return !t->broken && sum == t->gate >> 32 && (uint32_t)t->gate == (uint32_t)mp_version(t->root) ? 1 : -1;
 }
 
 static void work(uint64_t me, unsigned seed) {
@@ -54,8 +54,14 @@ static void work(uint64_t me, unsigned seed) {
         if (state == 0)
             continue;
         uint64_t from = rand_r(&seed) % WORDS, to = (from + 1 + rand_r(&seed) % (WORDS - 1)) % WORDS;
-        mp_write(&store, &t, from, seen[from] - 1);
-        mp_write(&store, &t, to, seen[to] + 1);
+        if (rand_r(&seed) % 3 == 0) {
+            mp_write(&store, &t, from, seen[from] - 1);
+            mp_write(&store, &t, to, seen[to] + 1);
+        } else { /* it may leave that word unwritten, and then meets it again, or another one */
+            to %= 2;
+            mp_write(&store, &t, to, seen[to] + 1);
+            t.gate += UINT64_C(1) << 32;
+        }
         t.gate++;
         if (mp_commit(&store, &t) < 0)
             _exit(4);

@@ -57,6 +57,7 @@ RUNS = (
     Run("broken: applied too early", "shared.pml", ("-DNO_RESIZER", "-DEARLY"), "=="),
     Run("broken: a late helper overwrites", "shared.pml", ("-DNO_RESIZER", "-DOVERWRITE"), "=="),
     Run("broken: a helper forgets a word", "shared.pml", ("-DNO_RESIZER", "-DFORGETS"), "=="),
+    Run("broken: what is left is forgotten", "shared.pml", ("-DNO_RESIZER", "-DFORGETS_LEFT"), "=="),
     Run("broken: the epoch is not looked at", "shared_reuse.pml", ("-DNO_EPOCH",), "user"),
     Run("broken: punched before it is the reaper's", "shared_reuse.pml", ("-DLATE_PUNCH",), "memory"),
     Run("broken: a token's number is not compared", "shared_offers.pml", ("-DCRASHES=1", "-DNO_NUMBER"), "content"),

@@ -3,7 +3,8 @@
  * Spin must not object. (A process that is stopped is one that is not scheduled; Spin looks at that by itself.)
  *
  * Words are {value, sequence}; to write one is one step, as the 16-byte compare-and-swap is. The root is read in one step
- * (the code reads it until it is twice the same, and it never is twice the same otherwise).
+ * (the code reads it until it is twice the same, and it never is twice the same otherwise). Any transaction of one word may
+ * leave it to the next one who begins; the code does so only where it made the last transaction, too.
  *
  *   -DNO_CLIENT_1, -DNO_RESIZER   leave one out
  *   -DCRASHES=n                   how many are killed at most
@@ -17,6 +18,7 @@
  *   -DOVERWRITE      a late helper writes a word that is younger than its copy
  *   -DFORGETS        a helper writes the first word alone
  *   -DNOT_VALIDATED  a helper applies what it has copied, whatever the root says by then (with -DTWICE)
+ *   -DFORGETS_LEFT   who has left a word unwritten does not write it before its next transaction
  */
 
 #ifndef CRASHES
@@ -49,6 +51,10 @@ byte intent_count[8], intent_word[16], intent_value[16], applied[8];
 byte crashes = CRASHES, ended, users[2];
 bool dead[4], memory[2];
 
+#define NONE 255                    /* of no transaction */
+/* mp_read: what this one has left unwritten it knows */
+#define READ(w) (left != NONE && left_word == (w) -> left_value : value[w])
+
 #define CRASH if :: true :: atomic { crashes > 0 && me < 3 -> crashes--; goto crash } fi
 
 #ifdef OVERWRITE
@@ -77,6 +83,7 @@ inline begin()                      /* mp_begin, mp_finish */
     do
     :: atomic {
            my_version = version; my_owner = owner; my_buffer = buffer; my_spares = spares; my_waiting = waiting; n = 0;
+           if :: left != my_version -> left = NONE; left_word = 0; left_value = 0 :: else fi;
            if :: my_owner == me && finished == my_version -> break :: else fi
        }
        atomic {
@@ -121,7 +128,7 @@ inline begin()                      /* mp_begin, mp_finish */
 
 #define WRITE(word, new) atomic { entry_word[n] = word; entry_value[n] = new; n++ }
 /* what all will see once this transaction is applied; everything before it is */
-#define SEEN(w) (n > 0 && entry_word[0] == w -> entry_value[0] : (n > 1 && entry_word[1] == w -> entry_value[1] : value[w]))
+#define SEEN(w) (n > 0 && entry_word[0] == w -> entry_value[0] : (n > 1 && entry_word[1] == w -> entry_value[1] : READ(w)))
 #ifdef ONE_BUFFER
 #define FREE_BUFFER 0
 #else
@@ -131,6 +138,14 @@ inline begin()                      /* mp_begin, mp_finish */
 
 inline commit()                     /* mp_commit; ok: it is in force */
 {
+#ifndef FORGETS_LEFT
+    if                              /* mp_write_left */
+    :: left != NONE && entry_word[0] != left_word && (n < 2 || entry_word[1] != left_word) ->
+         apply(left_word, left_value, left); CRASH;
+         atomic { left = NONE; left_word = 0; left_value = 0 }
+    :: else
+    fi;
+#endif
     mine = FREE_BUFFER;
     atomic {
         intent_count[me * 2 + mine] = n;
@@ -158,7 +173,10 @@ inline commit()                     /* mp_commit; ok: it is in force */
     }
     CRASH;
     if
+    :: ok && n == 1 ->              /* mp_is_left */
+         atomic { left = my_version + 1; left_word = entry_word[0]; left_value = entry_value[0]; finished = my_version + 1 }
     :: ok ->
+         atomic { left = NONE; left_word = 0; left_value = 0 };
          apply(entry_word[0], entry_value[0], my_version + 1); CRASH;
          if :: n > 1 -> apply(entry_word[1], entry_value[1], my_version + 1); CRASH :: else fi;
          atomic { applied[me * 2 + mine] = my_version + 1; finished = my_version + 1 };
@@ -174,13 +192,13 @@ inline give(x, from)
     do
     :: begin();
        if
-       :: value[x] != from -> k = 3; if :: IS_CURRENT -> break :: else fi
+       :: READ(x) != from -> k = 3; if :: IS_CURRENT -> break :: else fi
        :: else ->
             if
             :: my_waiting ->
-                 WRITE(x, LEASED(value[PLACE] - WAITS(0))); WRITE(PLACE, SERVED(value[PLACE] - WAITS(0), x)); my_waiting = 0; k = 0
-            :: !my_waiting && my_spares < value[KEEP] -> WRITE(x, SPARE); my_spares++; k = 1
-            :: !my_waiting && my_spares >= value[KEEP] -> WRITE(x, PUNCHING(me)); k = 2
+                 WRITE(x, LEASED(READ(PLACE) - WAITS(0))); WRITE(PLACE, SERVED(READ(PLACE) - WAITS(0), x)); my_waiting = 0; k = 0
+            :: !my_waiting && my_spares < READ(KEEP) -> WRITE(x, SPARE); my_spares++; k = 1
+            :: !my_waiting && my_spares >= READ(KEEP) -> WRITE(x, PUNCHING(me)); k = 2
             fi;
             commit();
             if :: ok -> break :: else fi
@@ -197,14 +215,14 @@ inline lay_bare(x, from)
     do
     :: begin();
        if
-       :: value[x] == from -> WRITE(x, BARE); commit(); if :: ok -> break :: else fi
-       :: value[x] != from -> if :: IS_CURRENT -> break :: else fi
+       :: READ(x) == from -> WRITE(x, BARE); commit(); if :: ok -> break :: else fi
+       :: READ(x) != from -> if :: IS_CURRENT -> break :: else fi
        fi
     od
 }
 
 #define LOCALS byte my_version, my_owner, my_buffer, my_spares, my_waiting, n, copied, w0, v0, w1, v1, found, old, \
-    entry_word[2], entry_value[2], mine, finished = 255, ok, x = NOBODY, k
+    entry_word[2], entry_value[2], mine, finished = NONE, left = NONE, left_word, left_value, ok, x = NOBODY, k
 
 proctype client(byte me)
 {
@@ -218,12 +236,12 @@ once_more:
     :: begin();
        if
        :: my_spares > 0 && !my_waiting ->
-            x = (value[0] == SPARE -> 0 : 1);
+            x = (READ(0) == SPARE -> 0 : 1);
             if
-            :: value[x] == SPARE -> WRITE(x, LEASED(me)); my_spares--; commit(); if :: ok -> break :: else fi
+            :: READ(x) == SPARE -> WRITE(x, LEASED(me)); my_spares--; commit(); if :: ok -> break :: else fi
             :: else
             fi
-       :: !my_spares && !my_waiting && value[PLACE] == EMPTY ->
+       :: !my_spares && !my_waiting && READ(PLACE) == EMPTY ->
             WRITE(PLACE, WAITS(me)); my_waiting = 1; commit();
             if :: ok -> x = 8; break :: else fi
        :: else -> x = NOBODY; if :: IS_CURRENT -> goto out :: else fi          /* the line is full */
@@ -235,8 +253,8 @@ once_more:
          :: begin();
             WRITE(PLACE, EMPTY);
             if
-            :: value[PLACE] == WAITS(me) -> my_waiting = 0; x = NOBODY
-            :: value[PLACE] >= SERVED(me, 0) -> x = value[PLACE] - SERVED(me, 0)
+            :: READ(PLACE) == WAITS(me) -> my_waiting = 0; x = NOBODY
+            :: READ(PLACE) >= SERVED(me, 0) -> x = READ(PLACE) - SERVED(me, 0)
             :: else
             fi;
             commit();
@@ -266,11 +284,11 @@ proctype resizer(byte me)                                     /* from one spare 
     LOCALS;
     do :: begin(); if :: WRITE(KEEP, 2) :: WRITE(KEEP, 0) fi; commit(); if :: ok -> break :: else fi od;
     if
-    :: value[KEEP] == 2 ->
+    :: READ(KEEP) == 2 ->
          do
          :: begin();
             if
-            :: value[1] == BARE -> WRITE(1, POPULATING(me)); commit(); if :: ok -> x = 1; break :: else fi
+            :: READ(1) == BARE -> WRITE(1, POPULATING(me)); commit(); if :: ok -> x = 1; break :: else fi
             :: else -> break
             fi
          od;
@@ -279,8 +297,8 @@ proctype resizer(byte me)                                     /* from one spare 
          do
          :: begin();
             if
-            :: my_spares > value[KEEP] ->
-                 x = (value[0] == SPARE -> 0 : 1);
+            :: my_spares > READ(KEEP) ->
+                 x = (READ(0) == SPARE -> 0 : 1);
                  WRITE(x, PUNCHING(me)); my_spares--; commit();
                  if :: ok -> break :: else fi
             :: else -> x = NOBODY; if :: IS_CURRENT -> break :: else fi
@@ -302,8 +320,8 @@ inline take_over_and_punch(x, from)
     do
     :: begin();
        if
-       :: value[x] == from -> WRITE(x, PUNCHING(me)); commit(); if :: ok -> k = 4; break :: else fi
-       :: value[x] != from -> if :: IS_CURRENT -> break :: else fi
+       :: READ(x) == from -> WRITE(x, PUNCHING(me)); commit(); if :: ok -> k = 4; break :: else fi
+       :: READ(x) != from -> if :: IS_CURRENT -> break :: else fi
        fi
     od;
     if :: k == 4 -> k = 0; punch(x); lay_bare(x, PUNCHING(me)) :: else fi
@@ -323,8 +341,8 @@ proctype reaper(byte me)                                      /* is not killed i
             do
             :: begin();
                if
-               :: value[PLACE] == WAITS(c) || (value[PLACE] >= SERVED(c, 0) && value[PLACE] < SERVED(c + 1, 0)) ->
-                    if :: value[PLACE] == WAITS(c) -> my_waiting = 0 :: else fi;
+               :: READ(PLACE) == WAITS(c) || (READ(PLACE) >= SERVED(c, 0) && READ(PLACE) < SERVED(c + 1, 0)) ->
+                    if :: READ(PLACE) == WAITS(c) -> my_waiting = 0 :: else fi;
                     WRITE(PLACE, EMPTY); commit();
                     if :: ok -> break :: else fi
                :: else -> if :: IS_CURRENT -> break :: else fi
@@ -334,9 +352,9 @@ proctype reaper(byte me)                                      /* is not killed i
             do
             :: x < 2 ->
                  if
-                 :: value[x] == LEASED(c) -> give(x, LEASED(c))
-                 :: value[x] == PUNCHING(c) -> take_over_and_punch(x, PUNCHING(c))
-                 :: value[x] == POPULATING(c) -> take_over_and_punch(x, POPULATING(c))
+                 :: READ(x) == LEASED(c) -> give(x, LEASED(c))
+                 :: READ(x) == PUNCHING(c) -> take_over_and_punch(x, PUNCHING(c))
+                 :: READ(x) == POPULATING(c) -> take_over_and_punch(x, POPULATING(c))
                  :: else
                  fi;
                  x++
@@ -347,10 +365,10 @@ proctype reaper(byte me)                                      /* is not killed i
        fi
     od;
     begin();                                                  /* all is applied: nothing is lost, and nothing is left */
-    assert(spares == (value[0] == SPARE) + (value[1] == SPARE));
-    assert((value[0] == SPARE || value[0] == BARE) && (value[1] == SPARE || value[1] == BARE));
-    assert(value[PLACE] == EMPTY && !waiting);
-    assert((value[0] == BARE || memory[0]) && (value[1] == BARE || memory[1]));
+    assert(spares == (READ(0) == SPARE) + (READ(1) == SPARE));
+    assert((READ(0) == SPARE || READ(0) == BARE) && (READ(1) == SPARE || READ(1) == BARE));
+    assert(READ(PLACE) == EMPTY && !waiting);
+    assert((READ(0) == BARE || memory[0]) && (READ(1) == BARE || memory[1]));
     goto end;
 crash:
     skip;

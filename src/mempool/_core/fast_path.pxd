@@ -342,10 +342,12 @@ cdef inline object usual_alloc(object pool, PyObject **arguments, Py_ssize_t cou
         if (<FastPath>pool).state.spare > (<FastPath>pool).state.fast_alloc_above:
             (<FastPath>pool).state.from_spare += 1
             return take_top(<FastPath>pool)
-        if (<FastPath>pool)._quick is None:  # else it would be asked twice
+        if (<FastPath>pool)._quick is None:
             element = take_unasked(<FastPath>pool)
-            if element is not None:
-                return element
+        else:
+            element = (<FastPath>pool)._quick.take(False)
+        if element is not None:
+            return element
     return quick_alloc.rest(pool, arguments, count, names)
 
 

@@ -43,9 +43,10 @@ cdef extern from "protocol.h":
         mp_word *words
         mp_client *clients
         mp_bell *bells
-        uint64_t word_count, client_count, bell_count, me, finished, lost, polite, retries, helped
+        uint64_t word_count, client_count, bell_count, me, finished, left_word, lost, polite, retries, helped
     ctypedef struct mp_transaction:
         uint64_t root, gate_before, gate, count, broken
+    const uint64_t MP_NOWHERE
     uint64_t mp_version(uint64_t root) noexcept nogil
     int mp_begin(mp_store *store, mp_transaction *t) noexcept nogil
     int mp_commit(mp_store *store, mp_transaction *t) noexcept nogil
@@ -424,6 +425,7 @@ cdef class Transaction(QuickClient):
         self.me = self.clients
         self.store.me = self.clients
         self.store.finished = 1  # of transaction 0, which writes nothing: whatever else the root may be is looked at
+        self.store.left_word = MP_NOWHERE
         self.store.lost = self.store.polite = self.store.retries = self.store.helped = 0
         self.being_made = self.disposing = self.filling = 0  # by threads of the parent
         if self.mark == NULL:

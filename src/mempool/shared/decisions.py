@@ -163,6 +163,7 @@ def check_chain(tx: Transaction, following: cython.ulonglong, is_last: cython.bi
 
 
 @cython.cfunc
+@cython.inline
 @cython.exceptval(check=False)
 def pop(tx: Transaction, state: cython.ulonglong, client: cython.ulonglong, following: cython.ulonglong) -> cython.void:
     """The first spare goes into this state, and is `tx.slot`."""
@@ -180,6 +181,7 @@ def pop(tx: Transaction, state: cython.ulonglong, client: cython.ulonglong, foll
 
 
 @cython.cfunc
+@cython.inline
 @cython.exceptval(check=False)
 def push(tx: Transaction, slot: cython.ulonglong) -> cython.void:
     gate: cython.ulonglong = tx.gate
@@ -208,6 +210,7 @@ def claim_bare(tx: Transaction, targets: cython.ulonglong, state: cython.ulonglo
 
 
 @cython.cfunc
+@cython.inline
 @cython.exceptval(check=False)
 def settle(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
     """This slot, populated, is nobody's now: to the first in line, or kept, or the caller's to be punched."""
@@ -262,6 +265,7 @@ def fetch(tx: Transaction) -> cython.ulonglong:
 
 
 @cython.cfunc
+@cython.inline
 @cython.exceptval(check=False)
 def is_mine(tx: Transaction, slot: cython.ulonglong, state: cython.ulonglong) -> cython.bint:
     value: cython.ulonglong = tx.read(slot_word(tx, slot))
@@ -283,6 +287,7 @@ def populated(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
 
 
 @cython.cfunc
+@cython.inline
 @cython.exceptval(check=False)
 def give(tx: Transaction, slot: cython.ulonglong, lease: cython.ulonglong) -> cython.ulonglong:
     """Return what was leased under this number. KEPT, GRANTED, TO_PUNCH, NOT_YOURS."""

@@ -14,13 +14,19 @@
    the next one who begins reads the same intent and writes the words in its place. Doing so twice, late or together
    is harmless, because a word with a sequence of `version` or more is left alone.
 
-   A reader must check three claims:
+   So step 4 may be left to the next one who begins: whoever commits twice in a row, with nobody in between, leaves a single
+   word unwritten (mp_is_left), reads it in private (mp_read), and need not write it where its own next transaction writes
+   the same word. An element that one process takes and gives, again and again, costs one swap each time.
+
+   A reader must check four claims:
      A. Whoever applies an intent read it whole while the root named it. mp_finish copies it, then reads the root again; the
         owner never writes into the buffer that the root names (mp_commit, `spare`). With one buffer, the owner's next and
         uncommitted intent could be applied under this one's number.
      B. No word is written from a stale copy: its sequence is `version` or more by then.
      C. A decision saw one moment: each word that it read has a sequence of at most the version that it began with, and the
         root is still the same at the end (the swap, or mp_is_current where nothing changes).
+     D. What the root does not name is applied, or written over by what it names. Before its swap, mp_commit writes the word
+        that this client has left, unless that is among the words that the new transaction writes (mp_write_left).
 
    Nothing here trusts the shared bytes: every index and count is compared with the sizes that the process was given when it
    attached, every loop is bounded, and what is out of range makes the transaction `broken`, which is never committed.
@@ -36,6 +42,7 @@
 #include <stdint.h>
 
 #define MP_ENTRIES 24            /* words that one transaction may change */
+#define MP_NOWHERE UINT64_MAX    /* no word */
 #define MP_ATTEMPTS (1u << 22)   /* a root that moves so often under one call is not moved by this library */
 #define MP_PATIENCE 4            /* commits lost in a row, after which the others are asked to hold back */
 #define MP_COURTESY 64           /* for how many transactions they do */
@@ -62,21 +69,31 @@ typedef struct {                 /* private to a process: where the shared parts
     mp_bell *bells;              /* for each place in the line */
     uint64_t word_count, client_count, bell_count;
     uint64_t me;                 /* which client this is */
-    uint64_t finished;           /* a root whose transaction is known to be applied */
+    uint64_t finished;           /* a root whose transaction is known to be applied, or is `left` */
+    uint64_t left, left_word, left_value; /* this client's last root, and the word that it left unwritten; or MP_NOWHERE */
     uint64_t lost, polite;       /* commits lost in a row; whether it has just held back */
     uint64_t retries, helped;    /* since it was attached: what collisions cost, for the figures */
 } mp_store;
 
 typedef struct {
-    uint64_t root, gate_before, gate, count, broken;
+    uint64_t root, version, gate_before, gate, count, broken; /* version: the root's */
     struct { uint64_t word, value; } entry[MP_ENTRIES];
 } mp_transaction;
 
 #ifndef MP_EXPLORED
+#ifdef __x86_64__ /* its loads acquire, its stores release, and a compiler keeps the order of volatile accesses. After each
+                     atomic access it would read anew all that is private, too: a tenth of the whole. */
+#define MP_SHARED(p) (*(volatile __typeof__(*(p)) *)(p))
+#define MP_LOAD(p) MP_SHARED(p)
+#define MP_GLANCE(p) MP_SHARED(p)
+#define MP_STORE(p, v) ((void)(MP_SHARED(p) = (v)))
+#define MP_NOTE(p, v) ((void)(MP_SHARED(p) = (v)))
+#else
 #define MP_LOAD(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
 #define MP_GLANCE(p) __atomic_load_n(p, __ATOMIC_RELAXED)
 #define MP_STORE(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
 #define MP_NOTE(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
+#endif
 #define MP_FENCE_ACQUIRE() __atomic_thread_fence(__ATOMIC_ACQUIRE)
 #define MP_FENCE_RELEASE() __atomic_thread_fence(__ATOMIC_RELEASE)
 #define MP_PLEASE(store) ((uint64_t *)((store)->root + 1))
@@ -134,7 +151,7 @@ static inline uint64_t mp_root(uint64_t version, uint64_t owner, uint64_t buffer
 /* Write one word of transaction `version`, unless that was done. 0: done by whomever. -1: the word is not what it can be. */
 static inline int mp_apply(mp_store *store, uint64_t word, uint64_t value, uint64_t version) {
     mp_word *target = &store->words[word];
-    for (int turn = 0; turn < 64; turn++) { /* it fails when another one applies the same: twice at most */
+    for (int turn = 0; turn < 4096; turn++) { /* it fails when another applies the same, or late an older one: each once */
         uint64_t sequence = MP_LOAD(&target->sequence);
         if (sequence >= version)
             return 0;
@@ -188,10 +205,11 @@ static inline int mp_holds_back(mp_store *store, uint64_t root) {
 
 /* Begin. 0, or -1: broken bytes. */
 static inline int mp_begin(mp_store *store, mp_transaction *t) {
+    mp_word *place = store->root;
     for (uint32_t turn = 0; turn < MP_ATTEMPTS; turn++) {
-        mp_prefetch(store->root);
-        uint64_t root = MP_LOAD(&store->root->value), gate = MP_LOAD(&store->root->sequence);
-        if (MP_LOAD(&store->root->value) != root || mp_holds_back(store, root))
+        mp_prefetch(place);
+        uint64_t root = MP_LOAD(&place->value), gate = MP_LOAD(&place->sequence);
+        if (MP_LOAD(&place->value) != root || mp_holds_back(store, root))
             continue;
         if (root != store->finished) {
             int state = mp_finish(store, root);
@@ -201,8 +219,11 @@ static inline int mp_begin(mp_store *store, mp_transaction *t) {
                 continue;
             store->finished = root;
         }
+        if (root != store->left)
+            store->left_word = MP_NOWHERE; /* somebody has begun since, and so has written it */
         store->polite = 0;
         t->root = root;
+        t->version = mp_version(root);
         t->gate_before = t->gate = gate;
         t->count = t->broken = 0;
         return 0;
@@ -221,16 +242,22 @@ static inline uint64_t mp_sequence(mp_store *store, mp_transaction *t, uint64_t 
         t->broken = 1;
         return 0;
     }
-    return MP_LOAD(&store->words[word].sequence);
+    return word == store->left_word ? t->version : MP_LOAD(&store->words[word].sequence);
 }
 
 static inline uint64_t mp_read(mp_store *store, mp_transaction *t, uint64_t word) {
     for (uint64_t i = 0; i < t->count; i++)
         if (t->entry[i].word == word)
             return t->entry[i].value;
-    if (mp_sequence(store, t, word) > mp_version(t->root)) /* claim C: later than this transaction's moment */
+    if (word >= store->word_count) {
         t->broken = 1;
-    return word < store->word_count ? MP_LOAD(&store->words[word].value) : 0;
+        return 0;
+    }
+    if (word == store->left_word)
+        return store->left_value;
+    if (MP_LOAD(&store->words[word].sequence) > t->version) /* claim C: later than this transaction's moment */
+        t->broken = 1;
+    return MP_LOAD(&store->words[word].value);
 }
 
 static inline void mp_write(mp_store *store, mp_transaction *t, uint64_t word, uint64_t value) {
@@ -255,16 +282,34 @@ static inline void mp_was_overtaken(mp_store *store) {
         MP_NOTE(MP_PLEASE(store), mp_version(MP_GLANCE(&store->root->value)) << 12 | (store->me + 1));
 }
 
+/* Claim D: before this transaction's swap, see to the word of the last one. -1: broken bytes. */
+static inline int mp_write_left(mp_store *store, mp_transaction *t) {
+    for (uint64_t i = 0; i < t->count; i++)
+        if (t->entry[i].word == store->left_word)
+            return 0;
+    uint64_t word = store->left_word;
+    store->left_word = MP_NOWHERE;
+    return mp_apply(store, word, store->left_value, t->version);
+}
+
+/* Whether the word of this transaction is left to the next one who begins. Not where others take their turns, who would have
+   to write it; nor if the gate stays as it was: words that are looked at without a transaction are changed so (anew.py). */
+static inline int mp_is_left(mp_store *store, mp_transaction *t) {
+    return t->count == 1 && t->gate != t->gate_before && mp_owner(t->root) == store->me;
+}
+
 /* Put it in force. 1: it has happened. 0: overtaken, nothing has happened; begin again. -1: broken bytes. */
 static inline int mp_commit(mp_store *store, mp_transaction *t) {
-    uint64_t version = mp_version(t->root) + 1;
+    uint64_t version = t->version + 1, count = t->count;
     if (t->broken || version > MP_VERSION_MAX)
+        return -1;
+    if (store->left_word != MP_NOWHERE && mp_write_left(store, t) < 0)
         return -1;
     uint64_t spare = mp_owner(t->root) == store->me ? !mp_buffer(t->root) : 0; /* claim A */
     mp_intent *intent = &store->clients[store->me].intent[spare];
     MP_FENCE_RELEASE();
-    MP_NOTE(&intent->count, t->count);
-    for (uint64_t i = 0; i < t->count; i++) {
+    MP_NOTE(&intent->count, count);
+    for (uint64_t i = 0; i < count; i++) {
         MP_NOTE(&intent->entry[i].word, t->entry[i].word);
         MP_NOTE(&intent->entry[i].value, t->entry[i].value);
     }
@@ -274,10 +319,17 @@ static inline int mp_commit(mp_store *store, mp_transaction *t) {
         return 0;
     }
     /* Here it has happened. Whoever begins next would do the rest. */
-    for (uint64_t i = 0; i < t->count; i++)
-        if (mp_apply(store, t->entry[i].word, t->entry[i].value, version) < 0)
-            return -1;
-    MP_STORE(&intent->applied, version);
+    if (mp_is_left(store, t)) {
+        store->left = root;
+        store->left_word = t->entry[0].word;
+        store->left_value = t->entry[0].value;
+    } else {
+        store->left_word = MP_NOWHERE;
+        for (uint64_t i = 0; i < count; i++)
+            if (mp_apply(store, t->entry[i].word, t->entry[i].value, version) < 0)
+                return -1;
+        MP_STORE(&intent->applied, version);
+    }
     store->finished = root;
     if (__builtin_expect(store->lost != 0, 0)) {
         if (store->lost >= MP_PATIENCE)

@@ -38,7 +38,10 @@ class Finding:
 
 
 def examine(path: str | os.PathLike[str]) -> Finding:
-    """Look, and change nothing. Raises FileNotFoundError, PermissionError, PoolCorrupt (of the header), TimeoutError."""
+    """Look, and change nothing; what is in force and was left unwritten is written.
+
+    Raises FileNotFoundError, PermissionError, PoolCorrupt (of the header), TimeoutError.
+    """
     engine = SharedEngine.observe(path)
     try:
         file, layout = engine._file, engine.layout
