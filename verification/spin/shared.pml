@@ -3,8 +3,8 @@
  * Spin must not object. (A process that is stopped is one that is not scheduled; Spin looks at that by itself.)
  *
  * Words are {value, sequence}; to write one is one step, as the 16-byte compare-and-swap is. The root is read in one step
- * (the code reads it until it is twice the same, and it never is twice the same otherwise). Any transaction of one word may
- * leave it to the next one who begins; the code does so only where it made the last transaction, too.
+ * (the code reads it until it is twice the same, and it never is twice the same otherwise). A transaction of one word leaves
+ * it to the next one who begins, if the last one was the same process', and whether it changes the gate or not.
  *
  *   -DNO_CLIENT_1, -DNO_RESIZER   leave one out
  *   -DCRASHES=n                   how many are killed at most
@@ -136,7 +136,7 @@ inline begin()                      /* mp_begin, mp_finish */
 #endif
 #define IS_CURRENT (version == my_version)
 
-inline commit()                     /* mp_commit; ok: it is in force */
+inline commit()                     /* mp_commit; ok: it is in force; 2: its word is left */
 {
 #ifndef FORGETS_LEFT
     if                              /* mp_write_left */
@@ -162,7 +162,8 @@ inline commit()                     /* mp_commit; ok: it is in force */
     atomic {
         if
         :: IS_CURRENT ->
-             version = my_version + 1; owner = me; buffer = mine; spares = my_spares; waiting = my_waiting; ok = 1;
+             version = my_version + 1; owner = me; buffer = mine; spares = my_spares; waiting = my_waiting;
+             ok = (my_owner == me && n == 1 -> 2 : 1);
              assert(spares == (SEEN(0) == SPARE) + (SEEN(1) == SPARE));
              assert(!(waiting && spares));
              assert(waiting == (SEEN(PLACE) >= WAITS(0) && SEEN(PLACE) < SERVED(0, 0)));
@@ -173,9 +174,9 @@ inline commit()                     /* mp_commit; ok: it is in force */
     }
     CRASH;
     if
-    :: ok && n == 1 ->              /* mp_is_left */
+    :: ok == 2 ->                   /* mp_is_left */
          atomic { left = my_version + 1; left_word = entry_word[0]; left_value = entry_value[0]; finished = my_version + 1 }
-    :: ok ->
+    :: ok == 1 ->
          atomic { left = NONE; left_word = 0; left_value = 0 };
          apply(entry_word[0], entry_value[0], my_version + 1); CRASH;
          if :: n > 1 -> apply(entry_word[1], entry_value[1], my_version + 1); CRASH :: else fi;
