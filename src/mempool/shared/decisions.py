@@ -181,7 +181,6 @@ def pop(tx: Transaction, state: cython.ulonglong, client: cython.ulonglong, foll
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def push(tx: Transaction, slot: cython.ulonglong) -> cython.void:
     gate: cython.ulonglong = tx.gate
@@ -265,7 +264,6 @@ def fetch(tx: Transaction) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.inline
 @cython.exceptval(check=False)
 def is_mine(tx: Transaction, slot: cython.ulonglong, state: cython.ulonglong) -> cython.bint:
     value: cython.ulonglong = tx.read(slot_word(tx, slot))
