@@ -34,6 +34,8 @@ OTHERWISE_TOGETHER: dict[str, str] = {
         "many_at_once_come_of_the_reserve_without_asking"
     ),
     "a long wait is logged in the process that waits": "a_long_wait_is_logged_once",
+    # Who resizes makes for the line, and so does a waiter's own process; the head has what is ready first.
+    "two processes make for one line, and not in the order in which they began": "a_grow_serves_the_line_first",
 }
 
 
