@@ -11,7 +11,8 @@ IS_OFF = not getattr(sys, "_is_gil_enabled", lambda: True)()
 COLLECTOR = "CPython 3.13 without the GIL collects garbage later than at any allocation, whatever the threshold"
 NO_MEMORY = "CPython 3.13 without the GIL crashes where set_nomemory fails an allocation, also with no mempool in it"
 # take_ownership in Python/frame.c: so a function that raises returns NULL with no exception. Without the GIL, what the
-# collector knows has pages of its own, which are full sooner. Seen in a debugger, in a script of generators alone.
+# collector knows has pages of its own, which are full sooner. A script of generators alone shows the NULL; where it comes
+# from is read in CPython's source, not seen in a debugger.
 NO_FRAMES = (
     "where there is no memory for a caller's frame object, CPython 3.13 clears the exception that is on its way there"
 )
