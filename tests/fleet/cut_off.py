@@ -74,6 +74,11 @@ def all_have(fleet: Fleet, reserve: int) -> bool:
     return reserves(fleet) == [reserve] * 2 and fleet["staging"].answer().is_applied
 
 
+def is_applied_by_one(staging: Any) -> bool:
+    outcomes = sorted(standing.outcome for standing in staging.answer().nodes.values())
+    return outcomes == [Outcome.APPLIED, Outcome.UNREACHABLE]
+
+
 def run(client: Any, folder: Path) -> None:
     """Cut off for a moment, in which the connection lives; then for so long that the worker is given up."""
     fleet = Fleet(client)
@@ -83,9 +88,9 @@ def run(client: Any, folder: Path) -> None:
     ip("link set cable12 down")
     began = time.monotonic()
     for reserve in (2, 3, 4):
-        answer = staging.resize(reserve=reserve, timeout=0.3)
+        staging.resize(reserve=reserve, timeout=0.3)
     took = (time.monotonic() - began) / 3
-    assert sorted(standing.outcome for standing in answer.nodes.values()) == [Outcome.APPLIED, Outcome.UNREACHABLE], answer
+    wait_until(lambda: is_applied_by_one(staging), timeout=60)  # a machine that is busy may take longer than those 0.3 s
     assert took < 0.3 + 0.1 + 5, took
     ip("link set cable12 up")
     began = time.monotonic()

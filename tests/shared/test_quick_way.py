@@ -311,6 +311,6 @@ def test_killed_after_any_change_on_the_quick_way(pool_path: Path, act: str, bes
         now = engine.snapshot()
         assert (now.out, now.waiting, len(engine.clients())) == (0, 0, 1), f"after change {changes}"
         if not goes_on:
-            assert changes > 4
+            assert changes > 3  # at the least: which word, what becomes of it, and the swap
             return
     raise AssertionError("it never ends")
