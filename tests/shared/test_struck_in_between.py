@@ -156,7 +156,7 @@ def test_who_attaches_in_a_dead_ones_place_is_not_addressed_before_it_is_there(p
                 token = pool.offer(buffer, to=pid)
             except ProcessLookupError:
                 pool.free(buffer)
-            onlooker.snapshot()  # writes what this has left unwritten; else the child would, and each time be overtaken again
+            onlooker.snapshot()  # writes what this has left unwritten; else the child would, and be overtaken each time
             before = bytes(control)
         assert token is not None
         assert libc.ptrace(DETACH, pid, None, None) == 0

@@ -195,7 +195,7 @@ class Returning(Ends):
         if transfer.are_owners():
             if self.tracker.knows_holders:  # while the handles are those it knows
                 known = known or self.tracker.forget(transfer.held())
-            # Whose `free` the source was called for has been revoked, and that handle is dead: not by another thread's `free`.
+            # What the source was called with has been revoked, and its handle is dead: not by another thread's `free`.
             if revoking and not transfer.free_called and revoke(transfer, lingering) is not None:
                 self._undo_check_in(transfer, known)
                 return
