@@ -34,18 +34,25 @@ cdef extern from "pythread.h":
         }
         return status == PY_LOCK_ACQUIRED ? 1 : status == PY_LOCK_FAILURE ? 0 : -1;
     }
-    /* That of each thread, which is kept in parking.py. */
+    /* That of each thread, which is kept in parking.py as long as Python's state of the thread. A thread of C's own has one
+       state for each call of Python, and so does not find the parker of its last call, which may be gone. */
     #ifdef _MSC_VER
-    static __declspec(thread) PyObject *mempool_parker = NULL;
+    #define MEMPOOL_OF_THREAD static __declspec(thread)
     #else
-    static __thread PyObject *mempool_parker = NULL;
+    #define MEMPOOL_OF_THREAD static __thread
     #endif
+    MEMPOOL_OF_THREAD PyObject *mempool_parker = NULL;
+    MEMPOOL_OF_THREAD uint64_t mempool_state_of_parker = 0;
     static inline PyObject *mempool_parker_here(void) {
-        PyObject *parker = mempool_parker == NULL ? Py_None : mempool_parker;
+        int is_kept = mempool_parker != NULL && mempool_state_of_parker == PyThreadState_GetID(PyThreadState_Get());
+        PyObject *parker = is_kept ? mempool_parker : Py_None;
         Py_INCREF(parker);
         return parker;
     }
-    static inline void mempool_keep_here(PyObject *parker) { mempool_parker = parker; }
+    static inline void mempool_keep_here(PyObject *parker) {
+        mempool_state_of_parker = PyThreadState_GetID(PyThreadState_Get());
+        mempool_parker = parker;
+    }
     static inline void mempool_forget(void *parker) {
         if ((void *)mempool_parker == parker)
             mempool_parker = NULL;

@@ -68,6 +68,11 @@ class LockParker:
             mempool_forget(cython.cast(cython.p_void, self))  # type: ignore[name-defined]
             mempool_end_lock(self.lock, self.is_woken)  # type: ignore[name-defined]
 
+    def forget(self) -> None:
+        """Compiled: this thread, whose state ends, parks on it no more. Somebody who has just woken it may still have it."""
+        if cython.compiled:
+            mempool_forget(cython.cast(cython.p_void, self))  # type: ignore[name-defined]
+
     def wake(self) -> None:
         """See Waker."""
         if self._wakes is not None:

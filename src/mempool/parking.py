@@ -246,6 +246,7 @@ class _Parked:
     def __del__(self) -> None:
         # The thread ends, and no greenlet of it will run again: what they wait for would be given to nobody.
         for parker in list(self.parkers):
+            parker.forget()
             if isinstance(parker, GreenletParker) and not sys.is_finalizing():
                 parker.strand()
 

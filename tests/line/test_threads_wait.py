@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import signal
+import sys
 import threading
 import weakref
 from typing import Any
 
 import pytest
 from callers import SOON, Caller
+from children import run
+from without_the_gil import IS_OFF
 
+import mempool
 from mempool import Objects, Pool, PoolTimeout, parking
 from mempool.testing import assert_books, wait_until
 
@@ -132,3 +136,53 @@ def test_who_waits_in_a_lease_returns_it_at_the_end() -> None:
     pool.free(element)
     waiter.ends()
     assert_books(pool, spare=1)
+
+
+FOREIGN = """
+import ctypes, threading
+import mempool
+from mempool import Objects, Pool, parking
+from mempool.testing import wait_until
+
+pool = Pool(Objects(bytearray), 1, keep=1, limit=1, patience=None)
+libc, key = ctypes.CDLL(None), ctypes.c_uint()
+still_has, parked_on, may_go_on = [], [], threading.Event()
+
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+def ends(_value):
+    may_go_on.wait(60)
+    pool.free(pool.alloc(timeout=60))
+    parked_on.extend(parking._local.parked.parkers)
+
+@ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+def begins(_argument):
+    pool.free(pool.alloc(timeout=60))
+    still_has.extend(parking._local.parked.parkers)  # as one who has just woken it, and has not come to its next line
+    assert len(still_has) == 1
+    libc.pthread_setspecific(key, ctypes.c_void_p(1))
+
+def serve():
+    wait_until(lambda: pool.stats().waiting == 1)
+    pool.free(element)
+
+libc.pthread_key_create(ctypes.byref(key), ends)
+element, thread = pool.alloc(), ctypes.c_ulong()
+libc.pthread_create(ctypes.byref(thread), None, begins, None)
+serve()
+wait_until(lambda: still_has and pool.stats().out == 0)
+element = pool.alloc()
+still_has.clear()
+may_go_on.set()
+serve()
+libc.pthread_join(thread, None)
+assert pool.stats().out == 0
+assert len(parked_on) == 1, "not on one of its own"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the threads of Linux's C library")
+@pytest.mark.skipif(mempool.IMPLEMENTATION == "pure" or IS_OFF, reason="there, nothing is used again")
+def test_a_thread_of_c_waits_in_each_of_its_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's state of it is another one each time: what it was parked on before may be gone."""
+    monkeypatch.setenv("PYTHONMALLOC", "debug")  # what is gone is overwritten
+    run(FOREIGN)
