@@ -465,8 +465,8 @@ def revoke(transfer: Transfer, lingering: cython.bint = False) -> Buffer | None:
     for i in range(transfer.first, transfer.count):  # first a look at all, so that, compiled, all are renewed or none
         if type(transfer.elements[i]) is Buffer:
             old = transfer.elements[i]
-            if old.state == DEAD and (cython.compiled or old.next_handle is None):
-                return old  # another thread has freed it since `prepare`
+            if old.state == DEAD and (cython.compiled or old.next_handle is None) and not transfer.free_called:
+                return old  # another thread has freed it since `prepare`; not the source, whose `free` was called
             looked_at: cython.bint = cython.compiled and (old.fills > 0 or (old.exporter != cython.NULL and not lingering))
             if looked_at and old.next_handle is not None:
                 return old

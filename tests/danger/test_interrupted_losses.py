@@ -15,7 +15,7 @@ from elements import Weak
 from interrupted import Scene
 from sweeps import TELLS_LATE, interrupted_everywhere
 
-from mempool import IMPLEMENTATION, Buffers, DoubleFree, ForeignElement, Objects, viewers
+from mempool import IMPLEMENTATION, Buffers, DoubleFree, ForeignElement, Objects, Pool, viewers
 
 TRACKS = ["identity", "nothing", "holders"]
 
@@ -208,3 +208,38 @@ def strike_everywhere(make: Callable[[], Any], prepare: Callable[[Scene], Callab
         except Exception as error:
             raise AssertionError(f"interrupted at {interrupter.struck_at}: {error!r}") from error
     return strikes
+
+
+class Interrupted:
+    """The core of a pool, in which the end of a disposal is interrupted so many times."""
+
+    def __init__(self, core: Any, times: int) -> None:
+        self.core = core
+        self.times = times
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.core, name)
+
+    def disposed_one(self, *arguments: Any) -> object:
+        if self.times:
+            self.times -= 1
+            raise KeyboardInterrupt
+        return self.core.disposed_one(*arguments)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the lease is dropped
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_the_source_has_disposed_of_is_counted_after_a_second_interrupt(times: int) -> None:
+    """The handle is dead by the source's hand then, which is not another thread's `free`."""
+    pool: Pool[Any] = Pool(Buffers(64), 2, limit=3)
+    lease = pool.lease()
+    assert lease.element is not None
+    supply = pool._engine.supply
+    supply.core = Interrupted(supply.core, times)
+    with pytest.raises(KeyboardInterrupt):
+        lease.discard()
+    assert supply.core.times == 0
+    del lease
+    gc.collect()
+    assert_at_rest(pool)
+    assert (pool.stats().out, pool.stats().disposed) == (0, 1)

@@ -195,8 +195,7 @@ class Returning(Ends):
         if transfer.are_owners():
             if self.tracker.knows_holders:  # while the handles are those it knows
                 known = known or self.tracker.forget(transfer.held())
-            # What the source was called with has been revoked, and its handle is dead: not by another thread's `free`.
-            if revoking and not transfer.free_called and revoke(transfer, lingering) is not None:
+            if revoking and revoke(transfer, lingering) is not None:
                 self._undo_check_in(transfer, known)
                 return
             if lingering:
