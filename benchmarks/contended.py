@@ -5,6 +5,10 @@ thread has its turn every 16 / 4 = 4 ms. A thread that sleeps for 1 ms comes bac
 Linux is asked not to add to that (by default it may let a sleeper lie 50 us longer, to save power); how much is lost to the
 rest, says the row "nothing": as many threads as there are elements, which sleep and share nothing.
 
+Where an element is held for sleep(0), threads sleep as Linux lets them by default, and, in a row of its own, exactly. Then a
+queue's thread is back before the system has woken another one, and takes its own element again and again; a line cannot. The
+least that a line costs on this machine says the row "a bare line of locks": the elements' number, a deque of locks, no pool.
+
 Whoever hands an element to somebody who waits must have the system wake him, and the element is idle meanwhile. A queue
 that lets the thread which has just put an element take it again saves that, and lets the others wait: its longest wait
 is as long as the run. Where elements are few and hardly held, it serves several times as many holders as the pool does, the
@@ -22,6 +26,7 @@ import statistics
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
@@ -46,7 +51,8 @@ from mempool import Objects, Pool
 
 GROUP = "contended"
 PR_SET_TIMERSLACK = 29  # nanoseconds; Source: linux/prctl.h
-POOL, NOTHING = "pool", "nothing"
+EXACT, BY_DEFAULT = 1, 0  # nanoseconds; 0 stands for what a thread was started with
+POOL, QUEUE, LINE, NOTHING = "pool", "SimpleQueue", "a bare line of locks", "nothing"
 ROUNDS_GRID, ROUNDS_GRID_QUICK = 5, 1
 
 Way = tuple[Callable[[], Any], Callable[[Any], object]]
@@ -108,6 +114,33 @@ def of_simple_queue(elements: int) -> Way:
     for _ in range(elements):
         shelf.put(object())
     return shelf.get, shelf.put
+
+
+def of_line(elements: int) -> Way:
+    """First come, first served, and nothing else: what any line of threads pays for waking the next one."""
+    free, line = [object() for _ in range(elements)], deque[threading.Lock]()
+    mutex, mine = threading.Lock(), threading.local()
+
+    def take() -> object:
+        with mutex:
+            if free:
+                return free.pop()
+            lock = getattr(mine, "lock", None)
+            if lock is None:
+                lock = mine.lock = threading.Lock()
+                lock.acquire()
+            line.append(lock)
+        return lock.acquire()
+
+    def give(element: object) -> None:
+        with mutex:
+            if not line:
+                free.append(element)
+                return
+            head = line.popleft()
+        head.release()
+
+    return take, give
 
 
 def of_object_pool(elements: int) -> Way:
@@ -264,33 +297,36 @@ def brief(way: Way, threads: int, turns: int, hold: float | None) -> float:
 
 def brief_turns(*, quick: bool) -> Iterator[Row]:
     """8 threads share 2 elements and hardly hold them, beside a SimpleQueue, which is C and lets everybody overtake."""
-    ways = {POOL: of_pool(2), "SimpleQueue": of_simple_queue(2)}
+    ways = {POOL: of_pool(2), QUEUE: of_simple_queue(2), LINE: of_line(2)}
     turns = 200 if quick else 1000
-    for hold, held, target in ((None, "nothing done while held", Target(3.0)), (0.0, "held for sleep(0)", Target(1.1))):
+    for hold, slack, held, target in (
+        (None, BY_DEFAULT, "nothing done while held", Target(3.0)),
+        (0.0, BY_DEFAULT, "held for sleep(0)", Target(1.1)),
+        (0.0, EXACT, "held for an exact sleep(0)", None),
+    ):
+        set_timer_slack(slack)
         seconds = in_rounds(
             {name: functools.partial(brief, way, 8, turns, hold) for name, way in ways.items()},
             ROUNDS_QUICK if quick else ROUNDS,
         )
-        note = " : ".join(in_words(statistics.median(seconds[name])) for name in ways)
-        yield row_of(
-            GROUP,
-            f"8 threads, 2 elements, {held}: a turn",
-            "SimpleQueue",
-            ratios(seconds, POOL, "SimpleQueue"),
-            target=target,
-            note=note,
-        )
+        for beside in (QUEUE, LINE):
+            note = " : ".join(in_words(statistics.median(seconds[name])) for name in (POOL, beside))
+            what = f"8 threads, 2 elements, {held}: a turn"
+            yield row_of(
+                GROUP, what, beside, ratios(seconds, POOL, beside), target=target if beside == QUEUE else None, note=note
+            )
 
 
-def sleep_no_longer() -> None:
-    """Let the threads that are started from now on wake when their time has come. Source: prctl(2), PR_SET_TIMERSLACK."""
+def set_timer_slack(nanoseconds: int) -> None:
+    """How much later than asked the threads that are started from now on may wake. Source: prctl(2), PR_SET_TIMERSLACK."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(1))
+        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(nanoseconds))
 
 
 def run(*, quick: bool) -> Iterator[Row]:
-    sleep_no_longer()
+    set_timer_slack(EXACT)
     yield from main_scene(quick=quick)
     yield from brief_turns(quick=quick)
+    set_timer_slack(EXACT)
     for scene in GRID_QUICK if quick else GRID:
         yield from grid(scene, quick=quick)
