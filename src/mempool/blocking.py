@@ -29,7 +29,6 @@ thread_kinds: list[Any] = []
 kinds: list[Any] = thread_kinds  # the same in C, see waiting.py
 
 
-@cython.cclass
 class LockParker:
     """A thread parks on a lock; the base of parking.ThreadParker.
 
@@ -92,8 +91,6 @@ class LockParker:
         finally:
             self.parkers.remove(self)
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
     def sleep(self, seconds: cython.double) -> cython.bint:
         """Compiled: block on the lock. Raises what a signal handler raises; without that, a signal may end it early."""
         if cython.compiled and sleep_on(self.lock, seconds):
@@ -116,8 +113,6 @@ def introduce(new_parker_here: Any, is_in_trio: Any) -> None:
     _new_parker_here, _is_in_trio = new_parker_here, is_in_trio
 
 
-@cython.cfunc
-@cython.exceptval(-1, check=True)
 def is_thread_alone() -> cython.bint:
     """Whether what runs here is a thread, and neither a loop nor other greenlets stand still while it waits."""
     if kinds or task_kinds or loop_here() is not None:
@@ -136,8 +131,6 @@ def obtain(pool: Any, ticket: Any, timeout: Any) -> bool:
     return obtained(pool, ticket, timeout)
 
 
-@cython.cfunc
-@cython.exceptval(-1, check=True)
 def obtained(pool: FastPath, ticket: Any, timeout: Any) -> cython.bint:
     """`obtain`, in C."""
     if not cython.compiled or WITHOUT_GIL or not isinstance(pool._engine, Queueing):
@@ -162,8 +155,6 @@ def obtained(pool: FastPath, ticket: Any, timeout: Any) -> cython.bint:
     return True
 
 
-@cython.cfunc
-@cython.exceptval(-1, check=True)
 def stand(pool: Any, queueing: Queueing, ticket: Ticket, parker: LockParker, deadline: cython.double) -> cython.bint:
     """Wait in the line until the ticket is served."""
     wait: Wait = Wait.__new__(Wait)

@@ -73,7 +73,6 @@ class Lease:
 
     # Without the GIL another thread may look while one lets go; and what was let go is not to die in between.
 
-    @cython.cfunc
     @cython.critical_section
     def _held(self) -> Any:
         if self.transfer is None:
@@ -83,14 +82,12 @@ class Lease:
             return transfer.elements[0]
         return self.transfer.elements[0]
 
-    @cython.cfunc
     @cython.critical_section
     def _drop_thing(self) -> Any:
         thing: object = self.thing
         self.thing = None
         return thing
 
-    @cython.cfunc
     @cython.critical_section
     def _keep(self, transfer: Any) -> cython.void:
         if self.transfer is None:  # still
@@ -106,7 +103,6 @@ class Lease:
         """What `with` really calls, when compiled; see Shortcut. Without arguments `__enter__`, with them `__exit__`."""
         return self._call(outcome)
 
-    @cython.cfunc
     def _call(self, outcome: tuple[Any, ...]) -> Any:
         if not outcome:
             return self._enter()
@@ -125,7 +121,6 @@ class Lease:
             "result of a task: it stays out for as long as the result is kept"
         )
 
-    @cython.cfunc
     def _enter(self) -> Any:
         self._use()
         element: object = self._warm()
@@ -166,7 +161,6 @@ class Lease:
         self._use()
         return self._warm() is not None
 
-    @cython.cfunc
     def _warm(self) -> object:
         """A spare beyond the reserve, held; or None: always, uncompiled."""
         # Where there is no quick way back, that needs a transfer, which must be there before there is no memory for it.
@@ -191,8 +185,6 @@ class Lease:
             self.pool._engine.cancel(self.transfer)
         self.state = RELEASED
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
     def _exit(self, exc: object) -> cython.bint:
         if self.state == DISCARDED:
             return True
@@ -250,8 +242,6 @@ class Lease:
             raise
         self.state = DISCARDED
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
     def _release(self, lingering: cython.bint) -> cython.bint:
         if WITHOUT_GIL:
             return self._release_shared(lingering)
@@ -281,8 +271,6 @@ class Lease:
     def _is_first_to_release(self) -> bool:
         return self.state == HELD and (cython.compiled or self._claim("releaser", get_ident()))
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
     def _release_shared(self, lingering: cython.bint) -> cython.bint:
         """`_release`, where other threads do the same at the same moment: who finds it held goes on."""
         if not begin(self, HELD, RELEASING):  # type: ignore[name-defined]
@@ -304,8 +292,6 @@ class Lease:
         self.state = RELEASED
         return True
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
     def _release_quickly(self) -> cython.bint:
         """Compiled, of a lease that holds its element: return that without a transfer. False: nothing has happened."""
         if self.transfer is None and put_warm(self.pool, self.thing):  # type: ignore[name-defined]
@@ -314,8 +300,6 @@ class Lease:
             return True
         return self._hand_on()
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
     def _hand_on(self) -> cython.bint:
         """Compiled: return the element by a quick way, whether it came by one or not. False: go the slow way."""
         if self.transfer is None:
@@ -393,8 +377,6 @@ class Lease:
         self.transfer = None
         self.state = RELEASED
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
     def _use(self) -> cython.bint:
         if self.pool is None:
             raise TypeError("a lease is taken from a pool: pool.lease()")
@@ -408,7 +390,6 @@ class Lease:
         """Uncompiled: take this role. Returns False if another caller took it before."""
         return bool(self.__dict__.setdefault(role, who) == who)
 
-    @cython.cfunc
     def _returning_transfer(self) -> Any:
         if self.transfer is None and self.thing is not None:
             transfer: Any = self.pool._engine.returning((self.thing,))
@@ -435,7 +416,6 @@ def new_lease(pool: Any, timeout: Any, linger: cython.bint) -> Lease:
     return lease
 
 
-@cython.cclass
 class Leasing(FastPath):
     """Pools that lease: the base of BasePool. Here and not in fast_path.py, on which a lease is built."""
 
@@ -464,7 +444,6 @@ class Entering(Routine):
     lease: Lease
     is_mine: cython.bint
 
-    @cython.cfunc
     def _go_on(self, sent: Any) -> Any:
         if self.inner is None:
             if self.lease._use_warm():
@@ -479,11 +458,9 @@ class Entering(Routine):
             self.lease.state = HELD
         return yielded
 
-    @cython.cfunc
     def _outcome(self) -> Any:
         return self.lease._held()
 
-    @cython.cfunc
     def _cancel(self) -> cython.void:
         if self.is_mine:  # else another uses it
             self.lease._cancel()
@@ -497,7 +474,6 @@ class Leaving(Routine):
     lease: Lease
     error: Any
 
-    @cython.cfunc
     def _go_on(self, sent: Any) -> Any:
         self.lease._exit(self.error)
         return FINISHED

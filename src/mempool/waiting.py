@@ -63,8 +63,6 @@ usual_clock: Any = SYSTEM_CLOCK
 usual_now: Any = SYSTEM_CLOCK.now
 
 
-@cython.cfunc
-@cython.exceptval(-1, check=True)
 def seconds_of(now: Any) -> cython.double:
     """What this clock's `now` says."""
     if cython.compiled and now is usual_now:
@@ -85,7 +83,6 @@ _tasks_of_loops: dict[Any, Any] | None = (
 current_task: Any = asyncio.current_task
 
 
-@cython.cfunc
 def this_thread() -> Any:
     """Its ident."""
     if cython.compiled:
@@ -93,7 +90,6 @@ def this_thread() -> Any:
     return thread_ident()
 
 
-@cython.cfunc
 def loop_here() -> Any:
     """`asyncio._get_running_loop()`, compiled without the system call by which that, before CPython 3.12, notices a fork."""
     if cython.compiled:
@@ -105,7 +101,6 @@ def loop_here() -> Any:
     return running_loop()
 
 
-@cython.cfunc
 def task_running_in(loop: Any) -> Any:
     """The task that this loop runs now; or None."""
     return current_task(loop) if _tasks_of_loops is None else _tasks_of_loops.get(loop)
@@ -156,8 +151,6 @@ class Wait:
         queueing: Any = pool._engine if isinstance(pool._engine, Queueing) else None
         self.begin(pool, queueing, ticket, place, None, now, deadline, now() if began == NEVER else began, offload)
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
     def begin(  # noqa: PLR0917 - a call in C
         self,
         pool: Any,
@@ -195,8 +188,6 @@ class Wait:
         self.may_collect = deadline - began >= WORTH_A_LOOK
         return True
 
-    @cython.cfunc
-    @cython.exceptval(-2, check=True)
     def state(self) -> cython.Py_ssize_t:
         """That of the ticket."""
         if self.own is not None:
@@ -258,8 +249,6 @@ class Wait:
         finally:
             self.end()
 
-    @cython.cfunc
-    @cython.exceptval(-2, check=True)
     def poll(self, time: cython.double, begin: Any) -> cython.double:
         if self.queueing is not None:
             due: cython.double = Queueing.poll(self.queueing, self.own, time, begin)  # so, no subclass's is looked for
@@ -267,8 +256,6 @@ class Wait:
             due = self.engine.poll(self.ticket, time, begin)
         return due
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
     def join(self) -> cython.bint:
         """Line up."""
         knows_holders: cython.bint
@@ -297,8 +284,6 @@ class Wait:
         self.errand = Errand(ask, self.place.wake)
         self.errand.begin()
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
     def end_errand(self) -> cython.bint:
         errand: Any = self.errand
         self.errand = None
@@ -320,7 +305,6 @@ class Wait:
             self.errand.leave()
 
 
-@cython.cclass
 class Routine:
     """An awaitable that its class drives step by step: to asyncio, to trio and to `await` it is a coroutine.
 
@@ -371,27 +355,22 @@ class Routine:
         finally:
             self.end()
 
-    @cython.cfunc
     def _go_on(self, sent: Any) -> Any:
         """Run to the next wait and return what its loop is to be given; or FINISHED. Not called again after an error."""
         raise NotImplementedError
 
-    @cython.cfunc
     def _begin_inside(self, inner: Any) -> Any:
         """Go on by what this awaitable, which has not begun, yields."""
         self.inner = inner
         return go_on_inside(inner, None)
 
-    @cython.cfunc
     def _outcome(self) -> Any:
         """What `await` returns."""
         return None
 
-    @cython.cfunc
     def _cancel(self) -> cython.void:
         """It ends without having told what it brought: that goes back."""
 
-    @cython.cfunc
     def end(self) -> cython.void:
         """An error comes out, or nobody awaits it any more."""
         if self.has_begun and not self.has_ended:
@@ -408,13 +387,11 @@ class Routine:
                 self._cancel()
                 raise
 
-    @cython.cfunc
     def begin_step(self) -> cython.void:
         if self.has_ended:
             raise RuntimeError("cannot reuse already awaited coroutine")
         self.has_begun = True
 
-    @cython.cfunc
     def _step(self, sent: Any) -> Any:
         self.begin_step()
         try:
@@ -424,7 +401,6 @@ class Routine:
             raise
         return yielded if yielded is not FINISHED else self._finish()
 
-    @cython.cfunc
     def _finish(self) -> Any:
         try:
             stop: StopIteration = StopIteration(self._outcome())
@@ -449,7 +425,6 @@ def _instance_of(kind: Any, error: Any, traceback: Any) -> Any:
     return error if traceback is None else error.with_traceback(traceback)
 
 
-@cython.cfunc
 def go_on_inside(inner: Any, sent: Any) -> Any:
     """The next step of an awaitable that has no result: what it yields, or FINISHED."""
     if cython.compiled:
@@ -499,7 +474,6 @@ class Alarm:
         self.due = NEVER
         self.parked = {}
 
-    @cython.cfunc
     def expect(self, place: AsyncioParker, when: cython.double) -> cython.void:
         """Rouse this one at that time, unless it is forgotten before."""
         place.due = when
@@ -507,7 +481,6 @@ class Alarm:
         if when < self.due:
             self.set(when)
 
-    @cython.cfunc
     def set(self, when: cython.double) -> cython.void:
         loop: Any = self.loop()
         if loop is not None:
@@ -533,7 +506,6 @@ class Alarm:
             self.set(max(due, now + MAY_BE_LATE))
 
 
-@cython.cfunc
 def alarm_of(clock: Any, loop: Any) -> Alarm:
     """That of this loop, which runs in this thread."""
     global _last_alarm  # noqa: PLW0603 - one for all threads is meant
@@ -576,8 +548,6 @@ class AsyncioParker(Routine):
         # A strong one would close a cycle, in which what the task had in its locals stays until a collection.
         self.task = None if owner is None else weakref.ref(owner)
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
     def prepare(self, clock: Any, loop: Any) -> cython.bint:
         if not cython.compiled:  # compiled, a new one comes with None and False
             Routine.__init__(self)
@@ -624,19 +594,15 @@ class AsyncioParker(Routine):
         self.has_begun = self.has_ended = False
         return self
 
-    @cython.cfunc
     def _go_on(self, sent: Any) -> Any:
         if self.future is not None:
             self.get_up()
             return FINISHED
         return self.future if self.lie_down(self.seconds, INFINITE) else FINISHED
 
-    @cython.cfunc
     def _cancel(self) -> cython.void:
         self.get_up()
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
     def lie_down(self, seconds: cython.double, when: cython.double) -> cython.bint:
         """Park: whoever runs this task is given the future. False: it was woken before. when: the end; NEVER: not told."""
         # First of all: a finalizer or a signal handler in this very task may rouse it at any line, and must find it.
@@ -653,8 +619,6 @@ class AsyncioParker(Routine):
         self.future._asyncio_future_blocking = True  # as its own __await__ says that it is not just yielded
         return True
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
     def get_up(self) -> cython.bint:
         """Parked no more, however that came."""
         self.future = None
@@ -668,7 +632,6 @@ class AsyncioParker(Routine):
         return True
 
 
-@cython.cfunc
 def new_future(loop: Any) -> Any:
     """`loop.create_future()`, without the frame that this costs where a loop says what all of asyncio's say."""
     global _plain_loop  # noqa: PLW0603 - one for all loops is meant
@@ -707,7 +670,6 @@ class Obtaining(Routine):
     place: AsyncioParker  # this and the next are None where it need not wait
     wait: Wait
 
-    @cython.cfunc
     def _go_on(self, sent: Any) -> Any:
         if self.inner is not None:
             return go_on_inside(self.inner, sent)
@@ -728,8 +690,6 @@ class Obtaining(Routine):
         self.check_out()
         return FINISHED
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
     def check_out(self) -> cython.bint:
         if self.queueing is not None:
             Queueing.check_out(self.queueing, cython.cast(Ticket, self.ticket))
@@ -737,8 +697,6 @@ class Obtaining(Routine):
             self.pool._engine.check_out(self.ticket)
         return True
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
     def is_done_at_once(self) -> cython.bint:
         """Whether there was no need to wait; else there is a wait from now on, unless this is no task of asyncio's."""
         loop: Any = loop_here() if not kinds and not self.pool._offload else None
@@ -774,7 +732,6 @@ class Obtaining(Routine):
         self.wait = wait
         return False
 
-    @cython.cfunc
     def _cancel(self) -> cython.void:
         if self.place is not None:
             self.place.get_up()

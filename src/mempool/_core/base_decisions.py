@@ -39,7 +39,6 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
 HAS_BEEN_SERVED: cython.Py_ssize_t = SERVED
 
 
-@cython.cclass
 class BaseDecisions:
     """The state and the table of outstanding elements of one pool."""
 

@@ -43,7 +43,6 @@ UNCHANGED = -1
 CHANGED, GROWN, KEEP_TOO_LOW, LIMIT_TOO_LOW, UNEXPECTED = range(10, 15)
 
 
-@cython.cclass
 class Decisions(BaseDecisions):
     """The decisions about one pool."""
 

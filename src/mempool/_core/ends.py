@@ -15,7 +15,6 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
     from mempool._core.transfer import Transfer
 
 
-@cython.cclass
 class Ends:
     """The base of Returning, which has the rest."""
 

@@ -23,29 +23,22 @@ if not cython.compiled:  # compiled, the .pxd beside this file says the same
 DEFAULT = "default"
 
 
-@cython.cclass
 class Quick:
     """How an engine of another kind than the local one takes and gives back without a Python frame, compiled."""
 
-    @cython.cfunc
     def take(self, at_last: cython.bint) -> Any:
         """A spare, checked out; or None: go the slow way. at_last: of the reserve, too, without asking the source."""
         return None
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
     def put(self, element: Any) -> cython.bint:
         """Take back an element that is out. False: go the slow way, nothing has happened."""
         return False
 
-    @cython.cfunc
-    @cython.exceptval(-1, check=True)
     def leave(self, ticket: Any, place: Any, outcome: cython.Py_ssize_t, seconds: cython.double) -> cython.bint:
         """`dequeue` of this ticket, if it was served. False: go the slow way, nothing has happened."""
         return False
 
 
-@cython.cclass
 class FastPath:
     """`alloc`, `free` and `lease` of a pool."""
 

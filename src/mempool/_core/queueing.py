@@ -31,7 +31,6 @@ NEEDS_NO_PLACE: cython.Py_ssize_t = HAS_ALL
 INFINITE: cython.double = NEVER
 
 
-@cython.cclass
 class Queueing:
     """The base of LocalEngine, which has the rest. See Engine in engine.py for what is promised of each call."""
 

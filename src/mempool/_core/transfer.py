@@ -27,7 +27,6 @@ WITHDRAWN = 3  #: left by itself; it refuses what is offered
 IMPOSSIBLE = 5  #: wants more than the limit allows, since it was lowered
 
 
-@cython.cclass
 class Transfer:
     """The elements and permits that one call owns: `elements[first:count]`, and `permits` permissions to ask the source."""
 
@@ -127,7 +126,6 @@ class Transfer:
         self.count += 1
 
 
-@cython.cclass
 class Ticket(Transfer):
     """One caller's place in the line. `wake` is called, outside every decision, when there is something to look at.
 
