@@ -16,7 +16,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import CodeType
@@ -77,16 +77,26 @@ def run(tests: Sequence[str], *, recording: bool = False, limit: float) -> Outco
 
     A fork is ended after `limit` seconds of processor time, or after so many in which it did not wait for a processor.
     """
+    return in_fork(lambda: _be_the_fork(tests, recording), limit)
+
+
+def in_fork(run_tests: Callable[[], NoReturn], limit: float) -> Outcome:
+    """What a fork, which does this, has written to OUTCOME."""
     OUTCOME.parent.mkdir(exist_ok=True)
     OUTCOME.unlink(missing_ok=True)
     pid = os.fork()
     if pid == 0:
-        _be_the_fork(tests, recording, limit)
+        try:
+            os.setsid()
+            resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 2))
+            run_tests()
+        finally:
+            os._exit(1)
     began = time.monotonic()
     ending = os.pidfd_open(pid)
     hung = False
     while not hung and not select.select([ending], [], [], 0.2)[0]:
-        hung = time.monotonic() - began - _kept_waiting(pid) > limit
+        hung = time.monotonic() - began - kept_waiting(pid) > limit
     with contextlib.suppress(ProcessLookupError):  # it may be gone, and have left nobody behind
         os.killpg(pid, signal.SIGKILL)
     status = os.waitpid(pid, 0)[1]
@@ -99,7 +109,7 @@ def run(tests: Sequence[str], *, recording: bool = False, limit: float) -> Outco
         return Outcome(failed=[f"ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "ended early"])
 
 
-def _kept_waiting(pid: int) -> float:
+def kept_waiting(pid: int) -> float:
     """Seconds that the threads of a process have waited for a processor, on a busy machine."""
     total = 0
     for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
@@ -108,14 +118,23 @@ def _kept_waiting(pid: int) -> float:
     return total / 1e9
 
 
-def _be_the_fork(tests: Sequence[str], recording: bool, limit: float) -> NoReturn:
+def print_to_file() -> None:
+    PRINTED.parent.mkdir(exist_ok=True)
+    printed = os.open(PRINTED, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(printed, 1)
+    os.dup2(printed, 2)
+
+
+def leave(outcome: Outcome) -> None:
+    partial = OUTCOME.with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(outcome)), "utf-8")
+    partial.rename(OUTCOME)
+
+
+def _be_the_fork(tests: Sequence[str], recording: bool) -> NoReturn:
     status = 1
     try:
-        os.setsid()
-        resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 2))
-        printed = os.open(PRINTED, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(printed, 1)
-        os.dup2(printed, 2)
+        print_to_file()
         sys.path.insert(0, os.environ["PYTHONPATH"])
         sys.dont_write_bytecode = not recording  # the change has bytecode of its own, in memory only
         if not recording:
@@ -126,9 +145,7 @@ def _be_the_fork(tests: Sequence[str], recording: bool, limit: float) -> NoRetur
             reporter.outcome.failed.append(f"pytest: {status!r}")
         elif status == pytest.ExitCode.TESTS_FAILED and not reporter.outcome.failed:
             reporter.outcome.failed.append("a test cannot be collected")
-        partial = OUTCOME.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(reporter.outcome)), "utf-8")
-        partial.rename(OUTCOME)
+        leave(reporter.outcome)
     finally:
         os._exit(int(status))
 

@@ -9,10 +9,14 @@ tests run which run its line, in forks (forked_tests.py): first those of the fil
 file, and of these the fastest; until one fails, or all have passed. `--enough` bounds how long, as recorded. A test that
 fails must pass without the mutant in the same minute, or it is struck out.
 
-There are some thousands, so they are drawn by `--seed`, of every file in turns: a run that is ended by `--seconds` has tried
-as many of the one as of the other. build/mutants keeps the copy of the tree, the record and the journal; `--resume` goes on.
-Left out are annotations, what is only for type checkers, and the branches for C. Those are tried by `--compiled`: there,
-the core is compiled again for each mutant. Those that survivors.md tells are not tried, unless `--told`.
+With `--warm` the tests are collected once, and a mutant is put into the functions of a fork (warm_tests.py): that is about a
+tenth of the cost. Only what is changed outside of functions is still imported anew.
+
+There are some thousands, so they are drawn by `--seed`, of every file in turns, and of a file one of each place first: a run
+that is ended by `--seconds` has tried as many of the one as of the other. build/mutants keeps the copy of the tree, the
+record and the journal; `--resume` goes on. Left out are annotations, what is only for type checkers, `==` for `is` and back,
+and the branches for C. These are tried by `--compiled`: there, the core is compiled again for each mutant. Those that
+survivors.md tells are not tried, unless `--told`.
 Status 1 if less than `--least` of those that may make a difference were noticed, or a survivor is not told in survivors.md.
 """
 
@@ -29,6 +33,7 @@ import pickle
 import random
 import shutil
 import sys
+import sysconfig
 import time
 import traceback
 from collections.abc import Iterator
@@ -44,6 +49,7 @@ from cosmic_ray.work_item import MutationSpec
 
 from verification import forked_tests
 from verification.planted import TREE, compile_core, copy_tree
+from verification.warm_tests import ColdTests, Swaps, WarmTests, with_tests
 
 SURVIVORS = Path(__file__).with_name("survivors.md")
 STATE = TREE / "build" / "mutants"
@@ -54,7 +60,10 @@ NOT_RECORDED |= {"test_interrupts.py", "test_leaks.py", "test_out_of_memory.py",
 #: Folders of the package that have mutants, beside the package's own files.
 MUTATED = ("_core", "local", "sources")
 #: Of a folder, only this: its other decisions are tried by verification/shared_bugs.py.
-ALSO_MUTATED = ("shared/decisions.py",)
+ALSO_MUTATED = tuple(f"shared/{name}.py" for name in ("decisions", "engine", "operations", "pool_engine"))
+#: Not tried: `==` for `is`, and back. They differ where a type says what its equals are, and for numbers beyond 256, which
+#: hardly a test of a pool has; which of the two is right is a linter's business.
+SAME = ("Eq_Is", "Is_Eq", "NotEq_IsNot", "IsNot_NotEq")
 #: Seconds: what the slowest test may take to be recorded, and a file of tests.
 TEST_SECONDS_MAX = 8
 FILE_SECONDS_MAX = 300
@@ -119,6 +128,8 @@ def mutants(compiled: bool) -> Iterator[MutationSpec]:
         for_c, for_nobody = spans_of(text)
         nodes = list(ast_nodes(get_ast(text)))
         for operator_name, arguments, operator in _operators({}):
+            if operator_name.endswith(SAME):
+                continue
             places = ((node, *place) for node in nodes for place in operator.mutation_positions(node))
             for occurrence, (node, begin, end) in enumerate(places):
                 if is_in(for_nobody, begin) or is_in(for_c, begin) != compiled:
@@ -280,8 +291,17 @@ class Worker:
 
     def passes(self, tests: list[str]) -> str | None:
         """None, or which of these tests failed: what ended their process, if it is not known."""
-        failed = forked_tests.run(tests, limit=self.limit(tests)).failed
+        failed = self.run(tests, self.limit(tests)).failed
         return failed[0] if failed else None
+
+    def run(self, tests: list[str], limit: float) -> forked_tests.Outcome:
+        return forked_tests.run(tests, limit=limit)
+
+    def put_in(self, mutation: MutationSpec, text: str) -> None:
+        """The text is in its file now; is there more to be done?"""
+
+    def take_out(self) -> None:
+        """The sound text is in its file again."""
 
     def try_(self, mutation: MutationSpec) -> dict[str, Any]:
         path = mutation.module_path
@@ -293,12 +313,14 @@ class Worker:
             return entry | {"outcome": "killed", "by": "Python's grammar"}
         times = path.stat()
         path.write_text(text, "utf-8")
+        self.put_in(mutation, text)
         try:
             if self.chosen.compiled and not compile_core(Path()):
                 return entry | {"outcome": "killed", "by": "the compiler"}
             return entry | self.judge(mutation)
         finally:
             path.write_text(self.sources.sound[path], "utf-8")
+            self.take_out()
             if not self.chosen.compiled:  # its bytecode is still good
                 os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
@@ -326,7 +348,7 @@ class Worker:
             entry.pop("batch", None)
             with self.journal.open("a") as journal:
                 journal.write(json.dumps(entry | {"seconds": round(time.monotonic() - began, 2)}) + "\n")
-            print(end="." if entry["outcome"] != "survived" else f"\nsurvived: {entry['name']} {entry['key']}\n", flush=True)
+            say("." if entry["outcome"] != "survived" else f"\nsurvived: {entry['name']} {entry['key']}\n", end="")
 
     def is_sound(self, entry: dict[str, Any]) -> bool:
         """Whether what noticed the mutant passes without it. If not, it is asked no more."""
@@ -335,15 +357,41 @@ class Worker:
             return True
         if self.chosen.compiled:
             compile_core(Path())
-        fails = self.passes(batch)
+        fails = self.passes([failed] if failed in batch else batch)
         if fails is None:
             if failed in batch:  # and not what ended their process, which may be another thing the next time
                 self.reliable.add(str(failed))
             return True
         for test in batch if fails not in batch else [fails]:
-            print(f"\nstruck out, since it fails without a mutant: {test}", flush=True)
+            say(f"\nstruck out, since it fails without a mutant: {test}")
             self.reach.strike_out(test)
         return False
+
+
+class WarmWorker(Worker):
+    """One that has the tests collected already, and puts a mutant into the functions of a fork (warm_tests.py)."""
+
+    def __init__(self, chosen: argparse.Namespace, journal: Path, reach: Reach, warm: WarmTests, cold: ColdTests) -> None:
+        super().__init__(chosen, journal, reach)
+        self.warm, self.cold = warm, cold
+        self.swaps: Swaps | None = []
+
+    def run(self, tests: list[str], limit: float) -> forked_tests.Outcome:
+        return self.cold.run(tests, limit=limit) if self.swaps is None else self.warm.run(tests, self.swaps, limit=limit)
+
+    def put_in(self, mutation: MutationSpec, text: str) -> None:
+        self.swaps = self.warm.swaps(mutation.module_path, self.sources.sound[mutation.module_path], text)
+
+    def take_out(self) -> None:
+        self.swaps = []
+
+
+#: Of the process as it began: pytest captures what is printed later.
+STDOUT = os.fdopen(os.dup(1), "w")
+
+
+def say(text: str, end: str = "\n") -> None:
+    print(text, end=end, file=STDOUT, flush=True)
 
 
 def is_python(text: str) -> bool:
@@ -368,18 +416,50 @@ def record(paths: list[Path], patience: int) -> None:
             print(f"recorded {path}: {len(outcome.lines)} tests, {time.monotonic() - began:.1f} s{failed}", flush=True)
 
 
-def recorded_files() -> list[Path]:
-    return [path for path in sorted(Path("tests").rglob("test_*.py")) if not NOT_RECORDED & set(path.parts)]
+def recorded_files(parts: str) -> list[Path]:
+    files = [path for path in sorted(Path("tests").rglob("test_*.py")) if not NOT_RECORDED & set(path.parts)]
+    return [path for path in files if any(part in str(path) for part in parts.split(","))]
+
+
+def try_warmly(chosen: argparse.Namespace, journal: Path, files: list[Path], number: int, mine: list[MutationSpec]) -> None:
+    cold = ColdTests()
+
+    def work(warm: WarmTests) -> None:
+        parent = os.getppid()
+        records = {path: STATE / "record" / f"{path.stem}.json" for path in files}
+        for path in files[number :: chosen.jobs]:
+            if not records[path].exists():
+                began = time.monotonic()
+                outcome = warm.record(str(path), records[path], chosen.patience * chosen.file_seconds)
+                failed = f"; not asked: {', '.join(outcome.failed)}" if outcome.failed else ""
+                say(f"recorded {path}: {len(outcome.lines)} tests, {time.monotonic() - began:.1f} s{failed}")
+        while not all(record.exists() for record in records.values()) and os.getppid() == parent:
+            time.sleep(0.5)  # the other workers record theirs
+        WarmWorker(chosen, journal, Reach(STATE / "record"), warm, cold).go(mine, chosen.until)
+
+    with_tests([str(path) for path in files], work)
 
 
 def in_turns(everything: list[MutationSpec], chosen: argparse.Namespace) -> list[MutationSpec]:
-    """As many of each file as are to be tried, drawn by the seed: one of every file, then the next of every file ..."""
+    """As many of each file as are to be tried, drawn by the seed: one of every file, then the next of every file ...
+
+    Of each file one of each place comes first, since what one place's dozen of mutants show is mostly the same.
+    """
     draw = random.Random(chosen.seed)
     files: dict[Path, list[MutationSpec]] = {}
     for mutation in everything:
         files.setdefault(mutation.module_path, []).append(mutation)
-    columns = [draw.sample(of_one, len(of_one))[: chosen.each or None] for of_one in files.values()]
+    columns = [by_places(draw.sample(of_one, len(of_one)))[: chosen.each or None] for of_one in files.values()]
     return [mutation for row in itertools.zip_longest(*columns) for mutation in row if mutation is not None]
+
+
+def by_places(drawn: list[MutationSpec]) -> list[MutationSpec]:
+    before: collections.Counter[tuple[int, int]] = collections.Counter()
+    ranks = []
+    for mutation in drawn:
+        ranks.append(before[mutation.start_pos])
+        before[mutation.start_pos] += 1
+    return [mutation for _, mutation in sorted(zip(ranks, drawn, strict=True), key=lambda pair: pair[0])]
 
 
 def entries(journal: Path) -> list[dict[str, Any]]:
@@ -419,10 +499,12 @@ def options() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="python -m verification.mutate", description=__doc__)
     options.add_argument("--each", type=int, default=6, help="how many mutants of every file (%(default)s); 0: all")
     options.add_argument("--seed", type=int, default=1, help="by which they are drawn (%(default)s)")
-    options.add_argument("--only", default="", help="a part of the module's name")
+    options.add_argument("--only", default="", help="parts of the modules' names, with commas (all)")
     options.add_argument(
         "--resume", action="store_true", help="go on with the copy, the record and the journal of the last run"
     )
+    options.add_argument("--warm", action="store_true", help="put a mutant into a process that has imported all")
+    options.add_argument("--tests", default="", help="parts of the names of files of tests, with commas: no others (all)")
     options.add_argument("--again", action="store_true", help="those that survived the last run, with the tree of today")
     options.add_argument("--told", action="store_true", help="those as well that survivors.md tells")
     options.add_argument("--compiled", action="store_true", help="those that only the compiled core executes")
@@ -431,6 +513,9 @@ def options() -> argparse.ArgumentParser:
     )
     options.add_argument("--least", type=float, default=0.9, help="of the sample, to be noticed (%(default)s)")
     options.add_argument("--seconds", type=float, default=float("inf"), help="begin no mutant after so many")
+    options.add_argument(
+        "--file-seconds", type=float, default=FILE_SECONDS_MAX, help="of a file of tests, to be recorded (%(default)s)"
+    )
     options.add_argument("--patience", type=int, default=1, help="times the limits of time, on a busy machine (%(default)s)")
     options.add_argument("--jobs", type=int, default=1, help="how many at a time (%(default)s)")
     return options
@@ -438,7 +523,7 @@ def options() -> argparse.ArgumentParser:
 
 def main() -> int:
     chosen = options().parse_args()
-    until = time.monotonic() + chosen.seconds
+    chosen.until = time.monotonic() + chosen.seconds
     journal = STATE / ("journal-compiled.jsonl" if chosen.compiled else "journal.jsonl")
     survivors = {entry["key"] for entry in entries(journal) if entry["outcome"] == "survived"} if chosen.again else set()
     if not chosen.resume:
@@ -447,17 +532,21 @@ def main() -> int:
         (STATE / "record").mkdir(parents=True)
         (STATE / "tree" / "build").mkdir(parents=True)
         copy_tree(STATE / "tree")
+        for compiled in Path(sysconfig.get_paths()["platlib"], "mempool", "shared").glob("_engine.*"):
+            shutil.copy(compiled, STATE / "tree" / "src" / "mempool" / "shared")  # without it there is no SharedPool
         with (STATE / "tree" / "tests" / "conftest.py").open("a") as conftest:
             conftest.write(forked_tests.NO_SHRINKING)
     os.environ.update(MEMPOOL_PURE="1")
     os.environ.pop("MEMPOOL_REQUIRE_COMPILED", None)
     forked_tests.prepare()
     os.chdir(STATE / "tree")
-    in_trees(chosen.jobs, lambda number: record(recorded_files()[number :: chosen.jobs], chosen.patience))
+    files = recorded_files(chosen.tests)
+    if not chosen.warm:
+        in_trees(chosen.jobs, lambda number: record(files[number :: chosen.jobs], chosen.patience))
     everything = [
         mutation
         for mutation in all_mutants(chosen.compiled, journal.with_suffix(".mutants"))
-        if chosen.only in str(mutation.module_path)
+        if any(part in str(mutation.module_path) for part in chosen.only.split(","))
     ]
     if chosen.again:
         everything = [mutation for mutation in everything if key_of(mutation) in survivors]
@@ -465,13 +554,14 @@ def main() -> int:
     done = {entry["key"] for entry in entries(journal)}
     left = [mutation for mutation in sample if key_of(mutation) not in done]
 
-    reach = Reach(STATE / "record")
-
     def work(number: int) -> None:
+        if chosen.warm:
+            try_warmly(chosen, journal, files, number, left[number :: chosen.jobs])
+            return
         if chosen.compiled:
             os.environ.update(MEMPOOL_PURE="0", MEMPOOL_REQUIRE_COMPILED="1")
             compile_core(Path())
-        Worker(chosen, journal, reach).go(left[number :: chosen.jobs], until)
+        Worker(chosen, journal, Reach(STATE / "record")).go(left[number :: chosen.jobs], chosen.until)
 
     in_trees(chosen.jobs, work)
     keys = {key_of(mutation) for mutation in sample}

@@ -241,3 +241,26 @@ def test_a_stream_is_not_read_by_for() -> None:
             next(iter(pool.read(asyncio.StreamReader())))
 
     asyncio.run(main())
+
+
+def test_a_file_whose_readinto_is_a_coroutine_is_read_to_its_end() -> None:
+    """Straight into each buffer."""
+
+    class Opened:
+        def __init__(self) -> None:
+            self._file = io.BytesIO(DATA)
+
+        async def readinto(self, element: Any) -> int:
+            await asyncio.sleep(0)
+            return self._file.readinto(element)
+
+    async def main() -> bytes:
+        received = bytearray()
+        with make() as pool:
+            async for chunk in pool.read(Opened()):
+                with chunk as view:
+                    received += view
+            assert pool.out == 0
+        return bytes(received)
+
+    assert asyncio.run(main()) == DATA

@@ -17,7 +17,7 @@ from children import run
 from exports import EXPORTS, exported
 
 import mempool
-from mempool import Buffer, Buffers, Pool
+from mempool import Buffer, Buffers, Pool, viewers
 
 COMPILED = mempool.IMPLEMENTATION == "compiled"
 
@@ -336,3 +336,30 @@ def test_where_a_handle_exports_nothing_numpy_and_bytes_take_it_all_the_same() -
         pool.free(buffer)
         with pytest.raises(mempool.UseAfterFree):
             bytes(buffer)
+
+
+@NEEDS_ARROW
+def test_an_array_of_other_memory_is_no_view() -> None:
+    """Neither one whose memory begins before a buffer's, nor one whose memory begins behind it."""
+    array = importlib.import_module("pyarrow").array([1, 2, 3])
+    begin = array.buffers()[1].address
+    assert [viewers._looks_into(array, begin + at, begin + at + 64) for at in (-128, -64, -8, 0, 8)] == [
+        *(False, False, True, True, False)
+    ]
+
+
+@pytest.mark.skipif(COMPILED or sys.version_info < (3, 12), reason="nobody searches for what an extension keeps")
+def test_what_an_extension_keeps_is_seen_before_garbage_was_ever_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that has switched the collector off, say."""
+    monkeypatch.setattr(importlib.import_module("mempool._core._wrappers"), "_collections", [0])
+    gc.disable()
+    try:
+        with Pool(Buffers(4096), 1) as pool:
+            buffer = pool.alloc()
+            keeper = Keeper(exported(buffer))
+            with pytest.raises(BufferError):
+                pool.free(buffer)
+            del keeper
+            pool.free(buffer)
+    finally:
+        gc.enable()

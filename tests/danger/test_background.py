@@ -425,3 +425,22 @@ def test_steps_are_logged_by_the_librarys_own_logger(tmp_path: Path, caplog: pyt
         wait_until(lambda: followed.log)
         wait_until(lambda: caplog.messages)
     assert caplog.messages[0].startswith("pool 'frames': some avg10 = 55.0 %: keep 64 -> 32")
+
+
+def test_it_sleeps_for_the_seconds_that_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`poll` wants milliseconds. With fewer the thread would do all that is due, as ever, and wake a thousand times."""
+    asked: list[float | None] = []
+
+    class Poll:
+        def register(self, _descriptor: int, _events: int) -> None: ...
+
+        def poll(self, milliseconds: float | None) -> list[tuple[int, int]]:
+            asked.append(milliseconds)
+            return []
+
+    monkeypatch.setattr(background.native, "poll", Poll)
+    bell = background._Bell()
+    for seconds in (2.5, 1e9, background.NEVER):
+        bell.wait({}, seconds)
+    bell.close()
+    assert asked == [2501, 86_400_001, None]

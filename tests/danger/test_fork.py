@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from books import assert_at_rest
-from children import in_child
+from children import in_child, run
 
 from mempool import Objects, Pool, PoolClosed, PoolTimeout
 from mempool.testing import ScriptedSource, Step, wait_until, wait_until_async
@@ -479,3 +479,23 @@ def test_a_child_knows_nothing_of_a_resize_that_its_parents_thread_makes() -> No
     source.release()
     growing.join(SOON)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_fork_that_leaves_nothing_to_be_done_says_nothing() -> None:
+    """What Python runs in the child cannot raise: Python would print it, and go on with the half of it."""
+    said = run(
+        """
+        import os, sys
+        from mempool import Objects, Pool
+
+        sys.stderr = sys.stdout  # where Python tells what it ignores
+        pools = [Pool(Objects(bytearray), 2) for _ in range(2)]
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+        else:
+            print([pool.alloc() for pool in pools], flush=True)
+            os._exit(0)
+        """
+    )
+    assert said == "[bytearray(b''), bytearray(b'')]\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from typing import Any
 
 import pytest
 from children import run
@@ -224,3 +225,20 @@ def test_a_handler_inside_works_after_a_release() -> None:
     )
     assert "answered" in said
     assert "ready True" in said
+
+
+def test_a_ballast_that_another_thread_throws_off_as_it_comes_is_not_missed() -> None:
+    """Two regions are one too many; none, because somebody needed it at once, is as good as one."""
+    r = mempool.rescue("1 MiB")
+    thrown_off: list[int] = []
+
+    class ThrownOffAtOnce(list[Any]):
+        def append(self, region: Any) -> None:
+            super().append(region)
+            r.release()
+            thrown_off.append(len(self))
+
+    r.close()
+    r._closed, r._ballast = False, ThrownOffAtOnce()
+    with r:
+        assert (r.ready, thrown_off, r.used) == (False, [0], 1)

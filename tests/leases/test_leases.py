@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import warnings
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from callers import SOON, Caller
 
 import mempool
-from mempool import Buffers, DoubleFree, Objects, Pool
+from mempool import Buffers, DoubleFree, Objects, Pool, dropped
 from mempool.testing import ScriptedSource, Step, wait_until
 
 
@@ -157,3 +158,26 @@ def test_a_lease_that_was_never_served_has_nothing_to_say_when_it_is_dropped() -
         lease._make_ticket()
         del lease
     assert said == []
+
+
+def test_what_is_dropped_where_no_python_runs_is_told_at_a_line_that_exists() -> None:
+    """As the last thing of a thread: there is nothing to point to, and where memory lacks CPython crashes."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        dropped.warn("dropped", 10_000)
+    assert [warning.filename for warning in told] == [dropped.__file__]
+
+
+def test_many_leases_that_were_returned_before_an_interrupt_are_not_returned_again() -> None:
+    """It struck between the pool's having them and the lease's knowing: whoever drops the lease then, drops nothing."""
+    pool = Pool(Objects(bytearray), 2)
+    lease = pool.lease_many(2)
+    lease.__enter__()
+    pool._engine.give(lease._ticket)  # type: ignore[attr-defined]
+    unraisable: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        patch.setattr(sys, "unraisablehook", unraisable.append)
+        del lease
+    assert unraisable == []
+    assert (pool.stats().out, pool.stats().spare) == (0, 4)  # two for the lease, and the reserve of two

@@ -545,3 +545,29 @@ def test_a_minute_of_greenlets_and_native_threads_that_wake_each_other(library: 
     print(library, said)
     assert "'killed': 0" not in said
     assert said.split("} ")[1].startswith("0 "), said
+
+
+def test_a_greenlet_of_eventlet_waits_without_a_limit_of_time() -> None:
+    """The pool's own waits have one, to ask the source again; another caller's need not. And no timer is left."""
+    said = scene(
+        "eventlet",
+        "mempool first",
+        """
+        from mempool.greenlets import EventletWakes
+        hub = eventlet.hubs.get_hub()
+        wakes = EventletWakes(hub)
+        greenlet = spawn(wakes.get)
+        sleep(0)  # sleeps: the others' turn
+        wakes.put(None)
+        wait([greenlet])
+        timers, schedule = [], hub.schedule_call_global
+        hub.schedule_call_global = lambda *call: timers.append(schedule(*call)) or timers[-1]
+        greenlet = spawn(wakes.get, 3600)
+        sleep(0)  # sleeps: the others' turn
+        made = timers[0]
+        wakes.put(None)
+        wait([greenlet])
+        print("waits", made.called)  # as eventlet says of one that was cancelled
+        """,
+    )
+    assert said == "waits True\n"

@@ -12,6 +12,7 @@ import pytest
 from children import run
 
 from mempool.sources import Memory, headroom, levels, numa
+from mempool.sources import memory as memory_module
 
 if not sys.platform.startswith("linux"):
     pytest.skip("the kernel's view of memory is read as Linux tells it", allow_module_level=True)
@@ -486,3 +487,21 @@ def test_each_control_group_above_this_process_counts(monkeypatch: pytest.Monkey
     monkeypatch.setattr(headroom, "_ROOT", tmp_path / "two")
     lines["/proc/self/cgroup"] = "0::/slice/unit\n"
     assert [(group.limit, group.left().size) for group in headroom.groups()] == [(3_000_000, 150_000)]
+
+
+def test_huge_pages_that_are_promised_to_others_are_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel counts those that it has promised, and not yet given, among the free ones."""
+    figures = {"HugePages_Free": 7, "HugePages_Rsvd": 2, "HugePages_Surp": 1}
+    monkeypatch.setattr(levels, "rlimit", lambda _name: (None, None))
+    monkeypatch.setattr(levels, "meminfo", lambda *_: figures)
+    monkeypatch.setattr(levels, "sysctl", lambda _name: 4)
+    left = headroom.addresses_left("huge")
+    assert left is not None
+    assert left.size == (7 - 2 + 4 - 1) * levels.huge_page_size("huge")
+
+
+def test_no_more_is_mapped_than_what_the_alignment_needs() -> None:
+    """The kernel aligns to pages by itself."""
+    page = mmap.PAGESIZE
+    shapes = [memory_module._Shape(page, align, "mapped", huge=False) for align in (page, 4 * page)]
+    assert [shape.mapped - shape.length for shape in shapes] == [0, 3 * page]

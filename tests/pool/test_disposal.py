@@ -48,3 +48,23 @@ def test_of_several_errors_of_a_free_the_first_is_raised() -> None:
     with pytest.raises(LookupError, match="first"):
         pool.close()
     assert pool.stats().disposed == 3
+
+
+def test_a_free_that_cannot_be_called_is_tried_three_times_and_the_element_is_written_off() -> None:
+    """Once more than an interrupt and its successor can spoil; and not for ever, or `close` would never end."""
+    looked: list[str] = []
+
+    class Unreachable(ScriptedSource):
+        def __getattribute__(self, name: str) -> object:
+            if name == "free" and is_closing:
+                looked.append(name)
+                raise LookupError("no free")
+            return super().__getattribute__(name)
+
+    is_closing: list[bool] = []
+    pool = Pool(Unreachable(), 2)
+    is_closing.append(True)
+    with pytest.raises(LookupError, match="no free"):
+        pool.close()
+    assert len(looked) == 2 * 3
+    assert (pool.stats().disposed, pool.stats().written_off) == (2, 2)

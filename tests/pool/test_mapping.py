@@ -176,3 +176,22 @@ def test_looking_results_need_a_second_element() -> None:
     """Of one, the call for the next result would wait for the last; it is said at once."""
     with Pool(Buffers(16), 1) as pool, pytest.raises(ValueError, match="reserve of 2"):
         pool.map(lambda buf, item: buf[:item], [1], linger=True)
+
+
+def test_as_many_items_are_under_way_as_two_for_each_worker() -> None:
+    """One that is at work and one behind it, so that no worker waits for the next item; those of looking results as many."""
+    for linger in (False, True):
+        taken: list[int] = []
+
+        def items(taken: list[int] = taken) -> Iterator[int]:
+            for item in range(40):
+                taken.append(item)
+                yield item
+
+        for workers in (1, 4):
+            taken.clear()
+            with Pool(Objects(object), 20) as pool:
+                results = pool.map(lambda _element, item: item, items(), workers=workers, linger=linger)
+                assert next(results) == 0
+                assert len(taken) == 2 * workers + 1  # the last of them waits for its place
+                results.close()  # type: ignore[attr-defined]  # a generator

@@ -17,6 +17,7 @@ from machines import Followed, Machine, pressure
 
 from mempool import Objects, Pool
 from mempool.pressure import Pressure, follow
+from mempool.psi import PressureSource
 from mempool.testing import ManualClock, wait_until
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "poll"), reason="no select.poll here")
@@ -331,3 +332,15 @@ def test_the_representation_tells_where_it_reads(pool: Pool[Any], tmp_path: Path
     assert repr(followed) == "<Pressure on pool 'frames': /proc/pressure/memory; 0 steps>"
     followed.close()
     assert repr(followed) == "<Pressure on pool 'frames': over; 0 steps>"
+
+
+def test_what_is_to_be_watched_is_written_into_a_file_of_the_kernels(tmp_path: Path) -> None:
+    """A trigger: without it the file has no events."""
+    trigger = tmp_path / "pressure"
+    trigger.touch()
+    source = PressureSource("the test", opens=trigger, writes=b"some 150000 2000000")
+    source.open()
+    assert (source.fd is not None, source.fd_events) == (True, select.POLLPRI)
+    assert not os.get_blocking(source.fd or 0)
+    source.close()
+    assert trigger.read_bytes() == b"some 150000 2000000"

@@ -11,6 +11,7 @@ import pytest
 from wrappers import WRAPPERS
 
 from mempool import Limited, Objects, Pool
+from mempool.sources import protocol
 
 wrapped = pytest.mark.parametrize("wrap", [lambda source: source, *WRAPPERS.values()], ids=["nothing", *WRAPPERS])
 
@@ -183,3 +184,11 @@ def test_a_source_that_lacks_either_method_is_refused(lacking: str) -> None:
     delattr(source, lacking)
     with pytest.raises(TypeError):
         Pool(source(), 0)
+
+
+def test_what_is_written_in_c_is_judged_by_its_text() -> None:
+    """No signature is made for it: CPython 3.12 and 3.13 crash in that where memory runs out."""
+    assert protocol._takes_plainly([].append, 1)
+    assert protocol._takes_plainly([].insert, 2)
+    assert not protocol._takes_plainly([].append, 0)
+    assert not protocol._takes_plainly([].append, 2)
