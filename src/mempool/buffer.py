@@ -17,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import itertools
+import math
 import numbers
 import operator
 import sys
@@ -238,11 +239,9 @@ class Buffer:
         if not 0 <= number <= 255:
             raise ValueError(f"a byte is 0 to 255, not {number}")
         if cython.compiled:
-            if self.state != LIVE or self.block.is_lost:
+            if self.state != LIVE or self.block.is_lost or (WITHOUT_GIL and not begin_look(self, FILL)):  # type: ignore[name-defined]
                 raise self._dead()
             if WITHOUT_GIL:
-                if not begin_look(self, FILL):  # type: ignore[name-defined]
-                    raise self._dead()
                 overwrite(self.block, number)
                 end_look(self, FILL)  # type: ignore[name-defined]
                 return
@@ -319,6 +318,8 @@ class Buffer:
 
     def is_alive(self) -> bool:
         """Whether the memory can be looked at through this handle."""
+        if not cython.compiled and "freed_by" in self.__dict__:
+            return False  # see _renew
         return self.state == LIVE and not (WITHOUT_GIL and self.watch & CLAIMED)  # type: ignore[name-defined]
 
     def detach(self) -> Any:
@@ -396,14 +397,8 @@ class Buffer:
         )
 
 
-def first_handle(region: Any, source: Any) -> Buffer:
-    """The handle of memory that a source has just made. It owns the memory from its `begin` on."""
-    buffer: Buffer = new_handle(Block(region, source))
-    return buffer
-
-
 def handle_of(block: Block) -> Buffer:
-    """Another handle of memory whose last one is dead. It owns the memory from its `begin` on."""
+    """A handle of memory that was just made, or whose last handle is dead. It owns the memory from its `begin` on."""
     buffer: Buffer = new_handle(block)
     return buffer
 
@@ -424,9 +419,8 @@ def identity_of(element: object) -> int:
 def prepare(transfer: Transfer, owner: Any, lingering: cython.bint = False) -> Buffer | None:
     """Make what `revoke` needs. Returns the first of these that cannot be freed; or None. lingering: views do not hinder."""
     elements = transfer.held()
-    i: cython.Py_ssize_t = transfer.first - 1
-    for element in elements:
-        i += 1
+    i: cython.Py_ssize_t
+    for i, element in enumerate(elements, transfer.first):
         if type(element) is Buffer:
             buffer: Buffer = element
             if buffer.state != LIVE or buffer.block.owner is not owner:
@@ -474,7 +468,7 @@ def revoke(transfer: Transfer, lingering: cython.bint = False) -> Buffer | None:
         if type(transfer.elements[i]) is not Buffer:
             continue
         old = transfer.elements[i]
-        if old.next_handle is None:
+        if old.next_handle is None and (cython.compiled or old.state != DEAD or transfer.free_called):
             continue  # done before
         if cython.compiled:
             if old.exporter != cython.NULL:
@@ -483,20 +477,8 @@ def revoke(transfer: Transfer, lingering: cython.bint = False) -> Buffer | None:
             old.next_handle.state = LIVE
             transfer.elements[i] = old.next_handle
             old.next_handle = None
-        else:
-            try:
-                if not lingering or (old.views() == 0 and not old.next_handle.lingers):
-                    _shut(old)
-            except BufferError:
-                if not lingering:
-                    return old
-            # In this order: whatever exception is raised between two of these lines, the next `revoke` goes on from there.
-            if lingering and (old.views() > 0 or old.next_handle.lingers):
-                _pass_on(old, old.next_handle)
-            old.next_handle.state = LIVE
-            old.state = DEAD
-            transfer.elements[i] = old.next_handle
-            old.next_handle = None
+        elif not _renew(transfer, i, lingering):
+            return old
     return None
 
 
@@ -556,18 +538,13 @@ def fit(called: str, size: int, dtype: Any, shape: Any) -> tuple[Any, int, list[
         raise ValueError(f"{called}: an item of {dtype!r} takes no bytes; say how many, as in 'S8'")
     if shape is None:
         shape = size // kind.itemsize
-    lengths: list[Any] = [shape] if isinstance(shape, numbers.Integral) else list(shape)
-    items: Any = 1
-    place: Any
-    for place in range(len(lengths)):
-        lengths[place] = operator.index(lengths[place])  # Python's own numbers: those of NumPy overflow
-        items *= lengths[place]
+    # Python's own numbers: those of NumPy overflow.
+    lengths = list(map(operator.index, [shape] if isinstance(shape, numbers.Integral) else shape))
+    items = math.prod(lengths)
     if items <= 0 and lengths.count(-1) == 1:
         items = -items  # of the others
         lengths[lengths.index(-1)] = 0 if items <= 0 else size // kind.itemsize // items
-        items = 1
-        for length in lengths:
-            items *= length
+        items = math.prod(lengths)
     if min(lengths, default=0) < 0 or items * kind.itemsize > size:
         takes, has = compared(items * kind.itemsize, size)
         raise ValueError(
@@ -727,15 +704,12 @@ else:
                 buffer.view = None
             buffer.lent = None
 
-        def _bytes_of(buffer: Buffer) -> bytes:
-            return buffer._view().tobytes()
-
         def _array_of(buffer: Buffer, dtype: Any = None, copy: bool | None = None) -> Any:
             """For `numpy.asarray`, which would take it for a sequence of numbers."""
             np = _numpy()
             return np.array(buffer.array(), dtype) if copy else np.asarray(buffer.array(), dtype)
 
-        Buffer.__bytes__ = _bytes_of  # type: ignore[attr-defined]
+        Buffer.__bytes__ = lambda buffer: buffer._view().tobytes()  # type: ignore[attr-defined]
         Buffer.__array__ = _array_of  # type: ignore[attr-defined]
 
     def _listed(window: Any, block: Block) -> int:
@@ -755,12 +729,39 @@ else:
         """A handle that is not in force yet: nobody can look through it."""
         buffer = Buffer.__new__(Buffer)
         buffer.view = _window(block)
-        buffer.lent = None
+        buffer.lent = buffer.next_handle = None
         buffer.lingers = False
         buffer.block = block
-        buffer.next_handle = None
         buffer.state = UNUSED
         return buffer
+
+    def _renew(transfer: Transfer, i: int, lingering: bool) -> bool:
+        """`revoke` one handle. False: somebody views it; or another thread frees it, which was the first in its dict."""
+        old = transfer.elements[i]
+        try:
+            if old.__dict__.setdefault("freed_by", transfer) is not transfer or old.next_handle is None:
+                return False
+            try:
+                if not lingering or (old.views() == 0 and not old.next_handle.lingers):
+                    _shut(old)
+            except BufferError:
+                if not lingering:
+                    raise
+            # In this order: whatever exception is raised between two of these lines, the next `revoke` goes on from there.
+            if lingering and (old.views() > 0 or old.next_handle.lingers):
+                _pass_on(old, old.next_handle)
+            old.next_handle.state = LIVE
+            old.state = DEAD
+            transfer.elements[i] = old.next_handle
+            old.next_handle = None
+            old.__dict__["freed_by"] = None
+        except BaseException as error:
+            if transfer.elements[i] is old and old.__dict__.get("freed_by") is transfer:
+                del old.__dict__["freed_by"]
+            if isinstance(error, BufferError):
+                return False
+            raise
+        return True
 
     def _pass_on(old: Buffer, next_handle: Buffer) -> None:
         """The views that look through `old` keep `next_handle` from now on. May be done again."""
@@ -775,7 +776,7 @@ else:
             view = memoryview(bytearray(1))
             address, size = 0, 1
 
-        sample = first_handle(Region, None)
+        sample = handle_of(Block(Region, None))
         sample.state = DEAD
         unseen = sample.views()
         sample.lent = Region()

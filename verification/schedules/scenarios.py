@@ -236,6 +236,27 @@ def double_free() -> None:
 
 
 @scenario
+def double_free_of_an_untracked_buffer() -> None:
+    """The same where nothing but the handle tells of it: whoever comes first to it frees it."""
+    refused: list[None] = []
+    with it.no_interleave():
+        memory = BufferMemory(2)
+        pool = Pool(memory, 2, track="nothing")
+        kept, buffer = pool.alloc(), pool.alloc()
+
+    def free() -> None:
+        try:
+            pool.free(buffer)
+        except (DoubleFree, ForeignElement, BufferError):
+            refused.append(None)
+
+    together(free, free)
+    assert (len(refused), pool.out) == (1, 1)
+    pool.free(kept)
+    at_rest(pool, memory)
+
+
+@scenario
 def drain_and_free() -> None:
     """Whoever drains is woken by the last element that is returned."""
     with it.no_interleave():

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import ClassVar
 
-from mempool.buffer import EXPORTS, Block, Buffer, first_handle
+from mempool.buffer import EXPORTS, Block, Buffer, handle_of
 from mempool.errors import PoisonError
 from mempool.sources import forks, provider
 from mempool.sources.entering import was_entered
@@ -128,7 +128,7 @@ class Buffers:
         region = self._memory.take()
         buffer: Buffer | None = None
         try:
-            buffer = first_handle(region, self)
+            buffer = handle_of(Block(region, self))
             if self._mortal is not None:
                 self._mortal[id(buffer.block)] = buffer.block
             buffer.begin()
