@@ -135,6 +135,27 @@ cdef extern from *:
         mempool_stops[mempool_stops_count++] = self;
         Py_XDECREF(value);  /* which may run anything */
     }
+    /* Whoever awaits takes the value. For who drives an awaitable by hand, and looks, the arguments are made then. */
+    static inline int mempool_have_args(PyObject *self) {
+        PyStopIterationObject *stop = (PyStopIterationObject *)self;
+        if (stop->value != NULL && PyTuple_GET_SIZE(stop->args) == 0) {
+            PyObject *args = PyTuple_Pack(1, stop->value);
+            if (args == NULL)
+                return -1;
+            Py_SETREF(stop->args, args);
+        }
+        return 0;
+    }
+    static PyObject *mempool_attribute_of_stop(PyObject *self, PyObject *name) {
+        int fails = PyUnicode_CompareWithASCIIString(name, "args") == 0 && mempool_have_args(self) < 0;
+        return fails ? NULL : PyObject_GenericGetAttr(self, name);
+    }
+    static PyObject *mempool_repr_of_stop(PyObject *self) {
+        return mempool_have_args(self) < 0 ? NULL : ((PyTypeObject *)PyExc_StopIteration)->tp_repr(self);
+    }
+    static PyObject *mempool_str_of_stop(PyObject *self) {
+        return mempool_have_args(self) < 0 ? NULL : ((PyTypeObject *)PyExc_StopIteration)->tp_str(self);
+    }
     static inline int mempool_make_stops(void) {
         mempool_stop_type.tp_name = "StopIteration";
         mempool_stop_type.tp_doc = "Signal the end from iterator.__next__().";
@@ -142,6 +163,9 @@ cdef extern from *:
         mempool_stop_type.tp_basicsize = sizeof(PyStopIterationObject);
         mempool_stop_type.tp_flags = Py_TPFLAGS_DEFAULT;
         mempool_stop_type.tp_dealloc = mempool_end_stop;
+        mempool_stop_type.tp_getattro = mempool_attribute_of_stop;
+        mempool_stop_type.tp_repr = mempool_repr_of_stop;
+        mempool_stop_type.tp_str = mempool_str_of_stop;
         mempool_stops_are_ready = PyType_Ready(&mempool_stop_type) == 0;
         return mempool_stops_are_ready ? 0 : -1;
     }

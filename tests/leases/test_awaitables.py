@@ -194,6 +194,9 @@ def test_the_end_of_an_awaitable_that_somebody_caught_is_his() -> None:
             async with pool.lease(), pool.lease():
                 pass
         assert [end.value for end in ends] == [lease.element for lease in leases]
+        assert [end.args for end in ends] == [(lease.element,) for lease in leases]
+        usual = StopIteration(leases[0].element)
+        assert (repr(ends[0]), str(ends[0])) == (repr(usual), str(usual))
         assert len({id(end) for end in ends}) == 6
         for end in ends:
             assert (end.__context__, end.__cause__, getattr(end, "__notes__", None)) == (None, None, None)
