@@ -23,7 +23,7 @@ INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
 VERSION = f"%(prog)s %(version)s, {IMPLEMENTATION} core, Python {platform.python_version()}"
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, "-V", "--version", prog_name="mempool", message=VERSION)
 @click.pass_context
 def mempool(context: click.Context) -> None:

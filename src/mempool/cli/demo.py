@@ -22,27 +22,24 @@ MEMORY_MAX = 1 << 30
 
 @click.command(short_help="Hash files while memory runs out.")
 @click.argument("path", required=False, type=click.Path(exists=True, path_type=Path))
-@click.option("--workers", type=click.IntRange(1, 256), default=16, show_default=True, help="How many hash.")
+@click.option("--workers", type=click.IntRange(1, 256), default=16, help="How many hash.")
 @click.option(
     "--buffer-size",
     metavar="SIZE",
     callback=kinds.size(at_least=BUFFER_SIZE_MIN),
     default="256 KiB",
-    show_default=True,
     help="Of a buffer, in all three runs.",
 )
 @click.option(
     "--reserve",
     type=click.IntRange(1, kinds.RESERVE_MAX),
     default=4,
-    show_default=True,
     help="How many buffers the pool promises at first.",
 )
 @click.option(
     "--limit",
     type=click.IntRange(1, kinds.RESERVE_MAX),
     default=24,
-    show_default=True,
     help="How many it has at most.",
 )
 @click.option(
@@ -62,7 +59,6 @@ MEMORY_MAX = 1 << 30
     metavar="SIZE",
     callback=kinds.size(at_least=MARGIN, at_most=MEMORY_MAX),
     default="32 MiB",
-    show_default=True,
     help="What a run may take beyond what its process has when it begins.",
 )
 @click.option(
@@ -70,7 +66,6 @@ MEMORY_MAX = 1 << 30
     type=click.FloatRange(0, 1000),
     metavar="MS",
     default=5.0,
-    show_default=True,
     help="Milliseconds before each read, as with a disk at the other end of a network; 0: none.",
 )
 @click.option(
@@ -78,7 +73,6 @@ MEMORY_MAX = 1 << 30
     metavar="SECONDS",
     callback=kinds.seconds,
     default="15",
-    show_default=True,
     help="A run takes no longer; files that it does not reach are counted.",
 )
 @click.option(

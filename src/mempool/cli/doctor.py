@@ -20,7 +20,6 @@ from mempool.sources.levels import LEVELS
     "--level",
     type=click.Choice(LEVELS),
     default="resident",
-    show_default=True,
     help="What you need: the status tells whether it can be had.",
 )
 @click.option(
@@ -28,7 +27,6 @@ from mempool.sources.levels import LEVELS
     metavar="SIZE",
     callback=kinds.size(at_least=1),
     default="1 MiB",
-    show_default=True,
     help="How much to ask for, of each kind.",
 )
 @click.option("--json", "figures", metavar="FILE", help="Write all of it to this file; - is the standard output.")

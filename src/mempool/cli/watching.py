@@ -97,7 +97,7 @@ def rows_for(target: str) -> list[Row]:
 
 @click.command(short_help="Say why a pool has nothing to give.")
 @click.argument("target", metavar="POOL[@PID]")
-@click.option("--patience", type=click.FloatRange(0.01, 3600), default=1.0, show_default=True, help="Seconds for an answer.")
+@click.option("--patience", type=click.FloatRange(0.01, 3600), default=1.0, help="Seconds for an answer.")
 def why(*, target: str, patience: float) -> int:
     """Say why a pool has nothing to give: what is promised, who holds what, with what the source failed.
 
@@ -142,9 +142,7 @@ def why_of(row: Row, patience: float) -> tuple[str, bool]:
 @click.option("--limit", type=click.IntRange(0), help="How many may exist at once.")
 @click.option("--expect", type=click.IntRange(0), help="Only if the reserve is this: nobody else has steered meanwhile.")
 @click.option("--dry-run", is_flag=True, help="Say what it would take, and do nothing.")
-@click.option(
-    "--patience", type=click.FloatRange(0.01, 3600), default=30.0, show_default=True, help="Seconds for an answer."
-)
+@click.option("--patience", type=click.FloatRange(0.01, 3600), default=30.0, help="Seconds for an answer.")
 def resize(
     *,
     target: str,

@@ -16,9 +16,7 @@ from mempool.watch.sources import Here, RowSource
 
 
 @click.command(short_help="Show the pools of this machine, live.")
-@click.option(
-    "--interval", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, help="Seconds between two looks."
-)
+@click.option("--interval", type=click.FloatRange(0.1, 60), default=1.0, help="Seconds between two looks.")
 @click.option("--once", is_flag=True, help="Write a table and end; so it does where it is piped.")
 @click.option("--fleet", metavar="ADDRESS", help="The pools on the workers of this Dask scheduler, as tcp://farm:8786.")
 def top(*, interval: float, once: bool, fleet: str | None) -> int:

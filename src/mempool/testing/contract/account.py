@@ -104,8 +104,7 @@ class AccountContract(Contract):
         self.expire(pool, 3, waiting=1)
         with pytest.raises(PoolTimeout):
             in_vain.result(SOON)
-        pool.free(element)
-        assert same(served.result(SOON), element)
+        self.hand_on(pool, element, to=served)
         wait_until(lambda: pool.stats().waits_served == 1)
         stats = pool.stats()
         assert stats.waits_timed_out == 1
@@ -168,8 +167,7 @@ class AccountContract(Contract):
     @waits
     def test_repr_tells_the_state(self) -> None:
         """repr: name, reserve, spare, out, in line."""
-        pool, _source = self.pool(1, otherwise=fails, name="frames")
-        element = self.alloc(pool)
+        pool, _source, element = self.used_up(name="frames")
         waiter = self.wait_for(pool)
         assert repr(pool) == "<Pool 'frames' reserve=1: 0 spare, 1 out, 1 in line>"
         pool.free(element)
@@ -223,8 +221,7 @@ class AccountContract(Contract):
     @waits
     def test_a_sources_alloc_may_serve_the_line(self) -> None:
         """A free in the middle of somebody's alloc serves those who wait."""
-        pool, source = self.pool(1, otherwise=fails)
-        element = self.alloc(pool)
+        pool, source, element = self.used_up()
         waiter = self.wait_for(pool)
 
         def free_then_fail() -> None:

@@ -99,8 +99,7 @@ class AllocContract(Contract):
     @waits
     def test_alloc_waits_when_there_is_nothing(self) -> None:
         """In order: the line, when source and reserve have nothing."""
-        pool, source = self.pool(1, otherwise=fails)
-        element = self.alloc(pool)
+        pool, source, element = self.used_up()
         waiter = self.wait_for(pool)
         assert pool.stats().waiting == 1
         pool.free(element)

@@ -125,6 +125,11 @@ class Contract:
         self._pools.append((pool, source))
         return pool, source
 
+    def used_up(self, **options: Any) -> tuple[Pool[Any], ScriptedSource[Any], Any]:
+        """A pool of one element, its source, which fails from now on, and the element, which is out."""
+        pool, source = self.pool(1, otherwise=fails, **options)
+        return pool, source, self.alloc(pool)
+
     def new_pool(self, source: ScriptedSource[Any], reserve: int, **options: Any) -> Pool[Any]:
         """A pool without the clock and without an audit at the end."""
         self._examine_once()
@@ -161,9 +166,18 @@ class Contract:
 
     def expire(self, pool: Pool[Any], seconds: float, waiting: int) -> None:
         """Let the time of callers run out until only so many still wait."""
-        self.clock.wait_until_parked(pool.stats().waiting)
-        self.clock.advance(seconds)
+        self.pass_time(seconds, parked=pool.stats().waiting)
         wait_until(lambda: pool.stats().waiting == waiting)
+
+    def pass_time(self, seconds: float, *, parked: int) -> None:
+        """Let time go on when so many callers are parked."""
+        self.clock.wait_until_parked(parked)
+        self.clock.advance(seconds)
+
+    def hand_on(self, pool: Pool[Any], element: Any, *, to: Future[Any]) -> None:
+        """Free this element: who waits for it has it."""
+        pool.free(element)
+        assert same(to.result(SOON), element)
 
     # -- whether there is any sense in testing
 

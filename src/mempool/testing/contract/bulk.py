@@ -9,7 +9,7 @@ import pytest
 
 from mempool.errors import DoubleFree, ForeignElement, LineFull, PoolTimeout
 from mempool.pool import Pool
-from mempool.testing.contract.base import SOON, Contract, fails, raises, same, same_in_any_order, waits, works
+from mempool.testing.contract.base import SOON, Contract, fails, raises, same_in_any_order, waits, works
 from mempool.testing.contract.callers import ThreadCallers, in_line
 from mempool.testing.scripted import SourceBroken
 from mempool.testing.waiting import wait_until
@@ -139,13 +139,11 @@ class BulkContract(Contract):
         two = self.wait_for_many(pool, 2)
         one = self.wait_for(pool)
         pool.free_many(elements[:2])
-        self.clock.wait_until_parked(3)
-        self.clock.advance(1)
+        self.pass_time(1, parked=3)
         assert isinstance(big.exception(SOON), PoolTimeout)
         assert same_in_any_order(two.result(SOON), elements[:2])
         assert not one.done()
-        pool.free(elements[2])
-        assert same(one.result(SOON), elements[2])
+        self.hand_on(pool, elements[2], to=one)
         self.audit(pool, source, out=elements)
 
     @waits
@@ -214,8 +212,7 @@ class BulkContract(Contract):
         waiter = self.wait_for_many(pool, 5)
         wait_until(lambda: pool.stats().spare == 2)  # an engine may join the line first, and hand over what it has got then
         source.otherwise = works
-        self.clock.wait_until_parked(1)
-        self.clock.advance(0.05)
+        self.pass_time(0.05, parked=1)
         elements = waiter.result(SOON)
         assert source.made == 5
         self.audit(pool, source, out=elements)

@@ -60,8 +60,7 @@ class CloseContract(Contract):
     @waits
     def test_closing_ends_every_wait(self) -> None:
         """Every ticket in the line fails with PoolClosed."""
-        pool, source = self.pool(1, otherwise=fails)
-        element = self.alloc(pool)
+        pool, source, element = self.used_up()
         waiters = [self.wait_for(pool), self.wait_for_many(pool, 2), self.wait_for(pool)]
         assert pool.close() == 1
         for waiter in waiters:
@@ -182,8 +181,7 @@ class CloseContract(Contract):
         with pytest.raises(PoolTimeout):
             pool.drain(timeout=0)
         draining = self.drain(pool, timeout=2)
-        self.clock.wait_until_parked(1)
-        self.clock.advance(2)
+        self.pass_time(2, parked=1)
         assert isinstance(draining.exception(SOON), PoolTimeout)
         self.audit(pool, source, out=[element])
         pool.free(element)

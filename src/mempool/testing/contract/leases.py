@@ -34,13 +34,11 @@ class LeaseContract(Contract):
     @waits
     def test_a_lease_waits_in_the_same_line(self) -> None:
         """A lease stands in the line like any other caller."""
-        pool, source = self.pool(1, otherwise=fails)
-        element = self.alloc(pool)
+        pool, source, element = self.used_up()
         lease = pool.lease()
         first = self.wait_to_enter(pool, lease)
         second = self.wait_for(pool)
-        pool.free(element)
-        assert same(first.result(SOON), element)
+        self.hand_on(pool, element, to=first)
         self.callers.leave(lease).result(SOON)
         assert same(second.result(SOON), element)
         self.audit(pool, source, out=[element])

@@ -21,13 +21,11 @@ class LineContract(Contract):
     @waits
     def test_first_come_first_served(self) -> None:
         """Callers in the line are served in the order in which they came."""
-        pool, source = self.pool(1, otherwise=fails)
-        element = self.alloc(pool)
+        pool, source, element = self.used_up()
         waiters = [self.wait_for(pool) for _ in range(5)]
         for place, waiter in enumerate(waiters):
             assert pool.stats().waiting == 5 - place
-            pool.free(element)
-            assert same(waiter.result(SOON), element)
+            self.hand_on(pool, element, to=waiter)
             element = waiter.result()
             assert not any(later.done() for later in waiters[place + 1 :])
         self.audit(pool, source, out=[element])
@@ -83,8 +81,7 @@ class LineContract(Contract):
         """A caller whose time is up gets PoolTimeout, which is a TimeoutError, at the moment it was due."""
         pool, _source = self.pool(0, otherwise=fails)
         waiter = self.wait_for(pool, timeout=1.5)
-        self.clock.wait_until_parked(1)
-        self.clock.advance(1.25)
+        self.pass_time(1.25, parked=1)
         self.clock.wait_until_parked(1)
         assert pool.stats().waiting == 1
         self.clock.advance(0.25)
@@ -122,40 +119,34 @@ class LineContract(Contract):
         pool, source = self.pool(0, otherwise=fails)
         waiter = self.wait_for(pool, timeout=1)
         for _quarter in range(3):
-            self.clock.wait_until_parked(1)
-            self.clock.advance(0.25)
+            self.pass_time(0.25, parked=1)
             assert pool.try_alloc() is None
             pool.resize(limit=5 + source.alloc_calls)  # which wakes the head in vain
         assert not waiter.done()
-        self.clock.wait_until_parked(1)
-        self.clock.advance(0.25)
+        self.pass_time(0.25, parked=1)
         assert isinstance(waiter.exception(SOON), PoolTimeout)
 
     @waits
     def test_a_ticket_whose_time_is_up_refuses_and_the_next_is_offered(self) -> None:
         """An element freed after a caller gave up goes to the next in line; nobody is served who is not there."""
-        pool, source = self.pool(1, otherwise=fails)
-        element = self.alloc(pool)
+        pool, source, element = self.used_up()
         gone = self.wait_for(pool, timeout=1)
         waiting = self.wait_for(pool)
         self.expire(pool, 1, waiting=1)
         assert isinstance(gone.exception(SOON), PoolTimeout)
-        pool.free(element)
-        assert same(waiting.result(SOON), element)
+        self.hand_on(pool, element, to=waiting)
         self.audit(pool, source, out=[element])
 
     @waits
     def test_one_that_leaves_the_middle_of_the_line_disturbs_nobody(self) -> None:
         """Those before and behind keep their order."""
-        pool, source = self.pool(1, otherwise=fails)
-        element = self.alloc(pool)
+        pool, source, element = self.used_up()
         first = self.wait_for(pool)
         middle = self.wait_for(pool, timeout=1)
         last = self.wait_for(pool)
         self.expire(pool, 1, waiting=2)
         assert isinstance(middle.exception(SOON), PoolTimeout)
-        pool.free(element)
-        assert same(first.result(SOON), element)
+        self.hand_on(pool, element, to=first)
         pool.free(first.result())
         assert same(last.result(SOON), element)
         self.audit(pool, source, out=[element])
@@ -165,25 +156,21 @@ class LineContract(Contract):
     @waits
     def test_a_full_line_is_an_error_at_once(self) -> None:
         """`max_waiting` callers may wait; one more gets LineFull at once, and its place is nobody's."""
-        pool, source = self.pool(1, otherwise=fails, max_waiting=2)
-        element = self.alloc(pool)
+        pool, source, element = self.used_up(max_waiting=2)
         waiters = [self.wait_for(pool), self.wait_for(pool)]
         with pytest.raises(LineFull):
             self.alloc(pool)
         for waiter in waiters:
-            pool.free(element)
-            assert same(waiter.result(SOON), element)
+            self.hand_on(pool, element, to=waiter)
             element = waiter.result()
         again = self.wait_for(pool)
-        pool.free(element)
-        assert same(again.result(SOON), element)
+        self.hand_on(pool, element, to=again)
         self.audit(pool, source, out=[element])
 
     @waits
     def test_no_line_at_all_still_serves_what_there_is(self) -> None:
         """max_waiting=0: what can be had is had; what would wait is LineFull."""
-        pool, source = self.pool(1, otherwise=fails, max_waiting=0)
-        element = self.alloc(pool)
+        pool, source, element = self.used_up(max_waiting=0)
         with pytest.raises(LineFull):
             self.alloc(pool)
         self.audit(pool, source, out=[element])
@@ -202,12 +189,10 @@ class LineContract(Contract):
     @waits
     def test_a_long_wait_is_logged_once(self, caplog: pytest.LogCaptureFixture) -> None:
         """A wait beyond `patience` seconds is logged once, with the pool's name and what is out."""
-        pool, source = self.pool(1, otherwise=fails, name="frames", patience=3)
-        element = self.alloc(pool)
+        pool, source, element = self.used_up(name="frames", patience=3)
         waiter = self.wait_for(pool)
         for second in range(1, 8):
-            self.clock.wait_until_parked(1)
-            self.clock.advance(1)
+            self.pass_time(1, parked=1)
             if second == 2:
                 self.clock.wait_until_parked(1)
                 assert caplog.records == []
@@ -215,8 +200,7 @@ class LineContract(Contract):
         self.clock.wait_until_parked(1)
         assert [(record.name, record.levelname) for record in caplog.records] == [("mempool", "WARNING")]
         assert "'frames'" in caplog.messages[0]
-        pool.free(element)
-        assert same(waiter.result(SOON), element)
+        self.hand_on(pool, element, to=waiter)
         self.audit(pool, source, out=[element])
 
     @waits

@@ -67,8 +67,7 @@ class RestContract(Contract):
     @waits
     def test_who_finds_no_spare_asks_a_source_that_rests(self) -> None:
         """Nobody joins the line without having asked."""
-        pool, source = self.pool(1, otherwise=fails)
-        element = self.alloc(pool)
+        pool, source, element = self.used_up()
         for _ in range(3):
             calls = source.alloc_calls
             with pytest.raises(PoolTimeout):
@@ -80,8 +79,7 @@ class RestContract(Contract):
     @waits
     def test_what_was_heard_from_others_does_not_make_the_rest_longer(self) -> None:
         """Who asks while the source rests, because there is no spare, and fails, is no new failure."""
-        pool, source = self.pool(1, otherwise=fails)
-        element = self.alloc(pool)
+        pool, source, element = self.used_up()
         with pytest.raises(PoolTimeout):
             self.alloc(pool, timeout=0)
         pool.free(element)

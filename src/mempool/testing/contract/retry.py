@@ -77,14 +77,12 @@ class RetryContract(Contract):
         """A newcomer is a reason to ask the source at once: the head asks the source, and is served before the newcomer."""
         pool, source = self.pool(0, otherwise=fails)
         head = self.wait_for(pool)
-        self.clock.wait_until_parked(1)
-        self.clock.advance(SOONEST)
+        self.pass_time(SOONEST, parked=1)
         source.then(works)
         newcomer = self.wait_for(pool)
         element = head.result(SOON)
         assert not newcomer.done()
-        pool.free(element)
-        assert same(newcomer.result(SOON), element)
+        self.hand_on(pool, element, to=newcomer)
         self.audit(pool, source, out=[element])
 
     @waits
@@ -188,8 +186,7 @@ class RetryContract(Contract):
     @waits
     def test_an_element_freed_while_the_head_asks_serves_the_next(self) -> None:
         """The head cannot take it before it is out of the source, where its question may bring it another."""
-        pool, source = self.pool(1, otherwise=fails)
-        element = self.alloc(pool)
+        pool, source, element = self.used_up()
         head = self.wait_for(pool)
         second = self.wait_for(pool)
         self.clock.wait_until_parked(2)

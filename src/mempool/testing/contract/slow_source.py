@@ -48,8 +48,7 @@ class SlowSourceContract(Contract):
         behind = [self.wait_for(pool), self.wait_for(pool)]
         self.let_the_head_ask_slowly(pool, source)
         for waiter, element in zip(behind, elements, strict=True):
-            pool.free(element)
-            assert same(waiter.result(SOON), element)
+            self.hand_on(pool, element, to=waiter)
         assert not head.done()
         source.release(works)
         self.audit(pool, source, out=[*(waiter.result() for waiter in behind), *head.result(SOON)])
@@ -57,8 +56,7 @@ class SlowSourceContract(Contract):
     @waits
     def test_who_is_behind_a_caller_inside_a_slow_source_may_be_a_thread(self) -> None:
         """The same, where the head is this kind of caller."""
-        pool, source = self.pool(1, otherwise=fails)
-        element = self.alloc(pool)
+        pool, source, element = self.used_up()
         head = self.wait_for(pool)
         behind = self.wait_in_thread(pool)
         self.let_the_head_ask_slowly(pool, source)
@@ -70,8 +68,7 @@ class SlowSourceContract(Contract):
     @waits
     def test_a_newcomer_has_what_was_returned_while_the_head_is_inside_a_slow_source(self) -> None:
         """It lies there, and the head cannot use it yet: the newcomer does not even wait."""
-        pool, source = self.pool(1, otherwise=fails)
-        element = self.alloc(pool)
+        pool, source, element = self.used_up()
         head = self.wait_in_thread(pool)
         self.let_the_head_ask_slowly(pool, source)
         pool.free(element)
@@ -119,8 +116,7 @@ class SlowSourceContract(Contract):
         self.let_the_head_ask_slowly(pool, source)
         assert pool.stats().spare == 1
         assert not behind.done()
-        pool.free(elements[1])
-        assert same(behind.result(SOON), elements[1])
+        self.hand_on(pool, elements[1], to=behind)
         assert pool.stats().spare == 1
         source.release(works)
         assert same_in_any_order(big.result(SOON), [elements[0], source.existing[-1]])
@@ -142,24 +138,20 @@ class SlowSourceContract(Contract):
         assert not third.done()
         source.release(works)
         assert len(head.result(SOON)) == 1
-        pool.free(big.result()[0])
-        assert same(third.result(SOON), big.result()[0])
+        self.hand_on(pool, big.result()[0], to=third)
         self.audit(pool, source, out=[third.result(), big.result()[1], *head.result()])
 
     @waits
     def test_a_slow_source_is_left_alone_for_as_long_as_it_took(self) -> None:
         """Else a head that asks whenever something has changed would never be out of it when something is returned."""
-        pool, source = self.pool(1, otherwise=fails)
-        element = self.alloc(pool)
+        pool, source, element = self.used_up()
         head = self.wait_in_thread(pool)
         self.let_the_head_ask_slowly(pool, source)
         newcomer = self.wait_for(pool)  # which is a reason to ask the source at once
-        self.clock.wait_until_parked(1)
-        self.clock.advance(2.0)
+        self.pass_time(2.0, parked=1)
         calls = source.alloc_calls
         source.release(fails)
-        self.clock.wait_until_parked(2)
-        self.clock.advance(1.75)
+        self.pass_time(1.75, parked=2)
         self.clock.wait_until_parked(2)
         assert source.alloc_calls == calls
         pool.free(element)
