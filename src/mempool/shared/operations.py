@@ -55,7 +55,6 @@ if not cython.compiled:  # compiled, all are in one file
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def punch_mine(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
     """A slot that is mine to be punched."""
     tx.punch(slot)
@@ -63,7 +62,6 @@ def punch_mine(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def lay_down(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
     """A slot that was punched is bare."""
     while True:
@@ -74,7 +72,6 @@ def lay_down(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_take(tx: Transaction) -> cython.ulonglong:
     """GOT: `slot`, leased under the number `version`. NOTHING, CLOSED, GONE."""
     while True:
@@ -96,7 +93,6 @@ def run_take(tx: Transaction) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_take_spare(tx: Transaction) -> cython.ulonglong:
     """The same of what there is; nothing is populated."""
     while True:
@@ -107,7 +103,6 @@ def run_take_spare(tx: Transaction) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def put_back_unpopulated(tx: Transaction, slot: cython.ulonglong, state: cython.ulonglong) -> cython.ulonglong:
     """state: POPULATING or FILLING, as it was claimed."""
     while True:
@@ -118,7 +113,6 @@ def put_back_unpopulated(tx: Transaction, slot: cython.ulonglong, state: cython.
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_give(tx: Transaction, slot: cython.ulonglong, lease: cython.ulonglong) -> cython.ulonglong:
     """KEPT, GRANTED, TO_PUNCH (it was punched), NOT_YOURS, GONE."""
     while True:
@@ -132,7 +126,6 @@ def run_give(tx: Transaction, slot: cython.ulonglong, lease: cython.ulonglong) -
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_scrap(tx: Transaction, slot: cython.ulonglong, lease: cython.ulonglong) -> cython.ulonglong:
     """TO_PUNCH (it was punched), NOT_YOURS, GONE."""
     while True:
@@ -146,7 +139,6 @@ def run_scrap(tx: Transaction, slot: cython.ulonglong, lease: cython.ulonglong) 
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_offer(
     tx: Transaction,
     slot: cython.ulonglong,
@@ -163,7 +155,6 @@ def run_offer(
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_end_offer(
     tx: Transaction, slot: cython.ulonglong, number: cython.ulonglong, recalls: cython.bint
 ) -> cython.ulonglong:
@@ -176,7 +167,6 @@ def run_end_offer(
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_look_at_offer(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
     while True:
         tx.begin()
@@ -186,7 +176,6 @@ def run_look_at_offer(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglo
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_look_at_quarantined(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
     while True:
         tx.begin()
@@ -196,7 +185,6 @@ def run_look_at_quarantined(tx: Transaction, slot: cython.ulonglong) -> cython.u
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_shrink(tx: Transaction) -> cython.ulonglong:
     """Punch what is surplus, until nothing is. NOTHING, GONE."""
     while True:
@@ -206,7 +194,6 @@ def run_shrink(tx: Transaction) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def shrink_by_one(tx: Transaction, to_reserve: cython.bint) -> cython.ulonglong:
     """TO_PUNCH: a spare was punched. NOTHING: none is surplus, or (to_reserve) beyond the reserve. GONE."""
     while True:
@@ -220,7 +207,6 @@ def shrink_by_one(tx: Transaction, to_reserve: cython.bint) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_grow(tx: Transaction) -> cython.ulonglong:
     """Populate what the line and the reserve lack. NOTHING: no more is lacking or allowed. TO_POPULATE: no memory. GONE."""
     while True:
@@ -230,7 +216,6 @@ def run_grow(tx: Transaction) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def grow_by_one(tx: Transaction, goal: cython.ulonglong) -> cython.ulonglong:
     """GOT: one more was populated. NOTHING: no more is lacking or allowed. TO_POPULATE: no memory. GONE."""
     while True:
@@ -255,7 +240,6 @@ def grow_by_one(tx: Transaction, goal: cython.ulonglong) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_fetch(tx: Transaction) -> cython.ulonglong:
     """GOT: `slot`, populated for the caller, though others wait. NOTHING, CLOSED, GONE."""
     while True:
@@ -277,7 +261,6 @@ def run_fetch(tx: Transaction) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_exchange(tx: Transaction, expected: cython.ulonglong, targets: cython.ulonglong) -> cython.ulonglong:
     """GOT; NOTHING: they have changed; CLOSED, GONE. Then run_shrink and run_grow."""
     while True:
@@ -288,7 +271,6 @@ def run_exchange(tx: Transaction, expected: cython.ulonglong, targets: cython.ul
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_retarget(tx: Transaction, targets: cython.ulonglong) -> cython.ulonglong:
     """GOT; CLOSED, GONE. Then run_shrink and run_grow."""
     while True:
@@ -299,7 +281,6 @@ def run_retarget(tx: Transaction, targets: cython.ulonglong) -> cython.ulonglong
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_pump(tx: Transaction) -> cython.ulonglong:
     """Spares go to the line until one of them has no more. NOTHING, GONE."""
     while True:
@@ -310,7 +291,6 @@ def run_pump(tx: Transaction) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_join(tx: Transaction, wanted: cython.ulonglong) -> cython.ulonglong:
     """GOT: a `place`. FULL, CLOSED, TOO_MANY, GONE. The caller then pumps: until then a spare may lie beside the line."""
     while True:
@@ -321,7 +301,6 @@ def run_join(tx: Transaction, wanted: cython.ulonglong) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_leave(tx: Transaction, place: cython.ulonglong) -> cython.ulonglong:
     """GOT: was served; NOTHING: was not; the caller has `count` slots from `slot` on. NOT_YOURS, GONE."""
     while True:
@@ -332,7 +311,6 @@ def run_leave(tx: Transaction, place: cython.ulonglong) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_look_at_slot(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
     while True:
         tx.begin()
@@ -342,7 +320,6 @@ def run_look_at_slot(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglon
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_look_at_place(tx: Transaction, place: cython.ulonglong) -> cython.ulonglong:
     while True:
         tx.begin()
@@ -352,7 +329,6 @@ def run_look_at_place(tx: Transaction, place: cython.ulonglong) -> cython.ulongl
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_look(tx: Transaction) -> cython.ulonglong:
     while True:
         tx.begin()
@@ -362,7 +338,6 @@ def run_look(tx: Transaction) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_look_for_head(tx: Transaction) -> cython.ulonglong:
     while True:
         tx.begin()
@@ -372,7 +347,6 @@ def run_look_for_head(tx: Transaction) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_close(tx: Transaction) -> cython.ulonglong:
     """Then run_shrink: what is spare goes back to the system."""
     while True:
@@ -383,7 +357,6 @@ def run_close(tx: Transaction) -> cython.ulonglong:
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_attach(tx: Transaction, client: cython.ulonglong, quarantines: cython.ulonglong) -> cython.ulonglong:
     """`value`: the epoch. FULL: then run_inherit."""
     while True:
@@ -394,7 +367,6 @@ def run_attach(tx: Transaction, client: cython.ulonglong, quarantines: cython.ul
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_look_at_client(tx: Transaction, client: cython.ulonglong) -> cython.ulonglong:
     while True:
         tx.begin()
@@ -404,7 +376,6 @@ def run_look_at_client(tx: Transaction, client: cython.ulonglong) -> cython.ulon
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def clear(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong) -> cython.ulonglong:
     """First its places in the line, so that nothing more is granted to it; then its slots. GOT, GONE."""
     number: cython.ulonglong
@@ -431,7 +402,6 @@ def clear(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong) ->
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_reap(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong) -> cython.ulonglong:
     """This client, in this epoch, was proven dead: all that it had is returned. GOT; NOTHING: somebody did it. GONE.
 
@@ -454,7 +424,6 @@ def run_reap(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong)
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_inherit(tx: Transaction, quarantines: cython.ulonglong) -> cython.ulonglong:
     """All that is the caller's is returned: what a dead one left to it. Then it can be addressed. GOT, GONE."""
     outcome: cython.ulonglong = clear(tx, tx.me, tx.epoch)
@@ -462,7 +431,6 @@ def run_inherit(tx: Transaction, quarantines: cython.ulonglong) -> cython.ulongl
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_settle_down(tx: Transaction, state: cython.ulonglong, quarantines: cython.ulonglong) -> cython.ulonglong:
     while True:
         tx.begin()
@@ -475,7 +443,6 @@ def run_settle_down(tx: Transaction, state: cython.ulonglong, quarantines: cytho
 
 
 @cython.cfunc
-@cython.exceptval(0xFFFF)
 def run_detach(tx: Transaction) -> cython.ulonglong:
     """GOT, GONE. First nothing can be addressed to it any more: what came after the last look would be lost.
 
