@@ -16,8 +16,9 @@ import mempool
 
 PACKAGE = str(Path(mempool.__file__).parent)
 ENDS = {"RETURN_VALUE", "RETURN_CONST"}
-#: Where no interrupt comes.
-BETWEEN = {"NOP", "PUSH_EXC_INFO", "POP_EXCEPT"}
+#: Where no interrupt comes. NOT_TAKEN (CPython 3.14 and later) does nothing. On 3.14.10, after a TO_BOOL, it is outside of
+#: the `try` around it: an exception struck there left a pool's lock held, and whoever collected that pool waited for ever.
+BETWEEN = {"NOP", "NOT_TAKEN", "PUSH_EXC_INFO", "POP_EXCEPT"}
 #: CPython from 3.13 on (seen on 3.13.0, 3.14.10 and 3.15.2) tells of the bytecodes of a function only from its next call on:
 #: what is called once is not struck there.
 TELLS_LATE = sys.version_info >= (3, 13)

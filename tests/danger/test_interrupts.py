@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
+import sys
 import threading
 from _queue import SimpleQueue
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 from books import assert_at_rest
 from interrupted import Counting, Scene
-from sweeps import PLACES, TELLS_LATE, interrupted_everywhere
+from sweeps import PLACES, TELLS_LATE, Interrupter, interrupted_everywhere
 
 import mempool
 from mempool.clock import Clock
@@ -251,6 +253,30 @@ def test_an_interrupt_at_any_bytecode_loses_nothing(prepare: Callable[[Scene], C
             except AssertionError as error:
                 raise AssertionError(f"interrupted at {interrupter.struck_at}: {error}") from error
     assert strikes > min(10, PLACES - 1) or TELLS_LATE
+
+
+@pure_only
+def test_an_interrupt_at_any_bytecode_of_a_decision_leaves_its_lock_free() -> None:
+    """Else whoever collects the pool in another thread waits for that lock for ever: the test that hangs is another one."""
+    pool = scene_of_four().pool
+    lock: Any = pool.core.lock
+    for n in itertools.count(1):
+        for _ in range(2):  # after one that struck, CPython tells all bytecodes only of the next calls
+            with Interrupter(sys.maxsize):
+                pool.core.snapshot()
+        interrupter = Interrupter(n)
+        try:
+            with interrupter:
+                pool.core.snapshot()
+        except KeyboardInterrupt:
+            pass
+        was_held = lock._is_owned()
+        if was_held:
+            lock.release()
+        assert not was_held, f"interrupted at {interrupter.struck_at}"
+        if interrupter.struck_at is None:
+            break
+    assert n > 50
 
 
 def _end_untracked(scene: Scene, struck_at: str | None) -> None:
