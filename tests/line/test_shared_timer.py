@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mempool import Pool, PoolTimeout
+import mempool
+from mempool import Pool, PoolTimeout, waiting
 from mempool.testing import ManualClock, ScriptedSource, wait_until
 from mempool.testing.contract.callers import TaskCallers
 from mempool.waiting import LONG
@@ -140,3 +141,14 @@ def test_a_loop_is_not_kept_alive_by_its_timer() -> None:
     del loop
     gc.collect()
     assert seen() is None
+
+
+@pytest.mark.skipif(mempool.IMPLEMENTATION == "compiled", reason="compiled, it is a function in C")
+def test_each_loop_of_a_thread_has_a_timer_of_its_own() -> None:
+    """The last one is kept at hand for all threads; it is another loop's, or that of another clock, as often as not."""
+    clock, loops = SharingClock(), [asyncio.new_event_loop() for _ in range(2)]
+    turns = [loops[0], loops[1], loops[0], loops[0]]
+    assert [waiting.alarm_of(clock, loop).loop() for loop in turns] == turns
+    assert waiting.alarm_of(SharingClock(), loops[0]) is not waiting.alarm_of(clock, loops[0])
+    for loop in loops:
+        loop.close()

@@ -85,3 +85,16 @@ def test_the_next_is_served_when_a_lowered_limit_takes_the_head_from_the_line() 
     told_third.clear()
     reserve.retarget(UNCHANGED, UNCHANGED, 2, [])
     assert told_third == []
+
+
+def test_the_next_asks_when_a_lowered_limit_takes_the_head_from_the_line_and_a_head_that_stays_does_not() -> None:
+    """There is nothing to serve it with; without a word it would ask after its next 50 ms. Who was first had just asked."""
+    reserve = Decisions(False, False, False)
+    (first, told_first), (second, told_second) = ticket(3), ticket(1)
+    for each in (first, second):
+        assert reserve.join(each, [None] * 3) == IN_LINE
+    told_first.clear()
+    reserve.retarget(UNCHANGED, UNCHANGED, 3, [])
+    assert (first.is_settled(), told_first, told_second) == (False, [], [])
+    reserve.retarget(UNCHANGED, UNCHANGED, 2, [])
+    assert (first.state, second.is_settled(), told_second) == (IMPOSSIBLE, False, [True])

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from shared_children import die_with_the_parent
+from shared_scenes import Scene
 from sweeps import LONG
 
 from mempool.errors import PoolError
-from mempool.shared import words
+from mempool.shared import operations, words
 from mempool.shared.audit import Words, audit
 from mempool.shared.errors import PoolCorrupt
 from mempool.shared.layout import HEADER, ROOT, VERSION
@@ -183,3 +184,14 @@ def test_an_audit_of_any_words_ends() -> None:
         ]
         objected += audit(Words(6, 3, 4, chance.choice(CHOSEN), values)) != []
     assert objected == 2_000
+
+
+@pytest.mark.parametrize(("setup", "waiting"), [(0, 1), (2, 0), (2, 6)])
+def test_a_line_and_a_number_of_those_in_it_that_contradict_each_other_are_noticed(setup: int, waiting: int) -> None:
+    """Whoever joins would be before a head that is not there, or stand where nobody has a place; here in the simulation."""
+    scene = Scene.make(setup)
+    operations.run_look(scene.survivor)
+    root, gate = scene.memory.root
+    scene.memory.root = [root, gate & ~(0x7FFF << 48) | waiting << 48]
+    with pytest.raises(PoolCorrupt):
+        operations.run_join(scene.child, 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from shared_scenes import THIRD, KillAt, Scene, give, take
+from shared_scenes import CHILD, THIRD, KillAt, Scene, give, take
 from simulated_pool import Killed, Process, carry_on
 
 from mempool.shared import decisions, operations, words
@@ -124,3 +124,69 @@ def test_the_sweep_notices_a_planted_bug(
     monkeypatch.setattr(module, name, planted)
     with pytest.raises(AssertionError):
         sweep()
+
+
+#: What each client may call, and what it is called with: the one that calls, and an element that it had.
+CALLS: dict[str, Callable[[Process, tuple[int, int]], int]] = {
+    "take": lambda gone, _had: operations.run_take(gone),
+    "take a spare": lambda gone, _had: operations.run_take_spare(gone),
+    "give": lambda gone, had: operations.run_give(gone, *had),
+    "scrap": lambda gone, had: operations.run_scrap(gone, *had),
+    "offer": lambda gone, had: operations.run_offer(gone, *had, words.ANYBODY, 0),
+    "end an offer": lambda gone, had: operations.run_end_offer(gone, *had, False),
+    "shrink": lambda gone, _had: operations.run_shrink(gone),
+    "shrink by one": lambda gone, _had: operations.shrink_by_one(gone, True),
+    "grow": lambda gone, _had: operations.run_grow(gone),
+    "grow by one": lambda gone, _had: operations.grow_by_one(gone, decisions.FOR_RESERVE),
+    "fetch": lambda gone, _had: operations.run_fetch(gone),
+    "exchange": lambda gone, _had: operations.run_exchange(gone, words.make_targets(3, 5, 8), words.make_targets(1, 5, 8)),
+    "retarget": lambda gone, _had: operations.run_retarget(gone, words.make_targets(1, 5, 8)),
+    "pump": lambda gone, _had: operations.run_pump(gone),
+    "join": lambda gone, _had: operations.run_join(gone, 1),
+    "leave": lambda gone, _had: operations.run_leave(gone, 0),
+    "close": lambda gone, _had: operations.run_close(gone),
+    "reap": lambda gone, _had: operations.run_reap(gone, CHILD, 1),
+    "inherit": lambda gone, _had: operations.run_inherit(gone, 0),
+    "detach": lambda gone, _had: operations.run_detach(gone),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_who_was_taken_for_dead_is_told_by_each_call_and_changes_nothing(name: str) -> None:
+    """Neither a word of the file nor its memory: the slot whose number it still has may be anybody's by now."""
+    scene = Scene.make(0)
+    had = scene.third_held[0]
+    scene.third.die()
+    assert operations.run_reap(scene.survivor, THIRD, scene.third.epoch) == decisions.GOT
+    operations.run_retarget(scene.survivor, words.make_targets(3, 5, 8))  # so that there is something to be populated
+    scene.third.slot = scene.memory.slots - 1
+    before = scene.memory.settled(scene.survivor).values, set(scene.memory.populated)
+    assert CALLS[name](scene.third, had) == decisions.GONE
+    assert (scene.memory.settled(scene.survivor).values, scene.memory.populated) == before
+
+
+def test_who_ends_with_elements_and_a_place_in_the_line_leaves_nothing_behind() -> None:
+    """By itself: nobody comes to look for what it had."""
+    scene = Scene.make(3)
+    scene.third.die()
+    assert operations.run_detach(scene.third) == decisions.GOT
+    settled = scene.memory.settled(scene.survivor)
+    assert [slot for slot, _ in scene.third_held if words.client_of(settled.slot(slot)) == THIRD] == []
+    scene.check("after it has ended")
+    assert operations.run_attach(scene.third, THIRD, 0) == decisions.GOT, "it is in the way of the next one of its number"
+
+
+def test_whoever_pumps_goes_on_as_long_as_the_line_has_use_for_spares() -> None:
+    """A step grants six; a request for more is served by several. And a grow populates all that the reserve lacks."""
+    scene = Scene.make(0)
+    for holder, leases in ((scene.child, scene.held), (scene.third, scene.third_held)):
+        for lease in leases:
+            give(holder, lease)
+    operations.run_retarget(scene.survivor, words.make_targets(8, 8, 8))
+    assert operations.run_grow(scene.survivor) == decisions.NOTHING
+    assert operations.run_join(scene.survivor, 8) == decisions.GOT
+    place = scene.survivor.place
+    assert operations.run_look_at_place(scene.survivor, place) == decisions.NOTHING
+    assert operations.run_pump(scene.child) == decisions.NOTHING
+    assert operations.run_leave(scene.survivor, place) == decisions.GOT
+    assert scene.survivor.count == 8
