@@ -117,6 +117,7 @@ class _Bell:
 
     def wait(self, watched: dict[int, int], seconds: float) -> dict[int, int]:
         """Sleep until `ring`, an event or the time. Returns the events by descriptor."""
+        assert native.poll is not None
         poll = native.poll()
         poll.register(self._reading, select.POLLIN)
         for fd, events in watched.items():
@@ -157,11 +158,13 @@ class _QueueBell(_Bell):
 
 
 def _new_bell() -> _Bell:
-    return _Bell() if hasattr(select, "poll") else _QueueBell()
+    return _QueueBell() if native.poll is None else _Bell()
 
 
 class Service:
     """The thread, and its jobs."""
+
+    __slots__ = ("__dict__", "__weakref__", "_lock")  # the lock where eventlet does not look: native.RLock
 
     def __init__(self) -> None:
         self._jobs: list[Job] = []

@@ -30,7 +30,8 @@ def are_loaded() -> bool:
 def hub_here() -> Any:
     """The hub that this thread has, if any, whichever library's; None where its loop itself is what runs now.
 
-    A thread without a hub has no other greenlets to run, and is not given one.
+    A thread without a hub has no other greenlets to run, and is not given one. Another thread may be in the midst of importing
+    the library: what is not there yet can be the hub of nobody.
     """
     for name, find in (("gevent.hub", _hub_of_gevent), ("eventlet.hubs", _hub_of_eventlet)):
         module = sys.modules.get(name)
@@ -41,13 +42,14 @@ def hub_here() -> Any:
 
 
 def _hub_of_gevent(_module: Any) -> Any:
-    hub = sys.modules["gevent._hub_local"].get_hub_if_exists()
+    find = getattr(sys.modules.get("gevent._hub_local"), "get_hub_if_exists", None)
+    hub = None if find is None else find()
     return None if hub is None or hub.loop is None or hub is _current() else hub
 
 
 def _hub_of_eventlet(module: Any) -> Any:
     # Not `get_hub()`, which makes one.
-    hub = getattr(module._threadlocal, "hub", None)
+    hub = getattr(getattr(module, "_threadlocal", None), "hub", None)
     return None if hub is None or hub.greenlet is _current() else hub
 
 

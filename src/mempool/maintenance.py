@@ -54,6 +54,8 @@ log: logging.Logger = logging.getLogger("mempool")
 class Upkeep(JobOfPool):
     """What `upkeep` returns: at work until `close`, the end of its `with` block or of its pool."""
 
+    __slots__ = ("_lock",)  # where eventlet does not look: native.RLock
+
     # Of Job, for type checkers.
     is_over: bool
     next_at: float

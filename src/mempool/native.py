@@ -12,21 +12,23 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Callable
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 #: Whether this Python was built to run without the GIL.
 WITHOUT_GIL = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
-def _unpatched(name: str) -> Any:
-    """`_thread.name` as CPython made it, even when this module is imported after the patching."""
-    found = [getattr(_thread, name)]
+def _unpatched(module: ModuleType, name: str) -> Any:
+    """`module.name` as CPython made it, even when this module is imported after the patching; None where it has none."""
+    found = [getattr(module, name, None)]
     gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
-    if gevent is not None:
-        found.append(gevent.get_original("_thread", name))
-    if eventlet is not None:
-        found.append(getattr(eventlet.original("_thread"), name, None))
-    return next((thing for thing in found if getattr(thing, "__module__", None) == "_thread"), found[0])
+    # Another thread may be in the midst of importing these: they lack then what comes later in them, and have patched nothing.
+    if hasattr(gevent, "get_original") and found[0] is not None:
+        found.append(gevent.get_original(module.__name__, name))
+    if hasattr(eventlet, "original"):
+        found.append(getattr(eventlet.original(module.__name__), name, None))
+    return next((thing for thing in found if getattr(thing, "__module__", None) == module.__name__), found[0])
 
 
 if TYPE_CHECKING:
@@ -36,21 +38,17 @@ if TYPE_CHECKING:
     start_new_thread: Callable[[Callable[[], object], tuple[()]], int] = threading._start_new_thread  # type: ignore[attr-defined]
     Lock: Callable[[], Any] = threading.Lock
 else:
-    get_ident = _unpatched("get_ident")
-    local = _unpatched("_local")
-    RLock = _unpatched("RLock")
-    start_new_thread = _unpatched("start_new_thread")
-    Lock = _unpatched("allocate_lock")
+    get_ident = _unpatched(_thread, "get_ident")
+    local = _unpatched(_thread, "_local")
+    #: Keep one in a slot. eventlet, when it patches, replaces every RLock that it finds in a dict, a list or the `vars` of an
+    #: object by one that stops a greenlet, and a thread of the system's that waits for that one hangs for good. It looks into
+    #: no slot. See test_what_was_made_before_the_patching_goes_on_after_it.
+    RLock = _unpatched(_thread, "RLock")
+    start_new_thread = _unpatched(_thread, "start_new_thread")
+    Lock = _unpatched(_thread, "allocate_lock")
 
-
-def poll() -> Any:
-    """`select.poll()` of the system, which stops this thread and no greenlet."""
-    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
-    if gevent is not None and gevent.is_module_patched("select"):
-        return gevent.get_original("select", "poll")()
-    if eventlet is not None and eventlet.is_monkey_patched("select"):
-        return eventlet.original("select").poll()
-    return select.poll()
+#: `select.poll` of the system, which stops this thread and no greenlet; None where there is none.
+poll: Callable[[], Any] | None = _unpatched(select, "poll")
 
 
 def start_thread(run: Callable[[], object], name: str) -> None:

@@ -196,6 +196,8 @@ class Course:
 class Pressure(JobOfPool):
     """What `follow` returns: a follower at work, until `close`, the end of its `with` block or of its pool."""
 
+    __slots__ = ("_lock",)  # where eventlet does not look: native.RLock
+
     # Of Job, for type checkers.
     is_over: bool
     next_at: float

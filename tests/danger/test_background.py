@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import weakref
@@ -390,26 +391,105 @@ def test_after_the_end_has_begun_nothing_is_started() -> None:
 # -- greenlets
 
 
-@pytest.mark.long_on_both
-@pytest.mark.parametrize("library", ["gevent", "eventlet"])
-def test_under_greenlets_it_is_a_thread_of_the_systems(library: str) -> None:
-    """Patched, `threading.Thread` is a greenlet, and the hub would stand still in `poll`."""
+PATCHES = {"gevent": "from gevent import monkey; monkey.patch_all()", "eventlet": "import eventlet; eventlet.monkey_patch()"}
+
+#: Which of their modules the pool looks into.
+GREENLET_MODULES = {
+    "gevent": ("gevent", "gevent.monkey", "gevent.hub"),
+    "eventlet": ("eventlet", "eventlet.patcher", "eventlet.hubs"),
+}
+
+
+def patched(library: str, before: str, after: str) -> str:
+    """What a process prints that imports mempool, runs `before`, is patched, and runs `after`."""
     if importlib.util.find_spec(library) is None:  # not imported here: eventlet warns at every fork from then on
         pytest.skip(f"{library} is not installed")
-    patch = (
-        "from gevent import monkey; monkey.patch_all()"
-        if library == "gevent"
-        else "import eventlet; eventlet.monkey_patch()"
-    )
-    said = run(f"""
-        import warnings; warnings.simplefilter("ignore")
-        {patch}
+    silent = "import warnings; warnings.simplefilter('ignore')"
+    return run("\n".join((silent, textwrap.dedent(before), PATCHES[library], textwrap.dedent(after))))
+
+
+@pytest.mark.long_on_both
+@pytest.mark.parametrize("library", PATCHES)
+def test_under_greenlets_it_is_a_thread_of_the_systems(library: str) -> None:
+    """Patched, `threading.Thread` is a greenlet, and the hub would stand still in `poll`."""
+    after = """
         from mempool import Objects, Pool, upkeep
         from mempool.testing import wait_until
         pool = Pool(Objects(object), 2, keep=32)
         pool.free_many(pool.alloc_many(30))
         kept = upkeep(pool, idle=0.05, every=0.01)
         assert len(os.listdir("/proc/self/task")) > 1
+        wait_until(lambda: pool.spare == 2)
+        print(pool.spare)
+    """
+    assert patched(library, "", after) == "2\n"
+
+
+@pytest.mark.long_on_both
+@pytest.mark.parametrize("library", PATCHES)
+@pytest.mark.parametrize("whose", ["SERVICE", "kept", "followed"])
+def test_what_was_made_before_the_patching_goes_on_after_it(library: str, whose: str) -> None:
+    """eventlet put a greenlet's lock in the place of ours, and the thread that waited for it hung for good."""
+    before = """
+        from time import sleep  # of the thread, not of a greenlet
+        from mempool import Objects, Pool, upkeep
+        from mempool.background import SERVICE
+        from mempool.pressure import follow
+        from mempool.testing import wait_until
+        pool = Pool(Objects(object), 2, keep=32)
+        kept = upkeep(pool, idle=0.05, every=0.01)
+        followed = follow(pool, keep=(2, 32), source=lambda: 0.0)
+    """
+    after = f"""
+        pool.free_many(pool.alloc_many(30))
+        with {whose}._lock:
+            sleep(0.1)  # the thread comes by meanwhile
+        wait_until(lambda: pool.spare == 2)
+        print(pool.spare)
+    """
+    assert patched(library, before, after) == "2\n"
+
+
+@pytest.mark.parametrize("library", PATCHES)
+def test_a_pool_made_before_the_patching_serves_threads_of_the_systems_after_it(library: str) -> None:
+    """Uncompiled, a pool decides under a lock, at which such threads and greenlets meet."""
+    before = """
+        from mempool import Objects, Pool, native
+        pool = Pool(Objects(object), 2)
+        done = []
+        def work():
+            for _ in range(2000):
+                pool.free(pool.alloc())
+            done.append(1)
+    """
+    after = """
+        from mempool.testing import wait_until
+        for _ in range(2):
+            native.start_new_thread(work, ())
+        work()
+        wait_until(lambda: len(done) == 3)
+        print(pool.out)
+    """
+    assert patched(library, before, after) == "0\n"
+
+
+@pytest.mark.parametrize("library", PATCHES)
+def test_while_another_thread_imports_greenlets_those_who_wait_go_on(library: str) -> None:
+    """The modules are there then, and not yet what is in them: the thread of upkeep ended with AttributeError, a caller, too."""
+    said = run(f"""
+        import threading, types
+        from mempool import Objects, Pool, upkeep
+        from mempool.testing import wait_until
+        for name in {GREENLET_MODULES[library]}:
+            sys.modules[name] = types.ModuleType(name)
+        pool = Pool(Objects(object), 2, keep=32, limit=32)
+        kept = upkeep(pool, idle=0.05, every=0.01)
+        held = pool.alloc_many(32)
+        waiting = threading.Thread(target=lambda: pool.free(pool.alloc()))
+        waiting.start()
+        wait_until(lambda: pool.waiting == 1)
+        pool.free_many(held)
+        waiting.join()
         wait_until(lambda: pool.spare == 2)
         print(pool.spare)
     """)

@@ -42,6 +42,8 @@ HAS_BEEN_SERVED: cython.Py_ssize_t = SERVED
 class BaseDecisions:
     """The state and the table of outstanding elements of one pool."""
 
+    __slots__ = ("__dict__", "__weakref__", "lock")  # uncompiled; the lock where eventlet does not look: native.RLock
+
     state: State
     outstanding: Outstanding
     tracks: cython.bint
