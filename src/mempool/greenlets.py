@@ -30,8 +30,8 @@ def are_loaded() -> bool:
 def hub_here() -> Any:
     """The hub that this thread has, if any, whichever library's; None where its loop itself is what runs now.
 
-    A thread without a hub has no other greenlets to run, and is not given one. Another thread may be in the midst of importing
-    the library: what is not there yet can be the hub of nobody.
+    A thread without a hub has no other greenlets to run, and is not given one. Another thread may be in the midst of
+    importing the library: what is not there yet can be the hub of nobody.
     """
     for name, find in (("gevent.hub", _hub_of_gevent), ("eventlet.hubs", _hub_of_eventlet)):
         module = sys.modules.get(name)

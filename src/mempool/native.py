@@ -23,7 +23,7 @@ def _unpatched(module: ModuleType, name: str) -> Any:
     """`module.name` as CPython made it, even when this module is imported after the patching; None where it has none."""
     found = [getattr(module, name, None)]
     gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
-    # Another thread may be in the midst of importing these: they lack then what comes later in them, and have patched nothing.
+    # Another thread may be in the midst of importing these: they lack then what comes later in them, and patched nothing.
     if hasattr(gevent, "get_original") and found[0] is not None:
         found.append(gevent.get_original(module.__name__, name))
     if hasattr(eventlet, "original"):
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 else:
     get_ident = _unpatched(_thread, "get_ident")
     local = _unpatched(_thread, "_local")
-    #: Keep one in a slot. eventlet, when it patches, replaces every RLock that it finds in a dict, a list or the `vars` of an
-    #: object by one that stops a greenlet, and a thread of the system's that waits for that one hangs for good. It looks into
-    #: no slot. See test_what_was_made_before_the_patching_goes_on_after_it.
+    #: Keep one in a slot. eventlet, when it patches, replaces every RLock that it finds in a dict, a list or the `vars` of
+    #: an object by one that stops a greenlet, and a thread of the system's that waits for that one hangs for good. It looks
+    #: into no slot. See test_what_was_made_before_the_patching_goes_on_after_it.
     RLock = _unpatched(_thread, "RLock")
     start_new_thread = _unpatched(_thread, "start_new_thread")
     Lock = _unpatched(_thread, "allocate_lock")

@@ -475,7 +475,7 @@ def test_a_pool_made_before_the_patching_serves_threads_of_the_systems_after_it(
 
 @pytest.mark.parametrize("library", PATCHES)
 def test_while_another_thread_imports_greenlets_those_who_wait_go_on(library: str) -> None:
-    """The modules are there then, and not yet what is in them: the thread of upkeep ended with AttributeError, a caller, too."""
+    """The modules are there then, and not yet what is in them: the thread of upkeep ended with AttributeError."""
     said = run(f"""
         import threading, types
         from mempool import Objects, Pool, upkeep
