@@ -10,7 +10,7 @@ resize.py        the cost of a resize, and what other threads see of it
 memory.py        a warm buffer beside fresh memory; bookkeeping; what stays resident
 growth.py        the cost of a call as spares, elements out and callers in line grow
 failure.py       a source that fails more and more often
-shared.py        a pool of several processes
+shared.py        a pool of several processes; twin.py: its twin behind a lock
 watch.py         what it costs to be seen from outside
 fleet.py         pools on many workers of Dask; simulated_fleet.py: a thousand of them over a bad network
 pressure.py      what it costs to follow memory pressure, and how soon it is met

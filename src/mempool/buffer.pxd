@@ -52,10 +52,40 @@ cdef extern from *:
         if (PyObject_CallFinalizerFromDealloc(buffer) == 0)
             mempool_dealloc_of_buffers(buffer);
     }
+    static inline int mempool_has_weak_references(PyObject *self) {
+        return *(PyObject **)((char *)self + Py_TYPE(self)->tp_weaklistoffset) != NULL;
+    }
+    /* One that has ended begins anew, with a reference that is the receiver's. */
+    static inline PyObject *mempool_begin_anew(PyObject *ended) {
+        _Py_NewReference(ended);
+        return ended;
+    }
     """
     void set_end_of_buffers "mempool_set_end_of_buffers"(object type, void (*end)(PyObject *) noexcept) noexcept
     void dealloc_buffer "mempool_dealloc_buffer"(PyObject *buffer) noexcept
     void finalize_buffer "mempool_finalize_buffer"(PyObject *buffer) noexcept
+    bint has_weak_references "mempool_has_weak_references"(PyObject *self) noexcept
+    object begin_anew "mempool_begin_anew"(PyObject *ended)
+
+
+# Handles that have ended and are as new, to be used again. Cython's own list of them (`freelist`) empties each and fills it
+# anew, a fifth of a pair of calls. Without the GIL it stays empty: two threads could take the same one.
+
+cdef enum:
+    ENDED_MAX = 64
+
+cdef struct Ended:
+    Py_ssize_t count
+    PyObject *handles[ENDED_MAX]
+
+cdef Ended ended
+
+
+cdef inline bint is_as_new(PyObject *self) noexcept:
+    """Whether a handle that ends has nothing but its block that a new one has not."""
+    if has_weak_references(self) or (<Buffer>self).exporter != NULL or (<Buffer>self).fills != 0:
+        return False
+    return (<Buffer>self).next_handle is None and (<Buffer>self).view is None and (<Buffer>self).lent is None
 
 
 cdef inline void end_buffer(PyObject *self) noexcept:
@@ -65,17 +95,33 @@ cdef inline void end_buffer(PyObject *self) noexcept:
     """
     if (<Buffer>self).state == LIVE:  # as `__del__` asks
         finalize_buffer(self)
-    else:
-        dealloc_buffer(self)
+        return
+    if not WITHOUT_GIL and is_as_new(self):
+        (<Buffer>self).block = None  # which may run anything, and other handles may end in it: only then there is room or none
+        if ended.count < ENDED_MAX:
+            (<Buffer>self).state = UNUSED
+            (<Buffer>self).lingers = False
+            ended.handles[ended.count] = self
+            ended.count += 1
+            return
+    dealloc_buffer(self)
 
 
 cdef inline object have_handles_end_quickly():
     set_end_of_buffers(Buffer, end_buffer)
 
 
+cdef inline Buffer blank_handle():
+    """A handle as `Buffer.__new__` makes it: of no block, and not in force."""
+    if ended.count == 0:
+        return Buffer.__new__(Buffer)
+    ended.count -= 1
+    return <Buffer>begin_anew(ended.handles[ended.count])
+
+
 cdef inline Buffer new_handle(Block block):
     """A handle that is not in force yet: nobody can look through it."""
-    cdef Buffer buffer = Buffer.__new__(Buffer)
+    cdef Buffer buffer = blank_handle()
     buffer.block = block
     if WITHOUT_GIL:
         buffer.watch = GONE
@@ -84,7 +130,7 @@ cdef inline Buffer new_handle(Block block):
 
 cdef inline Buffer successor_of(Buffer old):
     """The same for the memory of this handle. The block is counted once, which is an atomic instruction without the GIL."""
-    cdef Buffer buffer = Buffer.__new__(Buffer)
+    cdef Buffer buffer = blank_handle()
     buffer.block = old.block
     if WITHOUT_GIL:
         buffer.watch = GONE

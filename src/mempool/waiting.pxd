@@ -285,7 +285,7 @@ cdef class AsyncioParker(Routine):
     cdef readonly object now
     cdef object clock
     cdef object loop
-    cdef object future
+    cdef readonly object future
     cdef object timer
     cdef Alarm alarm
     cdef double seconds

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 
 import mempool
-from mempool import Buffers, DoubleFree, Pool
+from mempool import Buffers, DoubleFree, Pool, UseAfterFree
 from mempool._core import Transfer
 
 
@@ -56,3 +58,42 @@ def test_the_search_for_views_leaves_what_locals_gave_alone() -> None:
     mine.clear()
     view.release()
     pool.free(buffer)
+
+
+def test_a_handle_that_is_used_again_is_as_new() -> None:
+    """What a handle had in a former life, a view, a weak reference, a user who let it linger, is not seen in the next."""
+    pool = Pool(Buffers(64), 2)
+    for _ in range(200):
+        freed, referred, viewed = pool.alloc_many(3)
+        references = [weakref.ref(referred), weakref.ref(viewed)]
+        view = viewed[:]
+        pool.free(viewed, linger=True)
+        pool.free_many([freed, referred])
+        del freed, referred, viewed
+        del view
+        assert [reference() for reference in references] == [None, None]
+        fresh = pool.alloc_many(3)
+        assert [weakref.getweakrefcount(buffer) for buffer in fresh] == [0, 0, 0]
+        assert [(len(buffer), buffer.views(), buffer.lingers) for buffer in fresh] == [(64, 0, False)] * 3
+        pool.free_many(fresh)
+        with pytest.raises(UseAfterFree):
+            fresh[0][0]
+    many = pool.alloc_many(200)  # more than are kept to be used again
+    pool.free_many(many)
+    del many
+    many = pool.alloc_many(200)
+    assert len({id(buffer) for buffer in many}) == len({buffer.block.address() for buffer in many}) == 200
+    pool.free_many(many)
+    assert pool.stats().out == 0
+
+
+def test_a_handle_that_has_ended_keeps_no_memory() -> None:
+    """It lies ready to be used again, and the memory that it was of goes as soon as it did."""
+    source: Buffers = Buffers(64)
+    kept = []
+    for _ in range(100):
+        buffer = source.alloc()
+        kept.append(weakref.ref(buffer.block.region))
+        source.free(buffer)
+        del buffer
+    assert [reference for reference in kept if reference() is not None] == []

@@ -263,6 +263,39 @@ def test_a_door_that_is_shut_is_gone_round(pool_path: Path, monkeypatch: pytest.
         other.free(held)
 
 
+@pytest.mark.usefixtures("alone")
+def test_a_task_goes_on_in_the_turn_of_its_loop_that_is_told(pool_path: Path) -> None:
+    """And not in the next one, before which the loop asks the system again for what there is to do."""
+
+    async def main() -> tuple[int, int]:
+        loop: Any = asyncio.get_running_loop()
+        turns, turn = 0, loop._run_once
+
+        def counted() -> None:
+            nonlocal turns
+            turns += 1
+            turn()
+
+        loop._run_once = counted
+        held = pool.alloc()
+
+        async def wait() -> int:
+            pool.free(await pool.alloc_async())
+            return turns
+
+        waiting = asyncio.ensure_future(wait())
+        for _ in range(5):  # it stands in the line after the first
+            await asyncio.sleep(0)
+        assert pool.waiting == 1
+        pool.free(held)
+        return turns, await waiting
+
+    with make(pool_path) as pool:
+        freed_in, served_in = asyncio.run(main())
+        pool.unlink()
+    assert served_in == freed_in + 1
+
+
 def test_a_task_that_is_cancelled_has_left_its_door(pool_path: Path) -> None:
     pool = make(pool_path)
     held = pool.alloc()

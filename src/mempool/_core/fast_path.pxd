@@ -263,6 +263,18 @@ cdef inline bint put_warm(FastPath self, element) except? -1:
         return put_held(self, element)
     if self.state.spare >= self.state.fast_free_below:
         return self._quick is not None and self._quick.put(element)
+    return put_here(self, element)
+
+
+cdef inline bint put_directly(FastPath self, element) except? -1:
+    """The same, for the one who calls nothing else: a frame less on the way to an engine of another kind."""
+    if not WITHOUT_GIL and self._quick is not None:
+        return self._quick.put(element)
+    return put_warm(self, element)
+
+
+cdef inline bint put_here(FastPath self, element) except? -1:
+    """`put_warm` while there is room."""
     if type(element) is Buffer:
         return put_buffer(self, <Buffer>element)
     if self.tracks:
@@ -355,7 +367,7 @@ cdef inline object usual_free(object pool, PyObject **arguments, Py_ssize_t coun
     """`free(element)`."""
     if count != 1 or names != NULL:
         return quick_free.rest(pool, arguments, count, names)
-    if not put_warm(<FastPath>pool, <object>arguments[0]):
+    if not put_directly(<FastPath>pool, <object>arguments[0]):
         if hand_on(<FastPath>pool, <object>arguments[0]):
             (<FastPath>pool).core.wake_pending()
         else:

@@ -7,6 +7,7 @@ keeps it off, this refuses to be imported.
 """
 
 import sys
+from asyncio import Future, current_task
 
 import cython
 
@@ -301,12 +302,29 @@ cdef inline Bell bell_of(Transaction tx, uint64_t place, uint32_t heard):
 
 
 def answer(reference):
-    """Wake the task whose place this door was told of, see doors.py: a loop calls it, in its thread. No Python frame."""
+    """Have the task go on whose place this door was told of, see doors.py: a loop calls it, in its thread. No Python frame.
+
+    It goes on in here, as it would in the next turn of the loop: who is served is told twice as soon as by `set_result` alone,
+    which has the loop ask the system once more for what there is to do.
+    """
     door = reference()
-    if door is not None:
-        ticket = door.served.get(mp_answer(door._socket.number))
-        if ticket is not None:
-            ticket.waker._rouse()
+    ticket = None if door is None else door.served.get(mp_answer(door._socket.number))
+    if ticket is None:
+        return
+    waker = ticket.waker
+    door = ticket = None  # kept by nobody while the task runs
+    future = waker.future
+    callbacks = future._callbacks if type(future) is Future and not future.done() else None
+    if not callbacks or len(callbacks) != 1 or current_task(future.get_loop()) is not None:
+        waker._rouse()
+        return
+    callback, context = callbacks[0]
+    future.remove_done_callback(callback)
+    future.set_result(None)
+    try:
+        context.run(callback, future)
+    except (MemoryError, RuntimeError):  # it has not begun: what a task raises is in the task
+        future.get_loop().call_soon(callback, future, context=context)
 
 
 cdef class QuickClient:

@@ -7,7 +7,7 @@ Python code, so no thread and no finalizer sees it otherwise.
 """
 
 from mempool._core.fast_path cimport Quick
-from mempool.buffer cimport DEAD, LIVE, Block, Buffer
+from mempool.buffer cimport DEAD, LIVE, Block, Buffer, blank_handle
 from mempool.shared._engine cimport QuickClient, Region
 
 from libc.stdint cimport int64_t
@@ -33,7 +33,7 @@ def check_out(QuickClient tx not None, ticket, keeps):
     while slot >= 0:
         if tx.blocks[slot] == NULL:
             return False
-        buffer = Buffer.__new__(Buffer)
+        buffer = blank_handle()
         buffer.block = <Block>tx.blocks[slot]
         buffers.append(buffer)
         i += 1
@@ -67,7 +67,7 @@ cdef class SharedQuick(Quick):
 
     cdef object take(self, bint at_last):
         # Made first: if there is no memory for it, nothing has been taken.
-        cdef Buffer buffer = Buffer.__new__(Buffer)
+        cdef Buffer buffer = blank_handle()
         if not self.tx.take_quickly(not at_last):
             return None
         buffer.block = <Block>self.tx.blocks[self.tx.got_slot]
