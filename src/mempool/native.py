@@ -24,9 +24,9 @@ def _unpatched(module: ModuleType, name: str) -> Any:
     found = [getattr(module, name, None)]
     gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
     # Another thread may be in the midst of importing these: they lack then what comes later in them, and patched nothing.
-    if hasattr(gevent, "get_original") and found[0] is not None:
+    if gevent is not None and hasattr(gevent, "get_original") and found[0] is not None:
         found.append(gevent.get_original(module.__name__, name))
-    if hasattr(eventlet, "original"):
+    if eventlet is not None and hasattr(eventlet, "original"):
         found.append(getattr(eventlet.original(module.__name__), name, None))
     return next((thing for thing in found if getattr(thing, "__module__", None) == module.__name__), found[0])
 

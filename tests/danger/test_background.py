@@ -431,7 +431,7 @@ def test_under_greenlets_it_is_a_thread_of_the_systems(library: str) -> None:
 def test_what_was_made_before_the_patching_goes_on_after_it(library: str, whose: str) -> None:
     """eventlet put a greenlet's lock in the place of ours, and the thread that waited for it hung for good."""
     before = """
-        from time import sleep  # of the thread, not of a greenlet
+        from time import sleep  # sleeps: the thread, not a greenlet
         from mempool import Objects, Pool, upkeep
         from mempool.background import SERVICE
         from mempool.pressure import follow
@@ -443,7 +443,7 @@ def test_what_was_made_before_the_patching_goes_on_after_it(library: str, whose:
     after = f"""
         pool.free_many(pool.alloc_many(30))
         with {whose}._lock:
-            sleep(0.1)  # the thread comes by meanwhile
+            sleep(0.1)  # sleeps: the thread comes by meanwhile, and no state tells that it waits
         wait_until(lambda: pool.spare == 2)
         print(pool.spare)
     """
