@@ -63,8 +63,9 @@ def test_a_scene_that_no_other_test_runs_ends_in_figures(monkeypatch: pytest.Mon
     assert rows or (function == "views" and not EXPORTS)
     for row in rows:
         assert row.group == module.GROUP
-        assert row.target is not None
-        assert row.verdict in ("met", "missed")
+        assert (row.verdict in ("met", "missed")) == (row.target is not None)
+    targets = [row.target for row in rows]
+    assert any(targets) if function == "brief_turns" else all(targets)  # there, some only tell of the machine
 
 
 def test_a_group_that_does_not_exist_is_an_error_that_names_those_that_do() -> None:
