@@ -14,7 +14,7 @@ from typing import Any
 
 import interleave_test as it
 
-from mempool import Buffer, Buffers, Pool, clock, parking
+from mempool import Buffer, Buffers, Pool, blocking, clock, parking
 from mempool._core import base_decisions, deciding
 from mempool._core.decisions import Decisions
 from mempool.local import engine, supply
@@ -86,15 +86,22 @@ class StandingClock(clock.Clock):
         wakes.get()
 
 
+def replace(module: Any, name: str, thing: object) -> None:
+    """As an assignment, for a name that is there: where it has moved to another module, threads would block for real."""
+    getattr(module, name)
+    setattr(module, name, thing)
+
+
 # The tool's threads are not Python's `threading.Thread`s and have no name there.
-parking.current_owner = threading.get_ident
-parking._local = KeptLocal()
-parking.SimpleQueue = Wakes  # type: ignore[misc,assignment]
+replace(parking, "current_owner", threading.get_ident)
+replace(parking, "_local", KeptLocal())
+replace(blocking, "SimpleQueue", Wakes)
 # Each module that has imported the clock has it by a name of its own. With the real one, schedules could not be repeated.
 standing = StandingClock()
 for module in (clock, engine, parking, supply):
-    module.SYSTEM_CLOCK = standing  # type: ignore[attr-defined]
-base_decisions.new_lock = deciding.new_lock = Lock
+    replace(module, "SYSTEM_CLOCK", standing)
+for module in (base_decisions, deciding):
+    replace(module, "new_lock", Lock)
 
 
 def together(*callers: Callable[[], object]) -> None:
