@@ -7,7 +7,6 @@ keeps it off, this refuses to be imported.
 """
 
 import sys
-from asyncio import Future, current_task
 
 import cython
 
@@ -307,6 +306,8 @@ def answer(reference):
     It goes on in here, as it would in the next turn of the loop: who is served is told twice as soon as by `set_result` alone,
     which has the loop ask the system once more for what there is to do.
     """
+    from asyncio import Future, current_task  # not above: who has no loop pays no memory for it
+
     door = reference()
     ticket = None if door is None else door.served.get(mp_answer(door._socket.number))
     if ticket is None:
