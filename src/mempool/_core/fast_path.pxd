@@ -4,7 +4,8 @@
 The fast path: one spare out of many, nobody in line; or one of the reserve, where the source cannot be asked, or rests
 because it has just failed. The slow path comes to the same. No critical section here, and no
 name for what is only read: each would cost a pair of reference counts, a tenth of the whole. The GIL keeps these few
-lines whole; on a build without one, the gates `fast_alloc_above` and `fast_free_below` are never open.
+lines whole; without it the same is done under the pool's mutex (`take_held`, `put_held`). Where there is a GIL, nothing of
+that is compiled: `python -m verification.same_code`.
 """
 
 from mempool._core.state cimport MIRRORED_FROM_RESERVE, State, mempool_is_before, mirror_spare
