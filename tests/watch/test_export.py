@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import without_the_gil
 from click.testing import CliRunner
 from programs import Program
 
@@ -123,7 +124,11 @@ def test_labels_name_the_program_and_not_its_pid(folder: Path) -> None:
 
 
 def test_a_scrape_is_cheap(folder: Path) -> None:
-    """At most 5 ms and 0.2 ms a pool; asserted with room for a busy machine."""
+    """At most 5 ms and 0.2 ms a pool; asserted with room for a busy machine.
+
+    Without the GIL more room: CPython 3.13 then specializes no code, and what two threads have had costs more for good. The
+    same figures took 10 ms on 3.11, 18 ms there, and 37 ms as soon as a second thread had asked for them.
+    """
     watch.publish()
     pools = [Pool(Objects(object), 1, name=f"pool {number}") for number in range(layout.SLOTS)]
     totals, seconds = Totals(), []
@@ -133,7 +138,7 @@ def test_a_scrape_is_cheap(folder: Path) -> None:
         seconds.append(time.thread_time() - began)
     took = sorted(seconds)[2]
     print(f"{len(pools)} pools: {1000 * took:.1f} ms")
-    assert took < (0.005 + 0.0002 * len(pools)) * 3
+    assert took < (0.005 + 0.0002 * len(pools)) * (12 if without_the_gil.IS_OFF else 3)
 
 
 BODY = """
