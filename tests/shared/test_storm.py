@@ -37,7 +37,7 @@ class Worker:
     def __init__(self, path: Path, number: int, seed: int, counts: mmap.mmap) -> None:
         self.random = random.Random(seed)
         self.engine = SharedEngine.attach(path)
-        self.counts, self.number = counts, number
+        self.counts, self.number = memoryview(counts).cast("Q"), number
         self.held: list[tuple[Handle, bytes]] = []
         self.done = 0
 
@@ -129,7 +129,7 @@ class Worker:
         elif what > 0.998:
             self.resize()
         self.done += 1
-        struct.pack_into("Q", self.counts, 8 * self.number, self.done)
+        self.counts[self.number] = self.done  # one store; `pack_into` writes zeros first, and then one may be killed
 
 
 def run_worker(path: Path, number: int, seed: int, counts: mmap.mmap) -> None:
