@@ -168,20 +168,13 @@ def plant(bug: Bug, folder: Path) -> bool:
 
 
 def built_and_run(compiler: list[str], source: str, folder: Path, argument: str, seconds: float) -> bool:
-    """Whether the program objects, with the header of this folder."""
+    """Whether the program objects, with the header of this folder, or hangs for so many seconds of processor time."""
     program = str(folder / Path(source).stem)
     built = ordering.call(*compiler, "-O2", "-w", f"-I{folder}", str(TREE / "verification/ordering" / source), "-o", program)
     if built.returncode != 0:
         raise ValueError(f"{source}: {built.stdout}")
-    try:
-        return (
-            subprocess.run(
-                [program, argument], timeout=seconds, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
-            ).returncode
-            != 0
-        )
-    except subprocess.TimeoutExpired:
-        return True  # it hangs
+    command = spin.limited(seconds, program, argument)
+    return subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT).returncode != 0
 
 
 def by_processes(bug: Bug, folder: Path) -> Answer:

@@ -13,12 +13,13 @@ import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 NOT_INSTALLED = 77
 ROW = "{:<46} {:>10} {:>6} {:>8} {:>7}  {}"
-#: A search that takes longer has met a state space that it was not made for.
+#: A search that takes longer, of its own processor time, has met a state space that it was not made for.
 SECONDS_MAX = 300
 
 
@@ -74,10 +75,15 @@ LONG_RUNS = (
 )
 
 
+def limited(seconds: float, *command: str) -> tuple[str, ...]:
+    """The command with a limit of processor time: a busy machine makes it slower, and must cut nothing short."""
+    return ("sh", "-c", f'ulimit -t {ceil(seconds)}; exec "$@"', "sh", *command)
+
+
 def call(*command: str, cwd: Path, seconds: float = SECONDS_MAX) -> str:
     """Run a command to its end and return what it prints. Raises CalledProcessError."""
     done = subprocess.run(
-        command, cwd=cwd, timeout=seconds, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        limited(seconds, *command), cwd=cwd, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     return done.stdout
 
@@ -168,7 +174,7 @@ def main() -> int:
         try:
             if not (search_long(run, chosen.long) if chosen.long else search(run)):
                 failed.append(run.name)
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        except subprocess.CalledProcessError as error:
             print(f"{run.name}: {error}\n{error.output}")
             failed.append(run.name)
     outcome = f"NOT as it must be: {', '.join(failed)}" if failed else "all as it must be"
