@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shared_children import Parent, child
 
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
-from mempool.errors import PoolTimeout
+from mempool.errors import PoolTimeout, StaleToken
 from mempool.shared import repair, words
 from mempool.shared.engine import Handle, SharedEngine
 from mempool.shared.layout import WORD, open_file
@@ -195,6 +197,64 @@ def test_a_shared_pool_goes_on_with_what_there_is(small: Path) -> None:
     assert pool.refill().held
     pool.free_many(held)
     assert (pool.out, pool.verify()) == (0, [])
+
+
+def overwork(small: Path, number: int) -> Iterator[int]:
+    """A process that never rests: it asks for more than there is room for. It tells its number, and is killed by others."""
+
+    def run(parent: Parent) -> None:
+        pool = shared(small)
+        parent.tell(os.getpid())
+        while True:
+            if number == 0:
+                pool.resize(20)
+                pool.resize(4)
+            held = list(iter(pool.try_alloc, None))
+            for buf in held:
+                buf.fill(number)
+            if held:
+                pool.offer(held.pop())
+            for token in pool.pending():
+                with contextlib.suppress(StaleToken):  # another one was faster
+                    held.append(pool.adopt(token))
+            pool.free_many(held)
+
+    with child(run) as process:
+        yield process.hear()
+        assert process.end() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_where_there_is_no_room_all_are_killed_at_once_and_the_next_one_works(small: Path, turn: int) -> None:
+    """By one kill of their group. The next has each byte there is; then the file has the memory of its promise alone."""
+    first = shared(small)
+    promised, free_before = small.stat().st_blocks, os.statvfs(small.parent).f_bfree
+    fill(small.parent, 3 * MEBIBYTE + MEBIBYTE // 2)
+    running = [overwork(small, number) for number in range(3)]
+    pids = [next(process) for process in running]
+    for pid in pids:
+        os.setpgid(pid, pids[0])
+    version = first._engine.client.snapshot().version
+    wait_until(lambda: first._engine.client.snapshot().version - version > 100 * (turn + 1))  # they are at work
+    first.close()
+    os.killpg(pids[0], signal.SIGKILL)
+    for process in running:
+        next(process, None)
+    with shared(small) as pool:
+        pool.reclaim()
+        assert pool.resize(4, keep=4, limit=64).held  # a resize was killed: its targets were in force
+        held = list(iter(pool.try_alloc, None))
+        assert len(held) == 4 + 3
+        for buf in held:
+            buf.fill(9)
+        with pytest.raises(PoolTimeout, match="its file system is full"):
+            pool.alloc(timeout=0)
+        pool.free_many(held)
+        assert (pool.out, pool.waiting, pool.verify()) == (0, 0, [])
+        assert small.stat().st_blocks == promised
+    (small.parent / "others").unlink()
+    assert os.statvfs(small.parent).f_bfree == free_before
+    assert list(small.parent.iterdir()) == [small]
 
 
 # -- what is done to a pool from outside, while there is no room
