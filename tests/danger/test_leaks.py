@@ -148,8 +148,8 @@ CALLS["leak"] = Prepared(leak)
 @pytest.mark.parametrize("leaks", ["an object", "a reference to the pool", "a reference to None"])
 def test_what_is_left_behind_is_found(leaks: str) -> None:
     """The count sees one object or one reference per call."""
-    kept: list[object] = [None] * 1000
-    places = iter(range(1000))
+    kept: list[object] = [None] * 2000
+    places = iter(range(2000))
 
     def forgetful(scene: Scene) -> Callable[[], object]:
         what: dict[str, Callable[[], object]] = {
