@@ -97,7 +97,7 @@ cdef inline void end_buffer(PyObject *self) noexcept:
         finalize_buffer(self)
         return
     if not WITHOUT_GIL and is_as_new(self):
-        (<Buffer>self).block = None  # which may run anything, and other handles may end in it: only then there is room or none
+        (<Buffer>self).block = None  # this may run anything, and other handles may end in it; so the room is looked at after it
         if ended.count < ENDED_MAX:
             (<Buffer>self).state = UNUSED
             (<Buffer>self).lingers = False

@@ -9,8 +9,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import mempool.shared.clients
+from mempool.testing import wait_until
 
 
 @dataclass
@@ -90,3 +92,21 @@ def die_with_the_parent() -> None:
 def is_locked(engine: object, client: int) -> bool:
     """Whether a process holds this client's lock."""
     return mempool.shared.clients.is_locked(engine._lock, client)  # type: ignore[attr-defined]
+
+
+def kill_at_work(workers: list[Iterator[int]], attach: Callable[[], Any], changes: int) -> None:
+    """Kill all at once, by their group, when their pool has changed so often since the last one began.
+
+    workers: generators that begin a process, give its number, and then wait for its end.
+    attach: gives the pool as this process has it, once all have begun; it is closed before they are killed.
+    """
+    pids = [next(worker) for worker in workers]
+    for pid in pids:
+        os.setpgid(pid, pids[0])
+    pool = attach()
+    version = pool._engine.client.snapshot().version
+    wait_until(lambda: pool._engine.client.snapshot().version - version > changes)  # they are at work
+    pool.close()
+    os.killpg(pids[0], signal.SIGKILL)
+    for worker in workers:
+        next(worker, None)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shared_children import Parent, child
+from shared_children import Parent, child, kill_at_work
 
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
@@ -230,16 +230,7 @@ def test_where_there_is_no_room_all_are_killed_at_once_and_the_next_one_works(sm
     first = shared(small)
     promised, free_before = small.stat().st_blocks, os.statvfs(small.parent).f_bfree
     fill(small.parent, 3 * MEBIBYTE + MEBIBYTE // 2)
-    running = [overwork(small, number) for number in range(3)]
-    pids = [next(process) for process in running]
-    for pid in pids:
-        os.setpgid(pid, pids[0])
-    version = first._engine.client.snapshot().version
-    wait_until(lambda: first._engine.client.snapshot().version - version > 100 * (turn + 1))  # they are at work
-    first.close()
-    os.killpg(pids[0], signal.SIGKILL)
-    for process in running:
-        next(process, None)
+    kill_at_work([overwork(small, number) for number in range(3)], lambda: first, 100 * (turn + 1))
     with shared(small) as pool:
         pool.reclaim()
         assert pool.resize(4, keep=4, limit=64).held  # a resize was killed: its targets were in force

@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shared_children import Parent, child
+from shared_children import Parent, child, kill_at_work
 
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
 from mempool.shared.engine import SharedEngine
 from mempool.shared.layout import CLIENT_BYTES, Layout, boot_id, open_file
 from mempool.shared.pool import SharedPool
-from mempool.testing import wait_until
 
 pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")]
 
@@ -139,17 +138,7 @@ def work(path: Path, number: int) -> Iterator[int]:
 @pytest.mark.parametrize("turn", range(3))
 def test_after_all_were_killed_at_once_the_next_one_works(pool_path: Path, turn: int) -> None:
     """By one kill of their group: the creator, and three that take, offer, free and resize all the time."""
-    running = [work(pool_path, number) for number in range(4)]
-    pids = [next(process) for process in running]
-    for pid in pids:
-        os.setpgid(pid, pids[0])
-    pool = shared(pool_path)
-    version = pool._engine.client.snapshot().version
-    wait_until(lambda: pool._engine.client.snapshot().version - version > 200 * (turn + 1))  # they are at work
-    pool.close()
-    os.killpg(pids[0], signal.SIGKILL)
-    for process in running:
-        next(process, None)
+    kill_at_work([work(pool_path, number) for number in range(4)], lambda: shared(pool_path), 200 * (turn + 1))
     again = shared(pool_path)
     again.reclaim()
     again.resize(2, keep=2, limit=8)  # a resize was killed between two: its targets are in force

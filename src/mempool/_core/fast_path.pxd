@@ -268,7 +268,7 @@ cdef inline bint put_warm(FastPath self, element) except? -1:
 
 
 cdef inline bint put_directly(FastPath self, element) except? -1:
-    """The same, for the one who calls nothing else: a frame less on the way to an engine of another kind."""
+    """`put_warm` for `free`: an engine of another kind is asked at once, which saves a call."""
     if not WITHOUT_GIL and self._quick is not None:
         return self._quick.put(element)
     return put_warm(self, element)

@@ -303,8 +303,8 @@ cdef inline Bell bell_of(Transaction tx, uint64_t place, uint32_t heard):
 def answer(reference):
     """Have the task go on whose place this door was told of, see doors.py: a loop calls it, in its thread. No Python frame.
 
-    It goes on in here, as it would in the next turn of the loop: who is served is told twice as soon as by `set_result` alone,
-    which has the loop ask the system once more for what there is to do.
+    It goes on in here. By `set_result` alone it would go on in the next turn of the loop, before which the loop asks the system
+    once more for what there is to do.
     """
     from asyncio import Future, current_task  # not above: who has no loop pays no memory for it
 
