@@ -51,9 +51,18 @@ else:
 poll: Callable[[], Any] | None = _unpatched(select, "poll")
 
 
+class _Thread(threading.Thread):
+    """One that ends without a word, even where gevent or eventlet have patched since it began."""
+
+    def _delete(self) -> None:
+        # `threading` looks for the ident of a greenlet then, finds none, and says so on stderr; who writes there while the
+        # interpreter ends may abort the process. See test_a_thread_that_began_before_the_patching_ends_without_a_word.
+        threading._active.pop(self.ident, None)  # type: ignore[attr-defined]
+
+
 def start_thread(run: Callable[[], object], name: str) -> None:
     """Begin a daemon thread of the system's. Raises RuntimeError where none can be had."""
     if _thread.start_new_thread is start_new_thread:
-        threading.Thread(target=run, name=name, daemon=True).start()
+        _Thread(target=run, name=name, daemon=True).start()
     else:  # of a patched `threading`, a Thread would be a greenlet
         start_new_thread(run, ())

@@ -451,6 +451,30 @@ def test_what_was_made_before_the_patching_goes_on_after_it(library: str, whose:
 
 
 @pytest.mark.parametrize("library", PATCHES)
+@pytest.mark.parametrize("when", ["with its last job", "with the interpreter"])
+def test_a_thread_that_began_before_the_patching_ends_without_a_word(library: str, when: str) -> None:
+    """`threading`, which knew it no more, said so on stderr; at the interpreter's end that aborted the process at times."""
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+    script = f"""
+        import threading, warnings
+        warnings.simplefilter("ignore")
+        from mempool import Objects, Pool, upkeep
+        from mempool.testing import wait_until
+        pool = Pool(Objects(object), 2)
+        kept = upkeep(pool)
+        {PATCHES[library]}
+        if {when!r} == "with its last job":
+            kept.close()
+            wait_until(lambda: threading.active_count() == 1)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    said = [line for line in ended.stderr.splitlines() if line and "were not greened" not in line]  # eventlet, of any RLock
+    assert (ended.returncode, said) == (0, [])
+
+
+@pytest.mark.parametrize("library", PATCHES)
 def test_a_pool_made_before_the_patching_serves_threads_of_the_systems_after_it(library: str) -> None:
     """Uncompiled, a pool decides under a lock, at which such threads and greenlets meet."""
     before = """
