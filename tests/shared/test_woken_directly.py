@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import os
 import signal
@@ -294,6 +295,46 @@ def test_a_task_goes_on_in_the_turn_of_its_loop_that_is_told(pool_path: Path) ->
         freed_in, served_in = asyncio.run(main())
         pool.unlink()
     assert served_in == freed_in + 1
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_task_whose_context_another_thread_is_in_goes_on_in_a_later_turn(pool_path: Path) -> None:
+    """It cannot be run at once, and is not lost by that: asyncio calls it, when the other one has left."""
+    context = contextvars.copy_context()
+    inside, leave = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        inside.set()
+        assert leave.wait(30)
+
+    async def main() -> int:
+        loop: Any = asyncio.get_running_loop()
+        refused = 0
+        call_soon = loop.call_soon
+
+        def left_before(*arguments: Any, **options: Any) -> Any:
+            nonlocal refused
+            if options.get("context") is context:
+                refused += 1
+                leave.set()
+                thread.join(30)
+            return call_soon(*arguments, **options)
+
+        held = pool.alloc()
+        waiting = loop.create_task(take_one(pool), context=context)
+        await in_line(pool)
+        thread = threading.Thread(target=lambda: context.run(stay), daemon=True)
+        thread.start()
+        assert inside.wait(30)
+        loop.call_soon = left_before
+        pool.free(held)
+        await waiting
+        return refused
+
+    with make(pool_path) as pool:
+        refused = asyncio.run(asyncio.wait_for(main(), 30))
+        pool.unlink()
+    assert refused == 1
 
 
 def test_a_task_that_is_cancelled_has_left_its_door(pool_path: Path) -> None:
