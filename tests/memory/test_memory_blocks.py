@@ -415,7 +415,7 @@ def test_an_interrupt_loses_no_block(mappings: Mappings, size: int, free: int, c
 @pytest.mark.parametrize("call", ["take", "give"])
 @pytest.mark.parametrize("size", SIZES)
 def test_a_lack_of_memory_anywhere_loses_no_block(mappings: Mappings, size: int, call: str, lacks: int) -> None:
-    """Each allocation of a take and of a give fails in turn, alone or with the next. In a child: no other thread is there."""
+    """Each allocation of a take and of a give fails in turn, alone or with the next, in a child without another thread."""
     testcapi = pytest.importorskip("_testcapi")
 
     def check() -> None:
