@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextvars
 import logging
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
+
+from mempool import native
 
 log: logging.Logger = logging.getLogger("mempool")
 
@@ -37,7 +38,7 @@ class Errand:
         """Start the thread; where none is to be had, make the call here."""
         context = contextvars.copy_context()
         try:
-            threading.Thread(target=context.run, args=(self._run,), name="mempool errand", daemon=True).start()
+            native.Thread(target=context.run, args=(self._run,), name="mempool errand", daemon=True).start()
         except (RuntimeError, MemoryError):
             self._run()
 

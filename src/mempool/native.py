@@ -51,7 +51,7 @@ else:
 poll: Callable[[], Any] | None = _unpatched(select, "poll")
 
 
-class _Thread(threading.Thread):
+class Thread(threading.Thread):
     """One that ends without a word, even where gevent or eventlet have patched since it began."""
 
     def _delete(self) -> None:
@@ -63,6 +63,6 @@ class _Thread(threading.Thread):
 def start_thread(run: Callable[[], object], name: str) -> None:
     """Begin a daemon thread of the system's. Raises RuntimeError where none can be had."""
     if _thread.start_new_thread is start_new_thread:
-        _Thread(target=run, name=name, daemon=True).start()
+        Thread(target=run, name=name, daemon=True).start()
     else:  # of a patched `threading`, a Thread would be a greenlet
         start_new_thread(run, ())

@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -451,25 +452,32 @@ def test_what_was_made_before_the_patching_goes_on_after_it(library: str, whose:
 
 
 @pytest.mark.parametrize("library", PATCHES)
-@pytest.mark.parametrize("when", ["with its last job", "with the interpreter"])
-def test_a_thread_that_began_before_the_patching_ends_without_a_word(library: str, when: str) -> None:
+@pytest.mark.parametrize(
+    "whose", ["of upkeep, with its last job", "of upkeep, with the interpreter", "of a watched process"]
+)
+def test_a_thread_that_began_before_the_patching_ends_without_a_word(library: str, whose: str) -> None:
     """`threading`, which knew it no more, said so on stderr; at the interpreter's end that aborted the process at times."""
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
     script = f"""
         import threading, warnings
         warnings.simplefilter("ignore")
-        from mempool import Objects, Pool, upkeep
+        from mempool import Objects, Pool, upkeep, watch
         from mempool.testing import wait_until
         pool = Pool(Objects(object), 2)
-        kept = upkeep(pool)
+        if {whose!r} == "of a watched process":
+            watch.publish(steer=True)
+        else:
+            kept = upkeep(pool)
         {PATCHES[library]}
-        if {when!r} == "with its last job":
+        if {whose!r} == "of upkeep, after its last job":
             kept.close()
             wait_until(lambda: threading.active_count() == 1)
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        environment = os.environ | {"MEMPOOL_WATCH_DIR": folder}
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     said = [line for line in ended.stderr.splitlines() if line and "were not greened" not in line]  # eventlet, of any RLock
     assert (ended.returncode, said) == (0, [])
 

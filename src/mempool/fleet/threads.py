@@ -19,6 +19,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from mempool import native
+
 #: Seconds after which an idle thread ends.
 IDLE_SECONDS = 10.0
 #: Seconds in which the next call must have begun, until another thread is had for it.
@@ -61,7 +63,7 @@ class Threads:
         except IndexError:
             pass
         try:
-            threading.Thread(target=self._serve, name="mempool fleet", daemon=True).start()
+            native.Thread(target=self._serve, name="mempool fleet", daemon=True).start()
         except RuntimeError:  # no thread can be had: those there are make the call, or the next look tries again
             with self._lock:
                 self._serving -= 1

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
-from mempool import messages
+from mempool import messages, native
 from mempool.engine import UnexpectedReserveError
 from mempool.errors import ForeignElement, LineFull, PoolClosed
 from mempool.shared import clients as locks
@@ -599,7 +599,7 @@ class SharedEngine:
     def _listen(self) -> None:
         """One thread for all tickets with a waker. It ends when there are none."""
         if self._listener is None or not self._listener.is_alive():
-            self._listener = threading.Thread(
+            self._listener = native.Thread(
                 target=_wake_waiters, args=(weakref.ref(self), self._tx), name=f"mempool-{self.name}", daemon=True
             )
             self._listener.start()

@@ -12,6 +12,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from mempool import native
 from mempool.clock import SYSTEM_CLOCK
 from mempool.parking import ThreadParker
 from mempool.shared import watcher
@@ -52,7 +53,7 @@ def have_woken(engine: Any, ticket: Ticket, waker: Any) -> bool:
 def begin(engine: Any, waited: float) -> None:
     """Look around until nobody waits any more. waited: for so many seconds somebody has waited already."""
     arguments = weakref.ref(engine), max(0.0, WATCH_AFTER - waited)
-    thread = threading.Thread(target=_look_around, args=arguments, name=f"mempool-{engine.name}", daemon=True)
+    thread = native.Thread(target=_look_around, args=arguments, name=f"mempool-{engine.name}", daemon=True)
     engine._listener = thread  # first: it looks there whether it is still needed
     try:
         thread.start()

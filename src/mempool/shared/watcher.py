@@ -13,6 +13,7 @@ import threading
 import weakref
 from typing import Any
 
+from mempool import native
 from mempool.shared import words
 
 #: Seconds between two looks at which processes there are.
@@ -24,7 +25,7 @@ Client = tuple[int, int]  # its number and epoch
 def begin(engine: weakref.ref[Any], listener: threading.Thread) -> None:
     """Watch for as long as this thread is the engine's listener. Does nothing where the kernel has no pidfd."""
     if hasattr(os, "pidfd_open"):
-        threading.Thread(target=_watch, args=(engine, listener), name=f"{listener.name}-watcher", daemon=True).start()
+        native.Thread(target=_watch, args=(engine, listener), name=f"{listener.name}-watcher", daemon=True).start()
 
 
 def _watch(reference: weakref.ref[Any], listener: threading.Thread) -> None:

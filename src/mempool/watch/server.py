@@ -26,7 +26,7 @@ from collections.abc import Callable
 from types import EllipsisType
 from typing import Any
 
-from mempool import explain, lifecycle
+from mempool import explain, lifecycle, native
 from mempool._core import IMPLEMENTATION, sockets
 from mempool.clock import in_words
 from mempool.engine import UnexpectedReserveError
@@ -119,7 +119,7 @@ class Server:
     def start(self) -> None:
         """Begin. Whatever it raises, `stop` closes what is open by then."""
         self.listen()
-        self._thread = threading.Thread(target=self._run, name="mempool.watch", daemon=True)
+        self._thread = native.Thread(target=self._run, name="mempool.watch", daemon=True)
         self._thread.start()
 
     def listen(self) -> None:
