@@ -37,8 +37,8 @@ def only_pool(pid: int | None = None) -> watch.PoolView:
     return pool
 
 
-def entries(directory: str) -> int:
-    return len(list(Path(directory).iterdir()))
+def entries(directory: str) -> set[str]:
+    return {entry.name for entry in Path(directory).iterdir()}
 
 
 def pids() -> list[int]:
@@ -195,10 +195,10 @@ def test_publishing_starts_no_thread_and_keeps_one_file_open(folder: Path) -> No
     watch.publish()
     pool = Pool(Objects(object), 1)
     if IMPLEMENTATION == "compiled":  # uncompiled, a mapping has a descriptor of its own
-        assert entries("/proc/self/fd") == before + 1
-    assert entries("/proc/self/task") == threads
+        assert len(entries("/proc/self/fd")) == len(before) + 1
+    assert entries("/proc/self/task") <= threads  # one of an earlier test may just end
     watch.unpublish()
-    assert entries("/proc/self/fd") == before
+    assert len(entries("/proc/self/fd")) == len(before)
     assert list(folder.iterdir()) == []
     pool.free(pool.alloc())
 
