@@ -38,7 +38,7 @@ class Errand:
         """Start the thread; where none is to be had, make the call here."""
         context = contextvars.copy_context()
         try:
-            native.Thread(target=context.run, args=(self._run,), name="mempool errand", daemon=True).start()
+            native.thread(context.run, "mempool errand", self._run).start()
         except (RuntimeError, MemoryError):
             self._run()
 

@@ -51,7 +51,7 @@ else:
 poll: Callable[[], Any] | None = _unpatched(select, "poll")
 
 
-class Thread(threading.Thread):
+class _Thread(threading.Thread):
     """One that ends without a word, even where gevent or eventlet have patched since it began."""
 
     def _delete(self) -> None:
@@ -60,9 +60,17 @@ class Thread(threading.Thread):
         threading._active.pop(self.ident, None)  # type: ignore[attr-defined]
 
 
+def thread(run: Callable[..., object], name: str, *arguments: object) -> threading.Thread:
+    """A daemon thread, not begun. Under a library that has patched `threading` it is a greenlet."""
+    # gevent has a class of its own, for which the end of the greenlet is the end of the thread: else `join` waits for ever.
+    # See test_a_watched_process_that_was_patched_before_is_watched_no_more.
+    kind = _Thread if threading.Thread is _Thread.__base__ else threading.Thread
+    return kind(target=run, args=arguments, name=name, daemon=True)
+
+
 def start_thread(run: Callable[[], object], name: str) -> None:
     """Begin a daemon thread of the system's. Raises RuntimeError where none can be had."""
     if _thread.start_new_thread is start_new_thread:
-        Thread(target=run, name=name, daemon=True).start()
+        thread(run, name).start()
     else:  # of a patched `threading`, a Thread would be a greenlet
         start_new_thread(run, ())

@@ -483,6 +483,22 @@ def test_a_thread_that_began_before_the_patching_ends_without_a_word(library: st
 
 
 @pytest.mark.parametrize("library", PATCHES)
+def test_a_watched_process_that_was_patched_before_is_watched_no_more(library: str) -> None:
+    """mempool was imported before that. Its thread is a greenlet then, and `join` must come to know that it has ended."""
+    after = """
+        from mempool import watch
+        from mempool.watch import publishing
+        watch.publish(steer=True)
+        thread = publishing._published.server._thread
+        watch.unpublish()
+        print(thread.is_alive())
+    """
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEMPOOL_WATCH_DIR", folder)
+        assert patched(library, "import mempool", after) == "False\n"
+
+
+@pytest.mark.parametrize("library", PATCHES)
 def test_a_pool_made_before_the_patching_serves_threads_of_the_systems_after_it(library: str) -> None:
     """Uncompiled, a pool decides under a lock, at which such threads and greenlets meet."""
     before = """

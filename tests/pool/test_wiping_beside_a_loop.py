@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trio
 
-from mempool import Buffers, Pool, PoolClosed, errands
+from mempool import Buffers, Pool, PoolClosed
 from mempool.local import offloading
 from mempool.testing import assert_books, wait_until
 
@@ -282,7 +282,7 @@ def test_an_interrupt_at_the_start_of_the_thread_loses_nothing(
             return
         raise AssertionError("not interrupted")
 
-    monkeypatch.setattr(errands.native, "Thread", Interrupted)
+    monkeypatch.setattr(threading, "Thread", Interrupted)
     with suppress(KeyboardInterrupt):
         asyncio.run(main())
     monkeypatch.undo()
@@ -301,7 +301,7 @@ def test_without_a_thread_the_task_checks_itself(source: Wiped, monkeypatch: pyt
 
     async def main() -> None:
         pool = Pool(source, 1, limit=1, offload=True)
-        monkeypatch.setattr(errands.native, "Thread", Refused)
+        monkeypatch.setattr(threading, "Thread", Refused)
         monkeypatch.setattr(offloading, "start_new_thread", refuse)
         pool.free(await pool.alloc_async())
         assert source.calls == [("check", True), ("reset", True)]

@@ -63,7 +63,7 @@ class Threads:
         except IndexError:
             pass
         try:
-            native.Thread(target=self._serve, name="mempool fleet", daemon=True).start()
+            native.thread(self._serve, "mempool fleet").start()
         except RuntimeError:  # no thread can be had: those there are make the call, or the next look tries again
             with self._lock:
                 self._serving -= 1

@@ -599,9 +599,7 @@ class SharedEngine:
     def _listen(self) -> None:
         """One thread for all tickets with a waker. It ends when there are none."""
         if self._listener is None or not self._listener.is_alive():
-            self._listener = native.Thread(
-                target=_wake_waiters, args=(weakref.ref(self), self._tx), name=f"mempool-{self.name}", daemon=True
-            )
+            self._listener = native.thread(_wake_waiters, f"mempool-{self.name}", weakref.ref(self), self._tx)
             self._listener.start()
 
 

@@ -52,8 +52,7 @@ def have_woken(engine: Any, ticket: Ticket, waker: Any) -> bool:
 
 def begin(engine: Any, waited: float) -> None:
     """Look around until nobody waits any more. waited: for so many seconds somebody has waited already."""
-    arguments = weakref.ref(engine), max(0.0, WATCH_AFTER - waited)
-    thread = native.Thread(target=_look_around, args=arguments, name=f"mempool-{engine.name}", daemon=True)
+    thread = native.thread(_look_around, f"mempool-{engine.name}", weakref.ref(engine), max(0.0, WATCH_AFTER - waited))
     engine._listener = thread  # first: it looks there whether it is still needed
     try:
         thread.start()

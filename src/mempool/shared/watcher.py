@@ -25,7 +25,7 @@ Client = tuple[int, int]  # its number and epoch
 def begin(engine: weakref.ref[Any], listener: threading.Thread) -> None:
     """Watch for as long as this thread is the engine's listener. Does nothing where the kernel has no pidfd."""
     if hasattr(os, "pidfd_open"):
-        native.Thread(target=_watch, args=(engine, listener), name=f"{listener.name}-watcher", daemon=True).start()
+        native.thread(_watch, f"{listener.name}-watcher", engine, listener).start()
 
 
 def _watch(reference: weakref.ref[Any], listener: threading.Thread) -> None:

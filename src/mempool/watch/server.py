@@ -119,7 +119,7 @@ class Server:
     def start(self) -> None:
         """Begin. Whatever it raises, `stop` closes what is open by then."""
         self.listen()
-        self._thread = native.Thread(target=self._run, name="mempool.watch", daemon=True)
+        self._thread = native.thread(self._run, "mempool.watch")
         self._thread.start()
 
     def listen(self) -> None:
