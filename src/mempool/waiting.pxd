@@ -243,6 +243,7 @@ cdef class Wait:
     cdef object errand
     cdef double deadline
     cdef double began
+    cdef double made_at
     cdef double warn_at
     cdef double until
     cdef Py_ssize_t outcome

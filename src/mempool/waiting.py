@@ -129,6 +129,7 @@ class Wait:
     errand: Any
     deadline: cython.double
     began: cython.double
+    made_at: cython.double  # later than the call began where the source was asked before, which may take long
     warn_at: cython.double
     until: cython.double  # when the parking that the last step asked for ends at the latest
     outcome: cython.Py_ssize_t
@@ -149,7 +150,9 @@ class Wait:
     ) -> None:
         """began: when the call began; NEVER: now. offload: a thread asks the source, which wakes the caller when it has."""
         queueing: Any = pool._engine if isinstance(pool._engine, Queueing) else None
-        self.begin(pool, queueing, ticket, place, None, now, deadline, now() if began == NEVER else began, offload)
+        time: cython.double = now()
+        self.begin(pool, queueing, ticket, place, None, now, deadline, time if began == NEVER else began, offload)
+        self.made_at = time
 
     def begin(  # noqa: PLR0917 - a call in C
         self,
@@ -175,7 +178,7 @@ class Wait:
         self.now = now
         self.errand = None
         self.deadline = deadline
-        self.began = began
+        self.began = self.made_at = began
         self.offload = offload
         self.outcome = HAS_WITHDRAWN
         self.stands = False
@@ -200,7 +203,7 @@ class Wait:
 
     def step(self) -> cython.double:
         """Seconds to park, at most; NEVER: until woken; SETTLED: the ticket is served. Raises what ends the wait."""
-        time: cython.double = self.began
+        time: cython.double = self.made_at
         if not self.stands:
             self.join()
         elif self.errand is not None or self.state() == STILL_WAITING:

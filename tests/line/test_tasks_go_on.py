@@ -19,7 +19,7 @@ import trio
 import trio.testing
 
 from mempool import Buffers, Objects, Pool, PoolTimeout
-from mempool.testing import ScriptedSource, Step, wait_until
+from mempool.testing import ManualClock, ScriptedSource, Step, wait_until
 
 LATE_MAX = 0.005  # seconds
 ROUNDS = 40  # of a measurement, of which the best counts: another process may have had the processor
@@ -386,3 +386,31 @@ def test_a_wrong_timeout_is_told_of_although_there_is_no_need_to_wait(timeout: A
             call()
     wait_until(lambda: pool.stats().out == 0)
     pool.close()
+
+
+def test_the_time_for_which_the_source_was_asked_counts_where_a_task_then_waits() -> None:
+    """It comes to the line when its time is up, behind another, whom nobody wakes: it had its whole timeout once more."""
+    clock, is_inside, goes_on = ManualClock(), threading.Event(), threading.Event()
+
+    def make() -> object:
+        if not is_inside.is_set():
+            is_inside.set()
+            goes_on.wait(60)
+        raise MemoryError
+
+    pool = clock.attach(Pool(Objects(make), 0, offload=True))
+
+    async def main() -> None:
+        late = asyncio.create_task(pool.alloc_async(timeout=1))
+        await until(is_inside.is_set)
+        first = asyncio.create_task(pool.alloc_async(timeout=None))
+        await until(lambda: pool.stats().waiting == 1)
+        clock.advance(1)
+        await asyncio.wait([late], timeout=5)
+        goes_on.set()
+        first.cancel()
+        late.cancel()  # where it waits still
+        ended = await asyncio.gather(late, first, return_exceptions=True)
+        assert [type(one) for one in ended] == [PoolTimeout, asyncio.CancelledError]
+
+    asyncio.run(main())
