@@ -99,7 +99,8 @@ def late_in_trio(pool: Pool[Any]) -> float:
 def assert_goes_on(measure: Callable[[bool], float]) -> None:
     """With offload=True never more than 5 ms late, in the best of some rounds; without, in the worst of five it is.
 
-    On a machine that others use, too, an eighth of what it is late without: no thread is late by less than its time slice.
+    On a machine that others use, too, a quarter of what it is late without: whoever has the GIL, or the lock of the process'
+    memory, may be without a processor, and the loop waits for it. At 20 who want each processor, a fifth was seen.
     """
     best = math.inf
     for _ in range(ROUNDS):
@@ -107,7 +108,7 @@ def assert_goes_on(measure: Callable[[bool], float]) -> None:
         if best <= LATE_MAX:
             break
     worst = max(measure(False) for _ in range(5))
-    assert best <= max(LATE_MAX, worst / 8)
+    assert best <= max(LATE_MAX, worst / 4)
     assert worst > LATE_MAX  # else the heart would not have noticed
 
 
