@@ -410,6 +410,29 @@ def test_an_interrupt_loses_no_block(mappings: Mappings, size: int, free: int, c
         assert len(mappings) == 0, interrupter.struck_at
 
 
+def test_a_region_that_is_dropped_where_memory_lacks_keeps_no_block(
+    mappings: Mappings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its finalizer could not enter for want of memory, it enters once more: its block stayed mapped for good."""
+    real, refused = Memory._retire, []
+
+    def refuse_once(memory: Memory, block: Any, held: list[int]) -> None:
+        if not refused:
+            refused.append(held)
+            raise MemoryError
+        real(memory, block, held)
+
+    monkeypatch.setattr(Memory, "_retire", refuse_once)
+    memory = memory_of(BLOCK // 4)
+    given, dropped = memory.take(), memory.take()
+    del dropped
+    memory.give(given)
+    del given
+    assert refused
+    assert not memory._open
+    assert len(mappings) == 0
+
+
 @pytest.mark.sample(3)
 @pytest.mark.parametrize("lacks", [1, 2])
 @pytest.mark.parametrize("call", ["take", "give"])

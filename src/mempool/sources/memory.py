@@ -435,7 +435,10 @@ class Region:
             return
         if self._block is not None:
             self._dropped = True
-            self._memory._retire(self._block, self._held)
+            try:
+                self._memory._retire(self._block, self._held)
+            except MemoryError:  # nobody comes back to it: its place would be lost, and its block stay mapped
+                self._memory._retire(self._block, self._held)
 
     def __repr__(self) -> str:
         return f"<Region of {in_words(self.size)} at {self.address:#x}{'' if self._held else ', given back'}>"
