@@ -129,7 +129,7 @@ class Wait:
     errand: Any
     deadline: cython.double
     began: cython.double
-    made_at: cython.double  # later than the call began where the source was asked before, which may take long
+    made_at: cython.double  # later than `began` where the source was asked before, which may take long
     warn_at: cython.double
     until: cython.double  # when the parking that the last step asked for ends at the latest
     outcome: cython.Py_ssize_t

@@ -452,10 +452,8 @@ def test_what_was_made_before_the_patching_goes_on_after_it(library: str, whose:
 
 
 @pytest.mark.parametrize("library", PATCHES)
-@pytest.mark.parametrize(
-    "whose", ["of upkeep, with its last job", "of upkeep, with the interpreter", "of a watched process"]
-)
-def test_a_thread_that_began_before_the_patching_ends_without_a_word(library: str, whose: str) -> None:
+@pytest.mark.parametrize("thread", ["upkeep, its last job over", "upkeep, the interpreter ends", "watch"])
+def test_a_thread_that_began_before_the_patching_ends_without_a_word(library: str, thread: str) -> None:
     """`threading`, which knew it no more, said so on stderr; at the interpreter's end that aborted the process at times."""
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
@@ -463,16 +461,18 @@ def test_a_thread_that_began_before_the_patching_ends_without_a_word(library: st
         import threading, warnings
         warnings.simplefilter("ignore")
         from mempool import Objects, Pool, upkeep, watch
+        from mempool.background import SERVICE
         from mempool.testing import wait_until
         pool = Pool(Objects(object), 2)
-        if {whose!r} == "of a watched process":
+        if {thread!r} == "watch":
             watch.publish(steer=True)
         else:
             kept = upkeep(pool)
         {PATCHES[library]}
-        if {whose!r} == "of upkeep, after its last job":
+        if {thread!r} == "upkeep, its last job over":
             kept.close()
-            wait_until(lambda: threading.active_count() == 1)
+            wait_until(lambda: not SERVICE.is_running and threading.active_count() == 1)
+            print("over")
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
@@ -480,6 +480,7 @@ def test_a_thread_that_began_before_the_patching_ends_without_a_word(library: st
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     said = [line for line in ended.stderr.splitlines() if line and "were not greened" not in line]  # eventlet, of any RLock
     assert (ended.returncode, said) == (0, [])
+    assert ended.stdout == ("over\n" if "over" in thread else "")
 
 
 @pytest.mark.parametrize("library", PATCHES)
