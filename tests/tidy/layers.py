@@ -45,6 +45,7 @@ LAYER_OF = {
     "mempool.maintenance": "keepers",
     "mempool.mapping": "helpers",
     "mempool.messages": "words",
+    "mempool.namedtuples": "base",
     "mempool.native": "base",
     "mempool.parking": "parking",
     "mempool.pool": "pool",

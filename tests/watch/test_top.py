@@ -17,6 +17,7 @@ from programs import Program
 from terminals import OnTerminal
 
 from mempool import Objects, Pool, watch
+from mempool.cli.top import program
 from mempool.cli.top.screen import View, head_of
 from mempool.testing import wait_until
 from mempool.watch.layout import BUCKETS, Figures
@@ -219,6 +220,24 @@ def test_it_is_small(folder: Path) -> None:
         terminal.type("q")
         assert terminal.ended() == 0
     del pools
+
+
+def test_it_loads_few_modules() -> None:
+    """None of the pools', nor of Python's own the large ones. Without a terminal it ends once it has what it needs."""
+    script = """if True:
+        import sys, termios
+        path = sys.argv.pop()
+        try:
+            exec(compile(open(path).read(), path, "exec"), {"__name__": "__main__", "__file__": path})
+        except termios.error:
+            import mempool.shared.glance  # as it does beside a shared pool
+            print(*sys.modules)
+        """
+    command = [sys.executable, "-I", "-S", "-c", script, program.__file__]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(ended.stdout.split())
+    assert {"mempool.watch.reader", "mempool.watch.rates", "mempool.shared.layout"} <= loaded, ended.stderr
+    assert not loaded & {"mempool.pool", "mempool.watch.page", "annotationlib", "ast", "inspect", "pathlib", "subprocess"}
 
 
 def test_it_is_small_beside_fifty_processes(folder: Path) -> None:

@@ -21,8 +21,9 @@ import os
 import stat
 import struct
 import zlib
-from typing import NamedTuple, Self
+from typing import Self
 
+from mempool.namedtuples import NamedTuple
 from mempool.shared.errors import PoolCorrupt
 from mempool.sizes import compared, in_words
 

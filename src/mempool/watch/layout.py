@@ -1,8 +1,9 @@
 """The layout of a page: a header of one process, then one slot of figures for each of its pools.
 
-Shared by whoever writes a page and whoever reads one, so it imports nothing of the package: `mempool top` loads it without
-the pools. The compiled writer, `mirror_state` in _core/state.pxd, and the uncompiled one, in _core/mirror.py, write the
-words in the order of FIGURES; test_every_field_of_the_statistics_is_on_the_page compares both with the pool's statistics.
+Shared by whoever writes a page and whoever reads one, so it imports nothing of the package that knows a pool: `mempool top`
+loads it without them. The compiled writer, `mirror_state` in _core/state.pxd, and the uncompiled one, in _core/mirror.py,
+write the words in the order of FIGURES; test_every_field_of_the_statistics_is_on_the_page compares both with the pool's
+statistics.
 
 A page is other people's bytes. `parse` believes nothing: each number has a range, each text loses what a terminal would
 obey, and what does not fit becomes a row that says "unreadable".
@@ -11,7 +12,9 @@ obey, and what does not fit becomes a row that says "unreadable".
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from typing import Final
+
+from mempool.namedtuples import NamedTuple
 
 MAGIC: Final = b"mempool\0"
 #: Raised whenever a byte changes its meaning. A reader shows what is newer as "newer, layout N".

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
 
+from mempool.namedtuples import NamedTuple
 from mempool.watch.layout import Figures
 from mempool.watch.reader import Row
 from mempool.watch.words import quantile

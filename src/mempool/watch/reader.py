@@ -10,8 +10,8 @@ import os
 import stat
 import struct
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
+from mempool.namedtuples import NamedTuple
 from mempool.watch import layout
 from mempool.watch.directory import directory as default_directory
 from mempool.watch.directory import open_directory
