@@ -59,7 +59,7 @@ from mempool.testing import assert_books
 def until(condition):
     with Timeout(20):
         while not condition():
-            sleep(0)  # sleeps: the others' turn
+            sleep(0.001)  # sleeps: sleep(0) would keep the GIL from native threads, for 5 ms each time that one wants it
 
 def assert_all_came_back(pool):
     until(lambda: pool.stats().out == 0)  # a thread that was served last may not have given back yet
