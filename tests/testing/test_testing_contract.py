@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import collections
 import re
+import threading
+import weakref
+from concurrent.futures import Future
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import pytest
 from sweeps import LONG
 
 from mempool import Pool
-from mempool.testing import contract
+from mempool.testing import Element, contract, wait_until
+from mempool.testing.contract.callers import in_a_thread
 
 pytest_plugins = ["pytester"]
 
@@ -240,3 +244,26 @@ def test_a_pool_needs_what_each_part_says_and_no_more(pytester: pytest.Pytester)
     base = re.search(r"All parts call (.*?); the result", HOW_TO.read_text("utf-8"), re.DOTALL)
     assert base is not None
     assert set(re.findall(r"`(\w+)`", base[1])) == of_all
+
+
+def test_whoever_has_what_a_thread_got_has_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread refers to it until set_result has returned; here that waits until the test goes on, or it is joined."""
+    goes_on = threading.Event()
+    set_result, join = Future.set_result, threading.Thread.join
+
+    def set_and_wait(self: Future[Any], result: object) -> None:
+        set_result(self, result)
+        wait_until(goes_on.is_set)
+
+    def join_it(self: threading.Thread, timeout: float | None = None) -> None:
+        goes_on.set()
+        join(self, timeout)
+
+    monkeypatch.setattr(Future, "set_result", set_and_wait)
+    monkeypatch.setattr(threading.Thread, "join", join_it)
+    future = in_a_thread(lambda: Element(1))
+    alone = weakref.ref(future.result(60))
+    del future
+    existed = alone() is not None
+    goes_on.set()
+    assert not existed

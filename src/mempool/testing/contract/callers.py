@@ -31,18 +31,44 @@ class Callers(Protocol):
         """No more calls; the test is over."""
 
 
+class _OfAThread(Future[Any]):
+    """What comes of a call in a thread of its own. Who has it has it alone: the thread has ended.
+
+    For whoever waits goes on as soon as set_result tells, while the thread that calls it still refers to the result. So a
+    dropped buffer went back to its pool at any later moment, also while a test read the pool's figures.
+    """
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        super().__init__()
+        self._thread = threading.Thread(target=self._run, args=(call,), daemon=True)
+        self._thread.start()
+
+    def _run(self, call: Callable[[], Any]) -> None:
+        try:
+            self.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - it is the result
+            self.set_exception(error)
+
+    def result(self, timeout: float | None = None) -> Any:
+        try:
+            return super().result(timeout)
+        finally:
+            self._end()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        try:
+            return super().exception(timeout)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        if self.done() and self._thread is not threading.current_thread():  # it has a few steps left, or may take for ever
+            self._thread.join()
+
+
 def in_a_thread(call: Callable[[], Any]) -> Future[Any]:
     """What comes of a call in a thread of its own."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - it is the result
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
+    return _OfAThread(call)
 
 
 class ThreadCallers:
