@@ -11,6 +11,8 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from mempool.errors import PoolError
+
 if TYPE_CHECKING:
     from mempool.base_pool import BasePool
 
@@ -40,7 +42,7 @@ def get(name: str) -> BasePool[Any]:
             return resolved
     living = pools()
     named = [pool for pool in living if pool.name == name]
-    opened = [pool for pool in named if not pool.closed]
+    opened = [pool for pool in named if _may_be_open(pool)]
     if len(opened) == 1:
         return opened[0]
     raise LookupError(_why_not(name, living, named, opened))
@@ -54,12 +56,20 @@ def _why_not(name: str, living: list[BasePool[Any]], named: list[BasePool[Any]],
         )
     if named:
         return f"pool {name!r} is closed; make another of that name before you ask for it"
-    others = sorted({pool.name for pool in living if not pool.closed})
+    others = sorted({pool.name for pool in living if _may_be_open(pool)})
     there_are = f"there are {', '.join(map(repr, others))}" if others else "there are none"
     return (
         f"no pool of this process is called {name!r}; {there_are}. Make it with Pool(..., name={name!r}) in this process, "
         "before it is asked for, and keep a reference to it"
     )
+
+
+def _may_be_open(pool: BasePool[Any]) -> bool:
+    """A shared pool attaches anew in a child of a fork, before it answers. Where it cannot, whoever uses it is told why."""
+    try:
+        return not pool.closed
+    except (PoolError, OSError):
+        return True
 
 
 def pools() -> list[BasePool[Any]]:

@@ -21,6 +21,7 @@ pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine:
 from shared_children import Parent, child
 from single_steps import SINGLESTEP, TRACEME, libc, may_trace
 
+import mempool
 from mempool.errors import LineFull, PoolClosed
 from mempool.shared import clients
 from mempool.shared.engine import SharedEngine
@@ -29,6 +30,7 @@ from mempool.shared.layout import ROOT
 from mempool.shared.pool import SharedPool
 from mempool.shared.pool_engine import PoolEngine
 from mempool.shared.ticket import Ticket
+from mempool.testing import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 DETACH = 17
@@ -247,6 +249,9 @@ def test_a_child_of_a_fork_that_could_not_attach_tries_again(pool_path: Path) ->
         for _ in range(2):
             with pytest.raises(LineFull, match="1 processes use this pool"):
                 pool.alloc()
+        assert mempool.get(pool.name) is pool  # which tells whoever uses it
+        with pytest.raises(LookupError, match=rf"'none of this name'; there are .*'{pool.name}'"):
+            mempool.get("none of this name")
         parent.tell(0)
         parent.wait()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -261,6 +266,80 @@ def test_a_child_of_a_fork_that_could_not_attach_tries_again(pool_path: Path) ->
         pool.close()
         forked.go()
         assert forked.end() == 0
+
+
+def test_threads_of_a_child_that_use_a_pool_together_for_the_first_time_wait_for_the_one_that_attaches(
+    pool_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one comes while the first has no number yet. It was told that its process was the child of a fork."""
+    pool = make(pool_path, reserve=2, limit=2)
+
+    def use(_parent: Parent) -> None:
+        after_fork, find_number = SharedEngine.after_fork, SharedEngine._find_number
+        wrong: list[BaseException] = []
+        first = threading.current_thread()
+        second_is_here = threading.Event()
+
+        def use_it() -> None:
+            try:
+                pool.free(pool.alloc())
+            except BaseException as error:  # noqa: BLE001 - told below
+                wrong.append(error)
+
+        second = threading.Thread(target=use_it)
+
+        def come(engine: SharedEngine) -> None:
+            if threading.current_thread() is not first:
+                second_is_here.set()
+            after_fork(engine)
+
+        def find_while_another_comes(engine: SharedEngine) -> None:
+            second.start()
+            wait_until(lambda: second_is_here.is_set() or not second.is_alive())
+            find_number(engine)
+
+        monkeypatch.setattr(SharedEngine, "after_fork", come)
+        monkeypatch.setattr(SharedEngine, "_find_number", find_while_another_comes)
+        use_it()
+        second.join(30)
+        assert (wrong, second.is_alive()) == ([], False)
+        assert pool.stats().out == 0
+
+    with child(use) as forked:
+        assert forked.end() == 0
+    assert pool.verify() == []
+
+
+def test_a_child_of_a_fork_that_has_no_memory_to_attach_tries_again(pool_path: Path) -> None:
+    """Whichever allocation fails. Where one of the first did, it was the child of a fork for ever."""
+    testcapi = pytest.importorskip("_testcapi", reason="this Python has no _testcapi, which lets allocations fail")
+    pool = make(pool_path, reserve=2, limit=2)
+    kept = pool.alloc()
+
+    def try_to_attach(parent: Parent) -> None:
+        at_first: BaseException | None = None
+        testcapi.set_nomemory(number, number + 1)
+        try:
+            pool.free(pool.alloc())
+        except Exception as error:  # noqa: BLE001 - CPython does not always call it MemoryError
+            at_first = error
+        finally:
+            testcapi.remove_mem_hooks()
+        pool.free(pool.alloc())
+        assert pool.stats().out == 1
+        parent.tell(at_first is not None)
+
+    number = failed = undisturbed = 0
+    while undisturbed < 30:
+        with child(try_to_attach) as forked:
+            has_failed = forked.hear()
+            assert forked.end() == 0, number
+        failed += has_failed
+        undisturbed = 0 if has_failed else undisturbed + 1
+        number += 1
+    assert failed > 20
+    pool.free(kept)
+    assert pool.verify() == []
 
 
 def test_in_a_child_of_a_fork_a_pool_that_was_closed_before_can_be_looked_at(pool_path: Path) -> None:

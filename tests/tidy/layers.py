@@ -82,7 +82,7 @@ ALLOWED = {
     "local": {"base", "core", "seam", "words", "parking", "sources", "tracking", "lifecycle"},
     "helpers": {"base", "core"},
     "face": {"base", "core", "seam", "words", "parking", "tracking", "explain", "helpers"},
-    "registry": {"face"},
+    "registry": {"base", "face"},
     "pool": {"base", "core", "words", "sources", "tracking", "local", "shared", "face", "registry"},
     "watch": {"base", "core", "seam", "words", "sources", "lifecycle", "explain", "shared"},
     "keepers": {"base", "core", "seam", "words", "sources", "tracking", "lifecycle", "face"},

@@ -380,7 +380,8 @@ cdef class Transaction(QuickClient):
     cdef mp_store store
     cdef mp_transaction t
     cdef Py_buffer buffer
-    cdef volatile char *mark
+    cdef volatile char *mark  # 0: this process is a child of a fork that has not attached yet
+    cdef bint is_attaching  # one of its threads does: that one may go on, and the others wait in `revive`
     cdef object __weakref__
     cdef readonly object mapping
     cdef readonly str name
@@ -431,7 +432,11 @@ cdef class Transaction(QuickClient):
         self.blocks = <void **>calloc(self.slots, sizeof(void *))
         if self.blocks == NULL:
             raise MemoryError(f"{name}: no memory for a table of {self.slots} slots")
+        self.mark = mp_make_mark()
+        if self.mark == NULL:
+            raise MemoryError(f"{name}: no page for the mark that tells a fork")
         self.forget()
+        self.settle()
 
     def __dealloc__(self):
         if self.mark != NULL:
@@ -440,23 +445,24 @@ cdef class Transaction(QuickClient):
             PyBuffer_Release(&self.buffer)
 
     def forget(self):
-        """Nothing is known of the shared state: at the beginning, and in a child."""
+        """Nothing is known of the shared state: at the beginning, and in a child, all of whose threads wait for `settle`."""
+        self.is_attaching = True
         self.me = self.clients
         self.store.me = self.clients
         self.store.finished = 1  # of transaction 0, which writes nothing: whatever else the root may be is looked at
         self.store.left_word = MP_NOWHERE
         self.store.lost = self.store.polite = self.store.retries = self.store.helped = 0
         self.being_made = self.disposing = self.filling = 0  # by threads of the parent
-        if self.mark == NULL:
-            self.mark = mp_make_mark()
-            if self.mark == NULL:
-                raise MemoryError(f"{self.name}: no page for the mark that tells a fork")
+
+    def settle(self):
+        """Each thread of this process may use it."""
         self.mark[0] = 1
+        self.is_attaching = False
 
     def orphan(self):
         """A child could not attach: it is the child of a fork as before, and tries again at its next use."""
         self.me = self.store.me = self.clients
-        self.mark[0] = 0
+        self.is_attaching = False
 
     # -- the seam
 
@@ -464,7 +470,7 @@ cdef class Transaction(QuickClient):
         return <char *>self.buffer.buf + self.data + slot * self.stride
 
     cdef int begin(self) except -1:
-        if self.mark[0] == 0:
+        if self.mark[0] == 0 and not self.is_attaching:
             raise ClientGone(f"{self.name}: this process is a fork of the one that had attached; attach anew")
         if mp_begin(&self.store, &self.t) < 0:
             raise self.corrupt()

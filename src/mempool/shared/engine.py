@@ -156,8 +156,9 @@ class SharedEngine:
         self._waiters: dict[int, Ticket] = {}  # by place: those with a waker
         self._listener: threading.Thread | None = None
         self._pid = os.getpid()
-        #: Called in a child that has attached anew.
-        self.on_fork: Callable[[], object] | None = None
+        #: Called in a child that has attached anew, before any other thread of it goes on. What it returns is called after.
+        self.on_fork: Callable[[], Callable[[], object] | None] | None = None
+        self._attaching: dict[int, threading.RLock] = {}  # by process; a dict, as its setdefault is one step
         self._here = locks.this_process()
         self._finalizer = weakref.finalize(self, _detach, self._tx, [file], self._pid)
 
@@ -289,29 +290,41 @@ class SharedEngine:
             self._finalizer()
 
     def after_fork(self) -> None:
-        """In a child: attach anew. What the parent had stays the parent's. Called by itself at the first use."""
-        if os.getpid() != self._pid and self._file < 0:
-            self._pid = os.getpid()
-            self._tx.forget()  # the parent had left: it can be looked at, as there
-        elif os.getpid() != self._pid:
-            self._drop_inherited()
-            self._pid = os.getpid()
-            self._here = locks.this_process()
-            self._waiters, self._listener = {}, None
-            self._tx.forget()
+        """In a child: attach anew. What the parent had stays the parent's. Called by itself at the first use.
+
+        Threads that use it together for the first time wait for the first of them. The lock is this very process': the
+        parent's may be held by a thread that does not live here.
+        """
+        pid = os.getpid()
+        tell: Callable[[], object] | None = None
+        with self._attaching.setdefault(pid, threading.RLock()):
+            if self._pid == pid:
+                return
+            self._pid = pid
             try:
-                self._become_client()
+                self._attaching = {pid: self._attaching[pid]}
+                if self._file < 0:
+                    self._tx.forget()  # the parent had left: it can be looked at, as there
+                else:
+                    self._drop_inherited()
+                    self._here = locks.this_process()
+                    self._waiters, self._listener = {}, None
+                    self._tx.forget()
+                    self._become_client()
+                    if self.on_fork is not None:
+                        tell = self.on_fork()
+                self._tx.settle()
             except BaseException:  # it tries again at its next use
+                self._pid = -1
                 with contextlib.suppress(PoolCorrupt, ClientGone):
                     self._tx.detach()
                 self._drop_inherited()
                 self._finalizer.detach()
-                self._finalizer = weakref.finalize(self, _detach, self._tx, [self._file], self._pid)
-                self._pid = -1
+                self._finalizer = weakref.finalize(self, _detach, self._tx, [self._file], pid)
                 self._tx.orphan()
                 raise
-            if self.on_fork is not None:
-                self.on_fork()
+        if tell is not None:
+            tell()
 
     def _drop_inherited(self) -> None:
         """Close what the parent locked. Never unlock it: the lock is one, and the parent's."""

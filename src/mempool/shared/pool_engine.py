@@ -96,7 +96,7 @@ class PoolEngine:
         self._failed_at = self._rests_until = -NEVER
         self._rest_seconds = 0.0
         begin_anew = weakref.WeakMethod(self._begin_anew)
-        client.on_fork = lambda: (method := begin_anew()) and method()
+        client.on_fork = lambda: None if (method := begin_anew()) is None else method()
         lifecycle.register(self)
         self._set_gates()
 
@@ -758,10 +758,10 @@ class PoolEngine:
         self._forget_parent()
         return None
 
-    def _begin_anew(self) -> None:
-        """In a child that has just attached: it may have met killed processes."""
+    def _begin_anew(self) -> Callable[[], object]:
+        """In a child that has just attached. What tells of the killed processes that it has met."""
         self._forget_parent()
-        killed.tell(self._on_reclaim, self.client.reaped, self.called)
+        return functools.partial(killed.tell, self._on_reclaim, self.client.reaped, self.called)
 
     def _forget_parent(self) -> None:
         """In a child: what is out is the parent's, who alone can return it; nobody else waits here."""
