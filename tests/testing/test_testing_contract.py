@@ -155,6 +155,32 @@ class TestSource(GuaranteeContract):
     assert told in the_one_error(result)
 
 
+def test_what_comes_back_while_the_figures_are_read_is_no_fault(pytester: pytest.Pytester) -> None:
+    """The audit is taken once more. What is lost stays lost."""
+    result = run(
+        pytester,
+        """
+import pytest
+
+class TestLate(Contract):
+    def audit(self, pool, source, out=()):
+        try:
+            super().audit(pool, source, out)
+        except AssertionError:
+            if self.comes_back:
+                pool.free(self.out)
+            raise
+
+    @pytest.mark.parametrize("comes_back", [True, False])
+    def test_one_is_out(self, comes_back):
+        self.comes_back = comes_back
+        self.out = self.pool(1)[0].alloc()
+""",
+    )
+    assert result.parseoutcomes() == {"passed": 2, "errors": 1}
+    assert "out: 1, not 0" in result.stdout.str()
+
+
 def test_a_pool_around_a_pool_is_run_under_its_clock(pytester: pytest.Pytester) -> None:
     """attach_clock hands the time to the pool within; a part can be run alone, or the base with own tests."""
     result = run(

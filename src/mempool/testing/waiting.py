@@ -38,6 +38,20 @@ async def wait_until_async(condition: Callable[[], Answer], timeout: float = 30)
     return answer
 
 
+def wait_until_it_holds(check: Callable[[], object], timeout: float) -> None:
+    """Call this until it raises no AssertionError; the last one is raised when the time is up."""
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            check()
+        except AssertionError:
+            if time.monotonic() > until:
+                raise
+        else:
+            return
+        time.sleep(LOOK_SECONDS)
+
+
 def _in_vain(condition: Callable[[], object], timeout: float) -> str:
     code = getattr(condition, "__code__", None)
     where = f" at {code.co_filename}:{code.co_firstlineno}" if code is not None else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from mempool.testing.books import assert_books
 from mempool.testing.contract.callers import KINDS, Callers, ThreadCallers, in_line
 from mempool.testing.manual_clock import ManualClock
 from mempool.testing.scripted import Action, ScriptedSource, Step
-from mempool.testing.waiting import wait_until
+from mempool.testing.waiting import wait_until, wait_until_it_holds
 
 works: Step = Step.WORKS
 fails: Step = Step.FAILS
@@ -28,6 +29,9 @@ slow: Step = Step.SLOW
 
 #: Seconds of real time in which a caller that was served must have noticed.
 SOON = 30
+#: Seconds in which figures must come to agree when a test is over. A thread or a loop that has told of a result refers to it
+#: for some steps more; if the test has dropped it, it goes back then, maybe between two figures that an audit reads.
+AT_REST = 2
 
 #: A test that waits or that could: it runs once by each kind of caller.
 waits: pytest.MarkDecorator = pytest.mark.usefixtures("calling")
@@ -89,15 +93,13 @@ class Contract:
             assert not any(pool.stats().waiting for pool, _source in self._pools)
             for pool, source in self._pools:
                 if id(pool) not in self._left_out:
-                    self.audit(pool, source)
+                    wait_until_it_holds(functools.partial(self.audit, pool, source), AT_REST)
         finally:
             for pool, source in self._pools:
                 source.open()
                 pool.close()  # also ends those who still wait, whatever has failed
         for pool, source in self._pools:
-            stats = pool.stats()
-            assert_books(pool, source, out=stats.out, spare=0)
-            assert stats.disposing == 0
+            wait_until_it_holds(functools.partial(self._audit_closed, pool, source), AT_REST)
         del self._pools, self.clock  # pytest keeps this instance to its end
 
     @pytest.fixture(params=list(KINDS))
@@ -142,6 +144,11 @@ class Contract:
         if out:
             self._left_out.add(id(pool))
         assert_books(pool, source, out=out)
+
+    def _audit_closed(self, pool: Pool[Any], source: ScriptedSource[Any]) -> None:
+        stats = pool.stats()
+        assert_books(pool, source, out=stats.out, spare=0)
+        assert stats.disposing == 0
 
     def alloc(self, pool: Pool[Any], **options: Any) -> Any:
         """An element, by this kind of caller."""
