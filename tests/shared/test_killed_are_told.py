@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +16,10 @@ pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine:
 
 from shared_children import Parent, child
 
+from mempool.shared import watcher
 from mempool.shared.killed import Killed, Reclaimed
 from mempool.shared.pool import SharedPool
+from mempool.shared.pool_engine import PoolEngine
 from mempool.testing import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -137,3 +141,50 @@ def test_what_is_raised_by_who_is_told_is_logged_and_stops_nobody(pool_path: Pat
         pool.free(served[0])
     wait_until(lambda: sum("on_reclaim has failed" in record.getMessage() for record in caplog.records) == 2)
     assert (pool.out, pool.verify()) == (0, [])
+
+
+def test_who_looks_around_goes_on_after_a_failure(pool_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There was no memory for a moment, or no descriptor; and no thread for a watcher. Its end was that of every look: who
+    waited for what a killed process had waited for ever.
+    """
+    pool = make(pool_path, reserve=3, keep=3, limit=3)
+    look_around, failures = PoolEngine.look_around, [MemoryError(), OSError(errno.EMFILE, "too many open files")]
+
+    def fail_at_first(engine: PoolEngine) -> None:
+        if failures:
+            raise failures.pop()
+        look_around(engine)
+
+    def no_thread(*_arguments: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(PoolEngine, "look_around", fail_at_first)
+    monkeypatch.setattr(watcher, "begin", no_thread)
+    with child(hold(pool_path)) as holder:
+        for _ in range(3):
+            holder.hear()
+        threading.Timer(0.05, holder.end, (signal.SIGKILL,)).start()
+        with pool.lease(timeout=20):
+            assert failures == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_callback_that_ends_the_thread_ends_no_later_look(pool_path: Path) -> None:
+    ended: list[threading.Thread] = []
+
+    def leave(_reclaimed: Reclaimed) -> None:
+        ended.append(threading.current_thread())
+        sys.exit()
+
+    pool = make(pool_path, reserve=3, keep=3, limit=3, on_reclaim=leave)
+    for turn in range(2):
+        with child(hold(pool_path)) as holder:
+            for _ in range(3):
+                holder.hear()
+            waiter = threading.Thread(target=lambda: pool.free(pool.alloc(timeout=20)))
+            waiter.start()
+            wait_until(lambda: pool.waiting == 1)
+            assert holder.end(signal.SIGKILL) == -signal.SIGKILL
+            waiter.join()
+        ended[-1].join()
+        assert len(ended) == turn + 1

@@ -7,6 +7,7 @@ is there for what a killed process has left undone: to wake whom it had served, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 import weakref
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mempool import native
 from mempool.clock import SYSTEM_CLOCK
 from mempool.parking import ThreadParker
-from mempool.shared import watcher
+from mempool.shared import killed, watcher
 from mempool.shared.engine import SLICE
 from mempool.shared.errors import ClientGone, PoolCorrupt
 from mempool.waiting import AsyncioParker
@@ -62,8 +63,17 @@ def begin(engine: Any, waited: float) -> None:
 
 
 def _look_around(reference: weakref.ref[Any], watch_after: float) -> None:
-    said, seconds, watches = 0, watch_after, False
     me = threading.current_thread()
+    try:
+        _look_until_nobody_waits(reference, me, watch_after)
+    finally:
+        engine = reference()
+        if engine is not None and engine._listener is me:
+            engine._listener = None  # by what a callback has raised (SystemExit): else nobody would ever look again
+
+
+def _look_until_nobody_waits(reference: weakref.ref[Any], me: threading.Thread, watch_after: float) -> None:
+    said, seconds, watches, has_failed = 0, watch_after, False, False
     while True:
         engine = reference()
         if engine is None or engine._listener is not me:
@@ -73,6 +83,12 @@ def _look_around(reference: weakref.ref[Any], watch_after: float) -> None:
         except (PoolCorrupt, ClientGone):
             for ticket in engine.queue():
                 ticket.wake()  # it meets the same by itself
+        except Exception:
+            # No memory, no descriptor: that may pass, and the next turn tries again. Without this thread, who waits here for
+            # what a killed process has would wait for ever. See test_who_looks_around_goes_on_after_a_failure.
+            if not has_failed:
+                has_failed = True
+                killed.log.exception("%s: looking around has failed, and is tried again", engine.called)
         if not engine.is_awaited():
             engine._listener = None
             if not engine.is_awaited() or engine._listener is not None:
@@ -82,5 +98,6 @@ def _look_around(reference: weakref.ref[Any], watch_after: float) -> None:
         del engine
         said = tx.wait_for_bell(said, seconds)
         if not watches:
-            watcher.begin(reference, me)
+            with contextlib.suppress(RuntimeError, MemoryError):  # no thread to be had: the slices find out
+                watcher.begin(reference, me)
             seconds, watches = SLICE, True
