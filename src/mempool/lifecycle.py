@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures.thread  # noqa: F401 - registers its hook before ours, so that ours runs first
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -69,6 +70,24 @@ def engines() -> list[Engine]:
 def is_ending() -> bool:
     """Whether the interpreter joins its threads."""
     return bool(_ending)
+
+
+def ends_at_once() -> bool:
+    """Whether this is a process that multiprocessing has forked and that ends.
+
+    It calls `os._exit` next, and then nothing is done that is done where an interpreter ends.
+    """
+    multiprocessing = sys.modules.get("multiprocessing")
+    if not _ending or multiprocessing is None or multiprocessing.parent_process() is None:
+        return False
+    kind = getattr(multiprocessing.current_process(), "_start_method", None)
+    return (kind or multiprocessing.get_start_method(allow_none=True)) != "spawn"
+
+
+def has_other_threads() -> bool:
+    """Whether there are threads besides this one, and besides those of the library."""
+    here = threading.current_thread()
+    return any(thread is not here and not thread.name.startswith("mempool") for thread in threading.enumerate())
 
 
 def _after_fork_in_child() -> None:

@@ -59,8 +59,11 @@ cdef extern from "protocol.h":
     void MP_STORE(uint32_t *where, uint32_t value) noexcept nogil
 
 cdef extern from "system.h":
-    int mp_populate(int fd, char *address, uint64_t offset, uint64_t size) noexcept nogil
-    int mp_punch(int fd, char *address, uint64_t offset, uint64_t size) noexcept nogil
+    ctypedef struct mp_descriptor:
+        int number
+    mp_descriptor mp_know(int number) noexcept nogil
+    int mp_populate(const mp_descriptor *file, char *address, uint64_t offset, uint64_t size) noexcept nogil
+    void mp_punch(const mp_descriptor *file, char *address, uint64_t offset, uint64_t size) noexcept nogil
     void mp_sleep(uint32_t *bell, uint32_t said, int64_t nanoseconds) noexcept nogil
     void mp_ring(uint32_t *bell) noexcept nogil
     void mp_ring_by(uint32_t *bell, uint32_t by) noexcept nogil
@@ -68,6 +71,7 @@ cdef extern from "system.h":
     int mp_open_door(const char *file, uint64_t client, uint64_t epoch, uint32_t door) noexcept nogil
     int mp_knock(const char *file, uint64_t client, uint64_t epoch, uint32_t door, uint32_t place) noexcept nogil
     int64_t mp_answer(int fd) noexcept nogil
+    const int MP_SETTLED, MP_ATTACHING, MP_BEGUN, MP_LOCKED
     volatile char *mp_make_mark() noexcept
     void mp_drop_mark(volatile char *page) noexcept
 
@@ -380,15 +384,18 @@ cdef class Transaction(QuickClient):
     cdef mp_store store
     cdef mp_transaction t
     cdef Py_buffer buffer
-    cdef volatile char *mark  # 0: this process is a child of a fork that has not attached yet
-    cdef bint is_attaching  # one of its threads does: that one may go on, and the others wait in `revive`
+    # What this very process has done; all 0 in a child of a fork. The first, MP_SETTLED: it has attached. MP_ATTACHING: one of
+    # its threads does: that one may go on, and the others wait in `revive`. MP_BEGUN: what there is is its own to end, and not
+    # its parent's. MP_LOCKED: so is `lock`.
+    cdef volatile char *mark
+    cdef object lock
     cdef object __weakref__
     cdef readonly object mapping
     cdef readonly str name
     cdef char[33] file  # the number that no other file has, in hexadecimal digits: what names of doors begin with
     cdef public object revive  # called without arguments in a child of a fork, before anything else
     cdef public object memory  # None; or whose `make(slot)` and `drop(slot)` are called instead of the kernel
-    cdef int fd
+    cdef mp_descriptor descriptor  # of the file
     cdef uint64_t data, stride, size
     cdef readonly uint64_t me, epoch, slots, places, clients
     cdef uint64_t slot, place, count, value, version, gate, broken
@@ -400,7 +407,7 @@ cdef class Transaction(QuickClient):
     cdef readonly uint64_t made_here, failures  # how often this process has got memory, and how often there was none
 
     def __cinit__(self):
-        self.fd = -1
+        self.descriptor.number = -1
         self.slice = 1.0
 
     def __init__(self, mapping, str name, dict layout, bytes nonce):
@@ -446,7 +453,7 @@ cdef class Transaction(QuickClient):
 
     def forget(self):
         """Nothing is known of the shared state: at the beginning, and in a child, all of whose threads wait for `settle`."""
-        self.is_attaching = True
+        self.mark[MP_ATTACHING] = self.mark[MP_BEGUN] = 1
         self.me = self.clients
         self.store.me = self.clients
         self.store.finished = 1  # of transaction 0, which writes nothing: whatever else the root may be is looked at
@@ -456,13 +463,32 @@ cdef class Transaction(QuickClient):
 
     def settle(self):
         """Each thread of this process may use it."""
-        self.mark[0] = 1
-        self.is_attaching = False
+        self.mark[MP_SETTLED] = 1
+        self.mark[MP_ATTACHING] = 0
 
     def orphan(self):
         """A child could not attach: it is the child of a fork as before, and tries again at its next use."""
         self.me = self.store.me = self.clients
-        self.is_attaching = False
+        self.mark[MP_ATTACHING] = 0
+
+    def needs_reviving(self):
+        """Whether this process is a child of a fork none of whose threads has attached, or is about to."""
+        return self.mark[MP_SETTLED] == 0 and self.mark[MP_ATTACHING] == 0
+
+    def is_of_this_process(self):
+        """Whether there is anything that this process, and not the parent of a fork, has to end."""
+        return self.mark[MP_BEGUN] != 0
+
+    def lock_here(self, lock):
+        """This lock, unless this process has one. A child has none: another thread of the parent may hold the parent's."""
+        if self.mark[MP_LOCKED] == 0:
+            self.mark[MP_LOCKED] = 1
+            self.lock = lock
+        return self.lock
+
+    def know_file(self, int descriptor):
+        """Another open file of it: the one before was closed."""
+        self.descriptor = mp_know(descriptor)
 
     # -- the seam
 
@@ -470,7 +496,7 @@ cdef class Transaction(QuickClient):
         return <char *>self.buffer.buf + self.data + slot * self.stride
 
     cdef int begin(self) except -1:
-        if self.mark[0] == 0 and not self.is_attaching:
+        if self.mark[MP_SETTLED] == 0 and self.mark[MP_ATTACHING] == 0:
             raise ClientGone(f"{self.name}: this process is a fork of the one that had attached; attach anew")
         if mp_begin(&self.store, &self.t) < 0:
             raise self.corrupt()
@@ -594,7 +620,7 @@ cdef class Transaction(QuickClient):
         if slot >= self.slots:
             raise self.corrupt()
         with nogil:
-            is_there = mp_populate(self.fd, self.memory_of(slot), self.data + slot * self.stride, self.stride)
+            is_there = mp_populate(&self.descriptor, self.memory_of(slot), self.data + slot * self.stride, self.stride)
         return is_there
 
     cpdef int punch_here(self, uint64_t slot) except -1:
@@ -602,7 +628,7 @@ cdef class Transaction(QuickClient):
         if slot >= self.slots:
             raise self.corrupt()
         with nogil:
-            mp_punch(self.fd, self.memory_of(slot), self.data + slot * self.stride, self.stride)
+            mp_punch(&self.descriptor, self.memory_of(slot), self.data + slot * self.stride, self.stride)
         return 0
 
     cdef inline int count_one(self, int what, uint64_t by) noexcept:
@@ -617,6 +643,10 @@ cdef class Transaction(QuickClient):
 
     # -- what a client does
 
+    def revived(self):
+        """In a child of a fork: after this, it has attached."""
+        self.ready()
+
     def attach(self, uint64_t client, int fd, uint64_t pid, uint64_t started, uint64_t pid_namespace, bint quarantines):
         """Become this client, whose lock the caller holds in `fd`. What a dead one left to it is returned first.
 
@@ -624,7 +654,7 @@ cdef class Transaction(QuickClient):
         """
         if client >= self.clients:
             raise ValueError(f"there are {self.clients} clients, from 0 on; this is {client}")
-        self.fd = fd
+        self.know_file(fd)
         self.me = self.store.me = client
         self.store.clients[client].pid = 0  # nobody finds it by its process while its word may be its predecessor's
         self.store.clients[client].started = started
@@ -712,6 +742,8 @@ cdef class Transaction(QuickClient):
 
     def wait_for_bell(self, uint32_t said, double seconds):
         """Sleep until something is granted to this client, whichever place it is for; then what the bell says now."""
+        if self.me >= self.clients:  # behind the records of clients lie the words
+            raise self.gone()
         cdef mp_client *record = &self.store.clients[self.me]
         cdef int64_t nanoseconds = <int64_t>(min(max(seconds, 0.0), 3600.0) * 1e9)
         record.listens = 1
@@ -982,11 +1014,13 @@ cdef class Transaction(QuickClient):
 
     def shrink(self):
         """Give the memory of what is surplus back to the system."""
+        self.ready()
         if run_shrink(self) == GONE:
             raise self.gone()
 
     def grow(self):
         """Populate what the line and the reserve lack, as far as the limit and the memory allow. Whether memory sufficed."""
+        self.ready()
         cdef uint64_t outcome = run_grow(self)
         if outcome == GONE:
             raise self.gone()
@@ -994,6 +1028,7 @@ cdef class Transaction(QuickClient):
 
     def pump(self):
         """Spares go to the line, if a process that was to do that has died or sleeps."""
+        self.ready()
         if run_pump(self) == GONE:
             raise self.gone()
 
@@ -1019,6 +1054,7 @@ cdef class Transaction(QuickClient):
 
     def copy(self):
         """(gate, version, the values of all words, 8 bytes each), all of one moment; None: there was no quiet one."""
+        self.ready()
         cdef uint64_t i
         cdef int turn
         copied = bytearray(8 * self.store.word_count)
@@ -1035,6 +1071,7 @@ cdef class Transaction(QuickClient):
 
     def queue(self):
         """Who stands in line, in order: (client, wanted, granted, place) each, of one moment."""
+        self.ready()
         cdef uint64_t head, length, word, found, i
         values = bytearray(32 * self.places)  # before: no Python code may run within a transaction of this client
         cdef uint64_t *rows = <uint64_t *><char *>values
@@ -1097,6 +1134,7 @@ cdef class Transaction(QuickClient):
         """(state, epoch, pid, start time, pid namespace) of a client. What it says of its process is no proof of anything."""
         if client >= self.clients:
             raise ValueError(f"there are {self.clients} clients, from 0 on; this is {client}")
+        self.ready()
         cdef uint64_t state = run_look_at_client(self, client)
         cdef mp_client *record = &self.store.clients[client]
         return state, self.value, record.pid, record.started, record.pid_namespace
@@ -1106,6 +1144,7 @@ cdef class Transaction(QuickClient):
 
         Each is looked at for itself: they are of no one moment, but of a client that is dead.
         """
+        self.ready()
         cdef uint64_t slot, value = 0
         found = []
         for slot in range(self.slots):

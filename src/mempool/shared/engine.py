@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
-from mempool import messages, native
+from mempool import lifecycle, messages, native
 from mempool.engine import UnexpectedReserveError
 from mempool.errors import ForeignElement, LineFull, PoolClosed
 from mempool.shared import clients as locks
@@ -158,9 +158,8 @@ class SharedEngine:
         self._pid = os.getpid()
         #: Called in a child that has attached anew, before any other thread of it goes on. What it returns is called after.
         self.on_fork: Callable[[], Callable[[], object] | None] | None = None
-        self._attaching: dict[int, threading.RLock] = {}  # by process; a dict, as its setdefault is one step
         self._here = locks.this_process()
-        self._finalizer = weakref.finalize(self, _detach, self._tx, [file], self._pid)
+        self._finalizer = weakref.finalize(self, _detach, self._tx, [file], self._identity)
 
     # -- begin and end
 
@@ -231,11 +230,14 @@ class SharedEngine:
         return engine
 
     @classmethod
-    def observe(cls, path: str | os.PathLike[str]) -> Self:
-        """Look without joining: `snapshot`, `queue`, `clients`, `held` and `verify` work. Raises as `attach`."""
+    def observe(cls, path: str | os.PathLike[str], *, makes_anew: bool = False) -> Self:
+        """Look without joining: `snapshot`, `queue`, `clients`, `held` and `verify` work. Raises as `attach`.
+
+        makes_anew: as `attach` does, what an earlier boot has left.
+        """
         path = Path(path)
         check_folder(path.parent)
-        file, header = open_file(path)
+        file, header = _open_of_this_boot(path) if makes_anew else open_file(path)
         try:
             return cls(path, file, header.layout, header.nonce)
         except BaseException:
@@ -254,15 +256,44 @@ class SharedEngine:
         return reserve, keep, limit
 
     def _become_client(self) -> None:
-        self._lock = os.open(f"/proc/self/fd/{self._file}", os.O_RDWR | os.O_CLOEXEC)
-        self._finalizer.detach()
-        self._finalizer = weakref.finalize(self, _detach, self._tx, [self._file, self._lock], self._pid)
+        self._open()
         self.reaped = Reclaimed()  # in a child: those are its parent's
         self._find_number()
         self._tx.revive = _Revive(self)
         if self.reaped:
             self._go_on_filling()
         self.reaped = Reclaimed((*self.reaped.processes, *self.reap_dead().processes))
+
+    def _open(self) -> None:
+        """An open file of its own, for its lock: by the descriptor, whatever has become of the name; and by the name where a
+        daemon has closed the descriptor. Raises OSError.
+        """
+        file = self._file
+        try:
+            if not _is_still(file, self._identity):
+                file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                if not _is_still(file, self._identity):
+                    raise FileNotFoundError(f"{self.path}: that is another pool by now")
+            lock = os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_CLOEXEC)
+        except BaseException:
+            if file != self._file:
+                os.close(file)
+            raise
+        self._file, self._lock = file, lock
+        self._finalizer.detach()
+        self._finalizer = weakref.finalize(self, _detach, self._tx, [file, lock], self._identity)
+
+    def _see_locks(self) -> bool:
+        """Whether it can be seen who holds a lock; where a daemon has closed its descriptors, it opens and locks anew."""
+        if _is_still(self._lock, self._identity):
+            return True
+        try:
+            self._open()
+        except OSError:
+            return False  # its name is gone, or it has as many descriptors as it may: then the second key alone tells
+        self._tx.know_file(self._lock)
+        locks.lock(self._lock, self._tx.me)  # who has it just looks whether this process lives, and lets go of it
+        return True
 
     def _find_number(self) -> None:
         for number in range(self.layout.clients):
@@ -295,32 +326,27 @@ class SharedEngine:
         Threads that use it together for the first time wait for the first of them. The lock is this very process': the
         parent's may be held by a thread that does not live here.
         """
-        pid = os.getpid()
         tell: Callable[[], object] | None = None
-        with self._attaching.setdefault(pid, threading.RLock()):
-            if self._pid == pid:
+        with self._tx.lock_here(threading.RLock()):
+            if not self._tx.needs_reviving():
                 return
-            self._pid = pid
+            self._tx.forget()
             try:
-                self._attaching = {pid: self._attaching[pid]}
-                if self._file < 0:
-                    self._tx.forget()  # the parent had left: it can be looked at, as there
-                else:
+                self._pid = os.getpid()
+                if self._file >= 0:  # else the parent had left: it can be looked at, as there
                     self._drop_inherited()
                     self._here = locks.this_process()
                     self._waiters, self._listener = {}, None
-                    self._tx.forget()
                     self._become_client()
                     if self.on_fork is not None:
                         tell = self.on_fork()
                 self._tx.settle()
             except BaseException:  # it tries again at its next use
-                self._pid = -1
                 with contextlib.suppress(PoolCorrupt, ClientGone):
                     self._tx.detach()
                 self._drop_inherited()
                 self._finalizer.detach()
-                self._finalizer = weakref.finalize(self, _detach, self._tx, [self._file], pid)
+                self._finalizer = weakref.finalize(self, _detach, self._tx, [self._file], self._identity)
                 self._tx.orphan()
                 raise
         if tell is not None:
@@ -329,9 +355,9 @@ class SharedEngine:
     def _drop_inherited(self) -> None:
         """Close what the parent locked. Never unlock it: the lock is one, and the parent's."""
         self._reaping = threading.RLock()  # another thread of the parent may have it
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        lock, self._lock = self._lock, -1
+        if _is_still(lock, self._identity):
+            os.close(lock)
 
     @property
     def number(self) -> int:
@@ -522,6 +548,14 @@ class SharedEngine:
                 found.append(ClientInfo(number, epoch, pid, state == words.DEAD))
         return found
 
+    def living(self) -> int:
+        """How many processes use the pool, without those that were killed. For who does not use it."""
+        found = (self._tx.look_at_client(number) for number in range(self.layout.clients))
+        return sum(
+            state != words.ABSENT and (locks.is_locked(self._file, number) or self._maps(number, locks.Process(*record)))
+            for number, (state, _epoch, *record) in enumerate(found)
+        )
+
     def held(self) -> dict[int, int]:
         """How many elements each client holds, by its number. Raises as `verify`."""
         found = self._words()
@@ -566,14 +600,16 @@ class SharedEngine:
     def reap_dead(self) -> Reclaimed:
         """Return what killed processes had. Which they were. Any process may do so at any time, and several at once."""
         reaped = []
+        self._tx.revived()
         with self._reaping:
+            sees_locks = self._lock >= 0 and self._see_locks()
             for number in range(self.layout.clients):
                 if self._lock < 0:
                     break  # this process has left
                 state, epoch, *record = self._tx.look_at_client(number)
                 if number == self._tx.me or state == words.ABSENT:
                     continue
-                if state != words.DEAD and not self._is_gone(number, locks.Process(*record)):
+                if state != words.DEAD and not self._is_gone(number, locks.Process(*record), sees_locks):
                     continue
                 killed = had(self._tx, number, epoch, record[0])
                 if self._tx.reap(number, epoch):
@@ -587,8 +623,11 @@ class SharedEngine:
         while self._tx.grow_by_one(decisions.BEYOND_OUT):
             pass
 
-    def _is_gone(self, number: int, process: locks.Process) -> bool:
-        return not locks.is_locked(self._lock, number) and not self._maps(number, process)
+    def _is_gone(self, number: int, process: locks.Process, sees_locks: bool) -> bool:
+        knows_process = self._mapped_as is not None and process.pid_namespace == self._here.pid_namespace != 0
+        if not (sees_locks or knows_process):
+            return False
+        return not (sees_locks and locks.is_locked(self._lock, number)) and not self._maps(number, process)
 
     def _maps(self, number: int, process: locks.Process) -> bool:
         """Whether this client's process, which holds no lock, still maps the file.
@@ -658,13 +697,28 @@ class _Revive:
             engine.after_fork()
 
 
-def _detach(tx: Transaction, descriptors: list[int], pid: int) -> None:
+def _is_still(descriptor: int, identity: tuple[int, int]) -> bool:
+    """Whether it is of that file still: a daemon closes all that it does not know, and the number is soon a stranger's."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == identity
+
+
+def _detach(tx: Transaction, descriptors: list[int], identity: tuple[int, int]) -> None:
     """The end of an engine: by `detach`, when it is dropped, or when the interpreter ends."""
-    if os.getpid() == pid:
+    if tx.out and lifecycle.has_other_threads():
+        # The interpreter ends, and a daemon thread may be in the midst of `recv_into` still: what it writes to shall not be
+        # another's by now. The end of the process returns it. See test_what_a_daemon_thread_has_is_its_own_to_the_end.
+        return
+    if tx.is_of_this_process():
         with contextlib.suppress(PoolCorrupt, ClientGone):
             tx.detach()
+        others = {number for it in list(_engines) if it._tx is not tx for number in (it._file, it._lock)}
         for descriptor in descriptors:
-            os.close(descriptor)
+            if descriptor not in others and _is_still(descriptor, identity):
+                os.close(descriptor)
 
 
 def _close_inherited() -> None:

@@ -752,6 +752,8 @@ class PoolEngine:
         self._dismiss()
         for waker in list(self._draining.values()):
             waker.wake()
+        if lifecycle.ends_at_once() and not (self._waiting or self._tx.being_made or self._tx.disposing):
+            self.client.detach()
 
     def after_fork(self) -> Callable[[], None] | None:
         """See Engine. It attaches anew at its first use, if there is one."""

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <time.h>
@@ -28,25 +29,58 @@
 #define MADV_WIPEONFORK 18
 #endif
 
-/* Give the pages back. A failure costs memory and nothing else. */
-static inline int mp_punch(int fd, char *address, uint64_t offset, uint64_t size) {
-    if (madvise(address, size, MADV_REMOVE) == 0)
+/* A descriptor, and of what: a daemon closes all that it does not know, and the number is soon a stranger's, whose file would
+   have a hole, and whose stream would carry four bytes of ours (a connected TCP socket takes them, whatever the address says).
+   See test_lost_descriptors.py. */
+typedef struct {
+    int number;
+    dev_t device;
+    ino_t inode;
+} mp_descriptor;
+
+static inline mp_descriptor mp_know(int number) {
+    struct stat found;
+    mp_descriptor known = {-1, 0, 0};
+    if (number >= 0 && fstat(number, &found) == 0) {
+        known.number = number;
+        known.device = found.st_dev;
+        known.inode = found.st_ino;
+    }
+    return known;
+}
+
+static inline int mp_is_still(const mp_descriptor *known) {
+    mp_descriptor now = mp_know(known->number);
+    return now.number >= 0 && now.device == known->device && now.inode == known->inode;
+}
+
+/* What `madvise` cannot do here, by the file: older kernels, or locked pages (mlockall). Whether it was done. */
+static inline int mp_allocate(const mp_descriptor *file, int mode, uint64_t offset, uint64_t size) {
+    int failed;
+    if (!mp_is_still(file))
         return 0;
-    return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)size);
+    do
+        failed = fallocate(file->number, mode | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)size) != 0;
+    while (failed && errno == EINTR);
+    return !failed;
+}
+
+/* Give the pages back. A failure costs memory and nothing else. */
+static inline void mp_punch(const mp_descriptor *file, char *address, uint64_t offset, uint64_t size) {
+    if (madvise(address, size, MADV_REMOVE) != 0)
+        mp_allocate(file, FALLOC_FL_PUNCH_HOLE, offset, size);
 }
 
 /* Have every page there, so that no access of anybody meets a hole, which on a full file system is SIGBUS. Whether they are. */
-static inline int mp_populate(int fd, char *address, uint64_t offset, uint64_t size) {
+static inline int mp_populate(const mp_descriptor *file, char *address, uint64_t offset, uint64_t size) {
     int failed;
     do
         failed = madvise(address, size, MADV_POPULATE_WRITE) != 0;
     while (failed && (errno == EINTR || errno == EAGAIN));
     if (failed && errno == EINVAL) /* Linux before 5.14 */
-        do
-            failed = fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)size) != 0;
-        while (failed && errno == EINTR);
+        failed = !mp_allocate(file, 0, offset, size);
     if (failed)
-        mp_punch(fd, address, offset, size); /* a part of it may be there */
+        mp_punch(file, address, offset, size); /* a part of it may be there */
     return !failed;
 }
 
@@ -100,17 +134,13 @@ static inline int mp_open_door(const char *file, uint64_t client, uint64_t epoch
 /* Tell the loop behind this door of a place. Whether it was told: else it has ended, has much to read, or is in another network
    namespace. Never blocks. */
 static inline int mp_knock(const char *file, uint64_t client, uint64_t epoch, uint32_t door, uint32_t place) {
-    static int sender = -1; /* of this process; it is bound to nothing, so a child may use it, too */
+    static mp_descriptor sender = {-1, 0, 0}; /* of this process; it is bound to nothing, so a child may use it, too */
     struct sockaddr_un address;
     socklen_t size = mp_door_address(&address, file, client, epoch, door);
-    for (int turn = 0; turn < 2; turn++) {
-        if (sender >= 0 && sendto(sender, &place, sizeof place, MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&address, size) >= 0)
-            return 1;
-        if (sender >= 0 && errno != EBADF && errno != ENOTSOCK)
-            return 0;
-        sender = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0); /* somebody has closed it; or it is the first */
-    }
-    return 0;
+    if (!mp_is_still(&sender)) /* somebody has closed it; or it is the first */
+        sender = mp_know(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    return sender.number >= 0
+        && sendto(sender.number, &place, sizeof place, MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&address, size) >= 0;
 }
 
 /* The place that was told of next. -1: there is none. */
@@ -119,7 +149,11 @@ static inline int64_t mp_answer(int fd) {
     return recv(fd, &place, sizeof place, MSG_DONTWAIT) == sizeof place ? (int64_t)place : -1;
 }
 
-/* A page that is 1 here and 0 in every child, however it was forked. NULL: there is none to be had. */
+/* A page of marks, all of which are 0 here at first, and 0 in every child, however it was forked: what a process has done with
+   what it may have inherited. Its pid would not tell: a number comes again, of a process whose grandchild this is.
+   NULL: there is none to be had. */
+enum { MP_SETTLED, MP_ATTACHING, MP_BEGUN, MP_LOCKED }; /* which byte; see Transaction */
+
 static inline volatile char *mp_make_mark(void) {
     char *page = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED)
@@ -128,7 +162,6 @@ static inline volatile char *mp_make_mark(void) {
         munmap(page, 4096);
         return 0;
     }
-    *page = 1;
     return page;
 }
 

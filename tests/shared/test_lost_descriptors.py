@@ -1,0 +1,195 @@
+"""A daemon closes all descriptors that it does not know, a shared pool's as well, and their numbers are soon strangers'.
+
+It goes on with the pool all the same: it opens the file and locks anew. And it touches nothing of those strangers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
+
+from shared_children import Parent, child, is_locked
+
+from mempool.errors import PoolTimeout
+from mempool.shared.pool import SharedPool
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
+
+def make(path: Path, **options: Any) -> SharedPool:
+    return SharedPool(path.name, **{"size": 4096, "reserve": 1, "limit": 1, "folder": path.parent, **options})
+
+
+def nothing() -> list[socket.socket]:
+    return []
+
+
+def files() -> list[Any]:
+    return [tempfile.TemporaryFile() for _ in range(2)]
+
+
+def sockets() -> list[socket.socket]:
+    return list(socket.socketpair())
+
+
+Strangers = Callable[[], list[Any]]
+
+
+@contextlib.contextmanager
+def lost(numbers: list[int], strangers: Strangers) -> Iterator[None]:
+    """As a daemon does it: these descriptors are closed, and then their numbers are strangers'."""
+    theirs = strangers()
+    for number in numbers:
+        os.close(number)
+    for number, stranger in zip(numbers, theirs, strict=False):
+        os.dup2(stranger.fileno(), number, inheritable=False)
+    for stranger in theirs:
+        stranger.close()
+    were = [os.fstat(number) for number in numbers] if theirs else []
+    try:
+        yield
+        assert [os.fstat(number) for number in numbers[: len(were)]] == were
+    finally:
+        for number in numbers[: len(were)]:
+            os.close(number)
+
+
+def of(pool: SharedPool) -> list[int]:
+    return [pool._engine.client._file, pool._engine.client._lock]
+
+
+each_use = pytest.mark.parametrize("strangers", [nothing, files, sockets])
+
+
+def hold(path: Path) -> Callable[[Parent], None]:
+    def run(parent: Parent) -> None:
+        pool = make(path)
+        buf = pool.alloc()
+        parent.tell(buf.block.region.slot)
+        parent.wait()
+
+    return run
+
+
+@each_use
+def test_a_process_that_lost_its_descriptors_gets_what_a_killed_one_had(pool_path: Path, strangers: Strangers) -> None:
+    """It waited for ever: who looked around in it had died of EBADF. And its own lock was free."""
+    pool = make(pool_path)
+    with lost(of(pool), strangers), child(hold(pool_path)) as holder:
+        holder.hear()
+        with pytest.raises(PoolTimeout):
+            pool.alloc(timeout=0.5)
+        assert pool.reclaim() == 0
+        assert holder.end(signal.SIGKILL) == -signal.SIGKILL
+        with pool.lease(timeout=20):
+            pass
+        other = make(pool_path)
+        assert is_locked(other._engine.client, pool._engine.client.number)
+        assert pool.verify() == []
+        pool.close()
+
+
+@each_use
+def test_a_child_that_closed_what_it_inherited_attaches_by_the_name(pool_path: Path, strangers: Strangers) -> None:
+    pool = make(pool_path)
+
+    def use(parent: Parent) -> None:
+        with lost([pool._engine.client._file, os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)], strangers):
+            with pool.lease(timeout=20):
+                parent.tell(pool._engine.client.number)
+                parent.wait()
+            pool.close()
+
+    with child(use) as forked:
+        number = forked.hear()
+        assert is_locked(pool._engine.client, number)
+        assert pool.reclaim() == 0
+        forked.go()
+        assert forked.end() == 0
+
+
+def test_without_a_name_the_second_key_alone_tells_who_is_dead(pool_path: Path) -> None:
+    pool = make(pool_path)
+    with child(hold(pool_path)) as holder:
+        holder.hear()
+        pool.unlink()
+        with lost(of(pool), nothing):
+            assert pool.reclaim() == 0
+            assert holder.end(signal.SIGKILL) == -signal.SIGKILL
+            assert pool.reclaim() == 1
+            with pool.lease(timeout=20):
+                pass
+
+
+@pytest.mark.parametrize("strangers", [files, sockets])
+def test_who_leaves_closes_nothing_of_a_stranger(pool_path: Path, strangers: Strangers) -> None:
+    """Nor in a child of a fork."""
+    pool = make(pool_path)
+    with lost(numbers := of(pool), strangers):
+        with child(lambda _parent: [os.fstat(number) for number in numbers]) as forked:
+            assert forked.end() == 0
+        pool.close()
+
+
+def test_two_pools_of_one_file_close_their_own(pool_path: Path) -> None:
+    """The second one's descriptors have the numbers of those that the first one lost."""
+    pool = make(pool_path)
+    with lost(numbers := of(pool), nothing):
+        other = make(pool_path)
+        assert set(of(other)) & set(numbers)
+        pool.close()
+        for number in of(other):
+            os.fstat(number)
+        other.close()
+
+
+def _senders() -> list[int]:
+    """The descriptors of sockets by which this process tells loops of others."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                with socket.socket(fileno=os.dup(int(name))) as end:
+                    if (end.family, end.type, end.getsockname()) == (socket.AF_UNIX, socket.SOCK_DGRAM, ""):
+                        found.append(int(name))
+    return found
+
+
+def test_a_loop_is_told_through_nobody_elses_socket(pool_path: Path) -> None:
+    """A connected TCP socket takes what is sent to any address: four bytes of ours were in a stranger's stream."""
+    pool, other = make(pool_path), make(pool_path)
+
+    async def serve_one() -> None:
+        held = other.alloc()
+        task = asyncio.create_task(pool.alloc_async(timeout=20))
+        while pool.waiting == 0:
+            await asyncio.sleep(0)
+        other.free(held)
+        pool.free(await task)
+
+    asyncio.run(serve_one())
+    numbers = _senders()
+    assert numbers
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here = socket.create_connection(server.getsockname())
+        there, _ = server.accept()
+    with here, there:
+        for number in numbers:
+            os.dup2(here.fileno(), number, inheritable=False)
+        asyncio.run(serve_one())
+        for number in numbers:
+            os.close(number)
+        here.close()
+        assert there.recv(100) == b""
