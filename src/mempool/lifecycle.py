@@ -81,13 +81,7 @@ def ends_at_once() -> bool:
     if not _ending or multiprocessing is None or multiprocessing.parent_process() is None:
         return False
     kind = getattr(multiprocessing.current_process(), "_start_method", None)
-    return (kind or multiprocessing.get_start_method(allow_none=True)) != "spawn"
-
-
-def has_other_threads() -> bool:
-    """Whether there are threads besides this one, and besides those of the library."""
-    here = threading.current_thread()
-    return any(thread is not here and not thread.name.startswith("mempool") for thread in threading.enumerate())
+    return bool((kind or multiprocessing.get_start_method(allow_none=True)) != "spawn")
 
 
 def _after_fork_in_child() -> None:

@@ -68,6 +68,12 @@ def thread(run: Callable[..., object], name: str, *arguments: object) -> threadi
     return kind(target=run, args=arguments, name=name, daemon=True)
 
 
+def has_other_threads() -> bool:
+    """Whether there are threads besides this one, and besides those of the library."""
+    here = threading.current_thread()
+    return any(thread is not here and not thread.name.startswith("mempool") for thread in threading.enumerate())
+
+
 def start_thread(run: Callable[[], object], name: str) -> None:
     """Begin a daemon thread of the system's. Raises RuntimeError where none can be had."""
     if _thread.start_new_thread is start_new_thread:

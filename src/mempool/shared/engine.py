@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
-from mempool import lifecycle, messages, native
+from mempool import messages, native
 from mempool.engine import UnexpectedReserveError
 from mempool.errors import ForeignElement, LineFull, PoolClosed
 from mempool.shared import clients as locks
@@ -708,7 +708,7 @@ def _is_still(descriptor: int, identity: tuple[int, int]) -> bool:
 
 def _detach(tx: Transaction, descriptors: list[int], identity: tuple[int, int]) -> None:
     """The end of an engine: by `detach`, when it is dropped, or when the interpreter ends."""
-    if tx.out and lifecycle.has_other_threads():
+    if tx.out and native.has_other_threads():
         # The interpreter ends, and a daemon thread may be in the midst of `recv_into` still: what it writes to shall not be
         # another's by now. The end of the process returns it. See test_what_a_daemon_thread_has_is_its_own_to_the_end.
         return

@@ -83,7 +83,7 @@ def _look_until_nobody_waits(reference: weakref.ref[Any], me: threading.Thread, 
         except (PoolCorrupt, ClientGone):
             for ticket in engine.queue():
                 ticket.wake()  # it meets the same by itself
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, the next turn comes
             # No memory, no descriptor: that may pass, and the next turn tries again. Without this thread, who waits here for
             # what a killed process has would wait for ever. See test_who_looks_around_goes_on_after_a_failure.
             if not has_failed:

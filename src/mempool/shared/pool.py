@@ -167,24 +167,37 @@ class SharedPool(BasePool[Buffer]):
                 self._file.parent.mkdir(mode=0o700, exist_ok=True)
         for _ in range(ATTEMPTS):
             try:
-                client = SharedEngine.attach(self._file, quarantines=quarantines)
+                # First without joining: of two that join what was closed, each would take the other for one who uses it.
+                if not self._is_over():
+                    client = SharedEngine.attach(self._file, quarantines=quarantines)
+                    if not client.snapshot().closed:
+                        return client, False
+                    client.detach()
             except FileNotFoundError:
                 try:
                     return create(), True
                 except FileExistsError:
-                    continue  # another process was faster
-            if not client.snapshot().closed:
-                return client, False
-            users = len(client.clients()) - 1
-            if users == 0:
-                self._unlink(client)  # it was closed for all, and nobody is left: the name is free
-            client.detach()
-            if users > 0:
-                raise PoolClosed(
-                    f"{self._called()} was closed for all, and {users} process{'es' * (users > 1)} still use it; wait until "
-                    "they have ended, or use another name"
-                )
+                    pass  # another process was faster
         raise FileExistsError(f"{self._called()}: {self._file} is made and removed again all the time; find out by whom")
+
+    def _is_over(self) -> bool:
+        """Whether the pool was closed for all, and nobody is left: then its name is free by now. Raises PoolClosed."""
+        from mempool.shared.engine import SharedEngine
+
+        client = SharedEngine.observe(self._file, makes_anew=True)
+        try:
+            if not client.snapshot().closed:
+                return False
+            users = client.living()
+            if users:
+                raise PoolClosed(
+                    f"{self._called()} was closed for all, and {users} process{'es' * (users > 1)} still "
+                    f"use{'s' * (users == 1)} it; wait until they have ended, or use another name"
+                )
+            self._unlink(client)
+            return True
+        finally:
+            client.detach()
 
     @classmethod
     def attach(cls, name: str, **options: Any) -> Self:
