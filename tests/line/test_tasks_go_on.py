@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import math
 import mmap
@@ -37,26 +38,32 @@ async def until(condition: Callable[[], bool]) -> None:
 # -- a heartbeat
 
 
-def without_a_processor() -> float:
-    """For how many seconds this thread could have run while others had the processors, where Linux tells. See proc(5)."""
-    try:
-        return int(Path("/proc/thread-self/schedstat").read_text("ascii").split()[1]) / 1e9
-    except (OSError, IndexError):
-        return 0.0
+def without_a_processor() -> dict[str, int]:
+    """For how many nanoseconds each thread could have run while others had the processors, if Linux tells. See proc(5)."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError, IndexError):  # it has ended
+                found[thread.name] = int((thread / "schedstat").read_text("ascii").split()[1])
+    return found
 
 
 async def lateness(sleep: Callable[[float], Awaitable[object]], is_over: list[bool]) -> float:
     """The longest time, in seconds, by which a task was late that sleeps for 1 ms, and for which its loop stood still.
 
-    Each beat maps memory, as whoever makes a large object does. What the machine gave to others is not counted.
+    Each beat maps memory, as whoever makes a large object does. What the machine gave to others is not counted: neither what
+    this thread has waited for a processor, nor what another one has that may have had the GIL meanwhile, or the lock of the
+    process' memory.
     """
     late = 0.0
     while not is_over:
-        began, others = time.monotonic(), without_a_processor()
+        others, began = without_a_processor(), time.monotonic()
         await sleep(0.001)  # sleeps: a heartbeat
         with mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS):
             pass
-        late = max(late, time.monotonic() - began - 0.001 - (without_a_processor() - others))
+        ended = time.monotonic()
+        waited = sum(now - others.get(thread, 0) for thread, now in without_a_processor().items())
+        late = max(late, ended - began - 0.001 - waited / 1e9)
     return late
 
 
@@ -99,8 +106,7 @@ def late_in_trio(pool: Pool[Any]) -> float:
 def assert_goes_on(measure: Callable[[bool], float]) -> None:
     """With offload=True never more than 5 ms late, in the best of some rounds; without, in the worst of five it is.
 
-    On a machine that others use, too, a quarter of what it is late without: whoever has the GIL, or the lock of the process'
-    memory, may be without a processor, and the loop waits for it. At 20 who want each processor, a fifth was seen.
+    Who takes the kernel's lock for all of the buffer, planted, is 60 to 80 ms late in most rounds, also on a busy machine.
     """
     best = math.inf
     for _ in range(ROUNDS):
@@ -108,7 +114,7 @@ def assert_goes_on(measure: Callable[[bool], float]) -> None:
         if best <= LATE_MAX:
             break
     worst = max(measure(False) for _ in range(5))
-    assert best <= max(LATE_MAX, worst / 4)
+    assert best <= LATE_MAX
     assert worst > LATE_MAX  # else the heart would not have noticed
 
 
