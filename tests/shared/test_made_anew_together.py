@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine:
 from shared_children import Parent, child
 
 from mempool.errors import PoolClosed
+from mempool.shared import clients
 from mempool.shared.engine import SharedEngine
 from mempool.shared.pool import SharedPool
 
@@ -44,6 +46,29 @@ def test_who_comes_while_another_looks_gets_the_same_new_one(
         monkeypatch.undo()
         others.append(make(pool_path))
     assert others[0]._engine.client.nonce == pool._engine.client.nonce != old._engine.client.nonce
+
+
+def test_of_two_that_take_the_name_away_the_second_takes_no_new_ones(
+    pool_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had looked before the first one made the pool anew, so there were two pools of one name."""
+    pool, other = make(pool_path), make(pool_path)
+    unlink, anew = Path.unlink, []
+
+    def let_another_come(path: Path, **options: Any) -> None:
+        monkeypatch.setattr(Path, "unlink", unlink)
+        monkeypatch.setattr(clients, "NAME_ATTEMPTS", 1)
+        with contextlib.suppress(TimeoutError):
+            other.unlink()
+            anew.append(make(pool_path))
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", let_another_come)
+    pool.unlink()
+    anew.append(make(pool_path))
+    assert len({one._engine.client.nonce for one in anew}) == 1
+    other.unlink()  # another pool's name is left alone
+    assert pool_path.exists()
 
 
 def test_who_uses_the_closed_one_is_counted_and_who_was_killed_is_not(pool_path: Path) -> None:

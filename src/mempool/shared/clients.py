@@ -12,9 +12,12 @@ without its descriptors, which is left alone.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +26,8 @@ from mempool.shared.file import LOCKS
 FLOCK = struct.Struct("hh4xqqi4x")
 F_OFD_GETLK = 36
 F_OFD_SETLK = 37
+#: How often, and after how many seconds each, it is tried to be alone with a name: a second in all.
+NAME_ATTEMPTS, NAME_PAUSE = 1000, 0.001
 
 
 def lock(fd: int, client: int) -> bool:
@@ -60,6 +65,30 @@ def locked_at_once(fd: int, clients: int) -> int:
     told = fcntl.fcntl(fd, F_OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, LOCKS, clients, 0))
     kind, _, _, count, _ = FLOCK.unpack(told)
     return 0 if kind == fcntl.F_UNLCK else int(count)
+
+
+@contextlib.contextmanager
+def taking_the_name(path: Path) -> Iterator[None]:
+    """Who takes the name of this file away is alone from its look to the deed.
+
+    Of two at once, the second would take it from the pool that has been made anew since its look, and then there would be
+    two pools of one name. Raises FileNotFoundError; TimeoutError where another one, who may be stopped, does not end.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        for _ in range(NAME_ATTEMPTS):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(NAME_PAUSE)
+        else:
+            raise TimeoutError(f"{path}: another process is taking this name away, and does not end; is it stopped?")
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a child of a fork may have it, too
+    finally:
+        os.close(file)
 
 
 @dataclass(frozen=True)

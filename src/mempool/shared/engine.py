@@ -201,8 +201,8 @@ class SharedEngine:
         return cls.attach(path, quarantines=quarantines)
 
     def unlink(self) -> None:
-        """Take the file's name away, if the name is still this file's."""
-        with contextlib.suppress(FileNotFoundError):
+        """Take the file's name away, if the name is still this file's. Raises TimeoutError where another one is about to."""
+        with contextlib.suppress(FileNotFoundError), locks.taking_the_name(self.path):
             found = self.path.stat(follow_symlinks=False)
             if (found.st_dev, found.st_ino) == self._identity:
                 self.path.unlink()
