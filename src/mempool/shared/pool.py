@@ -342,6 +342,7 @@ class SharedPool(BasePool[Buffer]):
         """Take the name away: the next one to use it makes a new pool.
 
         Who uses this one goes on; its memory goes with the last of them. Does nothing where the name is another pool's now.
+        Raises TimeoutError where another process that takes it away was stopped in the midst of that.
         """
         self._unlink(self._engine.client)
 
