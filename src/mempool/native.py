@@ -11,6 +11,7 @@ import select
 import sys
 import sysconfig
 import threading
+import time
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     RLock: Callable[[], Any] = threading.RLock
     start_new_thread: Callable[[Callable[[], object], tuple[()]], int] = threading._start_new_thread  # type: ignore[attr-defined]
     Lock: Callable[[], Any] = threading.Lock
+    sleep: Callable[[float], None] = time.sleep
 else:
     get_ident = _unpatched(_thread, "get_ident")
     local = _unpatched(_thread, "_local")
@@ -46,6 +48,7 @@ else:
     RLock = _unpatched(_thread, "RLock")
     start_new_thread = _unpatched(_thread, "start_new_thread")
     Lock = _unpatched(_thread, "allocate_lock")
+    sleep = _unpatched(time, "sleep")
 
 #: `select.poll` of the system, which stops this thread and no greenlet; None where there is none.
 poll: Callable[[], Any] | None = _unpatched(select, "poll")

@@ -485,14 +485,14 @@ def test_a_thread_that_began_before_the_patching_ends_without_a_word(library: st
 
 @pytest.mark.parametrize("library", PATCHES)
 def test_a_watched_process_that_was_patched_before_is_watched_no_more(library: str) -> None:
-    """mempool was imported before that. Its thread is a greenlet then, and `join` must come to know that it has ended."""
+    """mempool was imported before that. The end of what is published waits until its thread has ended, and knows it."""
     after = """
         from mempool import watch
         from mempool.watch import publishing
         watch.publish(steer=True)
-        thread = publishing._published.server._thread
+        server = publishing._published.server
         watch.unpublish()
-        print(thread.is_alive())
+        print(server._alive.locked())
     """
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEMPOOL_WATCH_DIR", folder)

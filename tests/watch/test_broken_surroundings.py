@@ -208,6 +208,28 @@ def test_threads_that_publish_at_once_make_one_page(folder: Path) -> None:
         watch.unpublish()
 
 
+def test_the_child_of_a_fork_that_can_have_no_thread_shows_its_figures_and_says_so_in_a_line(folder: Path) -> None:
+    """A container allows so many threads. CPython printed a traceback at each fork, as of any exception in its hook."""
+    body = """
+    from mempool import native
+    pool = Pool(Objects(object), 1, name="no thread")
+    mempool.watch.publish(steer=True)
+    def refuse(run, name):
+        raise RuntimeError("can't start new thread")
+    native.start_thread = refuse
+    if os.fork() == 0:
+        assert mempool.watch.is_published()
+        ready()
+        os._exit(0)
+    os.wait()
+    """
+    with Program(body) as running:
+        assert sorted(process.takes_commands for process in watch.processes()) == [False, True]
+        said = running.end()
+    (line,) = [line for line in said.splitlines() if "DeprecationWarning" not in line and "os.fork" not in line]
+    assert line == "the pools of this forked process cannot be steered: can't start new thread"
+
+
 # -- names
 
 ODD = ["a@b", "queue#3", "c@d#2@e", " spaced ", "日本語", "\x1b]0;owned\x07", "\x1b[2J", "a\nb", '"quoted"\\', "<script>"]

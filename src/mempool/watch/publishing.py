@@ -172,8 +172,9 @@ def _after_fork_in_child() -> None:
     state.page = state.server = None
     try:
         publish(steer=steer, directory=page.folder)
-    except OSError as error:
-        log.warning("the pools of this forked process are not published: %s", error)
+    except (OSError, MemoryError, RuntimeError) as error:  # as in `_begin`: else CPython prints a traceback at each fork
+        what = "cannot be steered" if is_published() else "are not published"
+        log.warning("the pools of this forked process %s: %s", what, error)
 
 
 def begin_from_environment() -> None:

@@ -9,7 +9,7 @@ and each turn of the loop may fail and be done again.
 
 from __future__ import annotations
 
-import _thread
+import _socket  # and neither `socket` nor `select.poll`: what gevent and eventlet patch waits on a hub, see Server.start
 import contextlib
 import errno
 import json
@@ -79,7 +79,7 @@ class _Client:
 
     __slots__ = ("answer", "by", "deadline", "fd", "job", "request", "sent", "short", "socket")
 
-    def __init__(self, connection: socket.SocketType, fd: int, by: str, now: float) -> None:
+    def __init__(self, connection: _socket.socket, fd: int, by: str, now: float) -> None:
         self.socket = connection
         self.fd = fd
         self.by = by
@@ -110,22 +110,30 @@ class Server:
         self._has_lost = False
         # Where each piece of a request arrives, so that receiving needs no memory.
         self._piece = bytearray(PIECE)
-        self._open: list[tuple[socket.socket, int]] = []  # each with its inode
+        self._open: list[tuple[_socket.socket, int]] = []  # each with its inode
         # Of a descriptor for one more client where the process has no more; and then there is none for him either.
-        self._spare: tuple[socket.socket, int] | None = None
+        self._spare: tuple[_socket.socket, int] | None = None
         self._is_deaf = False
-        self._thread: threading.Thread | None = None
+        # The thread has this lock from its beginning to its end. `_has_begun` is its own word: who starts it may be
+        # interrupted before he knows. It may even begin after `stop`, and then closes what is closed already.
+        self._alive: Any = native.Lock()
+        self._has_begun = False
+        self._ident = 0
+        self._is_started = False
 
     def start(self) -> None:
         """Begin. Whatever it raises, `stop` closes what is open by then."""
         self.listen()
-        self._thread = native.thread(self._run, "mempool.watch")
-        self._thread.start()
+        # A thread of the system's, also where `threading` makes greenlets. A greenlet answers nobody while another does not
+        # give way; lives on in the child of a fork, beside sockets that are closed there; and to begin one runs others,
+        # inside of os.fork, before the child knows that it is one. See tests/watch/test_under_greenlets.py.
+        native.start_thread(self._run, "mempool.watch")
+        self._is_started = True
 
     def listen(self) -> None:
         """Open the socket."""
         # Each at once in a list that `forget` knows: an interrupt in between finds it there.
-        self._keep(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC))
+        self._keep(_socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC))
         self._listener, self._inode = self._open[0]
         os.fchmod(self._listener.fileno(), 0o600)  # before it has a name
         with contextlib.suppress(FileNotFoundError):
@@ -135,25 +143,25 @@ class Server:
         except OSError as error:
             raise WatchError(error.errno, f"mempool.watch: no socket can be made at {self.path}: {error.strerror}") from None
         self._listener.listen(BACKLOG)
-        self._keep(*socket.socketpair())
+        self._keep(*_socket.socketpair())
         (self._wake_end, _), (self._wake, self._wake_inode) = self._open[1:]
         self._wake_end.setblocking(False)
         self._wake.setblocking(False)
         self._have_spare()
 
-    def _keep(self, *sockets_: socket.socket) -> None:
+    def _keep(self, *sockets_: _socket.socket) -> None:
         self._open.extend([(one, os.fstat(one.fileno()).st_ino) for one in sockets_])
 
     def _have_spare(self) -> None:
         if self._spare is None:
             with contextlib.suppress(OSError):
-                spare = socket.socket(socket.AF_UNIX)
+                spare = _socket.socket(socket.AF_UNIX)
                 self._spare = (spare, os.fstat(spare.fileno()).st_ino)
 
     @property
     def lives(self) -> bool:
         """Whether its thread still answers."""
-        return self._thread is not None and self._thread.is_alive() and not self._stopping
+        return self._is_started and not self._stopping
 
     # -- the end
 
@@ -161,8 +169,9 @@ class Server:
         """Answer nobody any more. The socket's file goes."""
         self._stopping = True
         self._rouse()
-        if self._thread is not None and self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(5)
+        if self._has_begun and self._ident != native.get_ident():
+            if self._alive.acquire(timeout=5):
+                self._alive.release()
         else:
             self.forget()
         try:
@@ -191,6 +200,8 @@ class Server:
     # -- the thread
 
     def _run(self) -> None:
+        self._alive.acquire()
+        self._has_begun = True
         try:
             while not self._stopping:
                 try:
@@ -198,11 +209,16 @@ class Server:
                 except MemoryError:  # not even for a pause: the same again
                     pass
         finally:
-            self.forget()
+            self._stopping = True
+            try:
+                self.forget()
+            finally:
+                self._alive.release()
 
     def _turns(self) -> None:
         """Turns, and a pause after each that fails: others need time to get out of a lack of memory."""
         failures = 0
+        self._ident = native.get_ident()
         while not self._stopping:
             try:
                 self._turn()
@@ -221,7 +237,7 @@ class Server:
                     return
                 log.exception("the socket of mempool.watch goes on after an error")
             failures = min(failures + 1, len(PAUSES) - 1)
-            time.sleep(PAUSES[failures])
+            native.sleep(PAUSES[failures])
 
     def _turn(self) -> None:
         """Wait for something to do, and do it. May fail anywhere, and is begun anew then."""
@@ -236,7 +252,8 @@ class Server:
             if client.job is None and not client.answer and b"\n" in client.request:  # it had sent several lines at once
                 self._do_next(client)
                 return
-        poll = select.poll()
+        assert native.poll is not None
+        poll = native.poll()
         poll.register(self._wake_end, select.POLLIN)
         nearest = None
         if self._is_deaf:
@@ -300,7 +317,7 @@ class Server:
             fd = self._next()
             if fd < 0:
                 return
-            connection = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
+            connection = _socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
             if IMPLEMENTATION == "pure":
                 connection.setblocking(False)
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
@@ -331,7 +348,7 @@ class Server:
             try:
                 if fd in known or not stat.S_ISSOCK(os.fstat(fd).st_mode):
                     continue
-                with socket.socket(fileno=os.dup(fd)) as found:
+                with contextlib.closing(_socket.socket(fileno=os.dup(fd))) as found:
                     is_lost = found.family == socket.AF_UNIX and found.getsockname() == self.path
                 if is_lost:
                     os.close(fd)
@@ -520,7 +537,7 @@ class Server:
             return DONE
 
 
-def close_own(one: socket.socket, inode: int) -> None:
+def close_own(one: _socket.socket, inode: int) -> None:
     """Close this, if nobody else has: its number may be another file's."""
     try:
         if one.fileno() < 0 or os.fstat(one.fileno()).st_ino == inode:
@@ -535,7 +552,7 @@ def _in_a_thread(run: Callable[[], object]) -> None:
     """Run this in a thread. Where there is no memory for one: here, and the others wait until it is done."""
     try:
         # Not threading.Thread, whose `start` waits for ever for a thread that had no memory to say that it has begun.
-        _thread.start_new_thread(_run_named, (run,))
+        native.start_new_thread(lambda: _run_named(run), ())
     except (MemoryError, RuntimeError):
         run()
 
