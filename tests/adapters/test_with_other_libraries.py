@@ -197,3 +197,53 @@ def test_a_streaming_response_whose_generator_yields_slices(pool: Pool[Buffer]) 
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_middleware_that_sends_a_piece_after_the_next_is_asked_for(pool: Pool[Buffer], copied: bool) -> None:
+    """Its task has the slice while the generator goes on: a copy is whole, and a slice that has ended is told of."""
+    pytest.importorskip("starlette")
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.middleware.base import BaseHTTPMiddleware
+    from starlette.responses import StreamingResponse
+    from starlette.routing import Route
+
+    filled: list[int] = []
+
+    async def pieces() -> Any:
+        async with pool.lease() as buffer:
+            for number in range(3):
+                buffer[:PART] = bytes([number]) * PART
+                filled.append(number)
+                with buffer[:PART] as piece:
+                    yield bytes(piece) if copied else piece
+
+    async def stream(_request: Any) -> Any:
+        return StreamingResponse(pieces())
+
+    async def go_on(request: Any, call_next: Any) -> Any:
+        return await call_next(request)
+
+    requests: list[dict[str, Any]] = [{"type": "http.request", "body": b"", "more_body": False}]
+    sent: list[bytes] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        if message.get("body"):
+            # Until the generator has gone on, as with a client that reads slowly.
+            while len(filled) < min(3, len(sent) + 2):  # noqa: ASYNC110 - it knows of no event
+                await asyncio.sleep(0)
+            sent.append(bytes(message["body"]))
+
+    async def receive() -> dict[str, Any]:
+        return requests.pop() if requests else await asyncio.Future()
+
+    app = Starlette(routes=[Route("/", stream)], middleware=[Middleware(BaseHTTPMiddleware, dispatch=go_on)])
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": [], "http_version": "1.1"}
+    if copied:
+        asyncio.run(app(scope, receive, send))
+        assert sent == [bytes([number]) * PART for number in range(3)]
+    else:
+        with pytest.raises(ValueError, match="released memoryview"):
+            asyncio.run(app(scope, receive, send))
+        assert sent == []
