@@ -1,16 +1,20 @@
 """Do threads scale without the GIL? `python -m verification.scaling [SECONDS] [KIND ...]`: on a quiet machine.
 
-Two threads with a pool each are to do N = 2 times what one does, and two threads with one pool no less in sum than one. Two
-processors of one machine do not do twice the work of one by themselves: they share caches, memory, a clock rate that falls
-when both are busy, and on a rented machine a core. So each figure stands beside a control that was played within the same
-milliseconds: two *processes* with a pool each, which share nothing that is ours or the interpreter's. What threads do in
-relation to processes is what sharing an interpreter and its locks costs; what processes lack of N, no library can give.
+Two threads with a pool each are to do N = 2 times what one does, and two threads with one pool no less in sum than one.
+(Than which one? Who uses what another thread has made counts references to it by atomic operations, which cost a sixth of a
+pair. So both play on it alone, too, and the two in sum are compared with the one that made it, and with the mean of both.)
+
+Two processors of one machine do not do twice the work of one by themselves: they share caches, memory, a clock rate that
+falls when both are busy, and on a rented machine a core. So each figure stands beside a control that was played within the
+same milliseconds: two *processes* with a pool each, which share nothing that is ours or the interpreter's. What threads do
+in relation to processes is what sharing an interpreter and its locks costs; what processes lack of N, no library can give.
 
 A burst lasts a few milliseconds by the clock, and all its players play from its begin to its end, so nobody is left to run
 alone. A player that came late, or whose processor did something else for a tenth of the burst, makes the round void: that is
 the machine's doing. (One that waited for a lock is not: see WAITED.) In each round every arrangement is played once, in an
 order that moves on by one each time. What is printed are the medians of the rounds' ratios, and their tenth and ninetieth
-percentiles.
+percentiles. More threads than processors, on one pool, play for longer, and no such round is void: beside what they do
+stands how many processors they had.
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ from mempool import Buffers, Objects, Pool
 BURST = 5_000_000  # nanoseconds
 LEAD = 1_500_000  # from the command to the begin: who is not awake by then is late
 BATCH = 200  # pairs between two looks at the clock
+
+CROWDED_BURST = 60_000_000
 
 #: The least part of a burst that a player must have had a processor or have waited, for the round to count.
 PRESENT = 0.9
@@ -79,8 +85,12 @@ ARRANGEMENTS: dict[str, tuple[tuple[int, int], ...]] = {
     "alone": ((FIRST, 0),),
     "threads": ((FIRST, 0), (SECOND, 1)),
     "processes": ((FIRST, 0), (OTHER_PROCESS, 1)),
+    "the other alone": ((SECOND, 0),),
     "one for both": ((FIRST, 0), (SECOND, 0)),
 }
+#: So many threads on one thing. Each has a number behind those above.
+CROWDS = {"one for four": 4, "one for eight": 8}
+CROWD = range(OTHER_PROCESS + 1, OTHER_PROCESS + 1 + max(CROWDS.values()))
 
 
 class Player:
@@ -145,10 +155,11 @@ class Player:
 
 
 class Burst(NamedTuple):
-    """Pairs a nanosecond, in sum: by the clock, and by the processor time of each player."""
+    """Pairs a nanosecond, in sum: by the clock, and by the processor time of each player. How many processors they had."""
 
     rate: float
     processor_rate: float
+    processors: float = 0.0
 
 
 class Round(NamedTuple):
@@ -167,14 +178,21 @@ class Round(NamedTuple):
 
 def play(players: list[Player], kind: int, arrangement: str) -> Burst | None:
     """One burst."""
-    playing = [players[who] for who, _thing in ARRANGEMENTS[arrangement]]
-    begin = time.perf_counter_ns() + LEAD
-    for player, (_who, thing) in zip(playing, ARRANGEMENTS[arrangement], strict=True):
-        for field, value in ((KIND, kind), (THING, thing), (BEGIN, begin), (END, begin + BURST)):
+    is_crowd = arrangement in CROWDS
+    whom = tuple((who, 0) for who in CROWD[: CROWDS[arrangement]]) if is_crowd else ARRANGEMENTS[arrangement]
+    playing = [players[who] for who, _thing in whom]
+    begin = time.perf_counter_ns() + (0 if is_crowd else LEAD)
+    end = begin + (CROWDED_BURST if is_crowd else BURST)
+    for player, (_who, thing) in zip(playing, whom, strict=True):
+        for field, value in ((KIND, kind), (THING, thing), (BEGIN, begin), (END, end)):
             player.tell(field, value)
         player.ask(b"p")
     for player in playing:
         player.answer()
+    pairs, used = sum(player.told(PAIRS) for player in playing), sum(player.told(PROCESSOR) for player in playing)
+    if is_crowd:
+        took = time.perf_counter_ns() - begin
+        return Burst(pairs / took, pairs / max(1, used), used / took)
     if any(player.was_disturbed() for player in playing):
         return None
     return Burst(*(sum(player.told(PAIRS) / max(1, player.told(span)) for player in playing) for span in (TOOK, PROCESSOR)))
@@ -185,11 +203,11 @@ def rounds(players: list[Player], kinds: list[int], seconds: float) -> Iterator[
     in memory they lie decides whether two processors write to one line of the cache, and a run shall not draw that once."""
     until, number = time.monotonic() + seconds, 0
     while number == 0 or time.monotonic() < until:
-        for player in players:
+        for player in players[: CROWD.start]:
             player.ask(b"n")
             player.answer()
         for kind in kinds:
-            names = list(ARRANGEMENTS)
+            names = [*ARRANGEMENTS, *CROWDS]
             names = names[number % len(names) :] + names[: number % len(names)]
             yield kind, Round({name: play(players, kind, name) for name in names})
         number += 1
@@ -197,8 +215,8 @@ def rounds(players: list[Player], kinds: list[int], seconds: float) -> Iterator[
 
 def measure(kinds: list[int], seconds: float) -> dict[int, list[Round]]:
     """The rounds of each kind."""
-    board = memoryview(mmap.mmap(-1, 8 * LINE * 3)).cast("B").cast("q")
-    players = [Player(number, board) for number in (FIRST, SECOND, OTHER_PROCESS)]
+    board = memoryview(mmap.mmap(-1, 8 * LINE * CROWD.stop)).cast("B").cast("q")
+    players = [Player(number, board) for number in (FIRST, SECOND, OTHER_PROCESS, *CROWD)]
     child = os.fork()  # before there are threads
     if child == 0:
         try:
@@ -208,7 +226,7 @@ def measure(kinds: list[int], seconds: float) -> dict[int, list[Round]]:
         finally:
             os._exit(0)
     things: list[list[Any]] = [[], []]
-    threads = [threading.Thread(target=players[number].run, args=(things,)) for number in (FIRST, SECOND)]
+    threads = [threading.Thread(target=players[number].run, args=(things,)) for number in (FIRST, SECOND, *CROWD)]
     for thread in threads:
         thread.start()
     found: dict[int, list[Round]] = {kind: [] for kind in kinds}
@@ -244,7 +262,9 @@ def lines(kind: int, found: dict[int, list[Round]]) -> Iterator[str]:
     alone = [None if (burst := one.bursts["alone"]) is None else 1 / burst.processor_rate for one in of_kind]
     threads = [one.ratio("threads", "alone", 2) for one in of_kind]
     processes = [one.ratio("processes", "alone", 2) for one in of_kind]
+    others = [one.ratio("the other alone", "alone") for one in of_kind]
     sums = [one.ratio("one for both", "alone") for one in of_kind]
+    of_mean = relative(sums, [None if other is None else (1 + other) / 2 for other in others])
     void = {name: sum(one.bursts[name] is None for one in of_kind) for name in ARRANGEMENTS}
     names = list(KINDS)
     yield f"{names[kind]}: {len(of_kind)} rounds; void: {', '.join(f'{name} {count}' for name, count in void.items())}"
@@ -258,7 +278,13 @@ def lines(kind: int, found: dict[int, list[Round]]) -> Iterator[str]:
     yield f"    by processor time                    {spread(by_processor_time)} N"
     yield f"  control: two processes, one each       {spread(processes)} N"
     yield f"  threads : processes                    {spread(relative(threads, processes))}"
-    yield f"  two threads on one, in sum             {spread(sums)} of one thread's"
+    yield f"  the other thread alone on the first's  {spread(others)} of what that does"
+    yield f"  two threads on one, in sum             {spread(sums)} of what one does that has made it"
+    yield f"                                         {spread(of_mean)} of what the two do alone, on the average"
+    for name, many in CROWDS.items():
+        in_sum = [one.ratio(name, "alone") for one in of_kind]
+        had = statistics.median(burst.processors for one in of_kind if (burst := one.bursts[name]) is not None)
+        yield f"  {many} threads on one, in sum               {spread(in_sum)}, on {had:.1f} processors"
 
 
 def main(arguments: list[str]) -> None:

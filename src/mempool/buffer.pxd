@@ -1,10 +1,11 @@
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
 from libc.string cimport memset
 from mempool._core.transfer cimport Transfer
-from mempool._core.mutex cimport WITHOUT_GIL, add, atomic_int, atomic_ssize, swap_size
+from mempool._core.mutex cimport WITHOUT_GIL, add, atomic_int, atomic_ssize, store, store_size, swap_size
 
 cdef extern from "Python.h":
     ctypedef struct PyObject
+    void *type_of "Py_TYPE"(void *thing) noexcept
 
 cdef class Block:
     cdef readonly object region
@@ -124,16 +125,20 @@ cdef inline Buffer new_handle(Block block):
     cdef Buffer buffer = blank_handle()
     buffer.block = block
     if WITHOUT_GIL:
-        buffer.watch = GONE
+        store_size(&buffer.watch, GONE)
     return buffer
 
 
-cdef inline Buffer successor_of(Buffer old):
+cdef inline bint is_buffer(void *element) noexcept:
+    return type_of(element) == <void*>Buffer
+
+
+cdef inline Buffer successor_of(void *old):
     """The same for the memory of this handle. The block is counted once, which is an atomic instruction without the GIL."""
     cdef Buffer buffer = blank_handle()
-    buffer.block = old.block
+    buffer.block = (<Buffer>old).block
     if WITHOUT_GIL:
-        buffer.watch = GONE
+        store_size(&buffer.watch, GONE)
     return buffer
 
 
@@ -241,15 +246,20 @@ cdef inline object hear_of_releases():
 cdef inline void enforce(Buffer self) noexcept:
     """It is in force from now on."""
     if WITHOUT_GIL:
-        self.watch = 0
-    self.state = LIVE
+        store_size(&self.watch, 0)
+    store(&self.state, LIVE)
 
 
 cdef inline bint revoke_unseen(Buffer self) noexcept:
     """It is dead from now on. False: it is already, or somebody looks."""
-    if not swap_size(&self.watch, 0, GONE):
+    return revoke_unnamed(<void*>self)
+
+
+cdef inline bint revoke_unnamed(void *handle) noexcept:
+    """The same without a name, which would be counted."""
+    if not swap_size(&(<Buffer>handle).watch, 0, GONE):
         return False
-    self.state = DEAD
+    store(&(<Buffer>handle).state, DEAD)
     return True
 
 

@@ -165,6 +165,7 @@ def test_beside_each_figure_of_threads_stands_that_of_processes() -> None:
     assert done.stdout.count("1 rounds; void: alone ") == 2
     assert done.stdout.count("two threads, one each") == done.stdout.count("control: two processes, one each") == 2
     assert done.stdout.count("of SimpleQueue's") == 1
+    assert [done.stdout.count(f"{many} threads on one, in sum") for many in ("two", "4", "8")] == [2, 2, 2]
 
 
 def test_a_round_counts_where_a_player_waited_for_the_other_and_not_where_its_processor_was_taken() -> None:

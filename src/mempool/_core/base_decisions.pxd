@@ -1,7 +1,7 @@
 from mempool._core.state cimport State, mempool_moment, note, settle
 from mempool._core.transfer cimport Transfer, Ticket
 from mempool._core.mirror cimport Mapping
-from mempool._core.mutex cimport Link, WITHOUT_GIL, hold_mutex, release_mutex, renew_lock
+from mempool._core.mutex cimport Link, WITHOUT_GIL, hold_mutex, release_mutex, renew_lock, renew_mutex
 from mempool._core.outstanding cimport Outstanding
 
 cdef Link all_links
@@ -101,6 +101,6 @@ cdef inline void release_links() noexcept:
 cdef inline void renew_links() noexcept:
     cdef Link *link = all_links.behind
     while link != NULL:
-        link.mutex = 0
+        renew_mutex(&link.mutex)
         link = link.behind
-    all_links.mutex = 0
+    renew_mutex(&all_links.mutex)

@@ -14,7 +14,7 @@ from mempool._core.decisions cimport Decisions
 from mempool._core.outstanding cimport Outstanding
 from mempool._core.queueing cimport Queueing
 from mempool._core.mutex cimport WITHOUT_GIL, hold_mutex, release_mutex
-from mempool.buffer cimport DEAD, LIVE, Buffer, new_handle, successor_of, enforce, revoke_unseen
+from mempool.buffer cimport DEAD, LIVE, Buffer, new_handle, successor_of, enforce, is_buffer, revoke_unnamed
 
 cdef extern from "Python.h":
     ctypedef struct PyObject
@@ -56,10 +56,10 @@ cdef extern from *:
         return element;
     }
     /* Put an element into a place that holds None. */
-    static inline void mempool_place(void *slots, Py_ssize_t i, PyObject *element) {
+    static inline void mempool_place(void *slots, Py_ssize_t i, void *element) {
         Py_DECREF(Py_None);
         Py_INCREF(element);
-        PyList_SET_ITEM((PyObject *)slots, i, element);
+        PyList_SET_ITEM((PyObject *)slots, i, (PyObject *)element);
     }
     /* What a bare pointer owns, as an object that owns it. */
     static inline PyObject *mempool_owned(void *element) {
@@ -99,6 +99,7 @@ cdef extern from *:
     void *mempool_pick_bare "mempool_pick"(void *slots, Py_ssize_t i) noexcept
     void *mempool_lying(void *slots, Py_ssize_t i) noexcept
     void mempool_place(void *slots, Py_ssize_t i, object element) noexcept
+    void mempool_place_bare "mempool_place"(void *slots, Py_ssize_t i, void *element) noexcept
     object mempool_owned(void *element)
 
 
@@ -157,41 +158,41 @@ cdef inline object owned(void *element):
     return None if element == NULL else mempool_owned(element)
 
 
-cdef inline Buffer next_handle_of(FastPath self, element):
+cdef inline Buffer next_handle_of(FastPath self, void *element):
     """The next handle of a buffer, made before anything is held; None: it is none, or cannot be freed like this."""
-    if type(element) is not Buffer or (<Buffer>element).state != LIVE:
+    if not is_buffer(element) or (<Buffer>element).state != LIVE:
         return None
     if (<Buffer>element).block.owner is not self.core.owner or (<Buffer>element).block.is_lost:
         return None
-    return successor_of(<Buffer>element)
+    return successor_of(element)
 
 
-cdef inline bint leave_user(FastPath self, element, Buffer next_handle) noexcept:
+cdef inline bint leave_user(FastPath self, void *element, Buffer next_handle) noexcept:
     """Under the mutex: what was out is its user's no more, and the next handle of a buffer is in force. False: nothing has changed."""
     if self.tracks:
-        if not self.outstanding.remove_pointer(<void*>element):
+        if not self.outstanding.remove_pointer(element):
             return False
     elif self.state.made - self.state.disposed - self.state.disposing <= self.state.spare:
         return False  # nothing is out
     if next_handle is not None:
-        if not revoke_unseen(<Buffer>element):
+        if not revoke_unnamed(element):
             if self.tracks:
-                self.outstanding.add_pointer(<void*>element)
+                self.outstanding.add_pointer(element)
             return False
         enforce(next_handle)
     return True
 
 
-cdef inline bint put_held(FastPath self, element) except? -1:
-    """`put_warm`."""
+cdef inline bint put_held(FastPath self, void *element) except? -1:
+    """`put_warm`. A bare pointer: as an object it would be counted, there and back."""
     cdef bint done = False
     cdef Buffer next_handle = next_handle_of(self, element)
-    if element is None or (next_handle is None and type(element) is Buffer):
+    if element == <void*>None or (next_handle is None and is_buffer(element)):
         return False
     hold_mutex(&self.core.link.mutex)
     if self.state.spare < self.state.fast_free_below and leave_user(self, element, next_handle):
         if next_handle is None:
-            mempool_place(<void*>self.state.slots, self.state.spare, element)
+            mempool_place_bare(<void*>self.state.slots, self.state.spare, element)
         else:
             mempool_place(<void*>self.state.slots, self.state.spare, next_handle)
         self.state.spare += 1
@@ -204,14 +205,14 @@ cdef inline bint put_held(FastPath self, element) except? -1:
 cdef inline bint hand_on_held(FastPath self, element) except? -1:
     """`hand_on`."""
     cdef State state = self.state
-    cdef Buffer next_handle = next_handle_of(self, element)
+    cdef Buffer next_handle = next_handle_of(self, <void*>element)
     if element is None or not self.core.fast_free or (next_handle is None and type(element) is Buffer):
         return False
     hold_mutex(&self.core.link.mutex)
     try:
         if state.closed or state.head is None or not state.has_use_for_another() or state.spare >= state.capacity:
             return False
-        if not leave_user(self, element, next_handle):
+        if not leave_user(self, <void*>element, next_handle):
             return False
         state.push_spare(element if next_handle is None else next_handle)
         self.core.serve_line(state)
@@ -261,7 +262,7 @@ cdef inline object take_warm(FastPath self):
 cdef inline bint put_warm(FastPath self, element) except? -1:
     """Take back an element that is out while there is room and nobody waits. False: go the slow way."""
     if WITHOUT_GIL:
-        return put_held(self, element)
+        return put_held(self, <void*>element)
     if self.state.spare >= self.state.fast_free_below:
         return self._quick is not None and self._quick.put(element)
     return put_here(self, element)
@@ -368,7 +369,9 @@ cdef inline object usual_free(object pool, PyObject **arguments, Py_ssize_t coun
     """`free(element)`."""
     if count != 1 or names != NULL:
         return quick_free.rest(pool, arguments, count, names)
-    if not put_directly(<FastPath>pool, <object>arguments[0]):
+    if WITHOUT_GIL and put_held(<FastPath>pool, arguments[0]):
+        return None
+    if WITHOUT_GIL or not put_directly(<FastPath>pool, <object>arguments[0]):
         if hand_on(<FastPath>pool, <object>arguments[0]):
             (<FastPath>pool).core.wake_pending()
         else:
