@@ -268,11 +268,13 @@ cdef inline bint put_warm(FastPath self, element) except? -1:
     return put_here(self, element)
 
 
-cdef inline bint put_directly(FastPath self, element) except? -1:
+cdef inline bint put_directly(FastPath self, void *element) except? -1:
     """`put_warm` for `free`: an engine of another kind is asked at once, which saves a call."""
-    if not WITHOUT_GIL and self._quick is not None:
-        return self._quick.put(element)
-    return put_warm(self, element)
+    if WITHOUT_GIL:
+        return put_held(self, element)
+    if self._quick is not None:
+        return self._quick.put(<object>element)
+    return put_warm(self, <object>element)
 
 
 cdef inline bint put_here(FastPath self, element) except? -1:
@@ -369,9 +371,7 @@ cdef inline object usual_free(object pool, PyObject **arguments, Py_ssize_t coun
     """`free(element)`."""
     if count != 1 or names != NULL:
         return quick_free.rest(pool, arguments, count, names)
-    if WITHOUT_GIL and put_held(<FastPath>pool, arguments[0]):
-        return None
-    if WITHOUT_GIL or not put_directly(<FastPath>pool, <object>arguments[0]):
+    if not put_directly(<FastPath>pool, arguments[0]):
         if hand_on(<FastPath>pool, <object>arguments[0]):
             (<FastPath>pool).core.wake_pending()
         else:
