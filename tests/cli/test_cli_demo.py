@@ -95,8 +95,9 @@ def test_files_fail_without_a_pool_and_none_fails_with_one_or_with_a_queue(tree:
     figures = json.loads((tmp_path / "figures.json").read_text("utf-8"))
     runs = without, pooled, queued = figures["run_a"], figures["run_b"], figures["run_c"]
     assert len({run["address_space"] for run in runs}) == 1
-    # All that were begun while memory was out, and these are known: it runs out when nobody holds a buffer.
-    assert without["files"]["out_of_memory"] == FILES // 2
+    # All that were begun while memory was out, and these are known: it runs out when nobody holds a buffer. But one may find
+    # the arena of 1 MiB that the interpreter gives back just then, before the ballast has looked again.
+    assert FILES // 2 - 2 <= without["files"]["out_of_memory"] <= FILES // 2
     assert sum(without["files"].values()) == FILES
     for run in (pooled, queued):
         assert run["files"]["done"] == FILES
