@@ -175,6 +175,45 @@ def test_a_counter_does_not_fall_when_a_process_is_killed_and_not_even_its_last_
     assert "mempool_elements{" not in totals.text()
 
 
+def test_what_a_killed_process_did_is_counted_once_while_others_begin(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who begins to publish takes its page away. It took the page's lock for that, and so the process lived once more."""
+    totals = Totals()
+    with Program(BODY, env={"TIMES": "10"}) as one:
+        assert total_served(totals) == 10
+        os.kill(one.pid, signal.SIGKILL)
+        one.process.wait()
+    assert total_served(totals) == 10
+    meanwhile: list[float] = []
+    unlink = os.unlink
+
+    def look_first(*arguments: Any, **options: Any) -> None:
+        meanwhile.append(total_served(totals))
+        unlink(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", look_first)
+        watch.publish()
+    assert meanwhile[0] == 10
+    assert total_served(totals) == 10
+
+
+def test_a_pool_that_is_read_in_the_midst_of_a_step_is_counted_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its slot cannot be read then; the next time it can. It was taken for one that had ended."""
+    watch.publish()
+    totals = Totals()
+    pool = Pool(Objects(object), 2, name="mortal")
+    pool.free(pool.alloc())
+    assert total_served(totals) == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(layout, "parse_slot", lambda *_arguments, **_options: layout.Unreadable("in the midst of a step"))
+        pool.free(pool.alloc())  # a page that says the same as before is not read anew
+        assert total_served(totals) == 1
+    pool.free(pool.alloc())  # as above
+    assert total_served(totals) == 3
+    del pool
+    assert total_served(totals) == 3
+
+
 def total_served(totals: Totals) -> float:
     return value(parsed(totals.text()), "mempool_served_total", pool="mortal")
 

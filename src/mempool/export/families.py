@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mempool.engine import Snapshot
 from mempool.watch.layout import BUCKETS, Figures
-from mempool.watch.reader import Reader, Row, rows_of
+from mempool.watch.reader import WITHOUT_SLOT, Reader, Row, rows_of
 from mempool.watch.sources import Here
 
 #: Of whom numbers are added up: the pool's name, and the program's.
@@ -108,7 +108,7 @@ class Totals:
     def look(self) -> list[Family]:
         """The families of this moment, of all processes that show pools."""
         rows = self._here.rows()
-        self._keep_what_ended(rows)
+        unread = self._keep_what_ended(rows)
         gauges: dict[Key, Gauges] = {}
         counts: dict[Key, Counts] = dict(self._gone)
         for row in rows:
@@ -119,6 +119,8 @@ class Totals:
             done = self._not_fallen(row.key, counts_of(row.figures))
             self._seen[row.key] = (key, done)
             gauges[key] = both_gauges(gauges[key], now) if key in gauges else now
+            counts[key] = both_counts(counts[key], done) if key in counts else done
+        for key, done in unread:
             counts[key] = both_counts(counts[key], done) if key in counts else done
         return families(gauges, counts)
 
@@ -133,10 +135,18 @@ class Totals:
             return done
         return before[1]
 
-    def _keep_what_ended(self, rows: Sequence[Row]) -> None:
-        ended = self._seen.keys() - {row.key for row in rows}
+    def _keep_what_ended(self, rows: Sequence[Row]) -> list[tuple[Key, Counts]]:
+        """Returns what is only unread this time, as of the last time.
+
+        A page that says nothing of one pool may have been read in the midst of that pool's step, whose process had lost its
+        processor there. The pool is there again the next time, and would be counted twice if it were taken for ended.
+        """
+        lacking = self._seen.keys() - {row.key for row in rows}
+        unsteady = {row.key[0] for row in rows if row.figures is None and row.key[1] != WITHOUT_SLOT}
+        ended = {one for one in lacking if one[0] not in unsteady}
+        unread = [self._seen[one] for one in lacking - ended]
         if not ended:
-            return
+            return unread
         for row in rows_of(list(Reader(self._here.reader.directory).pages(dead=True))):
             if row.key in ended and row.figures is not None:
                 key, _ = self._seen[row.key]
@@ -144,6 +154,7 @@ class Totals:
         for one in ended:
             key, done = self._seen.pop(one)
             self._gone[key] = both_counts(self._gone.get(key, NO_COUNTS), done)
+        return unread
 
 
 def families(gauges: dict[Key, Gauges], counts: dict[Key, Counts]) -> list[Family]:

@@ -19,7 +19,7 @@ from mempool._core import IMPLEMENTATION
 from mempool._core.mirror import Mapping
 from mempool.watch import layout
 from mempool.watch.directory import WatchError, open_directory
-from mempool.watch.reader import LOCK, SOCKET_SUFFIX, SUFFIX
+from mempool.watch.reader import LOCK, SOCKET_SUFFIX, SUFFIX, is_locked
 
 
 def start_of(pid: int | str = "self") -> int:
@@ -258,7 +258,7 @@ def version() -> str:
 
 
 def sweep(directory: int) -> int:
-    """Unlink the pages of the dead, and their sockets. Returns how many. Only what we could lock ourselves, by inode."""
+    """Unlink the pages of the dead, and their sockets. Returns how many."""
     swept = 0
     for name in os.listdir(directory):
         if name.endswith(SUFFIX):
@@ -267,13 +267,18 @@ def sweep(directory: int) -> int:
 
 
 def unlink_if_dead(directory: int, name: str) -> bool:
-    """Unlink this page if nobody holds its lock."""
+    """Unlink this page if nobody holds its lock: it has one before it has a name, and no second page gets this name.
+
+    The lock is looked at and not taken: whoever read the page meanwhile would take its process for one that lives again, and
+    count what that did a second time.
+    """
     try:
         fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
     except OSError:
         return False
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, LOCK)
+        if is_locked(fd):
+            return False
         mine, there = os.fstat(fd), os.stat(name, dir_fd=directory, follow_symlinks=False)
         if (mine.st_ino, mine.st_dev) != (there.st_ino, there.st_dev) or mine.st_uid != os.geteuid():
             return False
@@ -284,7 +289,7 @@ def unlink_if_dead(directory: int, name: str) -> bool:
             pass
         return True
     except OSError:
-        return False  # it lives, or somebody else was faster
+        return False  # somebody else was faster
     finally:
         os.close(fd)
 

@@ -158,6 +158,10 @@ def _by_pid(name: str) -> tuple[int, str]:
     return (int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else 0, name)
 
 
+#: In the key of a row that stands for all pools that a page has no room for. Slots that cannot be read have others.
+WITHOUT_SLOT = -1000
+
+
 class Row(NamedTuple):
     """One pool as the tools show it, wherever its figures come from."""
 
@@ -194,5 +198,5 @@ def rows_of(pages: Sequence[Page]) -> list[Row]:
         if page.header is not None and page.header.without_slot:
             more = page.header.without_slot
             why = f"{more} more pool{'' if more == 1 else 's'} not shown: its page has room for {layout.SLOTS}"
-            rows.append(Row("...", process, where, 0, None, why, (page.stem, -1000)))
+            rows.append(Row("...", process, where, 0, None, why, (page.stem, WITHOUT_SLOT)))
     return rows
