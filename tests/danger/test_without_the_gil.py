@@ -237,6 +237,52 @@ class Sleeper:
         self.thread.join(60)
 
 
+# -- who counts the references to a buffer's block, where each thread counts what it has made by itself
+
+
+def each_in_turn(count: int, act: Callable[[], object]) -> None:
+    """As many threads, which live at the same time, do this one after the other."""
+    turns = [threading.Event() for _ in range(count + 1)]
+
+    def take_turn(number: int) -> None:
+        assert turns[number].wait(60)
+        act()
+        turns[number + 1].set()
+
+    threads = [threading.Thread(target=take_turn, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    turns[0].set()
+    for thread in threads:
+        thread.join(60)
+    assert turns[count].is_set()
+
+
+@pytest.mark.parametrize("is_kept_meanwhile", [False, True])
+def test_a_block_that_goes_from_thread_to_thread_is_counted_right(is_kept_meanwhile: bool) -> None:
+    """Who takes its buffer counts it as its own, unless somebody else has it, too: no count of either is lost."""
+    kept: list[object] = []
+    with Pool(Buffers(4096), 1, limit=1) as pool:
+
+        def take() -> None:
+            for _ in range(3):
+                buffer = pool.alloc()
+                if is_kept_meanwhile:
+                    kept.append(buffer.block)
+                pool.free(buffer)
+
+        take()
+        each_in_turn(8, take)
+        kept.clear()
+        buffer = pool.alloc()
+        block = buffer.block
+        new = Pool(Buffers(4096), 1).alloc()
+        block_of_new = new.block
+        counts = [sys.getrefcount(block), sys.getrefcount(block_of_new)]
+        assert counts == [counts[1]] * 2
+        pool.free(buffer)
+
+
 @pytest.mark.parametrize("track", ["identity", "nothing", "holders"])
 def test_a_view_is_over_when_it_is_released_though_who_made_it_sleeps(track: str) -> None:
     """A worker hands over what it has read, and waits for its next job: who is done with it can free the buffer."""

@@ -14,7 +14,7 @@ from mempool._core.decisions cimport Decisions
 from mempool._core.outstanding cimport Outstanding
 from mempool._core.queueing cimport Queueing
 from mempool._core.mutex cimport WITHOUT_GIL, hold_mutex, release_mutex
-from mempool.buffer cimport DEAD, LIVE, Buffer, new_handle, successor_of, enforce, is_buffer, revoke_unnamed
+from mempool.buffer cimport DEAD, LIVE, Buffer, adopt_block, new_handle, successor_of, enforce, is_buffer, revoke_unnamed
 
 cdef extern from "Python.h":
     ctypedef struct PyObject
@@ -128,11 +128,15 @@ cdef inline object take_top(FastPath self):
 
 cdef inline void *take_top_bare(FastPath self) noexcept:
     """`take_top`, as a bare pointer, which owns what it points to."""
+    cdef void *element
     self.state.spare -= 1
     mirror_spare(self.state.mirror, self.state.spare, self.state.from_spare)
+    element = mempool_pick_bare(<void*>self.state.slots, self.state.spare)
     if self.tracks:
-        self.outstanding.add_pointer(mempool_lying(<void*>self.state.slots, self.state.spare))
-    return mempool_pick_bare(<void*>self.state.slots, self.state.spare)
+        self.outstanding.add_pointer(element)
+    if is_buffer(element):
+        adopt_block(element)
+    return element
 
 
 cdef inline void *take_held(FastPath self, bint at_last) noexcept:
