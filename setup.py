@@ -41,7 +41,8 @@ DIRECTIVES = {
     "binding": False,  # True costs 40 % of a warm alloc + free
     "embedsignature": True,  # inspect.signature and help() read it
     "embedsignature.format": "clinic",
-    # Not "freethreading_compatible": it is not, see docs/explanation/proof.md. Importing turns the GIL on.
+    # What holds without the GIL, and by what: docs/explanation/proof.md. The engine of SharedPool says in its file that it needs one.
+    "freethreading_compatible": True,
 }
 # Without -g0 most of a wheel is debug information. CFLAGS="-g ..." asks for it: to read what a sanitizer reports.
 FLAGS = ["/O2"] if os.name == "nt" else ["-O3", *([] if "-g" in os.environ.get("CFLAGS", "").split() else ["-g0"])]

@@ -34,6 +34,30 @@ def test_the_uncompiled_core_is_refused_without_the_gil() -> None:
     assert "PYTHON_GIL=1" in done.stderr
 
 
+@pytest.mark.skipif(not without_the_gil.BUILT_WITHOUT, reason="this Python has a GIL that cannot be kept off")
+def test_the_gil_stays_off_when_all_but_the_shared_pool_is_imported() -> None:
+    """One module that does not declare it, of ours or beneath us, would turn it on for the whole process, with a warning."""
+    code = """
+import pkgutil, sys, mempool
+
+for module in pkgutil.walk_packages(mempool.__path__, "mempool."):
+    if not module.name.startswith(("mempool.shared", "mempool.benchmarks")) and "__main__" not in module.name:
+        try:
+            __import__(module.name)
+        except ImportError:
+            pass  # of what is not installed
+        assert not sys._is_gil_enabled(), module.name
+assert mempool.IMPLEMENTATION == "compiled"
+print(len([name for name in sys.modules if name.startswith("mempool.")]))
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in {"PYTHON_GIL", "MEMPOOL_PURE"}}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50
+
+
 # -- the stress for such Pythons: `python -m verification.without_the_gil`
 
 
