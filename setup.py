@@ -41,7 +41,7 @@ DIRECTIVES = {
     "binding": False,  # True costs 40 % of a warm alloc + free
     "embedsignature": True,  # inspect.signature and help() read it
     "embedsignature.format": "clinic",
-    # What holds without the GIL, and by what: docs/explanation/proof.md. The engine of SharedPool says in its file that it needs one.
+    # What holds without the GIL: docs/explanation/proof.md. SharedPool does not; its engine says so in its file.
     "freethreading_compatible": True,
 }
 # Without -g0 most of a wheel is debug information. CFLAGS="-g ..." asks for it: to read what a sanitizer reports.
