@@ -51,7 +51,7 @@ def stand_in_line(engine: SharedEngine, mine: list[Handle], ticket: Ticket) -> N
 
 def kill_after_change(engine: SharedEngine, path: Path, part: Part, changes: int, meanwhile: Callable[[], object]) -> bool:
     """Whether the child changed the shared memory so often; then it was killed at once."""
-    control = memoryview(engine._mapping)[ROOT : engine.layout.control_bytes]
+    control = memoryview(engine._tx.mapping)[ROOT : engine.layout.control_bytes]
     pid = os.fork() or take_part(path, part) or 0
     _, status = os.waitpid(pid, os.WUNTRACED)
     assert os.WIFSTOPPED(status)

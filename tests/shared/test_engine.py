@@ -58,7 +58,7 @@ def test_elements_are_memory_that_both_see(pool_path: Path) -> None:
     handle.view[:5] = b"hello"
     other = SharedEngine.attach(pool_path)
     begin = other.layout.data + handle.slot * other.layout.stride
-    assert bytes(other._mapping[begin : begin + 5]) == b"hello"
+    assert bytes(memoryview(other._tx.mapping)[begin : begin + 5]) == b"hello"
     assert handle.address != other._tx.base + begin
 
 

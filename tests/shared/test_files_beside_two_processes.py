@@ -62,7 +62,7 @@ def read_copies(path: Path, number: int, seed: int, told: mmap.mmap) -> None:
         layout, copy = pool.layout, path.with_name("copy")
         for turn in range(number):
             signal.alarm(HANGS)
-            control = bytearray(pool._mapping[: layout.control_bytes])
+            control = bytearray(memoryview(pool._tx.mapping)[: layout.control_bytes])
             length = layout.file_bytes
             if is_cut := chance.random() < 0.5:
                 length = cut(chance, layout)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine:
 from shared_children import Parent, child, is_locked
 
 from mempool.errors import PoolTimeout
+from mempool.shared.layout import MAGIC
 from mempool.shared.pool import SharedPool
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -42,6 +44,11 @@ def files() -> list[Any]:
 
 def sockets() -> list[socket.socket]:
     return list(socket.socketpair())
+
+
+def descriptors() -> set[int]:
+    """Those of this process. (The list of them is one while it is read.)"""
+    return {int(entry.name) for entry in list(Path("/proc/self/fd").iterdir()) if entry.is_symlink()}
 
 
 Strangers = Callable[[], list[Any]]
@@ -141,6 +148,20 @@ def test_who_leaves_closes_nothing_of_a_stranger(pool_path: Path, strangers: Str
         with child(lambda _parent: [os.fstat(number) for number in numbers]) as forked:
             assert forked.end() == 0
         pool.close()
+
+
+def test_what_is_mapped_has_no_descriptor_that_a_stranger_may_get(pool_path: Path) -> None:
+    """Python's `mmap` had a copy of the file's, and closed it when the pool was collected, whosever that was by then."""
+    before = descriptors()
+    pool = make(pool_path)
+    assert descriptors() - before == set(of(pool))
+    with lost(of(pool), files):
+        view = memoryview(pool._engine.client._tx.mapping)
+        pool.close()
+        del pool
+        gc.collect()
+        assert view[:8] == MAGIC  # it is mapped as long as somebody looks
+        del view
 
 
 def test_two_pools_of_one_file_close_their_own(pool_path: Path) -> None:

@@ -265,7 +265,7 @@ def test_an_index_that_was_forged_is_corruption_on_the_quick_way(pool_path: Path
     from mempool.shared.layout import ROOT
 
     pool = warm(make(pool_path))
-    mapping: Any = pool._engine.client._mapping
+    mapping = memoryview(pool._engine.client._tx.mapping)
     mapping[ROOT + 8 : ROOT + 11] = b"\xfe\xff\x7f"  # the first spare, in the gate
     with pytest.raises(PoolCorrupt):
         pool.alloc()

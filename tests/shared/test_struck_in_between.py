@@ -147,7 +147,7 @@ def test_who_attaches_in_a_dead_ones_place_is_not_addressed_before_it_is_there(p
     try:
         os.waitpid(pid, os.WUNTRACED)
         client, onlooker = pool._engine.client, SharedEngine.observe(pool_path)
-        control = memoryview(client._mapping)[ROOT : client.layout.control_bytes]
+        control = memoryview(client._tx.mapping)[ROOT : client.layout.control_bytes]
         before, token = bytes(control), None
         while token is None and len(client.clients()) == 2:
             while control == before:

@@ -10,8 +10,8 @@ import sys
 
 import cython
 
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.exc cimport PyErr_CheckSignals
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -74,6 +74,8 @@ cdef extern from "system.h":
     const int MP_SETTLED, MP_ATTACHING, MP_BEGUN, MP_LOCKED
     volatile char *mp_make_mark() noexcept
     void mp_drop_mark(volatile char *page) noexcept
+    void *mp_map(int file, uint64_t size) noexcept
+    void mp_unmap(void *memory, uint64_t size) noexcept
 
 cdef enum:  # words.py says the same
     NO_SLOT = 0xFFFFFF
@@ -202,6 +204,32 @@ cdef inline Handle blank_handle(Transaction tx):
     cdef Handle handle = Handle.__new__(Handle)
     handle.tx = tx
     return handle
+
+
+@cython.final
+@cython.no_gc  # it is reached from buffers, which the collector does not know either
+cdef class Mapping:
+    """The first bytes of a file, mapped until nobody looks at them any more. Raises OSError."""
+
+    cdef void *memory
+    cdef uint64_t size
+
+    def __cinit__(self, int file, uint64_t size):
+        self.memory = mp_map(file, size)
+        self.size = size
+        if self.memory == NULL:
+            PyErr_SetFromErrno(OSError)
+
+    def __dealloc__(self):
+        if self.memory != NULL:
+            mp_unmap(self.memory, self.size)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.memory, <Py_ssize_t>self.size, 0, flags)
+
+    @property
+    def address(self):
+        return <size_t>self.memory
 
 
 @cython.final

@@ -6,8 +6,6 @@ For a repair, and for what an earlier boot has left. Whoever does it holds the l
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import mmap
 import os
 import time
 from collections.abc import Iterator
@@ -15,10 +13,11 @@ from pathlib import Path
 
 from mempool.shared import clients as locks
 from mempool.shared import words
+from mempool.shared._engine import Mapping
 from mempool.shared.audit import are_possible
 from mempool.shared.errors import PoolInUse
 from mempool.shared.file import make
-from mempool.shared.layout import ROOT, WORD, Header, Layout, open_file
+from mempool.shared.layout import PAGE, ROOT, WORD, Header, Layout, open_file
 
 #: How often, and after how many seconds each, it is looked whether another process has made a file anew: 10 s in all.
 BOOT_ATTEMPTS, BOOT_PAUSE = 2000, 0.005
@@ -92,12 +91,8 @@ def users_of(file: int) -> tuple[int, ...]:
 
 
 def _name_in_maps(file: int) -> bytes | None:
-    with mmap.mmap(file, mmap.PAGESIZE) as page:
-        probe = ctypes.c_char.from_buffer(page)
-        try:
-            return locks.mapped_as(ctypes.addressof(probe))
-        finally:
-            del probe
+    page = Mapping(file, PAGE)
+    return locks.mapped_as(page.address)
 
 
 def targets_of(file: int, layout: Layout) -> tuple[tuple[int, int, int], bool]:

@@ -150,8 +150,7 @@ class SharedEngine:
         self._reaping = threading.RLock()
         # An open file of its own, because locks belong to open files. -1: none.
         self._lock = -1
-        self._mapping = map_file(file, path, layout)
-        self._tx = Transaction(self._mapping, f"shared pool {self.name!r}", layout.offsets(), nonce)
+        self._tx = Transaction(map_file(file, path, layout), f"shared pool {self.name!r}", layout.offsets(), nonce)
         self._mapped_as = locks.mapped_as(self._tx.base)
         self._waiters: dict[int, Ticket] = {}  # by place: those with a waker
         self._listener: threading.Thread | None = None

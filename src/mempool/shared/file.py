@@ -62,7 +62,7 @@ def make(path: Path, layout: Layout, reserve: int, keep: int, limit: int, *, fol
             written = 0
             while written < len(content):
                 written += os.pwrite(fd, content[written:], layout.words + written)
-        map_file(fd, path, layout).close()  # if this process may not, there is no file that it could not use
+        map_file(fd, path, layout)  # if this process may not, there is no file that it could not use
         with told_if_full(path, layout.control_bytes):
             # With a descriptor of a folder, which is not used: without one, CPython calls link(2), which follows no link.
             os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)

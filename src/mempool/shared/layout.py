@@ -16,16 +16,18 @@ from __future__ import annotations
 
 import errno
 import functools
-import mmap
 import os
 import stat
 import struct
 import zlib
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from mempool.namedtuples import NamedTuple
 from mempool.shared.errors import PoolCorrupt
 from mempool.sizes import compared, in_words
+
+if TYPE_CHECKING:
+    from mempool.shared._engine import Mapping
 
 MAGIC = b"mempool\x01"
 VERSION = 5
@@ -183,10 +185,12 @@ def _read_header(fd: int, path: str | os.PathLike[str]) -> Header:
     return Header(layout, nonce, boot)
 
 
-def map_file(fd: int, path: str | os.PathLike[str], layout: Layout) -> mmap.mmap:
+def map_file(fd: int, path: str | os.PathLike[str], layout: Layout) -> Mapping:
     """The whole file. Raises MemoryError where this process may not map as much."""
+    from mempool.shared._engine import Mapping
+
     try:
-        return mmap.mmap(fd, layout.file_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        return Mapping(fd, layout.file_bytes)
     except OSError as failure:
         if failure.errno != errno.ENOMEM:
             raise

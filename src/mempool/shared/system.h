@@ -167,4 +167,14 @@ static inline volatile char *mp_make_mark(void) {
 
 static inline void mp_drop_mark(volatile char *page) { munmap((void *)page, 4096); }
 
+/* The first bytes of a file, for reading and writing. No descriptor is kept: Python's `mmap` keeps a copy (before 3.13 always) and
+   closes it at its end. A process that has become a daemon may have a file or a connection under that number by then.
+   NULL: errno says why. */
+static inline void *mp_map(int file, uint64_t size) {
+    void *memory = mmap(0, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    return memory == MAP_FAILED ? 0 : memory;
+}
+
+static inline void mp_unmap(void *memory, uint64_t size) { munmap(memory, size); }
+
 #endif
