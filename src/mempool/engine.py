@@ -124,6 +124,8 @@ class Snapshot(NamedTuple):
     """How the memory is guaranteed, where the source says so."""
     offered: int = 0
     """The part of `out` that is on its way from one process to another: see shared/passing.py."""
+    replaced: int = 0
+    """The part of `written_off` that its user has dropped, unnoticed until the source made another at its address."""
 
 
 class UnderWay(NamedTuple):

@@ -152,6 +152,37 @@ def test_leaky(leak_check, elements, pool):
     )
 
 
+@pytest.mark.parametrize("track", ["identity", "holders"])
+def test_what_others_have_dropped_hides_no_leak(pytester: pytest.Pytester, track: str) -> None:
+    """What others drop counts as written off once another has its address: here, what the test leaks."""
+    result = run(
+        pytester,
+        f"""
+addresses, kept = set(), []
+
+def make():
+    rest = []  # no two of them have one address
+    while True:
+        one = bytearray()
+        if not addresses or id(one) in addresses:
+            return one
+        rest.append(one)
+        assert len(rest) < 100_000
+
+pool = Pool(Objects(make), 0, keep=0, name="frames", track="{track}")
+others = pool.alloc_many(50)
+
+def test_leaky(leak_check):
+    addresses.update(map(id, others))
+    others.clear()
+    kept.append(pool.alloc())
+    assert (pool.stats().out, pool.stats().written_off) == (50, 1)
+""",
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*pool 'frames': 1 still out; *"])
+
+
 def test_a_check_for_leaks_changes_no_error(pytester: pytest.Pytester) -> None:
     """What times out without leak_check times out with it; who wants deadlocks told has them told."""
     result = run(

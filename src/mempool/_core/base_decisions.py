@@ -360,6 +360,7 @@ class BaseDecisions:
                 "disposed": state.disposed,
                 "disposing": state.disposing,
                 "written_off": state.written_off,
+                "replaced": state.replaced,
                 "permits": state.permits,
                 "filling": state.filling,
                 "fills": state.fills,

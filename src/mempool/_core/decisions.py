@@ -242,7 +242,9 @@ class Decisions(BaseDecisions):
             transfer.permits = 0
             transfer.filling = False
             if replaced > 0:
-                self.count_written_off(state, min(replaced, state.out()))
+                replaced = min(replaced, state.out())
+                state.replaced += replaced
+                self.count_written_off(state, replaced)
             self.commit(state)
         finally:
             release(self)

@@ -56,6 +56,7 @@ cdef class State:
     cdef Py_ssize_t disposed
     cdef Py_ssize_t disposing
     cdef Py_ssize_t written_off
+    cdef Py_ssize_t replaced
     cdef Py_ssize_t strays
     cdef Py_ssize_t permits
     cdef Py_ssize_t filling

@@ -57,6 +57,7 @@ class State:
     disposed: cython.Py_ssize_t
     disposing: cython.Py_ssize_t  # decided, but the source's free has not come back yet
     written_off: cython.Py_ssize_t  # the part of `disposed` that never reached the source's free: lost with its holder
+    replaced: cython.Py_ssize_t  # the part of those that were found lost only when the source made another at their address
     strays: (
         cython.Py_ssize_t
     )  # after a fork: out, and not among the outstanding ones, because a thread that does not live here was moving it
@@ -105,7 +106,7 @@ class State:
         self.keep_given = -1
         self.closed = self.dismissed = False
         self.spare = self.made = self.disposed = self.disposing = self.permits = self.filling = 0
-        self.fills = self.written_off = self.strays = 0
+        self.fills = self.written_off = self.replaced = self.strays = 0
         self.starved = False
         self.lingering = self.waiting = self.joined = self.asked = 0
         self.from_spare = self.from_source = self.from_reserve = self.from_line = 0

@@ -489,6 +489,7 @@ class LocalEngine(Queueing):
             source_said=self.supply.said,
             source_rests=max(0.0, self.supply.rests_until - self._clock.now()),
             level=self.supply.level,
+            replaced=f["replaced"],
         )
 
     def remarks(self) -> list[str]:
