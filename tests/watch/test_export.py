@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -127,18 +128,25 @@ def test_a_scrape_is_cheap(folder: Path) -> None:
     """At most 5 ms and 0.2 ms a pool; asserted with room for a busy machine.
 
     Without the GIL more room: CPython 3.13 then specializes no code, and what two threads have had costs more for good. The
-    same figures took 10 ms on 3.11, 18 ms there, and 37 ms as soon as a second thread had asked for them.
+    same figures took 10 ms on 3.11, 18 ms there, and 37 ms as soon as a second thread had asked for them. No collections:
+    each goes through the whole heap there, and where that is frozen, as here, every 2,000 new objects bring one.
+    Beside 600,000 frozen objects 8 came in each scrape, which took 284 ms.
     """
     watch.publish()
     pools = [Pool(Objects(object), 1, name=f"pool {number}") for number in range(layout.SLOTS)]
     totals, seconds = Totals(), []
-    for _ in range(5):
-        began = time.thread_time()
-        totals.text()
-        seconds.append(time.thread_time() - began)
+    if without_the_gil.BUILT_WITHOUT:
+        gc.disable()
+    try:
+        for _ in range(5):
+            began = time.thread_time()
+            totals.text()
+            seconds.append(time.thread_time() - began)
+    finally:
+        gc.enable()
     took = sorted(seconds)[2]
     print(f"{len(pools)} pools: {1000 * took:.1f} ms")
-    assert took < (0.005 + 0.0002 * len(pools)) * (12 if without_the_gil.IS_OFF else 3)
+    assert took < (0.005 + 0.0002 * len(pools)) * (6 if without_the_gil.IS_OFF else 3)
 
 
 BODY = """
