@@ -195,6 +195,8 @@ cdef extern from *:
         PyObject *object = (PyObject *)thing;
         Py_ssize_t shared = _Py_atomic_load_ssize_acquire(&object->ob_ref_shared);
         uint32_t own = _Py_atomic_load_uint32_relaxed(&object->ob_ref_local);
+        if (_Py_atomic_load_ssize(&object->ob_ref_shared) != shared)
+            return 0;
         return (own == 1 && shared == 0) || (own == 0 && shared == ((1 << _Py_REF_SHARED_SHIFT) | _Py_REF_MERGED));
     }
     static inline void mempool_make_own(void *thing) {
@@ -230,10 +232,11 @@ cdef inline void adopt_block(void *handle) noexcept:
     """A spare is given out, under the mutex: from now on this thread counts its block without atomic instructions.
 
     They would cost a seventh of a pair of calls, where two threads share a pool and each has what the other has made. Nobody
-    else can count meanwhile: to do so one needs a reference to the block, or to its handle.
+    else can count meanwhile: to do so one needs a reference to the block, or to its handle, and no list or dict that others
+    read without a lock has either. A weak reference is looked for by itself: once counts are merged, they do not tell of it.
     """
     cdef void *block = <void*>(<Buffer>handle).block
-    if is_foreign(block) and is_alone(handle) and is_alone(block):
+    if is_foreign(block) and is_alone(handle) and is_alone(block) and not has_weak_references(<PyObject*>handle):
         make_own(block)
 
 

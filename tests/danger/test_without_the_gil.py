@@ -472,6 +472,145 @@ def test_a_forked_child_waits_for_no_lock_of_a_table() -> None:
     assert (done.returncode, done.stdout) == (0, "child 0\n"), done.stderr
 
 
+WATCHED = """
+import faulthandler, os, threading
+
+faulthandler.dump_traceback_later(150, exit=True)
+
+def ended(child):
+    deadline = threading.Timer(100, os.kill, (child, 9))
+    deadline.start()
+    status = os.waitpid(child, 0)[1]
+    deadline.cancel()
+    return os.waitstatus_to_exitcode(status)
+"""
+
+
+def end_of(script: str, *arguments: str) -> tuple[int, str, str]:
+    """What becomes of a process that runs this, and tells where it hangs. `ended(child)`: its status, killed if it hangs."""
+    command = [sys.executable, "-W", "ignore", "-c", WATCHED + script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+#: Hooks of others, which were there before mempool's, run while a fork holds the mutexes of all pools, and within one of
+#: them a signal handler or a collection. What they do is done by the thread that holds them.
+HOOKS_OF_OTHERS = """
+import os, signal, sys
+
+def hook():
+    signal.raise_signal(signal.SIGUSR1)
+
+os.register_at_fork(**{sys.argv[1]: hook})
+
+from mempool import Buffers, Objects, Pool
+
+pool = Pool(Objects(bytearray), 2, limit=2)
+handled = 0
+
+def handler(*_signal):
+    global handled
+    pool.free(pool.alloc())
+    with Pool(Buffers(64), 1) as other:
+        other.free(other.alloc())
+    handled += pool.stats().spare
+
+signal.signal(signal.SIGUSR1, handler)
+child = os.fork()
+pool.free_many(pool.alloc_many(2, timeout=10))
+if child == 0:
+    os._exit(handled)
+print("handled", handled, ended(child))
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "said"), [("before", "2 2"), ("after_in_parent", "2 0"), ("after_in_child", "0 2")], ids=lambda word: word
+)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_what_runs_while_a_fork_holds_all_mutexes_may_use_a_pool(when: str, said: str) -> None:
+    """A signal handler frees, and a pool is made and closed: in the midst of a fork, by the thread that forks."""
+    assert end_of(HOOKS_OF_OTHERS, when)[:2] == (0, f"handled {said}\n")
+
+
+#: In the child CPython ends what the other threads had to themselves, before it calls anybody's hooks.
+LEFT_TO_THE_CHILD = """
+import os, threading
+from mempool import Buffers, Pool
+
+pool = Pool(Buffers(4096), 2, limit=2)
+own = threading.local()
+has, ends = threading.Event(), threading.Event()
+
+def take():
+    own.buffer = pool.alloc()
+    has.set()
+    ends.wait()
+
+thread = threading.Thread(target=take)
+thread.start()
+has.wait()
+child = os.fork()
+if child == 0:
+    pool.write_off_all()
+    pool.free_many(pool.alloc_many(2, timeout=10))
+    os._exit(pool.stats().out)
+status = ended(child)
+ends.set()
+thread.join()
+print(status)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_a_buffer_of_another_thread_that_ends_in_a_forked_child_comes_home() -> None:
+    """It is freed there before any hook has run, when the mutexes are still held for the fork."""
+    assert end_of(LEFT_TO_THE_CHILD)[:2] == (0, "0\n")
+
+
+#: A thread that was parked was handed the mutex as the interpreter stopped it for ever: here the mutex's byte says so. It
+#: lies before the number that counts how often it was taken; mutex.pxd.
+LEFT_LOCKED_AT_THE_END = """
+import ctypes, sys
+from mempool import Objects, Pool
+
+pool = Pool(Objects(bytearray), 2)
+core = pool._engine.core
+
+def numbers():
+    return (ctypes.c_uint32 * (core.__sizeof__() // 4)).from_address(id(core))[:]
+
+def counts(before, after):
+    return {at for at, (one, other) in enumerate(zip(before, after)) if other == one + 1}
+
+found = []
+for _ in range(20):
+    before = numbers()
+    core.is_closed()
+    found.append(counts(before, numbers()))
+at, = set.intersection(*found)
+byte = ctypes.c_ubyte.from_address(id(core) + 4 * at - 8)
+
+class Ends:
+    def __del__(self, is_finalizing=sys.is_finalizing, pool=pool, byte=byte, write=sys.stdout.write):
+        assert is_finalizing()
+        for _ in range(2):
+            byte.value = 1
+            pool.free(pool.alloc())
+        write("freed")
+        sys.stdout.flush()
+
+ends = Ends()
+"""
+
+
+@pytest.mark.skipif(not without_the_gil.IS_OFF, reason="with the GIL there is no mutex")
+def test_a_finalizer_at_the_end_waits_for_no_thread_that_was_stopped_for_ever() -> None:
+    """Daemon threads may be stopped with a mutex that they were just handed, in the midst of nothing: it is nobody's."""
+    code, said, told = end_of(LEFT_LOCKED_AT_THE_END)
+    assert (code, said) == (0, "freed"), told
+
+
 #: A buffer that a child of a fork does not have is freed there, while somebody views it. What lies behind None is CPython's.
 BEHIND_NONE = """
 import ctypes, os, sys

@@ -1,7 +1,7 @@
 from mempool._core.state cimport State, mempool_moment, note, settle
 from mempool._core.transfer cimport Transfer, Ticket
 from mempool._core.mirror cimport Mapping
-from mempool._core.mutex cimport Link, WITHOUT_GIL, hold_mutex, release_mutex, renew_lock, renew_mutex
+from mempool._core.mutex cimport Link, WITHOUT_GIL, hold_for_fork, hold_mutex, release_after_fork, release_mutex, renew_lock, renew_mutex
 from mempool._core.outstanding cimport Outstanding
 
 cdef Link all_links
@@ -59,7 +59,7 @@ cdef inline void release(BaseDecisions self) noexcept:
     release_mutex(&self.link.mutex)
 
 
-# All mutexes, in a list of their own: a fork holds them, and then nothing may run that could end an object.
+# All mutexes, in a list of their own: a fork holds them.
 
 cdef inline void link_in(BaseDecisions self) noexcept:
     if WITHOUT_GIL:
@@ -83,19 +83,19 @@ cdef inline void link_out(BaseDecisions self) noexcept:
 
 cdef inline void hold_links() noexcept:
     cdef Link *link
-    hold_mutex(&all_links.mutex)
+    hold_for_fork(&all_links.mutex)
     link = all_links.behind
     while link != NULL:
-        hold_mutex(&link.mutex)
+        hold_for_fork(&link.mutex)
         link = link.behind
 
 
 cdef inline void release_links() noexcept:
     cdef Link *link = all_links.behind
     while link != NULL:
-        release_mutex(&link.mutex)
+        release_after_fork(&link.mutex)
         link = link.behind
-    release_mutex(&all_links.mutex)
+    release_after_fork(&all_links.mutex)
 
 
 cdef inline void renew_links() noexcept:

@@ -410,7 +410,7 @@ def renew_locks(*things: object) -> None:
             renew_lock(thing)
 
 
-# Registered before all other hooks of this package, so that between the first of these and the fork, and between the fork
-# and the others, nothing of it runs in this thread, which would wait for itself.
+# Registered before all other hooks of this package: they find no mutex held. Those of others that were there before do, and
+# may use a pool, in this thread: mutex.pxd, MEMPOOL_FORKS.
 if WITHOUT_GIL and hasattr(os, "register_at_fork"):
     os.register_at_fork(before=hold_all, after_in_parent=release_all, after_in_child=renew_all)

@@ -16,15 +16,32 @@ cdef extern from *:
     typedef _Atomic(int) mempool_atomic_int;
     typedef _Atomic(Py_ssize_t) mempool_atomic_ssize;
     typedef struct {
-        _Atomic(unsigned char) bits; /* those of a PyMutex: 1 it is held, 2 threads are parked */
+        _Atomic(unsigned char) bits; /* those of a PyMutex: 1 it is held, 2 threads are parked; and MEMPOOL_FORKS */
         _Atomic(int) away; /* for how long who finds it taken looks away, in nanoseconds */
         unsigned int uses, uses_then; /* how often it was taken, and when somebody had found it taken before; its holder's */
         long long then;
+        _Atomic(uintptr_t) forker; /* the thread that holds it for a fork */
     } mempool_mutex;
     #ifdef MEMPOOL_WITHOUT_MUTEX /* a bug, planted to see that it is told: verification/races.py */
     #define mempool_hold(mutex) ((void)(mutex))
     #define mempool_release(mutex) ((void)(mutex))
+    #define mempool_hold_for_fork(mutex) ((void)(mutex))
+    #define mempool_release_after_fork(mutex) ((void)(mutex))
     #else
+    /* It is held for a fork. Meanwhile CPython runs the hooks of others in the thread that forks, and in the child it ends what
+       the other threads had: signal handlers and finalizers, which free elements, and would wait for their own thread. So
+       that one comes in again: it is in the middle of no decision. */
+    #define MEMPOOL_FORKS 4
+    /* Whether this thread may come in though it is taken. At the end of the interpreter, too: no other thread runs any more,
+       but one that was parked may have been handed the mutex just as it was stopped for ever. */
+    static inline int mempool_is_mine(mempool_mutex *mutex, unsigned char bits) {
+        if (bits & MEMPOOL_FORKS)
+            return mutex->forker == _Py_ThreadId();
+        if (!(bits & 1) || !Py_IsFinalizing())
+            return 0;
+        atomic_store(&mutex->bits, 1);
+        return 1;
+    }
     /* Two processors that want one mutex all the time pass it, and all that it guards, to and fro at each call, which takes
        several times as long as the calls. So who finds it taken looks away, and touches nothing that others have in their
        caches, while who has it does hundreds of calls at full speed: longer and longer, but only where calls are that dense.
@@ -67,11 +84,13 @@ cdef extern from *:
         }
         return now;
     }
-    static __attribute__((noinline, cold, unused)) void mempool_hold_taken(mempool_mutex *mutex, int is_free) {
+    static __attribute__((noinline, cold, unused)) void mempool_hold_taken(mempool_mutex *mutex, unsigned char bits) {
         long long began = mempool_nanoseconds(), now = began;
         int away = atomic_load_explicit(&mutex->away, memory_order_relaxed), before = away, visits, looks, is_held;
+        if (mempool_is_mine(mutex, bits))
+            return;
         /* Free, and it was taken a moment ago: whoever takes it now, where calls are dense, takes it to and fro. */
-        is_held = (is_free || away <= MEMPOOL_IS_LONG) && mempool_try(mutex);
+        is_held = (!(bits & 1) || away <= MEMPOOL_IS_LONG) && mempool_try(mutex);
         for (visits = 0; !is_held && visits < 12 && now - began + away <= MEMPOOL_AWAY_ALL; visits++) {
             now = mempool_look_away(now, away < MEMPOOL_AWAY_MIN ? MEMPOOL_AWAY_MIN : away);
             for (looks = 0; !is_held && looks < 4; looks++) {
@@ -95,13 +114,33 @@ cdef extern from *:
     static inline void mempool_hold(mempool_mutex *mutex) {
         unsigned char bits = 0;
         if (!atomic_compare_exchange_strong(&mutex->bits, &bits, 1))
-            mempool_hold_taken(mutex, !(bits & 1));
+            mempool_hold_taken(mutex, bits);
         mutex->uses++;
     }
     #else
-    #define mempool_hold(mutex) PyMutex_Lock((PyMutex *)&(mutex)->bits)
+    static inline void mempool_hold(mempool_mutex *mutex) {
+        unsigned char bits = 0;
+        if (!atomic_compare_exchange_strong(&mutex->bits, &bits, 1) && !mempool_is_mine(mutex, bits))
+            PyMutex_Lock((PyMutex *)&mutex->bits);
+    }
     #endif
-    #define mempool_release(mutex) PyMutex_Unlock((PyMutex *)&(mutex)->bits)
+    static inline void mempool_release(mempool_mutex *mutex) {
+        unsigned char bits = 1;
+        if (!atomic_compare_exchange_strong(&mutex->bits, &bits, 0) && !(bits & MEMPOOL_FORKS))
+            PyMutex_Unlock((PyMutex *)&mutex->bits);
+    }
+    static inline void mempool_hold_for_fork(mempool_mutex *mutex) {
+        mempool_hold(mutex);
+        mutex->forker = _Py_ThreadId();
+        atomic_fetch_or(&mutex->bits, MEMPOOL_FORKS);
+    }
+    /* One that was made since is not held. */
+    static inline void mempool_release_after_fork(mempool_mutex *mutex) {
+        if (atomic_load(&mutex->bits) & MEMPOOL_FORKS) {
+            atomic_fetch_and(&mutex->bits, ~MEMPOOL_FORKS);
+            PyMutex_Unlock((PyMutex *)&mutex->bits);
+        }
+    }
     #endif
     #define mempool_swap(place, before, after) \\
         atomic_compare_exchange_strong((place), &(int){(before)}, (after))
@@ -119,6 +158,8 @@ cdef extern from *:
     typedef unsigned char mempool_mutex;
     #define mempool_hold(mutex) ((void)0)
     #define mempool_release(mutex) ((void)0)
+    #define mempool_hold_for_fork(mutex) ((void)0)
+    #define mempool_release_after_fork(mutex) ((void)0)
     #define mempool_swap(place, before, after) (*(place) == (before) ? (*(place) = (after), 1) : 0)
     #define mempool_swap_size(place, before, after) mempool_swap(place, before, after)
     #define mempool_add(place, number) (*(place) += (number))
@@ -134,6 +175,8 @@ cdef extern from *:
         pass
     void hold_mutex "mempool_hold"(Mutex *mutex) noexcept
     void release_mutex "mempool_release"(Mutex *mutex) noexcept
+    void hold_for_fork "mempool_hold_for_fork"(Mutex *mutex) noexcept
+    void release_after_fork "mempool_release_after_fork"(Mutex *mutex) noexcept
     void renew_mutex "mempool_renew_mutex"(Mutex *mutex) noexcept
     bint swap "mempool_swap"(atomic_int *place, int before, int after) noexcept
     bint swap_size "mempool_swap_size"(atomic_ssize *place, Py_ssize_t before, Py_ssize_t after) noexcept
