@@ -501,15 +501,15 @@ def looked_at(look: Callable[[], object], times: int = 20) -> None:
 
 def duel_of_owners() -> Callable[[Duel], None]:
     """One tells who waits, while the other forgets it, and that was the last that there was of it."""
-    ticket, numbers = new_ticket(1), itertools.count()
-
-    def come_and_go() -> None:
-        for _ in range(10):
-            ticket.set_waiter(int, Named(next(numbers)), 0)
-            ticket.forget_owner()
+    numbers = itertools.count()
 
     def play(duel: Duel) -> None:
-        raise_faults([*duel.both(come_and_go, lambda: looked_at(lambda: ticket.owner))])
+        tickets = [new_ticket(1) for _ in range(Duel.MANY)]
+        for ticket in tickets:
+            ticket.set_waiter(int, Named(next(numbers)), 0)  # before anybody sees it, as who joins a line does
+        theirs: list[Callable[[], object]] = [lambda one=one: looked_at(lambda: one.owner, 3) for one in tickets]  # type: ignore[misc]
+        for outcomes in duel.many([ticket.forget_owner for ticket in tickets], theirs):
+            raise_faults([*outcomes])
 
     return play
 
