@@ -538,14 +538,16 @@ LEFT_TO_THE_CHILD = """
 import os, threading
 from mempool import Buffers, Pool
 
-pool = Pool(Buffers(4096), 2, limit=2)
+source = Buffers(4096)
+pool = Pool(source, 0, keep=0, limit=2)
 own = threading.local()
 has, ends = threading.Event(), threading.Event()
 
 def take():
     own.buffer = pool.alloc()
-    has.set()
-    ends.wait()
+    with getattr(source._memory, "_turn"):  # so that its end in the child, which gives the memory back, finds it taken
+        has.set()
+        ends.wait()
 
 thread = threading.Thread(target=take)
 thread.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
@@ -21,11 +22,12 @@ class Turn:
     forked child it is new, and so are the locks of these tables: whoever had them may not live there.
     """
 
-    __slots__ = ("__weakref__", "_lock", "_tables")
+    __slots__ = ("__weakref__", "_lock", "_process", "_tables")
 
     def __init__(self, *tables: object) -> None:
         self._tables = tables
         self._lock = RLock()
+        self._process = os.getpid()
         if WITHOUT_GIL:
             forks.register(self)
 
@@ -35,11 +37,14 @@ class Turn:
 
     def _lose(self) -> None:
         """In a child, before a second thread is there, of which each would make it new."""
+        self._process = os.getpid()
         if not self._lock._is_owned():  # else a signal handler has forked in the middle of a turn, which goes on
             self._lock = RLock()
         renew_locks(*self._tables)
 
     def __enter__(self) -> None:
+        if self._process != os.getpid():  # CPython ends what other threads had before it calls hooks: a buffer's finalizer
+            self._lose()
         self._lock.acquire()
 
     def __exit__(
