@@ -142,6 +142,42 @@ def test_what_is_not_out_cannot_be_written_off(what: str) -> None:
 # -- by its holder
 
 
+@pytest.mark.parametrize("comes", ["after it was found gone", "after the book was looked at"])
+def test_what_is_taken_at_the_address_of_one_that_was_found_gone_is_not_written_off(
+    monkeypatch: pytest.MonkeyPatch, comes: str
+) -> None:
+    """Who looks for what was dropped goes by addresses, and others take and return meanwhile."""
+    pool = Pool(Objects(Weak), 1, limit=1, track="holders")
+    tracker: Any = pool._engine.tracker
+    held = [pool.alloc()]
+    [found] = pool.holders()
+
+    def return_and_take_again() -> None:
+        pool.free(held.pop())
+        held.append(pool.alloc())  # the only element there is, so it has the same address
+
+    def gone(_now: float) -> list[Any]:
+        monkeypatch.undo()
+        if comes == "after it was found gone":
+            return_and_take_again()
+        else:
+            monkeypatch.setattr(tracker, "holds", holds)
+        return [found]
+
+    def holds(holder: Any) -> bool:
+        monkeypatch.undo()
+        was: bool = tracker.holds(holder)
+        return_and_take_again()
+        return was
+
+    monkeypatch.setattr(tracker, "gone", gone)
+    pool._engine.notice_lost()
+    assert pool.stats().written_off == 0
+    assert len(pool.holders()) == 1
+    pool.free(held.pop())
+    assert_at_rest(pool)
+
+
 def test_what_a_dead_thread_held_is_written_off_by_its_holder() -> None:
     """holders() tells who does not live any more, and write_off takes what it says."""
     pool = Pool(Objects(bytearray), 2, limit=2, track="holders")

@@ -120,8 +120,18 @@ def test_an_address_that_is_not_out_makes_nobody_its_owner() -> None:
     outstanding.check_out(transfer_of([lost]))
     for address, was_out in ((id(stranger), False), (id(lost), True), (id(lost), False)):
         transfer = transfer_of([None])
-        assert bool(outstanding.remove_address(transfer, address)) is was_out
+        assert bool(outstanding.remove_address(transfer, address, 1)) is was_out
         assert transfer.are_owners() is was_out
+
+
+def test_an_address_is_not_removed_when_something_has_been_checked_out_since() -> None:
+    """It may be that of what was checked out."""
+    outstanding, element = Outstanding(), object()
+    outstanding.check_out(transfer_of([element]))
+    transfer = transfer_of([None])
+    assert not outstanding.remove_address(transfer, id(element), outstanding.entered - 1)
+    assert not transfer.are_owners()
+    assert outstanding.check_in(transfer_of([element]))
 
 
 def test_an_element_that_was_lost_does_not_count_for_another_at_its_address() -> None:

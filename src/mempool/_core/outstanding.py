@@ -33,6 +33,7 @@ class Outstanding:
     table: cython.pp_void
     mask: cython.size_t
     capacity: cython.Py_ssize_t
+    entered: cython.Py_ssize_t  # how often elements were checked out
     addresses: dict[int, bool]
 
     def __cinit__(self) -> None:
@@ -42,6 +43,7 @@ class Outstanding:
 
     def __init__(self) -> None:
         self.addresses = {}
+        self.entered = 0
         self.make_room(4)
 
     def __dealloc__(self) -> None:
@@ -110,6 +112,7 @@ class Outstanding:
     def check_out(self, transfer: Transfer) -> None:
         """Write down what this transfer holds: from now on it is the user's."""
         i: cython.Py_ssize_t
+        self.entered += 1  # before it is there, see remove_address
         if cython.compiled:
             for i in range(transfer.first, transfer.count):
                 self.add_pointer(cython.cast(cython.p_void, transfer.elements[i]))
@@ -182,8 +185,13 @@ class Outstanding:
         else:
             self.addresses.pop(id(element), None)
 
-    def remove_address(self, transfer: Transfer, address: cython.size_t) -> cython.bint:
-        """Remove the address of an element that nobody has at hand. False: it was not there. The transfer is the proof."""
+    def remove_address(self, transfer: Transfer, address: cython.size_t, entered: cython.Py_ssize_t) -> cython.bint:
+        """Remove the address of an element that nobody has at hand. False: it was not there. The transfer is the proof.
+
+        entered: the count of check_outs when it was that element's. False if it is another now: it may be another's address.
+        """
+        if self.entered != entered:
+            return False
         if cython.compiled:
             transfer.proven = self.remove_pointer(cython.cast(cython.p_void, address))
             return transfer.proven
@@ -193,6 +201,10 @@ class Outstanding:
                 map(setitem, (transfer.removed,), (0,), map(self.addresses.pop, (address,)))
             )  # one call into C, as in check_in
         except KeyError:
+            return False
+        if self.entered != entered:
+            self.addresses[address] = True
+            transfer.removed.clear()
             return False
         return True
 

@@ -56,14 +56,23 @@ def _end(giving: Returning, transfer: Transfer, lost: Any) -> None:
 
 
 def _abandoned(giving: Returning, holder: Holder) -> bool:
-    """Lose what nobody has at hand. False: it is not out."""
+    """Lose what nobody has at hand. False: it is not out, or not held like that any more.
+
+    By its address alone another might be lost: the element is returned at this very moment, or has been and ended, and one
+    that is taken has that address. It is written into the tracker's book before it is checked out. So if the book says at a
+    moment that the address is still this holder's, and nothing has been checked out since, it is.
+    """
     transfer = Transfer(1)
     transfer.hold(holder)  # in the place of the element
     try:
         # The table of outstanding elements first: an interrupt before has changed nothing, and one behind it finds the proof
         # in the transfer.
-        if giving.core.remove_address(transfer, holder.address):
-            _end_held(giving, transfer, holder)
+        entered = -1
+        while entered != (now := giving.core.entered()):
+            entered = now
+            if giving.tracker.holds(holder) and giving.core.remove_address(transfer, holder.address, entered):
+                _end_held(giving, transfer, holder)
+                break
     except BaseException:
         if transfer.are_owners():
             _end_held(giving, transfer, holder)
