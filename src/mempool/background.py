@@ -276,8 +276,9 @@ class Service:
 
     def after_fork(self) -> None:
         """In the child: the thread does not live there. It begins anew where there are jobs."""
+        renew_locks(self)
+        renew_locks(vars(self), self._jobs)
         self._lock = native.RLock()
-        renew_locks(self._jobs)
         self._alive = None
         bell, self._bell = self._bell, None
         if bell is not None:

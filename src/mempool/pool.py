@@ -8,6 +8,7 @@ import sys
 from typing import Any, TypeVar
 
 from mempool import registry
+from mempool._core.base_decisions import renew_locks
 from mempool.base_pool import BasePool
 from mempool.buffer import fit
 from mempool.lease import adopt
@@ -105,3 +106,13 @@ class Pool(BasePool[T]):
 
 
 adopt(Pool)
+
+
+def _after_fork_in_child() -> None:
+    """All threads that use a pool look for its engine, and without the GIL CPython locks the pool for that."""
+    renew_locks(*registry.tables())
+    renew_locks(*registry.pools())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -78,6 +78,11 @@ def pools() -> list[BasePool[Any]]:
     return [pool for pool in living if pool is not None]
 
 
+def tables() -> tuple[object, ...]:
+    """Where all this is kept: without the GIL, what has a lock of CPython's own."""
+    return _pools, _resolvers
+
+
 def register(pool: BasePool[Any]) -> None:
     """Let `get` find this pool as long as it lives. Each kind of pool calls it last in its constructor, as `Pool` does."""
     key = id(pool)

@@ -402,8 +402,9 @@ def test_a_shared_pool_is_refused_where_the_gil_is_kept_off() -> None:
     assert (done["1"].returncode, done["1"].stdout) == (0, "True\n"), done["1"].stderr
 
 
-#: A fork at which threads of the parent have just been handed CPython's own locks of all tables of mempool's: they stay
-#: locked in the child. Each is a byte of the table's head, see object.h; it is set before mempool's hooks run in the child.
+#: A fork at which threads of the parent have just been handed CPython's own locks of all tables of mempool's, and of objects
+#: whose attributes threads store: they stay locked in the child. Each is a byte of the head, see object.h; it is set before
+#: mempool's hooks run in the child.
 LOCKED_AT_THE_FORK = """
 import collections, ctypes, faulthandler, os, sys
 
@@ -433,6 +434,10 @@ tables += [pools[-1]._engine.tracker._entries, limited._free, limited.source._me
 tables += [lifecycle._engines, lifecycle.unfinished, lifecycle._hooks, background.SERVICE._jobs]
 tables += [forks._forks, forks._mortals]
 assert all(type(table) in kinds for table in tables), tables
+# An object's lock is taken where one of its attributes is stored.
+for pool in pools:
+    tables += [pool, pool._engine, pool._engine.supply, pool._engine.giving, pool._engine.tracker]
+tables += [limited, limited.source, background.SERVICE]
 out = [pool.alloc() for pool in pools]
 
 child = os.fork()

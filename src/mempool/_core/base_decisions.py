@@ -408,7 +408,7 @@ def renew_all() -> None:
 
 
 def renew_locks(*things: object) -> None:
-    """In the child of a fork, without the GIL: nobody holds CPython's own locks of these lists, dicts and deques.
+    """In the child of a fork, without the GIL: nobody holds CPython's own locks of these objects.
 
     CPython stops all threads before it forks, and one that is stopped holds no object's lock. But one that has waited for it
     for a millisecond is handed it, and may be stopped before it takes note: in the child that lock would stay locked for

@@ -527,6 +527,9 @@ class LocalEngine(Queueing):
 
     def after_fork(self) -> Callable[[], None] | None:
         """See Engine. Its lock cannot be left locked: there is none, and without the GIL those of its tables are new."""
+        renew_locks(self)
+        renew_locks(self.supply, self.giving, self.tracker)
+        renew_locks(self.supply.source)
         renew_locks(self.under_way, self.giving.fills)
         self.tracker.after_fork()
         self.giving.after_fork()

@@ -205,6 +205,7 @@ class Offload:
         What the thread was just resetting is out, as all that threads of the parent had under way: here, it may be in the
         midst of a `fill`, which makes its handle one that is looked at for ever.
         """
+        renew_locks(self)
         if self._runner == survivor:
             return None  # the source's code has forked: that thread is here, and goes on
         if self._at is not None and not self._at.is_surplus:

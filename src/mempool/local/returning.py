@@ -250,7 +250,7 @@ class Returning(Ends):
 
     def after_fork(self) -> None:
         """In the child of a fork: the thread that was cancelling tickets may not live here."""
-        renew_locks(self._abandoned)
+        renew_locks(self._abandoned, self._lingering, self.written_off)
         self._abandoning = deque([0])
 
     # -- why it cannot be given back

@@ -19,10 +19,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from mempool._core.base_decisions import renew_locks
 from mempool.buffer import Buffer
 from mempool.native import WITHOUT_GIL
 from mempool.sizes import parse_size
-from mempool.sources import protocol
+from mempool.sources import forks, protocol
 from mempool.sources.entering import was_entered
 from mempool.sources.levels import LEVELS
 from mempool.sources.moves import move
@@ -53,6 +54,8 @@ class Adaptor(Generic[T]):
 
     def __init__(self, source: Source[T]) -> None:
         self.source: Source[T] = _source(type(self).__name__, source)
+        if WITHOUT_GIL:
+            forks.register(self)
         """What is wrapped."""
 
     def __getattr__(self, name: str) -> Any:
@@ -91,6 +94,15 @@ class Adaptor(Generic[T]):
         """Have the wrapped source dispose of it. `before` is emptied in the moment in which that begins."""
         free = self.source.free
         hand_on(before, free, (before.remove, free), (0, element))
+
+    def _pin(self) -> object:
+        """Before a fork: nothing."""
+        return None
+
+    def _lose(self) -> None:
+        """In a child: no thread has CPython's locks of these."""
+        renew_locks(self)
+        renew_locks(self.source)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.source!r})"

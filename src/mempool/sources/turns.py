@@ -37,6 +37,7 @@ class Turn:
 
     def _lose(self) -> None:
         """In a child, before a second thread is there, of which each would make it new."""
+        renew_locks(self)
         self._process = os.getpid()
         if not self._lock._is_owned():  # else a signal handler has forked in the middle of a turn, which goes on
             self._lock = RLock()
