@@ -124,6 +124,16 @@ def test_an_address_that_is_not_out_makes_nobody_its_owner() -> None:
         assert transfer.are_owners() is was_out
 
 
+def test_who_tries_again_to_strike_an_address_off_owns_what_was_there() -> None:
+    """It was on its way back to its user meanwhile. Without the proof an interrupt behind it would lose the element."""
+    outstanding, lost = Outstanding(), object()
+    transfer = transfer_of([None])
+    assert not outstanding.remove_address(transfer, id(lost), 0)
+    outstanding.check_out(transfer_of([lost]))
+    assert outstanding.remove_address(transfer, id(lost), 1)
+    assert transfer.are_owners()
+
+
 def test_an_address_is_not_removed_when_something_has_been_checked_out_since() -> None:
     """It may be that of what was checked out."""
     outstanding, element = Outstanding(), object()

@@ -196,7 +196,7 @@ class Outstanding:
             transfer.proven = self.remove_pointer(cython.cast(cython.p_void, address))
             return transfer.proven
         try:
-            transfer.removed.append(False)
+            transfer.removed[:] = (False,)  # one place, though this be the second try
             any(
                 map(setitem, (transfer.removed,), (0,), map(self.addresses.pop, (address,)))
             )  # one call into C, as in check_in

@@ -54,9 +54,9 @@ class Adaptor(Generic[T]):
 
     def __init__(self, source: Source[T]) -> None:
         self.source: Source[T] = _source(type(self).__name__, source)
+        """What is wrapped."""
         if WITHOUT_GIL:
             forks.register(self)
-        """What is wrapped."""
 
     def __getattr__(self, name: str) -> Any:
         # Asked for what this object does not have. An adaptor whose constructor failed has no source either.
@@ -173,7 +173,7 @@ class Limited(Adaptor[T]):
             move(self._free, permit)
             if not permit:
                 if WITHOUT_GIL:  # a range cannot be asked by several threads there
-                    with self._turn:
+                    with self._turn.lock():
                         permit.extend(itertools.islice(self._fresh, 1))
                 else:
                     permit.extend(itertools.islice(self._fresh, 1))
