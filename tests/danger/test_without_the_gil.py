@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
+import functools
 import gc
+import operator
 import os
 import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import without_the_gil
@@ -550,7 +554,7 @@ has, ends = threading.Event(), threading.Event()
 
 def take():
     own.buffer = pool.alloc()
-    with getattr(source._memory, "_turn"):  # so that its end in the child, which gives the memory back, finds it taken
+    with getattr(source._memory, "_turn").lock():  # its end in the child, which gives the memory back, finds it taken
         has.set()
         ends.wait()
 
@@ -573,6 +577,35 @@ print(status)
 def test_a_buffer_of_another_thread_that_ends_in_a_forked_child_comes_home() -> None:
     """It is freed there before any hook has run, when the mutexes are still held for the fork."""
     assert end_of(LEFT_TO_THE_CHILD)[:2] == (0, "0\n")
+
+
+class Interrupted:
+    """A lock that somebody presses ^C behind: told at the next step at which Python looks for it."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self.acquire = functools.partial(list, map(operator.call, (lock.acquire, _thread.interrupt_main)))  # all of it in C
+        type(self).__enter__ = staticmethod(self.acquire)  # type: ignore[attr-defined]
+
+    def __exit__(self, *_error: object) -> None:
+        self._lock.release()
+
+    release = __exit__
+
+
+@pytest.mark.skipif(not without_the_gil.BUILT_WITHOUT, reason="with a GIL nobody takes turns")
+def test_an_interrupt_where_a_turn_begins_leaves_it_to_others() -> None:
+    """Behind the lock, and before what it guards: it would stay locked, and all other threads would wait for ever."""
+    source = Buffers(4096)
+    turn = source._memory._turn
+    lock, turn._lock = turn._lock, Interrupted(turn._lock)
+    with pytest.raises(KeyboardInterrupt):
+        source.alloc()
+    had: list[bool] = []
+    other = threading.Thread(target=lambda: had.append(lock.acquire(timeout=1)))
+    other.start()
+    other.join()
+    assert had == [True]
 
 
 #: A thread that was parked was handed the mutex as the interpreter stopped it for ever: here the mutex's byte says so. It

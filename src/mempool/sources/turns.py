@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, TypeVar
 
 from mempool._core.base_decisions import renew_locks
@@ -16,7 +15,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Turn:
-    """`with turn:` keeps other threads out, on a build without the GIL. Elsewhere it is not used: it would only cost.
+    """`with turn.lock():` keeps other threads out, on a build without the GIL. Elsewhere it is not used: it would only cost.
 
     The same thread may come in again, as a finalizer or a signal handler: what is done in a turn bears that everywhere. In a
     forked child it is new, and so are the locks of these tables: whoever had them may not live there.
@@ -43,15 +42,15 @@ class Turn:
             self._lock = RLock()
         renew_locks(*self._tables)
 
-    def __enter__(self) -> None:
+    def lock(self) -> Any:
+        """What to hold meanwhile: C's own, which `with` takes and releases in one step each.
+
+        An interrupt may be raised wherever a function of Python's begins, or has called another. In an `__enter__` that is
+        behind the lock, and in an `__exit__` before it: all other threads would wait for ever.
+        """
         if self._process != os.getpid():  # CPython ends what other threads had before it calls hooks: a buffer's finalizer
             self._lose()
-        self._lock.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._lock.release()
+        return self._lock
 
 
 def in_turn(method: Method) -> Method:
@@ -65,7 +64,7 @@ def in_turn(method: Method) -> Method:
 
     @functools.wraps(method)
     def whole(self: Any, *arguments: Any) -> Any:
-        with self._turn:
+        with self._turn.lock():
             return method(self, *arguments)
 
     return whole  # type: ignore[return-value]
