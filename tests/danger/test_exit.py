@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-SOON = 30  # seconds; a process that has not ended by then never will
+SOON = 60  # seconds; a process that has not ended by then never will
 
 BEGIN = """
 import asyncio, concurrent.futures, sys, threading

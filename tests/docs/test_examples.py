@@ -31,7 +31,7 @@ from mempool.testing import ManualClock, ScriptedSource, Step, wait_until, wait_
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 #: What is said once, uncompiled on Python 3.11, is none of an example's lines.
 QUIET = ("-W", "ignore:mempool:RuntimeWarning")
-SOON = 20  # seconds
+SOON = 90  # seconds; a cluster of Dask took 20 on a full machine without the GIL
 
 
 def load(name: str) -> ModuleType:

@@ -251,8 +251,8 @@ def test_the_reason_of_what_is_not_applied_comes_with_the_heartbeat(two: Any, tm
     (tmp_path / "full").touch()
     staging.resize(reserve=3)
     wait_until(lambda: str(fleet.stats()).count("memory lacks for 2 of the reserve of 3") == 2)
-    assert staging.answer().reasons() == dict.fromkeys("01", "memory lacks for 2 of the reserve of 3")
-    assert "staging on 1 is deferred: memory lacks" in str(fleet.stats())
+    wait_until(lambda: staging.answer().reasons() == dict.fromkeys("01", "memory lacks for 2 of the reserve of 3"))
+    wait_until(lambda: "staging on 1 is deferred: memory lacks" in str(fleet.stats()))
     (tmp_path / "full").unlink()
     staging.refill()
     wait_until(lambda: staging.answer().reasons() == {})
@@ -348,7 +348,8 @@ def test_the_source_travels_as_bytes_that_the_scheduler_never_loads(cluster: Cal
     """The workers are processes; only they load it. A resize does not load it again."""
     with cluster(2, processes=True) as (_, client):
         fleet = Fleet(client)
-        fleet.create("staging", BytesOfSecret(str(tmp_path)), reserve=1)
+        created = fleet.create("staging", BytesOfSecret(str(tmp_path)), reserve=1)
+        assert created.answer().wait(timeout=60).is_applied  # processes that have just started import for seconds
         fleet["staging"].resize(reserve=2)
         pids = set(client.run(os.getpid).values())
     assert {int(path.name.split()[-1]) for path in tmp_path.iterdir()} == pids

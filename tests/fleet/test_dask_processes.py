@@ -173,7 +173,7 @@ def test_workers_that_are_killed_all_the_time_come_to_the_latest_resize(
         end = time.monotonic() + seconds
         next_kill = last_kill = time.monotonic()
         kills, resizes = 0, 0
-        while time.monotonic() < end:
+        while time.monotonic() < end or kills < 1.5 * seconds:  # a resize may take longer than the time between two kills
             if time.monotonic() >= next_kill:
                 next_kill += 0.5
                 with contextlib.suppress(ProcessLookupError):
@@ -185,7 +185,7 @@ def test_workers_that_are_killed_all_the_time_come_to_the_latest_resize(
         wanted = 1 + resizes % 7
         wait_until(
             lambda: list(reserves(fleet, "staging").values()) == [wanted] * 4 and staging.answer().is_applied,
-            timeout=5 + BUSY,
+            timeout=5 + 4 * BUSY,
         )
         took = time.monotonic() - last_kill
         print(f"{kills} kills, {resizes} resizes in {seconds:.0f} s; {took:.1f} s from the last kill to the latest on all")
@@ -345,7 +345,7 @@ def test_the_metrics_of_scheduler_and_workers_show_the_pools(tmp_path: Path) -> 
     ):
         client.wait_for_workers(1, timeout=60)
         fleet = Fleet(client)
-        answer = fleet.create("staging", functools.partial(Buffers, "4 KiB"), reserve=3, limit=8).answer()
+        answer = fleet.create("staging", functools.partial(Buffers, "4 KiB"), reserve=3, limit=8).answer().wait(timeout=60)
         told = scrape(workers_page)
         assert told['mempool_reserve_elements{pool="staging",worker="w"}'] == 3
         assert told['mempool_limit_elements{pool="staging",worker="w"}'] == 8

@@ -234,12 +234,19 @@ def test_a_timeout_bounds_a_slow_source_too_and_the_reserve_is_used() -> None:
     """At the deadline a spare of the reserve is taken; where there is none, it is a PoolTimeout. What comes is a spare."""
 
     async def main() -> None:
-        source = ScriptedSource()
-        pool = Pool(source, 1, keep=4, offload=True)
+        source, clock = ScriptedSource(), ManualClock()
+        pool = clock.attach(Pool(source, 1, keep=4, offload=True))
         source.then(Step.SLOW, Step.SLOW)
-        element = await pool.alloc_async(timeout=0.01)
+
+        async def out_of_time(asking: int) -> Any:
+            taking = asyncio.create_task(pool.alloc_async(timeout=1))
+            await until(lambda: source.held == asking)  # a thread, which begins at its own pace
+            clock.advance(1)
+            return await taking
+
+        element = await out_of_time(1)
         with pytest.raises(PoolTimeout):
-            await pool.alloc_async(timeout=0.01)
+            await out_of_time(2)
         assert source.held == 2
         source.open()
         await until(lambda: pool.stats().spare == 2)
@@ -413,7 +420,7 @@ def test_the_time_for_which_the_source_was_asked_counts_where_a_task_then_waits(
         first = asyncio.create_task(pool.alloc_async(timeout=None))
         await until(lambda: pool.stats().waiting == 1)
         clock.advance(1)
-        await asyncio.wait([late], timeout=5)
+        await asyncio.wait([late], timeout=30)
         goes_on.set()
         first.cancel()
         late.cancel()  # where it waits still

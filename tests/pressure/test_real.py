@@ -27,9 +27,10 @@ MOUNT = Path("/sys/fs/cgroup")
 #: What runs in the group: 48 MiB of warm spares, a hog in its turn, and a line for each thing that happens.
 PROGRAM = """
 import logging, mmap, os, sys, threading, time
-from mempool import Buffers, Pool
+from mempool import Buffers, Pool, psi
 from mempool.pressure import follow
 
+psi.LOOK_SECONDS = 3600.0  # nothing but the event brings a look
 for group in sys.argv[2:]:
     with open(group + "/cgroup.procs", "w") as procs:
         procs.write(str(os.getpid()))
@@ -100,7 +101,7 @@ def limited_groups() -> Iterator[list[Path]]:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pressure stall information is Linux's")
 def test_a_pool_in_a_group_that_runs_short_gives_its_spares_back(tmp_path: Path) -> None:
-    """By the group's own figures and the kernel's event, within a second of it; the reserve stays whole."""
+    """By the group's own figures, at the kernel's event, which alone brings a look; the reserve stays whole."""
     file = tmp_path / "hogged"
     with file.open("wb") as writing:
         for _ in range(192):
@@ -122,10 +123,10 @@ def test_a_pool_in_a_group_that_runs_short_gives_its_spares_back(tmp_path: Path)
             child.stdin.write("\n")
             child.stdin.flush()
             assert child.stdout.readline().startswith("begins ")
-            fired = fires.wait()
-            word, when, before, after, size, why = child.stdout.readline().split(maxsplit=5)
+            fires.wait()
+            word, _when, before, after, size, why = child.stdout.readline().split(maxsplit=5)
             assert (word, int(before), int(after), int(size)) == ("step", 48, 24, 24 << 20)
-            assert float(when) - fired <= 1.0, why
+            assert why.startswith("an event"), why
             *_, last = child.stdout.read().splitlines()
             assert last.split()[0:2] == ["ends", "8"]
             assert int(last.split()[2]) >= 8
@@ -194,8 +195,7 @@ class Trigger:
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLPRI)
 
-    def wait(self) -> float:
-        """When it came."""
+    def wait(self) -> None:
+        """Until it comes."""
         assert self._poll.poll(30_000), "no pressure within 30 s"
         os.close(self._fd)
-        return time.monotonic()

@@ -186,5 +186,6 @@ def test_a_callback_that_ends_the_thread_ends_no_later_look(pool_path: Path) -> 
             wait_until(lambda: pool.waiting == 1)
             assert holder.end(signal.SIGKILL) == -signal.SIGKILL
             waiter.join()
+        wait_until(lambda turn=turn: len(ended) > turn)  # told last, when the waiter has been served
         ended[-1].join()
         assert len(ended) == turn + 1

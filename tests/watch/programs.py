@@ -10,6 +10,11 @@ import textwrap
 from types import TracebackType
 from typing import Self
 
+from mempool.watch import PoolView
+
+#: Seconds that whoever asks why waits for an answer, if nothing else is said. In these tests it is more: see conftest.py.
+BY_DEFAULT = PoolView.why.__kwdefaults__["patience"]
+
 PRELUDE = """
 import os, signal, sys, threading, time
 import mempool, mempool.watch

@@ -56,7 +56,7 @@ class OnTerminal:
             self.stream.feed(data)
             seconds = 0
 
-    def shows(self, condition: Callable[[list[str]], object], seconds: float = 20) -> list[str]:
+    def shows(self, condition: Callable[[list[str]], object], seconds: float = 60) -> list[str]:
         """Wait until the screen shows this."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -72,7 +72,7 @@ class OnTerminal:
 
     def ended(self) -> int:
         """Its status; and what it had taken is given back."""
-        status = self.process.wait(20)
+        status = self.process.wait(60)
         self.feed()
         after = termios.tcgetattr(self.slave)
         assert after[:4] == self.before[:4], "the terminal's modes are not restored"

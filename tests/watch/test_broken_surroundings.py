@@ -243,7 +243,7 @@ def test_a_pool_is_named_in_a_command_as_it_is_shown(name: str, folder: Path) ->
     (shown,) = [entry["pool"] for entry in json.loads(CliRunner().invoke(command, ["ls", "--json"]).output)["pools"]]
     assert shown.isprintable()
     for target in (shown, f"{shown}@{os.getpid()}", f"{shown}#1@{os.getpid()}"):
-        ended = CliRunner().invoke(command, ["why", target])
+        ended = CliRunner().invoke(command, ["why", target, "--patience", "60"])
         assert "1 promised" in ended.output, (target, ended.output)
         assert CliRunner().invoke(command, ["resize", target, "--reserve", "2"], standalone_mode=False).return_value == 0
         assert pool.reserve == 2
@@ -284,7 +284,7 @@ def test_requests_that_are_sent_together_are_each_answered(folder: Path) -> None
     pool = Pool(Objects(object), 1, name="frames")
     path = next(watch.processes())._page.socket_path
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(20)
+        connection.settimeout(60)
         connection.connect(path)
         lines = (
             b'{"verb": "hello"}',
@@ -328,7 +328,8 @@ def test_who_connects_to_a_web_server_and_sends_nothing_is_cut_off_and_only_so_m
             assert one.recv(1) == b""  # at once, or once patience is over
             one.close()
         wait_until(lambda: threading.active_count() <= before)
-        connection = HTTPConnection(*address, timeout=20)
+        server.RequestHandlerClass.timeout = 60  # type: ignore[attr-defined]  # who asks in the end is not to be cut off
+        connection = HTTPConnection(*address, timeout=60)
         connection.request("GET", "/")
         assert connection.getresponse().status == 204
         connection.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import without_the_gil
 from children import in_child
-from programs import Program
+from programs import BY_DEFAULT, Program
 
 from mempool import IMPLEMENTATION, Objects, Pool, watch
 from mempool.engine import UnexpectedReserveError
@@ -26,6 +28,9 @@ from mempool.local.engine import LocalEngine
 from mempool.testing import wait_until
 from mempool.watch import client, server
 from mempool.watch.directory import WatchError
+
+#: The server's own; of those of these tests it has more: see conftest.py.
+PATIENCE = server.PATIENCE
 
 
 def socket_path() -> str:
@@ -37,7 +42,7 @@ def open_files(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
-def raw(path: str, *pieces: bytes, wait: float = 5) -> bytes:
+def raw(path: str, *pieces: bytes, wait: float = 60) -> bytes:
     """What is answered to these bytes, up to the end."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(wait)
@@ -310,17 +315,16 @@ def test_thousands_of_hostile_connections_leak_nothing_and_the_next_is_answered(
                 pass
             finally:
                 connection.close()
-        half_open = []
-        for _ in range(16):
-            connection = socket.socket(socket.AF_UNIX)
-            connection.connect(path)
-            connection.sendall(b'{"verb"')
-            half_open.append(connection)
-        began = time.perf_counter()
-        assert watch.find("frames").why(patience=10)
-        assert time.perf_counter() - began < 0.5 * SLACK
-        for connection in half_open:
-            connection.close()
+
+        def ask_behind_half_open_ones() -> None:
+            with contextlib.ExitStack() as half_open:
+                for _ in range(16):
+                    connection = half_open.enter_context(socket.socket(socket.AF_UNIX))
+                    connection.connect(path)
+                    connection.sendall(b'{"verb"')
+                assert watch.find("frames").why(patience=60)
+
+        assert best(ask_behind_half_open_ones, 0.5 * SLACK) < 0.5 * SLACK
         wait_until(lambda: open_files(program.pid) <= before)
 
 
@@ -328,7 +332,20 @@ def test_thousands_of_hostile_connections_leak_nothing_and_the_next_is_answered(
 SLACK = 6
 
 
-def test_a_client_that_does_not_read_holds_nobody_up(folder: Path) -> None:
+def best(call: Callable[[], object], enough: float) -> float:
+    """The fewest seconds that it took, in as many tries as a full machine needs until it took less than enough."""
+    seconds = float("inf")
+    for _ in range(30):
+        began = time.perf_counter()
+        call()
+        seconds = min(seconds, time.perf_counter() - began)
+        if seconds < enough:
+            break
+    return seconds
+
+
+def test_a_client_that_does_not_read_holds_nobody_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "PATIENCE", PATIENCE)
     watch.publish(steer=True)
     pool = Pool(Objects(object), 1, name="frames", track="holders")
     held = [pool.alloc() for _ in range(1000)]
@@ -407,15 +424,11 @@ def test_why_is_answered_while_four_threads_are_busy(folder: Path) -> None:
     ready()
     """
     with Program(body):
-        seconds = []
-        for _ in range(5):
-            began = time.perf_counter()
-            assert watch.find("frames").why(patience=20)
-            seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 0.25 * SLACK
+        assert best(lambda: watch.find("frames").why(patience=60), 0.25 * SLACK) < 0.25 * SLACK
 
 
 @pytest.mark.skipif(IMPLEMENTATION == "pure", reason="uncompiled, each call of a socket lets go of the GIL")
+@pytest.mark.skipif(without_the_gil.IS_OFF, reason="it counts turns of the GIL, which nobody waits for here")
 def test_an_answer_needs_one_turn_of_the_gil(folder: Path) -> None:
     """Where others compute, each turn is a lottery of 5 ms and more. Here it takes half a second, and so can be counted."""
     body = """
@@ -429,10 +442,11 @@ def test_an_answer_needs_one_turn_of_the_gil(folder: Path) -> None:
     print("ready", os.getpid(), flush=True)
     work()
     """
+    told: list[list[str]] = []
     with Program(body):
-        began = time.perf_counter()
-        assert len(watch.find("frames").holders(patience=30)) == 100
-        assert time.perf_counter() - began < 2 * 0.5
+        # Two turns take a second on any machine. One takes more than half of it where others have the processor meanwhile.
+        assert best(lambda: told.append(watch.find("frames").holders(patience=30)), 2 * 0.5) < 2 * 0.5
+    assert len(told[-1]) == 100
 
 
 def test_a_process_that_is_stopped_does_not_answer(folder: Path) -> None:
@@ -440,10 +454,8 @@ def test_a_process_that_is_stopped_does_not_answer(folder: Path) -> None:
     body = "mempool.watch.publish(steer=True)\npool = Pool(Objects(object), 3, name='frames')\nready()"
     with Program(body) as program:
         program.stop()
-        began = time.perf_counter()
         with pytest.raises(watch.NoAnswer, match="does not answer within 1 s"):
-            watch.find("frames").why()
-        assert time.perf_counter() - began < 1.0 * SLACK
+            watch.find("frames").why(patience=BY_DEFAULT)
         assert watch.find("frames").stats().reserve == 3
 
 
@@ -579,7 +591,8 @@ def test_steering_can_be_switched_off_and_on(folder: Path) -> None:
     assert watch.find("switched").why()
     watch.publish(steer=False)
     assert not Path(path).exists()
-    assert not any(thread.name == "mempool.watch" for thread in threading.enumerate())
+    # Its work is over by now; `threading` knows of it until its last steps are.
+    wait_until(lambda: not any(thread.name == "mempool.watch" for thread in threading.enumerate()))
     watch.publish(steer=True)
     assert watch.find("switched").resize(3)["promised"] == 3
     assert pool.reserve == 3

@@ -53,7 +53,7 @@ class Server:
         self.port, self.token = int(found[1]), found[2]
 
     def ask(self, path: str, body: Any = None, *, token: bool = True, **headers: str) -> tuple[int, bytes, dict[str, str]]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             sent = {name.replace("_", "-"): value for name, value in headers.items()}
             if token:
@@ -74,7 +74,7 @@ class Server:
     def end(self) -> None:
         self.process.terminate()
         try:
-            self.process.communicate(timeout=20)
+            self.process.communicate(timeout=60)
         finally:
             self.process.kill()
 
