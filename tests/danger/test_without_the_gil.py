@@ -424,24 +424,26 @@ def lock():
 os.register_at_fork(after_in_child=lock)
 
 import mempool
-from mempool import Buffers, Limited, Objects, Pool, background, lifecycle
+from mempool import Buffers, Fallback, Limited, Objects, Pool, background, lifecycle
 from mempool.sources import forks
 
-kinds = (dict, list, collections.deque)
+kinds = (dict, list, set, collections.deque)
 limited = Limited(Buffers(4096), elements_max=40)
-pools = [Pool(limited, 2), *(Pool(Objects(bytearray), 2, track=track) for track in ("nothing", "identity", "holders"))]
+fallback = Fallback(Limited(Buffers(4096), elements_max=1), Buffers(4096))
+tracked = [Pool(Objects(bytearray), 2, track=track) for track in ("nothing", "identity", "holders")]
+pools = [Pool(limited, 2), Pool(fallback, 2), *tracked]
 kept = [mempool.upkeep(pool, every=3600) for pool in pools]
 for pool in pools:
     engine = pool._engine
     tables += [engine.under_way, engine.giving.fills]
-tables += [pools[-1]._engine.tracker._entries, limited._free, limited.source._memory._blocks, sys.modules]
+tables += [pools[-1]._engine.tracker._entries, limited._free, fallback._seconds, limited.source._memory._blocks, sys.modules]
 tables += [lifecycle._engines, lifecycle.unfinished, lifecycle._hooks, background.SERVICE._jobs]
 tables += [forks._forks, forks._mortals]
 assert all(type(table) in kinds for table in tables), tables
 # An object's lock is taken where one of its attributes is stored.
 for pool in pools:
     tables += [pool, pool._engine, pool._engine.supply, pool._engine.giving, pool._engine.tracker]
-tables += [limited, limited.source, background.SERVICE]
+tables += [limited, limited.source, fallback, fallback.source, fallback.second, background.SERVICE]
 out = [pool.alloc() for pool in pools]
 
 child = os.fork()

@@ -139,7 +139,7 @@ def test_an_address_is_not_removed_when_something_has_been_checked_out_since() -
     outstanding, element = Outstanding(), object()
     outstanding.check_out(transfer_of([element]))
     transfer = transfer_of([None])
-    assert not outstanding.remove_address(transfer, id(element), outstanding.entered - 1)
+    assert not outstanding.remove_address(transfer, id(element), outstanding.check_outs - 1)
     assert not transfer.are_owners()
     assert outstanding.check_in(transfer_of([element]))
 

@@ -309,25 +309,25 @@ class BaseDecisions:
         """Whether outstanding elements are listed."""
         return self.tracks
 
-    def entered(self) -> int:
+    def check_outs(self) -> int:
         """How often elements were checked out that are listed."""
         hold(self)
         try:
-            return self.outstanding.entered if self.tracks else 0
+            return self.outstanding.check_outs if self.tracks else 0
         finally:
             release(self)
 
-    def remove_address(self, transfer: Transfer, address: int, entered: int) -> bool:
+    def remove_address(self, transfer: Transfer, address: int, check_outs: int) -> bool:
         """Take the address of an element that is out from the outstanding ones. False: it was not there.
 
         Nobody has it at hand: this transfer holds something in its place. They are owners in the very step that strikes it.
-        entered: `entered()` from before it was seen that the address is that element's. False if one was checked out since.
+        check_outs: `check_outs()` from before it was seen that the address is that element's. False if there are more now.
         """
         hold(self)
         try:
             if not cython.compiled and self.is_deciding():
                 raise refusal(self)
-            return self.tracks and self.outstanding.remove_address(transfer, address, entered)
+            return self.tracks and self.outstanding.remove_address(transfer, address, check_outs)
         finally:
             release(self)
 

@@ -5,7 +5,7 @@ cdef class Outstanding:
     cdef void** table
     cdef size_t mask
     cdef readonly Py_ssize_t capacity
-    cdef readonly Py_ssize_t entered
+    cdef readonly Py_ssize_t check_outs
     cdef dict addresses
     cpdef void make_room(self, Py_ssize_t elements) except *
     cdef size_t first_slot(self, void* address) noexcept
@@ -17,7 +17,7 @@ cdef class Outstanding:
     cpdef undo_partial_check_in(self, Transfer transfer)
     cpdef discard(self, Transfer transfer)
     cpdef void forget(self, element) noexcept
-    cpdef bint remove_address(self, Transfer transfer, size_t address, Py_ssize_t entered) except -1
+    cpdef bint remove_address(self, Transfer transfer, size_t address, Py_ssize_t check_outs) except -1
     cpdef Py_ssize_t count(self) except -1
     cpdef clear(self)
     cpdef bint contains(self, element) except -1

@@ -33,7 +33,7 @@ class Outstanding:
     table: cython.pp_void
     mask: cython.size_t
     capacity: cython.Py_ssize_t
-    entered: cython.Py_ssize_t  # how often elements were checked out
+    check_outs: cython.Py_ssize_t  # how often elements were checked out
     addresses: dict[int, bool]
 
     def __cinit__(self) -> None:
@@ -43,7 +43,7 @@ class Outstanding:
 
     def __init__(self) -> None:
         self.addresses = {}
-        self.entered = 0
+        self.check_outs = 0
         self.make_room(4)
 
     def __dealloc__(self) -> None:
@@ -112,7 +112,7 @@ class Outstanding:
     def check_out(self, transfer: Transfer) -> None:
         """Write down what this transfer holds: from now on it is the user's."""
         i: cython.Py_ssize_t
-        self.entered += 1  # before it is there, see remove_address
+        self.check_outs += 1  # before it is there, see remove_address
         if cython.compiled:
             for i in range(transfer.first, transfer.count):
                 self.add_pointer(cython.cast(cython.p_void, transfer.elements[i]))
@@ -185,12 +185,12 @@ class Outstanding:
         else:
             self.addresses.pop(id(element), None)
 
-    def remove_address(self, transfer: Transfer, address: cython.size_t, entered: cython.Py_ssize_t) -> cython.bint:
+    def remove_address(self, transfer: Transfer, address: cython.size_t, check_outs: cython.Py_ssize_t) -> cython.bint:
         """Remove the address of an element that nobody has at hand. False: it was not there. The transfer is the proof.
 
-        entered: the count of check_outs when it was that element's. False if it is another now: it may be another's address.
+        check_outs: how many there had been when it was that element's. False if there are more now: it may be another's.
         """
-        if self.entered != entered:
+        if self.check_outs != check_outs:
             return False
         if cython.compiled:
             transfer.proven = self.remove_pointer(cython.cast(cython.p_void, address))
@@ -202,7 +202,7 @@ class Outstanding:
             )  # one call into C, as in check_in
         except KeyError:
             return False
-        if self.entered != entered:
+        if self.check_outs != check_outs:
             self.addresses[address] = True
             transfer.removed.clear()
             return False

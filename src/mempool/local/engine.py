@@ -195,7 +195,7 @@ class LocalEngine(Queueing):
     def _check_out_slowly(self, transfer: Transfer) -> None:
         if self.supply.check is not None and not transfer.checked:
             self._check(transfer)
-        # The book first: where an element is lost whose address this one has, nobody shall find that one's entry for it.
+        # The tracker first: where an element is lost whose address this one has, nobody shall find that one's entry for it.
         if self.tracker.knows_holders:
             self.tracker.record(transfer.held(), self._clock.now())
         self.core.check_out(transfer)

@@ -59,18 +59,18 @@ def _abandoned(giving: Returning, holder: Holder) -> bool:
     """Lose what nobody has at hand. False: it is not out, or not held like that any more.
 
     By its address alone another might be lost: the element is returned at this very moment, or has been and ended, and one
-    that is taken has that address. It is written into the tracker's book before it is checked out. So if the book says at a
-    moment that the address is still this holder's, and nothing has been checked out since, it is.
+    that is taken has that address. The tracker records it before it is checked out. So if the tracker says at a moment
+    that the address is still this holder's, and nothing has been checked out since, it is.
     """
     transfer = Transfer(1)
     transfer.hold(holder)  # in the place of the element
     try:
         # The table of outstanding elements first: an interrupt before has changed nothing, and one behind it finds the proof
         # in the transfer.
-        entered = -1
-        while entered != (now := giving.core.entered()):
-            entered = now
-            if giving.tracker.holds(holder) and giving.core.remove_address(transfer, holder.address, entered):
+        check_outs = -1
+        while check_outs != (now := giving.core.check_outs()):
+            check_outs = now
+            if giving.tracker.holds(holder) and giving.core.remove_address(transfer, holder.address, check_outs):
                 _end_held(giving, transfer, holder)
                 break
     except BaseException:

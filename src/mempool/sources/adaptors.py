@@ -56,7 +56,7 @@ class Adaptor(Generic[T]):
         self.source: Source[T] = _source(type(self).__name__, source)
         """What is wrapped."""
         if WITHOUT_GIL:
-            forks.register(self)
+            forks.register(self)  # the last step: another thread may fork from now on
 
     def __getattr__(self, name: str) -> Any:
         # Asked for what this object does not have. An adaptor whose constructor failed has no source either.
@@ -374,12 +374,12 @@ class Fallback(Adaptor[T]):
     """
 
     def __init__(self, first: Source[T], second: Source[T]) -> None:
-        super().__init__(first)
         self.second: Source[T] = _source("Fallback", second)
         """What is asked when the first fails."""
         # Only those of the second. No reference: an element that its user loses is destroyed as usual, and its number
         # stands for whatever is made at its place later, which alloc then says anew.
         self._seconds: set[int] = set()
+        super().__init__(first)
 
     def __getattr__(self, name: str) -> Any:
         if name not in protocol.OPTIONAL or "second" not in self.__dict__:
@@ -442,6 +442,10 @@ class Fallback(Adaptor[T]):
     def _regain(self) -> None:
         for source in (self.source, self.second):
             protocol.found(source, "regain", _nothing_to_do)()
+
+    def _lose(self) -> None:
+        super()._lose()
+        renew_locks(self.second, self._seconds)
 
     def _room_for(self, elements: int) -> Room | None:
         rooms = [protocol.found(source, "room_for")(elements) for source in (self.source, self.second)]
