@@ -40,7 +40,14 @@ cdef class Buffer:
 
 cdef extern from *:
     """
-    static destructor mempool_dealloc_of_buffers;
+    static destructor mempool_dealloc_of_buffers, mempool_dealloc_of_exporters;
+    static inline void mempool_set_end_of_exporters(PyObject *type, void (*end)(PyObject *)) {
+        mempool_dealloc_of_exporters = ((PyTypeObject *)type)->tp_dealloc;
+        ((PyTypeObject *)type)->tp_dealloc = end;
+    }
+    static inline void mempool_dealloc_exporter(PyObject *exporter) {
+        mempool_dealloc_of_exporters(exporter);
+    }
     static inline void mempool_set_end_of_buffers(PyObject *type, void (*end)(PyObject *)) {
         mempool_dealloc_of_buffers = ((PyTypeObject *)type)->tp_dealloc;
         ((PyTypeObject *)type)->tp_dealloc = end;
@@ -62,6 +69,8 @@ cdef extern from *:
         return ended;
     }
     """
+    void set_end_of_exporters "mempool_set_end_of_exporters"(object type, void (*end)(PyObject *) noexcept) noexcept
+    void dealloc_exporter "mempool_dealloc_exporter"(PyObject *exporter) noexcept
     void set_end_of_buffers "mempool_set_end_of_buffers"(object type, void (*end)(PyObject *) noexcept) noexcept
     void dealloc_buffer "mempool_dealloc_buffer"(PyObject *buffer) noexcept
     void finalize_buffer "mempool_finalize_buffer"(PyObject *buffer) noexcept
@@ -260,22 +269,37 @@ cdef inline void end_look(Buffer self, Py_ssize_t look):
             finalize_if_last(kept)
 
 
-cdef inline void view_released(object exporter, Py_buffer *_view) noexcept:
-    """The slot bf_releasebuffer of an Exporter. If nobody else has it, who looked looks no more."""
+cdef inline void look_no_more(void *exporter) noexcept:
+    """Who looked through it looks no more, without the GIL."""
     cdef Buffer buffer
-    cdef void *exception
+    cdef void *exception = put_aside()
+    buffer = (<Exporter>exporter).buffer
+    (<Exporter>exporter).buffer = None
+    end_look(buffer, VIEW)
+    finalize_if_last(buffer)
+    buffer = None
+    raise_again(exception)
+
+
+cdef inline void view_released(object exporter, Py_buffer *_view) noexcept:
+    """The slot bf_releasebuffer of an Exporter: if nobody else has it, nobody looks."""
     if is_only(<void*>exporter) and (<Exporter>exporter).buffer is not None:
-        exception = put_aside()
-        buffer = (<Exporter>exporter).buffer
-        (<Exporter>exporter).buffer = None
-        end_look(buffer, VIEW)
-        finalize_if_last(buffer)
-        buffer = None
-        raise_again(exception)
+        look_no_more(<void*>exporter)
 
 
-cdef inline object hear_of_releases():
+cdef inline void end_exporter(PyObject *self) noexcept:
+    """The slot tp_dealloc of an Exporter, by hand: Cython would put the thread's exception aside for each view that ends."""
+    if (<Exporter>self).buffer is not None:
+        if WITHOUT_GIL:
+            look_no_more(<void*>self)
+        else:
+            (<Exporter>self).buffer.exporter = NULL  # before its last reference goes, whose finalizer looks here
+    dealloc_exporter(self)
+
+
+cdef inline object hear_of_ends():
     """When the module is imported."""
+    set_end_of_exporters(Exporter, end_exporter)
     if WITHOUT_GIL:
         mempool_hear_of_releases(Exporter, view_released)
 
@@ -346,15 +370,15 @@ cdef extern from *:
     """
     Py_ssize_t references "mempool_references"(void *object) noexcept
 
-cdef inline Exporter exporter_of(Buffer self):
-    """What the views of this handle look through; the first of them makes it."""
-    cdef Exporter exporter
+cdef inline int name_exporter(Buffer self, Py_buffer *view) except -1:
+    """Whom this view looks through: one for all views of a handle, made for the first. Without a name, which would be counted."""
     if self.exporter != NULL:
-        return <Exporter>self.exporter
-    exporter = Exporter.__new__(Exporter)
-    exporter.buffer = self
-    self.exporter = <void*>exporter
-    return exporter
+        view.obj = <object>self.exporter
+        return 0
+    view.obj = Exporter.__new__(Exporter)
+    (<Exporter><void*>view.obj).buffer = self
+    self.exporter = <void*>view.obj
+    return 0
 
 cdef inline void pass_on(Buffer old, Buffer next_handle):
     """The views that look through `old` keep `next_handle` from now on. The caller has a reference to each."""
@@ -364,11 +388,10 @@ cdef inline void pass_on(Buffer old, Buffer next_handle):
     old.exporter = NULL
     exporter.buffer = next_handle
 
-cdef inline void expose(Exporter self, Py_buffer *view, int flags):
+cdef inline void expose(void *block, Py_buffer *view, int flags) noexcept:
     """By hand, because PyBuffer_FillInfo would overwrite the None that Cython has put into obj, and leave it behind."""
-    view.obj = self
-    view.buf = self.buffer.block.pointer
-    view.len = self.buffer.block.size
+    view.buf = (<Block>block).pointer
+    view.len = (<Block>block).size
     view.readonly = 0
     view.itemsize = 1
     view.ndim = 1

@@ -106,17 +106,8 @@ class Exporter:
         if cython.compiled:
             if self.buffer is None:
                 raise BufferError("this exports no buffer")
-            expose(self, view, flags)
-
-    def __dealloc__(self) -> None:
-        if cython.compiled and self.buffer is not None:
-            if WITHOUT_GIL:
-                buffer: Buffer = self.buffer
-                self.buffer = None
-                end_look(buffer, VIEW)  # type: ignore[name-defined]
-                finalize_if_last(buffer)  # type: ignore[name-defined]
-                return
-            self.buffer.exporter = cython.NULL  # before its last reference goes, whose finalizer looks here
+            view.obj = self
+            expose(cython.cast(cython.p_void, self.buffer.block), view, flags)
 
     def __repr__(self) -> str:
         return "<Exporter of no buffer>" if self.buffer is None else f"<Exporter of {self.buffer!r}>"
@@ -159,9 +150,10 @@ class Buffer:
                 if not begin_look(self, VIEW):  # type: ignore[name-defined]
                     raise self._dead()
                 exporter.buffer = self
-                expose(exporter, buffer, flags)
-                return
-            expose(exporter_of(self), buffer, flags)
+                buffer.obj = exporter
+            else:
+                name_exporter(self, buffer)
+            expose(cython.cast(cython.p_void, self.block), buffer, flags)
 
     def __releasebuffer__(self, buffer: cython.pointer[Py_buffer]) -> None:
         """There, because NumPy only keeps a view of what has it. Not called: views name the exporter."""
@@ -563,7 +555,7 @@ def _numpy() -> Any:
 
 
 if cython.compiled:
-    hear_of_releases()  # type: ignore[name-defined]
+    hear_of_ends()  # type: ignore[name-defined]
     have_handles_end_quickly()  # type: ignore[name-defined]  # in the .pxd
 else:
     # Uncompiled, views look through an object that belongs to one handle, its window, whose references tell how many there
