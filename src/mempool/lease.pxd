@@ -9,7 +9,7 @@ from mempool._core.queueing cimport Queueing
 from mempool._core.mutex cimport WITHOUT_GIL, atomic_int, swap
 from mempool._core.fast_path cimport DEFAULT, FastPath, QuickMethod, hand_on, obtain_for, put_warm, shorten_method, take_top
 from mempool._core.fast_path cimport take_warm, ticket_for_one
-from mempool.waiting cimport FINISHED, Routine, go_on_inside, obtain, quicken
+from mempool.waiting cimport FINISHED, Routine, go_on_inside, handed_out, obtain, own, quicken
 
 cdef extern from "Python.h":
     ctypedef struct PyObject
@@ -52,20 +52,19 @@ cdef class Leasing(FastPath):
     pass
 
 cdef class Entering(Routine):
+    cdef void *vectorcall
     cdef Lease lease
+    cdef atomic_int was_called
     cdef bint is_mine
 
 cdef class Leaving(Routine):
+    cdef void *vectorcall
     cdef Lease lease
+    cdef atomic_int was_called
     cdef object error
 
 cdef class Shortcut:
     cdef object method
-
-cdef class InTask:
-    cdef void *vectorcall
-    cdef Lease lease
-    cdef bint leaves
 
 cdef class ShortcutInTask:
     cdef object method
@@ -111,7 +110,8 @@ cdef extern from *:
         if (PyObject_GC_IsTracked(object))
             PyObject_GC_UnTrack(object);
     }
-    static inline void mempool_track(PyObject *object) {
+    static inline void mempool_track(void *tracked) {
+        PyObject *object = (PyObject *)tracked;
         if (!PyObject_GC_IsTracked(object))
             PyObject_GC_Track(object);
     }
@@ -143,9 +143,9 @@ cdef extern from *:
     FreeList free_enterings "mempool_free_enterings"
     FreeList free_leavings "mempool_free_leavings"
     void set_dealloc "mempool_set_dealloc"(object type, FreeList *list, void (*dealloc)(PyObject *) noexcept) noexcept
-    object reuse "mempool_reuse"(FreeList *list)
+    PyObject *reuse "mempool_reuse"(FreeList *list) noexcept
     void untrack "mempool_untrack"(PyObject *object) noexcept
-    void track "mempool_track"(object object) noexcept
+    void track "mempool_track"(void *object) noexcept
     bint has_room "mempool_has_room"(FreeList *list, PyObject *object) noexcept
     void put_on "mempool_put_on"(FreeList *list, PyObject *object) noexcept
     void finalize "mempool_finalize"(FreeList *list, PyObject *object) noexcept
@@ -158,6 +158,9 @@ cdef inline bint begin(Lease self, int state, int step) noexcept:
 
 cpdef Lease new_lease(FastPath pool, object timeout, bint linger)
 
+
+# What is used again is a bare pointer from its list to its receiver. A name would be counted twice in a row, and CPython 3.12
+# and 3.13 write half a count and then read the whole one, for which the processor waits: a tenth of a block each time.
 
 # -- what `with` calls
 
@@ -194,20 +197,20 @@ cdef inline object itself(Shortcut self, PyObject *lease, PyObject *_type):
     return self.method if lease == NULL else <object>lease
 
 
-cdef inline Lease lease_of(FastPath pool, timeout, bint linger):
+cdef inline object lease_of(FastPath pool, timeout, bint linger):
     """A new one, which comes with None."""
-    cdef Lease lease
+    cdef PyObject *lease
     if not WITHOUT_GIL and free_leases.count > 0:
-        lease = <Lease>reuse(&free_leases)
-        lease.state = NEW
+        lease = reuse(&free_leases)
+        (<Lease>lease).state = NEW
     else:
-        lease = Lease.__new__(Lease)
-    lease.vectorcall = <void*>called
-    lease.pool = pool
-    if lease.timeout is not timeout:
-        lease.timeout = timeout
-    lease.linger = linger
-    return lease
+        lease = handed_out(Lease.__new__(Lease))
+    (<Lease>lease).vectorcall = <void*>called
+    (<Lease>lease).pool = pool
+    if (<Lease>lease).timeout is not timeout:
+        (<Lease>lease).timeout = timeout
+    (<Lease>lease).linger = linger
+    return own(lease)
 
 
 cdef inline object usual_lease(object pool, PyObject **arguments, Py_ssize_t count, PyObject *names):
@@ -219,53 +222,64 @@ cdef inline object usual_lease(object pool, PyObject **arguments, Py_ssize_t cou
 
 # -- what `async with` calls
 
-cdef inline object to_enter(Lease lease):
-    cdef Entering entering
+cdef inline object to_enter(void *lease):
+    cdef PyObject *entering
     if not WITHOUT_GIL and free_enterings.count > 0:
-        entering = <Entering>reuse(&free_enterings)
-        entering.is_mine = entering.has_begun = entering.has_ended = False
+        entering = reuse(&free_enterings)
+        (<Entering>entering).is_mine = (<Entering>entering).has_begun = (<Entering>entering).has_ended = False
+        (<Entering>entering).was_called = False
     else:
-        entering = Entering.__new__(Entering)
-    entering.lease = lease
-    return entering
+        entering = handed_out(Entering.__new__(Entering))
+    (<Entering>entering).vectorcall = <void*>called_to_enter
+    (<Entering>entering).lease = <Lease>lease
+    return own(entering)
 
 
-cdef inline object to_leave(Lease lease, exc):
-    cdef Leaving leaving
+cdef inline object to_leave(void *lease):
+    cdef PyObject *leaving
     if not WITHOUT_GIL and free_leavings.count > 0:
-        leaving = <Leaving>reuse(&free_leavings)
-        leaving.has_begun = leaving.has_ended = False
+        leaving = reuse(&free_leavings)
+        (<Leaving>leaving).has_begun = (<Leaving>leaving).has_ended = False
+        (<Leaving>leaving).was_called = False
     else:
-        leaving = Leaving.__new__(Leaving)
-    leaving.lease = lease
-    if exc is not None:
-        leaving.error = exc
-        track(leaving)
-    return leaving
+        leaving = handed_out(Leaving.__new__(Leaving))
+    (<Leaving>leaving).vectorcall = <void*>called_to_leave
+    (<Leaving>leaving).lease = <Lease>lease
+    return own(leaving)
 
 
-cdef inline object called_in_task(InTask self, PyObject **arguments, size_t offset_and_count, PyObject *names):
-    """The vectorcall of InTask."""
+cdef inline object called_to_enter(Entering self, PyObject **arguments, size_t offset_and_count, PyObject *names):
+    """The vectorcall of an Entering, which stands for a bound method as well: the first call gives that very object."""
     cdef Py_ssize_t count = PyVectorcall_NARGS(offset_and_count)
     if names != NULL:
-        raise TypeError("entering and leaving a lease take no keyword arguments")
-    if not self.leaves and count == 0:
-        return to_enter(self.lease)
-    if self.leaves and count == 3:
-        return to_leave(self.lease, <object>arguments[1])
-    return InTask.__call__(self, *in_tuple(arguments, count))
+        raise TypeError("entering a lease takes no keyword arguments")
+    if count == 0 and swap(&self.was_called, False, True):
+        return self
+    return Entering.__call__(self, *in_tuple(arguments, count))
+
+
+cdef inline object called_to_leave(Leaving self, PyObject **arguments, size_t offset_and_count, PyObject *names):
+    """The same of a Leaving."""
+    cdef Py_ssize_t count = PyVectorcall_NARGS(offset_and_count)
+    if names != NULL:
+        raise TypeError("leaving a lease takes no keyword arguments")
+    if count == 3 and swap(&self.was_called, False, True):
+        if arguments[1] != <PyObject*>None:
+            failed(self, <object>arguments[1])
+        return self
+    return Leaving.__call__(self, *in_tuple(arguments, count))
+
+
+cdef inline void failed(Leaving self, error):
+    self.error = error
+    track(<void*>self)  # from now on it may be part of a cycle
 
 
 cdef inline object in_task(ShortcutInTask self, PyObject *lease, PyObject *_type):
     """The slot tp_descr_get of a ShortcutInTask."""
-    cdef InTask way
     if lease == NULL:
         return self.method
-    way = InTask.__new__(InTask)
-    way.vectorcall = <void*>called_in_task
-    way.lease = <Lease>lease
-    way.leaves = self.leaves
-    return way
+    return to_leave(lease) if self.leaves else to_enter(lease)
 
 
 # -- the ends of objects. Each has no reference to it any more, so it has no name here, which would be counted.
@@ -312,8 +326,10 @@ cdef inline object use_free_lists():
 cdef inline object shorten_calls():
     """The slots of the shortcuts, and of what they give."""
     cdef Lease lease = Lease.__new__(Lease)
-    cdef InTask way = InTask.__new__(InTask)
+    cdef Entering entering = Entering.__new__(Entering)
+    cdef Leaving leaving = Leaving.__new__(Leaving)
     set_vectorcall(Lease, lease, &lease.vectorcall)
-    set_vectorcall(InTask, way, &way.vectorcall)
+    set_vectorcall(Entering, entering, &entering.vectorcall)
+    set_vectorcall(Leaving, leaving, &leaving.vectorcall)
     set_descriptor(Shortcut, <void*>itself)
     set_descriptor(ShortcutInTask, <void*>in_task)

@@ -145,7 +145,9 @@ class Lease:
 
     def __aenter__(self) -> Any:
         if cython.compiled:
-            return to_enter(self)
+            way: Entering = to_enter(cython.cast(cython.p_void, self))
+            way.was_called = True
+            return way
         entering: Entering = Entering.__new__(Entering)
         entering.lease = self
         entering.is_mine = False
@@ -202,7 +204,11 @@ class Lease:
 
     def __aexit__(self, exc_type: object, exc: object, traceback: object) -> Any:
         if cython.compiled:
-            return to_leave(self, exc)
+            way: Leaving = to_leave(cython.cast(cython.p_void, self))
+            way.was_called = True
+            if exc is not None:
+                failed(way, exc)
+            return way
         leaving: Leaving = Leaving.__new__(Leaving)
         leaving.lease = self
         leaving.error = exc
@@ -439,10 +445,19 @@ def adopt(pool_type: type) -> None:
 @cython.final
 @cython.cclass
 class Entering(Routine):
-    """What `async with` a lease awaits first. Until it has returned the element, that is the lease's and goes back."""
+    """What `async with` a lease awaits first. Until it has returned the element, that is the lease's and goes back.
 
+    Compiled, it is also what `async with` calls before: see ShortcutInTask.
+    """
+
+    vectorcall: cython.p_void
     lease: Lease
+    was_called: atomic_int
     is_mine: cython.bint
+
+    def __call__(self, *arguments: object) -> Any:
+        """As a bound `__aenter__` that was called before, or with other arguments than `async with` has."""
+        return Lease.__aenter__(self.lease, *arguments)
 
     def _go_on(self, sent: Any) -> Any:
         if self.inner is None:
@@ -452,7 +467,7 @@ class Entering(Routine):
             self.is_mine = True
             self.inner = obtain(self.lease.pool, self.lease._make_ticket(), self.lease.timeout)
             if cython.compiled:
-                track(self)  # from now on it may be part of a cycle
+                track(cython.cast(cython.p_void, self))  # from now on it may be part of a cycle
         yielded: object = go_on_inside(self.inner, sent)
         if yielded is FINISHED:
             self.lease.state = HELD
@@ -469,10 +484,16 @@ class Entering(Routine):
 @cython.final
 @cython.cclass
 class Leaving(Routine):
-    """What `async with` a lease awaits last."""
+    """What `async with` a lease awaits last; compiled, also what it calls before."""
 
+    vectorcall: cython.p_void
     lease: Lease
+    was_called: atomic_int
     error: Any
+
+    def __call__(self, *outcome: Any) -> Any:
+        """As a bound `__aexit__` that was called before, or with other arguments than `async with` has."""
+        return Lease.__aexit__(self.lease, *outcome)
 
     def _go_on(self, sent: Any) -> Any:
         self.lease._exit(self.error)
@@ -498,25 +519,12 @@ class Shortcut:
 
 
 @cython.final
-@cython.freelist(16)
-@cython.no_gc  # it refers to a lease, which the collector does not know either
-@cython.cclass
-class InTask:
-    """The same for `__aenter__` and `__aexit__`: a bound method whose place is used again."""
-
-    vectorcall: cython.p_void
-    lease: Lease
-    leaves: cython.bint
-
-    def __call__(self, *arguments: object) -> Any:
-        """Of a lease."""
-        return (Lease.__aexit__ if self.leaves else Lease.__aenter__)(self.lease, *arguments)
-
-
-@cython.final
 @cython.cclass
 class ShortcutInTask:
-    """In a compiled Lease's place for `__aenter__` and `__aexit__`: gives `async with` an InTask to call."""
+    """The same for `__aenter__` and `__aexit__`: gives `async with` what it will await, which is called and gives itself.
+
+    The first time; whoever keeps it as a bound method and calls it again gets another.
+    """
 
     method: Any
     leaves: cython.bint

@@ -351,28 +351,26 @@ cdef inline object advanced(Routine self, sent):
 
 cdef inline PyObject *next_of(PyObject *self) except? NULL:
     """The slot tp_iternext. At the end of what returns None no exception is set, which needs no memory."""
-    cdef Routine routine = <Routine>self
-    yielded = advanced(routine, None)
+    yielded = advanced(<Routine>self, None)
     if yielded is not FINISHED:
         return handed_out(yielded)
-    value = routine._outcome()
+    value = (<Routine>self)._outcome()
     if value is not None:
         try:
             stop(value)
         except BaseException:
-            routine.end()
+            (<Routine>self).end()
             raise
-    routine.has_ended = True
+    (<Routine>self).has_ended = True
     return NULL
 
 
 cdef inline int send_to(PyObject *self, PyObject *sent, PyObject **result) except? -1:
     """The slot am_send: returns a PySendResult. `await` uses it in CPython 3.11, and tasks of asyncio do."""
-    cdef Routine routine = <Routine>self
-    yielded = advanced(routine, <object>sent)
+    yielded = advanced(<Routine>self, <object>sent)
     if yielded is not FINISHED:
         result[0] = handed_out(yielded)
         return 1
-    result[0] = handed_out(routine._outcome())
-    routine.has_ended = True
+    result[0] = handed_out((<Routine>self)._outcome())
+    (<Routine>self).has_ended = True
     return 0

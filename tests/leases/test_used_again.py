@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from books import assert_at_rest
 
-from mempool import Lease, Objects, Pool, PoolError, PoolTimeout
+from mempool import DoubleFree, Lease, Objects, Pool, PoolError, PoolTimeout
 from mempool._core import IMPLEMENTATION
 
 LIVES = 40  # more than any free list has places
@@ -258,6 +258,30 @@ def test_what_a_block_calls_is_called_as_a_block_calls_it() -> None:
             wrong()
     with lease as element:
         assert lease.element is element
+    assert_at_rest(pool)
+
+
+def test_who_holds_a_method_of_a_lease_may_call_it_again() -> None:
+    """Each call of `__aexit__` is its own, as of any method: its error is that of no other."""
+    pool = one_element()
+
+    async def main() -> None:
+        lease = pool.lease()
+        leave = lease.__aexit__
+        await lease.__aenter__()
+        kept = weakref.ref(error := Stop())
+        calls = [leave(None, None, None), leave(Stop, error, None), leave(None, None, None)]
+        assert len(set(map(id, calls))) == 3
+        del error
+        calls.pop(1).close()
+        assert kept() is None, "an error that nobody names is kept by another call"
+        assert await calls.pop() is None
+        with pytest.raises(DoubleFree):
+            await calls.pop()
+        with pytest.raises((TypeError, ValueError)):
+            leave(None, None)
+
+    asyncio.run(main())
     assert_at_rest(pool)
 
 
