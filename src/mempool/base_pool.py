@@ -151,7 +151,8 @@ class BasePool(Leasing, Generic[T]):
             parker = parking.parker_here(engine.clock)
             one = "`await pool.alloc_async()` or `async with pool.lease()`"
             many = "`await pool.alloc_many_async(n)` or `async with pool.lease_many(n)`"
-            key = explain.note_standstill(engine, one if ticket.wanted == 1 else many)
+            # With timeout=0, as where a loop's callback must not wait, nothing stands still.
+            key = explain.note_standstill(engine, one if ticket.wanted == 1 else many) if deadline > now() else None
             try:
                 waiting.Wait(self, ticket, parker, now, deadline).park(parker)
             finally:
@@ -575,7 +576,7 @@ class BasePool(Leasing, Generic[T]):
         deadline = self._deadline(timeout, now)
         if engine.snapshot().out == 0:
             return
-        key = explain.note_standstill(engine, "`await pool.drain_async()`")
+        key = explain.note_standstill(engine, "`await pool.drain_async()`") if deadline > now() else None
         try:
             explain.raise_undrainable(engine, deadline != NEVER)
             for seconds in self._drain(parker, now, deadline):

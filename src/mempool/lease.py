@@ -223,6 +223,10 @@ class Lease:
         """
         self._release(self.linger)
 
+    def _end_in(self, pool: Any) -> None:
+        """Have this other pool get the element at the end, of two that track nothing; see PoolQueue. One step."""
+        self.pool = pool
+
     def discard(self) -> None:
         """Return the element as broken; see `Pool.discard`. The `with` block around this call then ends without an error."""
         if WITHOUT_GIL and not begin(self, HELD, RELEASING):  # type: ignore[name-defined]

@@ -365,6 +365,35 @@ def test_a_wait_that_stops_an_event_loop_warns_before(
     run(main())
 
 
+@pytest.mark.parametrize("run", [asyncio.run, lambda coroutine: trio.run(lambda: coroutine)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda pool: pool.alloc(timeout=0),
+        lambda pool: pool.lease(timeout=0).__enter__(),
+        lambda pool: pool.alloc_many(1, timeout=0),
+        lambda pool: pool.drain(0),
+    ],
+)
+def test_a_call_that_does_not_wait_stops_no_event_loop(
+    run: Callable[[Any], None], call: Callable[[Pool[Any]], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """timeout=0, as a callback of a loop has it, is PoolTimeout where nothing is to be had, without a warning."""
+
+    async def main() -> None:
+        pool = Pool(ScriptedSource(), 1, limit=1, name="callback")
+        element = pool.alloc()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(PoolTimeout):
+                call(pool)
+        pool.free(element)
+        pool.close()
+
+    run(main())
+    assert "stops its event loop" not in caplog.text
+
+
 def test_a_thread_beside_a_loop_waits_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
     async def main() -> None:
         pool = Pool(ScriptedSource(), 1, limit=1)

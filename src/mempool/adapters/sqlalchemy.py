@@ -40,15 +40,20 @@ class _AsyncQueue(_Queue[T]):
     """The same where a wait is one of a task."""
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
-        box = self._full.alloc_reserved()
-        if box is None and block:
-            try:
-                box = await_only(self._full.alloc_async(timeout=timeout))
-            except PoolTimeout:
-                box = None
-        if box is None:
-            raise self._errors.Empty
-        return self._emptied(box)
+        try:
+            return super().get(False)
+        except self._errors.Empty:
+            if not block:
+                raise
+        lease = self._full.lease(timeout=timeout)
+        try:
+            await_only(self._full._hold_async(lease))
+        except PoolTimeout:
+            raise self._errors.Empty from None
+        try:
+            return self._emptied(lease, lease.element)
+        finally:
+            lease.release()
 
 
 def _queue_of(fair: type[_Queue[Any]], unbounded: type[Any]) -> Any:
