@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from sweeps import Interrupter
+from sweeps import TELLS_LATE, Interrupter
 
 from mempool.adapters.queue import PoolQueue
 from mempool.testing import wait_until
@@ -165,7 +165,7 @@ def test_an_interrupt_at_any_step_loses_no_place(call: str) -> None:
         assert None not in [items.get_nowait(), items.get_nowait()], at
         if at is None:
             break
-    assert n > 5
+    assert n > 5 or TELLS_LATE
 
 
 # -- in other people's libraries
