@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import concurrent.futures.thread  # noqa: F401 - registers its hook before ours, so that ours runs first
+import contextlib
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -37,6 +40,8 @@ class Unfinished(Protocol):
 
 #: Seconds for which the end of the interpreter waits for a source that gets nothing done.
 END_PATIENCE = 5.0
+#: Seconds for which the end of a forked process waits for daemon threads to leave the lines that they stand in.
+WAITERS_PATIENCE = 1.0
 #: Who has such work now. Held here, because its pool may be dropped before it is done.
 unfinished: dict[Unfinished, None] = {}
 
@@ -108,6 +113,28 @@ def _at_exit() -> None:
         engine.end_waiting()
     for work in list(unfinished):
         work.finish(END_PATIENCE)
+    # (Patched by a library of greenlets, a Thread would be one; and then threads are not joined by whoever ends.)
+    if ends_at_once() and native.has_other_threads() and _thread.start_new_thread is native.start_new_thread:
+        with contextlib.suppress(RuntimeError, MemoryError):  # no thread to be had: as if this process were killed
+            threading.Thread(target=_end_after_threads, args=(threading.current_thread(),), name="mempool-end").start()
+
+
+def _end_after_threads(ending: threading.Thread) -> None:
+    """What the end of a process that multiprocessing has forked leaves undone because other threads use it still.
+
+    Those are joined next, and then nothing is called any more. So this is one that is joined, too, and waits for the others.
+    See test_what_a_thread_has_that_outlives_the_work_is_returned.
+    """
+    mine = (ending, threading.current_thread())
+    while others := [thread for thread in threading.enumerate() if not thread.daemon and thread not in mine]:
+        for thread in others:
+            thread.join()
+    native.at_rest.append(ending)
+    until = time.monotonic() + WAITERS_PATIENCE
+    while any(engine.queue() for engine in engines()) and time.monotonic() < until:
+        native.sleep(0.001)  # daemon threads, which were told to leave the line
+    for engine in engines():
+        engine.end_waiting()
 
 
 if hasattr(os, "register_at_fork"):

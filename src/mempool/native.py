@@ -71,10 +71,14 @@ def thread(run: Callable[..., object], name: str, *arguments: object) -> threadi
     return kind(target=run, args=arguments, name=name, daemon=True)
 
 
+#: Threads that run nothing of the user's any more: the main one, when all that it does is to join the others.
+at_rest: list[threading.Thread] = []
+
+
 def has_other_threads() -> bool:
     """Whether there are threads besides this one, and besides those of the library."""
-    here = threading.current_thread()
-    return any(thread is not here and not thread.name.startswith("mempool") for thread in threading.enumerate())
+    mine = (threading.current_thread(), *at_rest)
+    return any(thread not in mine and not thread.name.startswith("mempool") for thread in threading.enumerate())
 
 
 def start_thread(run: Callable[[], object], name: str) -> None:

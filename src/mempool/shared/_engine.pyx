@@ -75,6 +75,8 @@ cdef extern from "system.h":
     volatile char *mp_make_mark() noexcept
     void mp_drop_mark(volatile char *page) noexcept
     void *mp_map(int file, uint64_t size) noexcept
+    int mp_open_again(int file) noexcept
+    int mp_close "close"(int file) noexcept
     void mp_unmap(void *memory, uint64_t size) noexcept
 
 cdef enum:  # words.py says the same
@@ -230,6 +232,23 @@ cdef class Mapping:
     @property
     def address(self):
         return <size_t>self.memory
+
+
+def open_lock(engine, int file):
+    """Another open file of this one: `engine._lock` from then on. Raises OSError.
+
+    With the GIL from the opening to the noting: of a fork by another thread in between, the child would not know what it had
+    inherited. The lock would be the child's as well, and this process' death be seen by nobody as long as that one lives.
+    See test_a_child_forked_while_another_thread_attaches_keeps_no_lock.
+    """
+    cdef int number = mp_open_again(file)
+    if number < 0:
+        PyErr_SetFromErrno(OSError)
+    try:
+        engine._lock = number
+    except BaseException:
+        mp_close(number)
+        raise
 
 
 @cython.final

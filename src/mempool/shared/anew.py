@@ -64,6 +64,7 @@ def alone(path: Path, file: int, layout: Layout) -> Iterator[None]:
             )
         yield
     finally:
+        locks.unlock_all(mine)  # a child of a fork may have it, too
         os.close(mine)
 
 

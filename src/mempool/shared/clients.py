@@ -53,6 +53,15 @@ def unlock(fd: int, client: int) -> None:
     fcntl.fcntl(fd, F_OFD_SETLK, FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, LOCKS + client, 1, 0))
 
 
+def unlock_all(fd: int) -> None:
+    """Let go of all that this very process has locked by this open file.
+
+    To close it is not enough: a child that another thread has just forked may not have known that it had it, and would keep
+    the locks as long as it lives. See test_a_child_forked_while_another_thread_leaves_keeps_no_lock.
+    """
+    fcntl.fcntl(fd, F_OFD_SETLK, FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, LOCKS, 0, 0))
+
+
 def is_locked(fd: int, client: int) -> bool:
     """Whether another open file holds a client's byte. (One's own lock is not seen.)"""
     told = fcntl.fcntl(fd, F_OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, LOCKS + client, 1, 0))

@@ -31,7 +31,7 @@ from mempool.shared.killed import Reclaimed, had
 from mempool.shared.layout import Header, Layout, check_folder, map_file, open_file
 
 try:
-    from mempool.shared._engine import Handle, Transaction
+    from mempool.shared._engine import Handle, Transaction, open_lock
 except ModuleNotFoundError as _missing:
     raise ImportError(
         "mempool.shared needs its compiled part, for Linux on x86-64: its transactions are 16-byte compare-and-swaps, which "
@@ -134,6 +134,8 @@ _engines: weakref.WeakSet[SharedEngine] = weakref.WeakSet()
 class SharedEngine:
     """One process' share in a pool of several. Its threads may use it together; a child of a fork attaches anew."""
 
+    __slots__ = ("__dict__", "__weakref__", "_reaping")  # the lock where eventlet does not look: native.RLock
+
     def __init__(self, path: Path, file: int, layout: Layout, nonce: bytes, *, quarantines: bool = False) -> None:
         self.quarantines = quarantines
         self.path = path
@@ -147,7 +149,7 @@ class SharedEngine:
         self.reaped: Reclaimed = Reclaimed()
         self._identity = found.st_dev, found.st_ino
         # Held while descriptors are looked through, so that nobody closes them meanwhile. A finalizer may come back here.
-        self._reaping = threading.RLock()
+        self._reaping = native.RLock()
         # An open file of its own, because locks belong to open files. -1: none.
         self._lock = -1
         self._tx = Transaction(map_file(file, path, layout), f"shared pool {self.name!r}", layout.offsets(), nonce)
@@ -273,14 +275,14 @@ class SharedEngine:
                 file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
                 if not _is_still(file, self._identity):
                     raise FileNotFoundError(f"{self.path}: that is another pool by now")
-            lock = os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_CLOEXEC)
+            open_lock(self, file)
         except BaseException:
             if file != self._file:
                 os.close(file)
             raise
-        self._file, self._lock = file, lock
+        self._file = file
         self._finalizer.detach()
-        self._finalizer = weakref.finalize(self, _detach, self._tx, [file, lock], self._identity)
+        self._finalizer = weakref.finalize(self, _detach, self._tx, [file, self._lock], self._identity)
 
     def _see_locks(self) -> bool:
         """Whether it can be seen who holds a lock; where a daemon has closed its descriptors, it opens and locks anew."""
@@ -326,7 +328,7 @@ class SharedEngine:
         parent's may be held by a thread that does not live here.
         """
         tell: Callable[[], object] | None = None
-        with self._tx.lock_here(threading.RLock()):
+        with self._tx.lock_here(native.RLock()):
             if not self._tx.needs_reviving():
                 return
             self._tx.forget()
@@ -353,7 +355,7 @@ class SharedEngine:
 
     def _drop_inherited(self) -> None:
         """Close what the parent locked. Never unlock it: the lock is one, and the parent's."""
-        self._reaping = threading.RLock()  # another thread of the parent may have it
+        self._reaping = native.RLock()  # another thread of the parent may have it
         lock, self._lock = self._lock, -1
         if _is_still(lock, self._identity):
             os.close(lock)
@@ -717,6 +719,7 @@ def _detach(tx: Transaction, descriptors: list[int], identity: tuple[int, int]) 
         others = {number for it in list(_engines) if it._tx is not tx for number in (it._file, it._lock)}
         for descriptor in descriptors:
             if descriptor not in others and _is_still(descriptor, identity):
+                locks.unlock_all(descriptor)
                 os.close(descriptor)
 
 

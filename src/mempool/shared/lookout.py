@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -53,17 +52,18 @@ def have_woken(engine: Any, ticket: Ticket, waker: Any) -> bool:
 
 def begin(engine: Any, waited: float) -> None:
     """Look around until nobody waits any more. waited: for so many seconds somebody has waited already."""
-    thread = native.thread(_look_around, f"mempool-{engine.name}", weakref.ref(engine), max(0.0, WATCH_AFTER - waited))
-    engine._listener = thread  # first: it looks there whether it is still needed
+    engine._listener = me = object()  # first: it looks there whether it is still needed
+    look = functools.partial(_look_around, weakref.ref(engine), me, max(0.0, WATCH_AFTER - waited))
     try:
-        thread.start()
+        # One of the system's under gevent and eventlet, too: in a greenlet, the sleep at the bell would stop all others, for
+        # ever. See test_who_looks_around_for_greenlets_stops_none.
+        native.start_thread(look, f"mempool-{engine.name}")
     except BaseException:
         engine._listener = None
         raise
 
 
-def _look_around(reference: weakref.ref[Any], watch_after: float) -> None:
-    me = threading.current_thread()
+def _look_around(reference: weakref.ref[Any], me: object, watch_after: float) -> None:
     try:
         _look_until_nobody_waits(reference, me, watch_after)
     finally:
@@ -72,7 +72,7 @@ def _look_around(reference: weakref.ref[Any], watch_after: float) -> None:
             engine._listener = None  # by what a callback has raised (SystemExit): else nobody would ever look again
 
 
-def _look_until_nobody_waits(reference: weakref.ref[Any], me: threading.Thread, watch_after: float) -> None:
+def _look_until_nobody_waits(reference: weakref.ref[Any], me: object, watch_after: float) -> None:
     said, seconds, watches, has_failed = 0, watch_after, False, False
     while True:
         engine = reference()

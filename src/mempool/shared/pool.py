@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mempool import registry
+from mempool import native, registry
 from mempool.base_pool import BasePool
 from mempool.buffer import Buffer, fit
 from mempool.errors import PoolClosed, StaleToken
@@ -299,7 +298,7 @@ class SharedPool(BasePool[Buffer]):
         For code that gets nothing but the token, such as a task of an executor. Raises StaleToken where that pool was
         removed, or made anew; and what the constructor raises.
         """
-        with _attaching[0]:
+        with _attaching.lock:
             return cls._of(token)
 
     @classmethod
@@ -376,15 +375,20 @@ class SharedPool(BasePool[Buffer]):
 
 #: What `of` has attached to, and keeps.
 _attached: dict[bytes, SharedPool] = {}
-#: Held meanwhile, so that two threads do not attach twice. A finalizer may come back.
-_attaching: list[threading.RLock] = [threading.RLock()]
 
 
-def _attach_anew() -> None:
-    _attaching[0] = threading.RLock()  # another thread of the parent may have it
+class _Attaching:
+    """The lock held meanwhile, so that two threads do not attach twice. A finalizer may come back."""
+
+    __slots__ = ("lock",)  # where eventlet does not look: native.RLock
+
+    def __init__(self) -> None:
+        self.lock = native.RLock()
 
 
-os.register_at_fork(after_in_child=_attach_anew)
+_attaching = _Attaching()
+# In a child another thread of the parent may have it.
+os.register_at_fork(after_in_child=_attaching.__init__)  # type: ignore[misc]
 
 
 def _attach(kind: type[SharedPool], name: str, folder: str) -> SharedPool:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import EllipsisType
 from typing import Any
 
-from mempool import lifecycle, messages
+from mempool import lifecycle, messages, native
 from mempool._core import IMPLEMENTATION, Transfer
 from mempool.buffer import Block, Buffer, entrust, handle_of, prepare, revoke
 from mempool.clock import SYSTEM_CLOCK, Clock
@@ -88,7 +88,7 @@ class PoolEngine:
         self._waiting: dict[Ticket, None] = {}  # those of this process, in their order
         self._draining: dict[Ticket, Waker] = {}
         self._doors = Doors(client._tx)
-        self._listener: threading.Thread | None = None
+        self._listener: object | None = None
         self._is_ending = self._is_closed_here = False
         self._fills = 0
         self._failures = 0
@@ -752,7 +752,9 @@ class PoolEngine:
         self._dismiss()
         for waker in list(self._draining.values()):
             waker.wake()
-        if lifecycle.ends_at_once() and not (self._waiting or self._tx.being_made or self._tx.disposing):
+        is_busy = self._waiting or self._tx.being_made or self._tx.disposing
+        # What threads have out is theirs until they have ended; then this is called again, where they are waited for.
+        if lifecycle.ends_at_once() and not is_busy and not (self._tx.out and native.has_other_threads()):
             self.client.detach()
 
     def after_fork(self) -> Callable[[], None] | None:

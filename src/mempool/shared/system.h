@@ -177,4 +177,11 @@ static inline void *mp_map(int file, uint64_t size) {
 
 static inline void mp_unmap(void *memory, uint64_t size) { munmap(memory, size); }
 
+/* Another open file of the same file, whatever has become of its name. -1: errno says why. */
+static inline int mp_open_again(int file) {
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    return open(path, O_RDWR | O_CLOEXEC);
+}
+
 #endif

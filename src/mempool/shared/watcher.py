@@ -7,9 +7,9 @@ another pid namespace, one that called exec, one that came since the last look.
 
 from __future__ import annotations
 
+import functools
 import os
 import select
-import threading
 import weakref
 from typing import Any
 
@@ -22,14 +22,16 @@ LOOK_EVERY = 0.2
 Client = tuple[int, int]  # its number and epoch
 
 
-def begin(engine: weakref.ref[Any], listener: threading.Thread) -> None:
-    """Watch for as long as this thread is the engine's listener. Does nothing where the kernel has no pidfd."""
-    if hasattr(os, "pidfd_open"):
-        native.thread(_watch, f"{listener.name}-watcher", engine, listener).start()
+def begin(reference: weakref.ref[Any], listener: object) -> None:
+    """Watch for as long as this one is the engine's listener. Does nothing where the kernel has no pidfd."""
+    engine = reference()
+    if hasattr(os, "pidfd_open") and native.poll is not None and engine is not None:
+        native.start_thread(functools.partial(_watch, reference, listener), f"mempool-{engine.name}-watcher")
 
 
-def _watch(reference: weakref.ref[Any], listener: threading.Thread) -> None:
-    poller = select.poll()
+def _watch(reference: weakref.ref[Any], listener: object) -> None:
+    assert native.poll is not None
+    poller = native.poll()
     watched: dict[Client, int] = {}  # a pidfd; -1: there is none, or it was told of
     try:
         while True:
@@ -50,7 +52,7 @@ def _watch(reference: weakref.ref[Any], listener: threading.Thread) -> None:
             _forget(watched, client, poller)
 
 
-def _look(shared: Any, watched: dict[Client, int], poller: select.poll) -> None:
+def _look(shared: Any, watched: dict[Client, int], poller: Any) -> None:
     """Watch who has come, and no longer who has gone."""
     there: set[Client] = set()
     for number in range(shared.layout.clients):
@@ -74,7 +76,7 @@ def _look(shared: Any, watched: dict[Client, int], poller: select.poll) -> None:
         del watched[client]
 
 
-def _forget(watched: dict[Client, int], client: Client, poller: select.poll) -> None:
+def _forget(watched: dict[Client, int], client: Client, poller: Any) -> None:
     descriptor, watched[client] = watched[client], -1
     if descriptor >= 0:
         poller.unregister(descriptor)
