@@ -46,7 +46,7 @@ got = []
 spawn(lambda: got.append(pool.alloc(timeout=60)))
 turns = 0
 while not got:
-    sleep(0.001)
+    sleep(0.001)  # sleeps: so that the others have their turns
     turns += 1
     if turns == 100:
         print("a hundred turns", flush=True)

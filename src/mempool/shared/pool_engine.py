@@ -14,7 +14,6 @@ import bisect
 import contextlib
 import functools
 import operator
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import EllipsisType
