@@ -34,11 +34,19 @@ def make(path: Path) -> SharedPool:
 
 
 def fork_and_stay() -> int:
-    """A child that lives until it is killed. (It is forked in this thread: which one forks makes no difference to it.)"""
+    """A child that lives until it is killed. (It is forked in this thread: which one forks makes no difference to it.)
+
+    It has come through the hooks of the fork when this returns. Before, it has what it will close there.
+    """
+    reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
+        os.write(writing, b".")
         while True:
             signal.pause()
+    os.read(reading, 1)
+    os.close(reading)
+    os.close(writing)
     return pid
 
 
