@@ -56,10 +56,16 @@ os.read(0, 1)
 """
 
 
+@pytest.fixture(params=["gevent", "eventlet"])
+def library(request: pytest.FixtureRequest) -> str:
+    """Skipped here, before a test has an element, which the exception would keep."""
+    if importlib.util.find_spec(request.param) is None:
+        pytest.skip(f"{request.param} is not installed; it has no release for each Python")
+    return str(request.param)
+
+
 @contextmanager
 def green(library: str, order: str, path: Path) -> Iterator[subprocess.Popen[str]]:
-    if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is not installed; it has no release for each Python")
     command = [sys.executable, "-c", PROGRAM, library, order, path.name, str(path.parent)]
     environment = os.environ | {"EVENTLET_NO_GREENDNS": "yes", "PYTHON_GIL": "1"}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -82,7 +88,6 @@ def make(path: Path, **options: Any) -> SharedPool:
 
 
 @pytest.mark.parametrize("order", ["mempool first", "patched first"])
-@pytest.mark.parametrize("library", ["gevent", "eventlet"])
 def test_who_looks_around_for_greenlets_stops_none(pool_path: Path, library: str, order: str) -> None:
     """It was a greenlet, and slept at the bell without giving way: the whole process stood still, for ever."""
     pool = make(pool_path)
@@ -101,7 +106,6 @@ def test_who_looks_around_for_greenlets_stops_none(pool_path: Path, library: str
     assert (pool.out, pool.waiting, pool.verify()) == (0, 0, [])
 
 
-@pytest.mark.parametrize("library", ["gevent", "eventlet"])
 def test_a_greenlet_has_what_a_killed_process_held(pool_path: Path, library: str) -> None:
     pool = make(pool_path)
 
