@@ -53,12 +53,12 @@ from verification.warm_tests import ColdTests, Swaps, WarmTests, with_tests
 
 SURVIVORS = Path(__file__).with_name("survivors.md")
 STATE = TREE / "build" / "mutants"
-#: Folders and files of tests that are not asked: of what is not mutated here; and those that stop at each bytecode of every
-#: public call, or at each allocation, and take minutes.
-NOT_RECORDED = {"cli", "docs", "fleet", "tidy"}
+#: Folders and files of tests that are not asked: those of the tree and its pages; and those that stop at each bytecode of
+#: every public call, or at each allocation, and take minutes.
+NOT_RECORDED = {"docs", "tidy"}
 NOT_RECORDED |= {"test_interrupts.py", "test_leaks.py", "test_out_of_memory.py", "test_stress.py"}
 #: Folders of the package that have mutants, beside the package's own files.
-MUTATED = ("_core", "local", "sources")
+MUTATED = ("_core", "adapters", "cli", "export", "fleet", "local", "sources", "watch")
 #: Of a folder, only this: its other decisions are tried by verification/shared_bugs.py.
 ALSO_MUTATED = tuple(f"shared/{name}.py" for name in ("decisions", "engine", "operations", "pool_engine"))
 #: Not tried: `==` for `is`, and back. They differ where a type says what its equals are, and for numbers beyond 256, which

@@ -363,3 +363,12 @@ def test_what_an_extension_keeps_is_seen_before_garbage_was_ever_collected(monke
             pool.free(buffer)
     finally:
         gc.enable()
+
+
+@pytest.mark.skipif(COMPILED or sys.version_info < (3, 12), reason="nobody searches for what an extension keeps")
+def test_a_collection_that_is_over_is_counted() -> None:
+    """It moves what an extension keeps, which is then looked for among the young ones in vain, and freed under its hands."""
+    wrappers = importlib.import_module("mempool._core._wrappers")
+    before = wrappers.mark()
+    gc.collect(0)
+    assert wrappers.mark() > before

@@ -93,6 +93,18 @@ def test_a_grow_within_the_limit_asks_only_for_that(left: list[int]) -> None:
 
 
 @linux
+def test_what_was_disposed_of_takes_no_room_under_the_limit(left: list[int]) -> None:
+    """So all that a grow lacks is asked for, and where there is room for a part only, none is made."""
+    left[0] = 8 * MIB
+    with Pool(Buffers("1 MiB"), 4, limit=4) as pool:
+        pool.resize(2, keep=2)
+        assert (pool.stats().made, pool.stats().disposed) == (4, 2)
+        left[0] = 1 * MIB
+        assert pool.resize(4, keep=4).unfunded == 2
+        assert pool.stats().made == 4
+
+
+@linux
 def test_a_callback_may_find_the_room(left: list[int]) -> None:
     """OnFailure asks it before anything is made, as it would for one element."""
     left[0] = 1 * MIB

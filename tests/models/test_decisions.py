@@ -486,6 +486,75 @@ def test_numbers_are_compared_and_not_their_objects() -> None:
     assert reserve.snapshot()["spare"] == 999
 
 
+def filled(number: int) -> Owner:
+    """One that holds so many elements, of no pool yet."""
+    owner = Owner(number)
+    for _ in range(number):
+        owner.real.hold(object())
+    return owner
+
+
+def test_what_a_receiver_wants_is_counted_and_is_no_object() -> None:
+    """The same of what one call passes on to another, and of an answer of the source that lacks nothing."""
+    reserve = Decisions(False, False, False)
+    passing, receiving = filled(301), Owner(300)
+    reserve.pass_on(passing.real, receiving.real)
+    assert (reserve.held_by(passing.real), reserve.held_by(receiving.real)) == (1, 300)
+    assert reserve.retarget(1, UNCHANGED, 300, [None] * 300) == GROWN
+    allocating = Owner(300)
+    assert reserve.permit(allocating.real, 300) == 300
+    assert reserve.permit_fill(Owner(1).real, False) == 0
+    assert reserve.snapshot()["starved"]
+    allocating.real.made.extend([object() for _ in range(300)])
+    reserve.complete(allocating.real, True)
+    assert reserve.snapshot()["starved"]  # what the source has given is no reason to think that it gives nothing
+
+
+def test_what_has_gone_from_a_transfer_is_held_no_more_and_what_is_there_is_not_missing() -> None:
+    reserve, owner = in_the_midst(3, 1)
+    assert reserve.held_by(owner.real) == 2
+    assert (Owner(2).real.missing(), filled(2).real.missing()) == (2, 0)
+    part = Ticket(3)
+    part.hold(object())
+    assert part.missing() == 2
+
+
+def test_who_has_a_part_already_needs_only_the_rest_to_have_all_at_once() -> None:
+    """Else it lined up, behind others or beyond what `max_waiting` allows, though nothing is lacking."""
+    reserve = Decisions(False, False, False)
+    first, second = Owner(2), Owner(1)
+    assert reserve.retarget(0, 2, 2, [None] * 2) == CHANGED
+    reserve.set_waiting_max(0)
+    assert reserve.permit(first.real, 1) == reserve.permit(second.real, 1) == 1
+    for owner in (first, second):
+        owner.real.made.append(object())
+        reserve.complete(owner.real, True)
+    reserve.take_back(second.real)
+    assert reserve.join(first.real, []) == HAS_ALL
+    assert len(first.real.held()) == 2
+
+
+def test_who_may_be_gone_is_told_of_each_spare_that_it_gathers() -> None:
+    """It would gather for ever, and those behind it would wait. Where nothing has come it is not woken."""
+    reserve = Decisions(False, False, False)
+    users, lost, steady = [Owner(1) for _ in range(3)], Owner(3, may_be_gone=True), Owner(3)
+    assert reserve.retarget(0, 3, 3, [None] * 3) == CHANGED
+    for user in users:
+        assert reserve.permit(user.real, 1) == 1
+        user.real.made.append(object())
+        reserve.complete(user.real, True)
+    for ticket in (lost, steady):
+        assert reserve.join(ticket.real, []) == IN_LINE
+        lost.woken = ticket.woken = 0
+        for spares, user in enumerate(users[:2], 1):
+            reserve.take_back(user.real)
+            assert (reserve.snapshot()["spare"], ticket.woken) == (spares, spares if ticket is lost else 0)
+        assert reserve.withdraw(ticket.real)
+        for user in users[:2]:
+            user.real = Ticket(1)
+            assert reserve.take_spares(user.real, True)
+
+
 def test_what_an_alloc_asks_for_is_no_part_of_a_grow() -> None:
     reserve = Decisions(False, False, False)
     growing, allocating = Owner(3), Owner(2)

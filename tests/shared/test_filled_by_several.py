@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
-from shared_children import Parent, child
+from shared_children import Child, Parent, child
 
 from mempool import Buffer
 from mempool.shared import repair
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning
 class Slow:
     """Memory whose maker waits until it is told to go on."""
 
-    def __init__(self, tx: Any, parent: Parent) -> None:
+    def __init__(self, tx: Any, parent: Any) -> None:
         self.tx, self.parent = tx, parent
 
     def make(self, slot: int) -> bool:
@@ -93,6 +94,52 @@ def test_who_takes_the_place_of_a_killed_one_goes_on_with_what_that_was_making(p
     now = engine.snapshot()
     assert (now.reserve, now.spare, now.made, now.filling, engine.verify()) == (1, 1, 1, 0, [])
     engine.detach()
+
+
+def test_a_child_that_was_forked_in_the_middle_of_a_fill_is_in_the_middle_of_none(pool_path: Path) -> None:
+    """Else it would tell for ever that what the reserve lacks is being made, and nobody makes it."""
+    pool = make(pool_path)
+    tx = pool._engine._tx
+
+    def look(parent: Parent) -> None:
+        parent.wait()
+        guarantee = pool.guarantee()
+        parent.tell(10 * guarantee.filling + guarantee.unfunded)
+
+    with ExitStack() as children:
+        others: list[Child] = []
+
+        class Forking(Slow):
+            def make(self, slot: int) -> bool:
+                others.append(children.enter_context(child(look)))
+                return False
+
+        tx.memory = Forking(tx, None)
+        pool.resize(1)
+        tx.memory = None
+        assert (pool.guarantee().filling, pool.guarantee().unfunded) == (0, 1)
+        others[0].go()
+        assert (others[0].hear(), others[0].end()) == (1, 0)
+
+
+def test_what_one_gives_back_to_the_system_is_neither_spare_nor_out(pool_path: Path) -> None:
+    pool = make(pool_path)
+    pool.resize(keep=1)
+    held = pool.alloc_many(4)
+    tx, seen = pool._engine._tx, []
+
+    class Looking(Slow):
+        def drop(self, slot: int) -> None:
+            stats = pool.stats()
+            seen.append((stats.spare, stats.out, stats.disposing))
+            super().drop(slot)
+
+    tx.memory = Looking(tx, None)
+    pool.free(held.pop())
+    pool.free(held.pop())
+    assert seen == [(1, 2, 1)]
+    pool.free_many(held)
+    assert seen == [(1, 2, 1), (1, 1, 1), (1, 0, 1)]
 
 
 def test_what_another_process_is_making_keeps_nobody_in_line_waiting(pool_path: Path) -> None:
