@@ -71,8 +71,8 @@ FILE_SECONDS_MAX = 300
 AT_A_TIME = ((1, 0.5), (4, 0.5), (None, 2.0), (None, FILE_SECONDS_MAX))
 #: Seconds that a fork may take beside three times the tests' own.
 TO_SPARE = 5.0
-#: Called by compiled code only: the hash table of outstanding elements, and the gates of the fast path.
-COMPILED_ONLY = {"first_slot", "add_pointer", "remove_pointer", "set_gates"}
+#: Called by compiled code only: the hash table of outstanding elements, the gates of the fast path, the quick way to wait.
+COMPILED_ONLY = {"first_slot", "add_pointer", "remove_pointer", "set_gates", "is_thread_alone", "obtained", "stand"}
 
 
 def modules() -> list[Path]:

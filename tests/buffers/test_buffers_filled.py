@@ -32,6 +32,17 @@ def test_a_poisoned_spare_that_was_written_to_raises_where_it_is_taken(size: int
         pool.close()
 
 
+@pytest.mark.parametrize("size", [3, 65537, 131072])
+def test_an_end_that_looks_like_the_rest_is_damage_at_the_last_byte(size: int) -> None:
+    """As a fill with the right byte that was one too long."""
+    with Pool(Buffers(size, poison=True), 1, name="frames") as pool:
+        with pool.lease() as buffer:
+            address = buffer.address
+        ctypes.memset(address + size - 1, 0x6B, 1)
+        with pytest.raises(PoisonError, match=rf"offset {size - 1} was written .*: 6b where"):
+            pool.alloc_reserved()
+
+
 def test_poison_is_checked_whoever_takes_it() -> None:
     pool = Pool(Buffers(64, poison=True), 1, limit=1, name="frames")
     takers: list[Callable[[], object]] = [

@@ -5,6 +5,8 @@ Each scene is a process of its own, because a process is patched once and for al
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib.util
 import os
 import subprocess
@@ -12,6 +14,8 @@ import sys
 import textwrap
 
 import pytest
+
+from mempool.greenlets import Bell
 
 #: How long the stress lasts.
 SECONDS = float(os.environ.get("MEMPOOL_STRESS_SECONDS", "60"))
@@ -571,3 +575,41 @@ def test_a_greenlet_of_eventlet_waits_without_a_limit_of_time() -> None:
         """,
     )
     assert said == "waits True\n"
+
+
+class Pipes:
+    """What a bell of eventlet has of `os`, and its hub. It has no pipe, or gives these numbers, and notes what is closed."""
+
+    READ = "read"
+
+    def __init__(self, ends: tuple[int, int] | None) -> None:
+        self.ends = ends
+        self.closed: list[int] = []
+
+    def original(self, _name: str) -> Pipes:
+        return self
+
+    def pipe(self) -> tuple[int, int]:
+        if self.ends is None:
+            raise OSError("too many open files")
+        return self.ends
+
+    def set_blocking(self, _end: int, _blocks: bool) -> None:
+        pass
+
+    def add(self, *_listener: object) -> None:
+        pass
+
+    def close(self, end: int) -> None:
+        self.closed.append(end)
+
+
+def test_a_bell_closes_both_ends_of_its_pipe_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that found no pipe has none: what it closed then would be somebody's, standard input say."""
+    for ends in ((1000, 1001), None):
+        pipes = Pipes(ends)
+        monkeypatch.setitem(sys.modules, "eventlet.patcher", pipes)
+        with pytest.raises(OSError, match="too many open files") if ends is None else contextlib.nullcontext():
+            Bell(pipes)
+        gc.collect()
+        assert [end for end in pipes.closed if end >= 0] == list(ends or ())

@@ -8,6 +8,7 @@ import mmap
 import os
 import re
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from books import assert_at_rest
 from children import in_child
 
 from mempool import Buffers, DoubleFree, Fallback, Limited, Objects, Pool, UseAfterFree
-from mempool.sources import Memory, levels
+from mempool.sources import Memory, forks, levels
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="levels are verified on Linux"),
@@ -207,6 +208,47 @@ def test_blocks_that_are_gone_are_forgotten() -> None:
     for _ in range(1000):
         memory.give(memory.take())
     assert len(memory._blocks) <= 128
+
+
+class Told:
+    """Somebody who is told of forks, and has one thing that stays with the parent."""
+
+    def __init__(self) -> None:
+        self.thing: Told | None = None
+
+    def _pin(self) -> object:
+        return self.thing
+
+    def _lose(self) -> None:
+        self.thing = None
+
+
+def test_who_is_told_of_forks_is_forgotten_when_it_is_gone() -> None:
+    """Else each would leave a note behind."""
+    told = Told()
+    forks.register(told)
+    key = id(told)
+    note = forks._mortals[key]
+    assert note() is told
+    del told
+    gc.collect()
+    assert forks._mortals.get(key) is not note
+
+
+def test_from_before_a_fork_until_after_it_nothing_is_finalized_that_stays_with_the_parent() -> None:
+    """A finalizer that ran in the child before it is told that it has lost the thing would unmap what is not there."""
+    told = Told()
+    told.thing = Told()
+    forks.register(told)
+    alive = weakref.ref(told), weakref.ref(told.thing)
+    forks._before()
+    told.thing = None
+    del told
+    gc.collect()
+    assert all(reference() is not None for reference in alive)
+    forks._pinned.clear()  # as after a fork, in both processes
+    gc.collect()
+    assert [reference() for reference in alive] == [None, None]
 
 
 # -- dontfork

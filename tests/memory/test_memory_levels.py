@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,6 +162,48 @@ def test_pages_that_lie_elsewhere_are_found_out(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(numa, "_call", lie)
     with pytest.raises(MemoryError, match=f"bound to NUMA node {node + 1} lies on node {node}"):
         numa.verify(region.address, 8 * PAGE, node + 1, has_pages=True)
+
+
+@pytest.mark.parametrize("node", [0, 1, 5, 63, 64, 130])
+def test_memory_is_bound_to_one_node_and_no_other(monkeypatch: pytest.MonkeyPatch, node: int) -> None:
+    """Whatever its number is, which most machines have not."""
+    asked: list[tuple[int, int]] = []
+
+    def note(_which: int, _address: int, _length: int, _mode: int, mask: int, bits: int, _flags: int) -> int:
+        words = (bits - 1) // numa._BITS
+        asked.append(
+            (sum(word << numa._BITS * n for n, word in enumerate((ctypes.c_ulong * words).from_address(mask))), bits)
+        )
+        return 0
+
+    monkeypatch.setattr(numa, "_call", note)
+    numa.bind(0, PAGE, node)
+    ((mask, bits),) = asked
+    assert mask == 1 << node
+    assert node + 1 < bits <= node + 1 + numa._BITS  # one more than there are bits
+
+
+def test_the_nodes_are_those_with_memory_or_all_where_the_system_says_no_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(numa, "_NODES", tmp_path)
+    assert numa.nodes() == []
+    (tmp_path / "online").write_text("0-2,5\n", "utf-8")
+    assert numa.nodes() == [0, 1, 2, 5]
+    (tmp_path / "has_memory").write_text("1\n", "utf-8")
+    assert numa.nodes() == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"), [("always [madvise] never\n", "madvise"), ("[always] madvise never\n", "always"), ("\n", None)]
+)
+def test_which_transparent_huge_pages_there_are_is_what_stands_in_brackets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, setting: str | None
+) -> None:
+    monkeypatch.setattr(levels, "_TRANSPARENT", tmp_path)
+    assert levels.transparent_huge_pages() is None
+    (tmp_path / "enabled").write_text(text, "utf-8")
+    assert levels.transparent_huge_pages() == setting
 
 
 def test_memory_that_nobody_bound_is_found_out() -> None:

@@ -93,6 +93,17 @@ def test_a_grow_within_the_limit_asks_only_for_that(left: list[int]) -> None:
 
 
 @linux
+def test_a_node_has_left_what_is_free_there_and_what_its_files_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel drops cached files before it says that there is nothing left."""
+    figures = {"MemFree": 3 * MIB, "Inactive(file)": 7 * MIB, "Active(file)": 20 * MIB}
+    machine = {"MemAvailable": 100 * MIB}
+    monkeypatch.setattr(levels, "meminfo", lambda file="/proc/meminfo": figures if "node1" in file else machine)
+    monkeypatch.setattr(headroom, "groups", list)
+    assert headroom.bytes_left(1) == headroom.Left(30 * MIB, "NUMA node 1")
+    assert headroom.bytes_left() == headroom.Left(100 * MIB, "the machine")
+
+
+@linux
 def test_what_was_disposed_of_takes_no_room_under_the_limit(left: list[int]) -> None:
     """So all that a grow lacks is asked for, and where there is room for a part only, none is made."""
     left[0] = 8 * MIB

@@ -171,6 +171,32 @@ def fifo(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> int:
     return os.open(path, os.O_RDWR | os.O_NONBLOCK)
 
 
+def test_where_no_event_can_come_it_is_looked_at_more_often(
+    pool: Pool[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next look is that many seconds from this one. A copy of a file tells of no events, a FIFO does."""
+    machine = Machine(tmp_path)
+    named = machine.put("elsewhere/memory.pressure", pressure(0))
+    writing = fifo(machine, monkeypatch)
+    assert psi.LOOK_SECONDS_BLIND < psi.LOOK_SECONDS
+    for source, seconds in ((named, psi.LOOK_SECONDS_BLIND), (None, psi.LOOK_SECONDS)):
+        with follow(pool, (64, 256), root=tmp_path, source=source, thread=False) as followed:
+            before = time.monotonic()
+            followed._run(0)
+            assert before + seconds <= followed.next_at <= time.monotonic() + seconds
+    os.close(writing)
+
+
+def test_a_group_that_was_removed_is_gone_and_any_other_event_is_what_was_waited_for(tmp_path: Path) -> None:
+    """The kernel says so by POLLERR on what its group's file has opened."""
+    source = PressureSource("group", file=tmp_path)
+    source.fd_events = select.POLLPRI
+    assert [source.take_event(events) for events in (0, select.POLLPRI, select.POLLIN)] == [False, True, False]
+    for events in (select.POLLERR, select.POLLNVAL, select.POLLHUP, select.POLLPRI | select.POLLERR):
+        with pytest.raises(psi.Gone):
+            source.take_event(events)
+
+
 def test_what_is_written_into_a_fifo_is_an_event_and_met_at_once(
     pool: Pool[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

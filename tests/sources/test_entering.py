@@ -130,6 +130,17 @@ def _raised_by(call: Callable[[], object]) -> BaseException:
     raise AssertionError("nothing was raised")
 
 
+def test_a_function_with_many_cells_has_begun_when_its_first_step_raises() -> None:
+    """It makes its cells on the way in, and does nothing else before it has been entered."""
+
+    def free(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> object:  # noqa: PLR0917 - all are cells
+        a.no_such_attribute  # noqa: B018 - it raises
+        return lambda: (a, b, c, d, e, f, g, h)
+
+    assert len(free.__code__.co_cellvars) == 8
+    assert was_entered(free, _raised_by(lambda: free(*range(8))))
+
+
 def test_what_is_not_of_python_counts_as_entered() -> None:
     """Nobody can see whether it was; to lose an element is better than to free it twice."""
     for function in (int, [].index, functools.partial(int)):

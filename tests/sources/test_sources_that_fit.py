@@ -114,6 +114,43 @@ def test_what_fits_is_called(wrap: Callable[[Any], Any], reset: Any) -> None:
         pass
 
 
+def test_a_callable_object_is_judged_by_what_its_class_takes() -> None:
+    class OfNothing:
+        def __call__(self) -> None:
+            raise AssertionError("the pool has called what has nothing to do with it")
+
+    class OfAnElement:
+        def __call__(self, element: object) -> None:
+            heard.append(element)
+
+    heard: list[object] = []
+    source = Plain()
+    source.reset = OfNothing()  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match=r"the source's reset\(\) cannot be called as reset\(element\)"):
+        Pool(source, 1)
+    source.reset = OfAnElement()  # type: ignore[attr-defined]
+    with Pool(source, 1) as pool:
+        pool.free(pool.alloc())
+    assert len(heard) == 1
+
+
+def test_a_partial_that_names_an_argument_fits_with_the_rest() -> None:
+    """Which its signature tells, and nothing less."""
+    heard: list[object] = []
+
+    def note(element: object, *, to: list[object]) -> None:
+        to.append(element)
+
+    source = Plain()
+    source.reset = functools.partial(note, to=heard)  # type: ignore[attr-defined]
+    source.alloc = functools.partial(bytearray, source=b"new")  # type: ignore[method-assign]
+    with Pool(source, 1) as pool:
+        element = pool.alloc()
+        assert element == b"new"
+        pool.free(element)
+    assert heard == [b"new"]
+
+
 # -- coroutines
 
 
