@@ -69,6 +69,36 @@ cdef extern from "pythread.h":
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
 
+cdef extern from *:
+    """
+    /* A number that every change of a dict changes, and no other dict has (PEP 509); 0: there is none, as from CPython 3.14 on.
+       To look three names up in sys.modules is some 350 instructions of each wait. */
+    #if defined(Py_GIL_DISABLED) || PY_VERSION_HEX >= 0x030E0000
+    static inline unsigned long long mempool_version(PyObject *dict) { (void)dict; return 0; }
+    #else
+    #ifdef __GNUC__
+    #pragma GCC diagnostic push
+    #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+    #endif
+    static inline unsigned long long mempool_version(PyObject *dict) { return ((PyDictObject *)dict)->ma_version_tag; }
+    #ifdef __GNUC__
+    #pragma GCC diagnostic pop
+    #endif
+    #endif
+    /* Whether no loop ever ran in this thread, without a call of Python's in each wait. (From CPython 3.13 on its dict does
+       not say.) */
+    #if defined(Py_GIL_DISABLED) || PY_VERSION_HEX >= 0x030D0000
+    static inline int mempool_had_no_loop(PyObject *name) { (void)name; return 0; }
+    #else
+    static inline int mempool_had_no_loop(PyObject *name) {
+        PyObject *of_thread = name == Py_None ? NULL : PyThreadState_GetDict();
+        return of_thread != NULL && PyDict_Contains(of_thread, name) == 0;
+    }
+    #endif
+    """
+    unsigned long long mempool_version(object dict) noexcept
+    bint mempool_had_no_loop(object name) noexcept
+
 cdef class LockParker:
     cdef void *lock
     cdef bint is_woken
@@ -79,9 +109,12 @@ cdef class LockParker:
     cdef public object parkers
     cdef public object _clock
     cdef public object _wakes
+    cdef void unlock(self) noexcept
     cdef bint sleep(self, double seconds) except? -1
 
 cdef list kinds
+cdef unsigned long long _version_of_modules
+cdef object _name_of_loop
 cdef bint is_thread_alone() except? -1
 cdef bint obtained(FastPath pool, object ticket, object timeout) except? -1
 cdef bint stand(pool, Queueing queueing, Ticket ticket, LockParker parker, double deadline) except? -1

@@ -7,6 +7,8 @@ microsecond on the way there is one of every turn.
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from _queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +78,19 @@ class LockParker:
         """See Waker."""
         if self._wakes is not None:
             self._wakes.put(None)
-        elif cython.compiled and not self.is_woken:
+        else:
+            self.unlock()
+
+    def __call__(self) -> None:
+        """The same: what a ticket calls to wake its waiter, without a bound method for each wait."""
+        if self._wakes is not None:
+            self.wake()
+        else:
+            self.unlock()
+
+    def unlock(self) -> cython.void:
+        """Compiled: have `sleep` return."""
+        if cython.compiled and not self.is_woken:
             self.is_woken = True
             mempool_unlock(self.lock)  # type: ignore[name-defined]
 
@@ -113,14 +127,31 @@ def introduce(new_parker_here: Any, is_in_trio: Any) -> None:
     _new_parker_here, _is_in_trio = new_parker_here, is_in_trio
 
 
+#: The name of a thread's loop in its dict, where _asyncio keeps it before CPython 3.13. None: there is no _asyncio.
+_name_of_loop: Any = (
+    sys.intern("__asyncio_running_event_loop__") if asyncio._get_running_loop.__module__ == "_asyncio" else None
+)
+#: That of sys.modules when it had neither gevent nor eventlet nor trio; see `mempool_version` in the .pxd.
+_version_of_modules: cython.ulonglong = 0
+
+
 def is_thread_alone() -> cython.bint:
     """Whether what runs here is a thread, and neither a loop nor other greenlets stand still while it waits."""
-    if kinds or task_kinds or loop_here() is not None:
+    global _version_of_modules  # noqa: PLW0603 - one of C's, beside what reads it
+    if kinds or task_kinds:
+        return False
+    if not (cython.compiled and mempool_had_no_loop(_name_of_loop)) and loop_here() is not None:
         return False
     modules: dict[str, Any] = loaded_modules
+    version: cython.ulonglong = mempool_version(modules) if cython.compiled else 0  # type: ignore[name-defined]
+    if version != 0 and version == _version_of_modules:
+        return True
     if "gevent" in modules or "eventlet" in modules:  # as greenlets.are_loaded, without a call
         return False
-    return "trio" not in modules or not _is_in_trio()
+    if "trio" in modules:
+        return not _is_in_trio()
+    _version_of_modules = version
+    return True
 
 
 def obtain(pool: Any, ticket: Any, timeout: Any) -> bool:
@@ -159,7 +190,7 @@ def stand(pool: Any, queueing: Queueing, ticket: Ticket, parker: LockParker, dea
     """Wait in the line until the ticket is served."""
     wait: Wait = Wait.__new__(Wait)
     wait.begin(pool, queueing, ticket, None, None, usual_now, deadline, seconds_of(usual_now), False)
-    ticket.set_waiter(parker.wake, parker.owner, parker.thread, False)
+    ticket.set_waiter(parker, parker.owner, parker.thread, False)
     parker.is_in_use = True
     try:
         while True:

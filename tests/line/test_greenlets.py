@@ -613,3 +613,44 @@ def test_a_bell_closes_both_ends_of_its_pipe_and_nothing_else(monkeypatch: pytes
             Bell(pipes)
         gc.collect()
         assert [end for end in pipes.closed if end >= 0] == list(ends or ())
+
+
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+def test_a_library_that_is_imported_after_this_thread_has_waited_is_noticed(library: str) -> None:
+    """Who waits asks whether there may be greenlets, and need not look again while sys.modules is what it was."""
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed; it has no release for each Python")
+    script = f"""
+        import sys, threading
+        from mempool import Objects, Pool
+        pool = Pool(Objects(bytearray), 1, limit=1)
+        for _ in range(2):  # the second wait is one that knows from the first
+            held, ready = [pool.alloc()], threading.Event()
+            giver = threading.Thread(target=lambda: (ready.wait(), until_one_waits(), pool.free(held.pop())))
+            def until_one_waits():
+                while pool.waiting == 0:
+                    threading.Event().wait(0.001)
+            giver.start()
+            ready.set()
+            pool.free(pool.alloc())
+            giver.join()
+        import {library}
+        order = []
+        def work(name):
+            with pool.lease():
+                order.append(name)
+                {library}.sleep(0.01)  # sleeps: the case is one that holds while it sleeps
+        if {library!r} == "gevent":
+            gevent.joinall([gevent.spawn(work, name) for name in "ab"], timeout=30)
+        else:
+            for greenlet in [eventlet.spawn(work, name) for name in "ab"]:
+                greenlet.wait()
+        print(*order)
+        """
+    environment = os.environ | {"EVENTLET_NO_GREENDNS": "yes", "PYTHON_GIL": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)],
+        capture_output=True, text=True, timeout=90, env=environment, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, f"status {ended.returncode}\n{ended.stdout}{ended.stderr}"
+    assert ended.stdout == "a b\n"
