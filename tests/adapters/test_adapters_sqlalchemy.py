@@ -14,6 +14,7 @@ from mempool.testing import wait_until
 
 sqlalchemy = pytest.importorskip("sqlalchemy")
 
+from mempool.adapters.queue import PoolQueue  # noqa: E402 - after the skip
 from mempool.adapters.sqlalchemy import AsyncMempoolPool, MempoolPool  # noqa: E402 - after the skip
 
 SELECT = sqlalchemy.text("select 1")
@@ -33,6 +34,13 @@ def make(tmp_path: Path) -> Iterator[MakeEngine]:
     yield make
     for engine in engines:
         engine.dispose()
+
+
+def test_where_there_is_a_bound_the_line_is_fair_and_elsewhere_there_is_none() -> None:
+    """Without a bound nobody waits, and the queue is SQLAlchemy's own."""
+    for make_pool in (MempoolPool, AsyncMempoolPool):
+        assert isinstance(make_pool(object, pool_size=1)._pool, PoolQueue)
+        assert not isinstance(make_pool(object, pool_size=0)._pool, PoolQueue)
 
 
 def test_an_engine_uses_and_reuses_its_connections(make: MakeEngine) -> None:

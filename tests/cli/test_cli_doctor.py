@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import platform
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,17 @@ pytest.importorskip("rich")
 if not sys.platform.startswith("linux"):
     pytest.skip("what it shows is read from Linux", allow_module_level=True)
 
+import click
 from click.testing import CliRunner
+from rich.console import Console
 
 import mempool
-from mempool.cli import app, machine
-from mempool.cli.doctor import doctor
+from mempool.cli import app, kinds, machine
+from mempool.cli.bench import bench
+from mempool.cli.demo import demo
+from mempool.cli.doctor import doctor, show_trials
+from mempool.cli.watching import resize
+from mempool.cli.web import web
 from mempool.sources import Memory, headroom, levels, numa
 
 
@@ -169,3 +178,49 @@ def test_what_the_commands_do_is_not_cut_off() -> None:
     commands = shown.output.partition("Commands:")[2].split("\n")
     assert len([line for line in commands if line.strip()]) == len(app.mempool.commands)
     assert "..." not in shown.output.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize(("mode", "is_noted"), [(0, True), (1, True), (2, False), (3, True)])
+def test_only_where_the_kernel_counts_address_space_is_it_worth_something(mode: int, is_noted: bool) -> None:
+    rows = {row[0]: row[1:] for row in machine.facts(replace(machine.look(), overcommit_memory=mode))}
+    assert [bool(rows[name][1]) for name in ("overcommit", "committed")] == [is_noted, is_noted]
+
+
+@pytest.mark.parametrize(("setting", "said"), [("madvise", "madvise"), (None, "no transparent huge pages")])
+def test_transparent_huge_pages_are_told_as_the_kernel_does(setting: str | None, said: str) -> None:
+    rows = {row[0]: row[1] for row in machine.facts(replace(machine.look(), transparent_huge_pages=setting))}
+    assert rows["transparent"] == said
+
+
+def test_how_long_each_kind_took_is_told_in_milliseconds() -> None:
+    shown = io.StringIO()
+    show_trials(Console(file=shown, width=120), [machine.Trial("resident", True, "mincore", 0.0125)], 4096)
+    assert re.search(r"^resident +yes +12\.50 ms +mincore *$", shown.getvalue(), re.MULTILINE)
+
+
+def test_a_byte_is_enough_to_ask_for() -> None:
+    assert "1 byte at level virtual can be had" in called("--size", "1", "--level", "virtual")
+
+
+@pytest.mark.parametrize(("text", "said"), [("12 apples", "apples"), ("3", "3 bytes is too little"), ("5", "too much")])
+def test_a_size_that_cannot_be_is_a_bad_argument(text: str, said: str) -> None:
+    option: Any = None
+    with pytest.raises(click.BadParameter, match=said):
+        kinds.size(at_least=4, at_most=4)(option, option, text)
+    assert kinds.size(at_least=4, at_most=4)(option, option, "4") == 4
+
+
+def test_options_of_commands_are_read_as_they_are_told() -> None:
+    """Nothing is run."""
+    assert bench.make_context("bench", ["--quick"]).params["quick"] is True
+    assert web.make_context("web", ["--steer"]).params == {"port": 0, "steer": True}
+    with pytest.raises(click.BadParameter, match="0<=x<=65535"):
+        web.make_context("web", ["--port=-1"])
+    assert resize.make_context("resize", ["frames"]).params["patience"] == 30.0
+    with pytest.raises(click.BadParameter, match="63 KiB is too little, 64 KiB is the least"):
+        demo.make_context("demo", ["--buffer-size", "63 KiB"])
+
+
+def test_the_version_names_the_core_and_the_python() -> None:
+    said = CliRunner().invoke(app.mempool, ["--version"]).output
+    assert said == f"mempool {mempool.__version__}, {mempool.IMPLEMENTATION} core, Python {platform.python_version()}\n"

@@ -82,6 +82,12 @@ def test_a_heartbeat_that_lacks_the_revision_has_it_sent(network: Network) -> No
     assert not controller.answer("p", revision).is_applied
 
 
+def test_a_node_that_speaks_and_lacks_the_revision_is_no_unreachable_one(network: Network) -> None:
+    network.controller.want(Order("p", 0, Targets(1)))
+    network.controller.heard("a", {})
+    assert network.controller.nodes["a"]["p"].outcome is Outcome.PENDING
+
+
 def test_an_older_heartbeat_does_not_unsay_an_answer(network: Network) -> None:
     """It was written before the order came, and read after the answer."""
     controller = network.controller

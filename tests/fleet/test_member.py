@@ -96,6 +96,22 @@ def test_what_no_pool_can_be_is_refused_and_what_comes_late_is_still_taken() -> 
     assert one.report() == Report(8, Outcome.APPLIED, 9, 1, None, 1, 0, 0, 0)
 
 
+def test_what_comes_late_and_no_pool_can_be_is_stale() -> None:
+    """Its fault says nothing of what the member stands for by now."""
+    one = member()
+    assert one.apply(1000, Targets(1)) is Outcome.APPLIED
+    assert one.apply(999, Targets(4, limit=3)) is Outcome.STALE
+    assert (one.revision, one.detail) == (1000, "")
+
+
+def test_what_another_node_has_recorded_is_taken_only_where_it_is_later() -> None:
+    """A resize may have waited for the record of the machine while the member went on."""
+    one = member()
+    assert one.apply(9, Targets(1)) is Outcome.APPLIED
+    assert [one._take(revision, Targets(2)) for revision in (8, 9, 10)] == [False, False, True]
+    assert (one.revision, one.targets) == (10, Targets(2))
+
+
 def test_a_reserve_without_memory_is_deferred_and_tried_again_later_and_later() -> None:
     """`reconcile` makes what it can, is not due at once after it failed, and says when it is there."""
     source: ScriptedSource[Any] = ScriptedSource()

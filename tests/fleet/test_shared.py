@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from folders import folder_on_tmpfs
 import mempool
 from mempool import Buffers, Objects
 from mempool.fleet import Node, Order, Outcome, Report, Targets
+from mempool.fleet.node import check_options
 from mempool.shared import listing
 from mempool.testing import wait_until
 
@@ -125,6 +127,38 @@ def test_a_pool_of_this_name_that_is_somebody_elses_is_left_alone(two: tuple[Nod
     assert f"is another fleet's, and is used: process {os.getpid()}" in said.detail
     two[0].members["frames"].pool.close()
     assert two[1].apply(an_order(10, Targets(3), born=9)).outcome is Outcome.APPLIED
+
+
+def test_a_pool_is_shared_under_its_own_name_or_another_or_not_at_all() -> None:
+    def checked(**options: Any) -> dict[str, Any]:
+        return check_options("frames", {"timeout": 5.0, **options})
+
+    assert checked(shared=True) == {"timeout": 5.0, "shared": "frames", "slots": None}
+    assert checked(shared="stills", slots=9) == {"timeout": 5.0, "shared": "stills", "slots": 9}
+    assert checked(shared=False) == checked(shared=None) == checked() == {"timeout": 5.0}
+    with pytest.raises(TypeError, match="slots= is for a pool that is shared"):
+        checked(slots=9)
+
+
+@pytest.mark.parametrize("is_released", [True, False])
+def test_a_record_that_is_held_is_tried_again_for_half_a_second(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, is_released: bool
+) -> None:
+    """By a clock of the test's: whoever holds it lets go while the other sleeps, or does not."""
+    now = [1000.0]
+
+    def pause(seconds: float) -> None:
+        now[0] += seconds
+        if is_released and now[0] > 1000.2:
+            holding.close()
+
+    monkeypatch.setattr(machine, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=pause))
+    with contextlib.ExitStack() as holding:
+        holding.enter_context(machine.Record("frames").locked())
+        outcome = contextlib.nullcontext() if is_released else pytest.raises(machine.HeldUp)
+        with outcome, machine.Record("frames").locked():
+            assert is_released
+    assert 1000.2 < now[0] < 1000.3 if is_released else 1000.5 <= now[0] < 1000.6
 
 
 def test_only_plain_memory_is_shared(two: tuple[Node, Node]) -> None:

@@ -123,3 +123,47 @@ def test_an_idle_thread_ends_and_is_replaced_when_it_is_needed(
     wait_until(lambda: not first.is_alive())
     assert not own._idle
     assert run(main) is not first
+
+
+def test_calls_that_come_at_once_have_one_thread_until_it_stands_still(own: threads.Threads) -> None:
+    """And each that was had for them makes calls no more once all are made."""
+    gate = threading.Event()
+
+    async def main() -> None:
+        calls = [asyncio.ensure_future(threads.in_thread(functools.partial(gate.wait, 60))) for _ in range(5)]
+        await asyncio.sleep(0)  # each has begun, and nobody has looked yet
+        first = own._serving
+        gate.set()
+        await asyncio.gather(*calls)
+        assert first == 1
+
+    run(main)
+    wait_until(lambda: own._serving == 0)
+
+
+def test_of_calls_that_stand_still_none_is_counted_when_it_has_ended(own: threads.Threads) -> None:
+    gate = threading.Event()
+
+    async def main() -> None:
+        calls = [asyncio.ensure_future(threads.in_thread(functools.partial(gate.wait, 60))) for _ in range(3)]
+        async with asyncio.timeout(60):
+            while own._begun < 3:  # noqa: ASYNC110 - the state of the threads
+                await asyncio.sleep(0.001)
+        gate.set()
+        await asyncio.gather(*calls)
+
+    run(main)
+    wait_until(lambda: own._serving == 0)
+
+
+def test_a_loop_that_looks_no_more_looks_again_at_the_next_call(own: threads.Threads) -> None:
+    """Else a call would wait for one that stands still."""
+
+    async def main() -> None:
+        await threads.in_thread(lambda: None)
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(60):
+            while own._looked_at[loop] != -threads.LOOK_LOST_SECONDS:  # noqa: ASYNC110 - the state of the threads
+                await asyncio.sleep(0.001)
+
+    run(main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -338,6 +340,34 @@ def test_without_an_address_the_text_is_written_once(folder: Path) -> None:
     ended = CliRunner().invoke(command, ["export"], standalone_mode=False)
     assert value(parsed(ended.output), "mempool_reserve_elements", pool="once") == 6
     del pool
+
+
+def test_where_it_listens_is_told_and_what_cannot_be_read_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scrape meanwhile is answered with 503, and the next may be good."""
+    module = importlib.import_module("mempool.cli.export")
+    handlers: list[Any] = []
+    answers = iter(["", OSError("gone for now")])
+
+    def text(_totals: Totals) -> str:
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    def listen(where: tuple[str, int], handler: Any) -> Any:
+        handlers.append(handler)
+        return SimpleNamespace(server_address=where)
+
+    monkeypatch.setattr(module.Totals, "text", text)
+    monkeypatch.setattr(module, "listen", listen)
+    monkeypatch.setattr(module, "serve", lambda _server: None)
+    ended = CliRunner().invoke(command, ["export", "--listen", "127.0.0.1:9464"], standalone_mode=False)
+    assert ended.output == "serving http://127.0.0.1:9464/metrics\n"
+    scrape = handlers[0].__new__(handlers[0])
+    said: list[object] = []
+    scrape.path, scrape.send_error = "/metrics", lambda status, explain: said.append((status, explain))
+    scrape.do_GET()
+    assert said == [(503, "gone for now")]
 
 
 @pytest.mark.parametrize("address", ["9464", ":9464", "127.0.0.1:", "127.0.0.1:99999"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import os
 import signal
@@ -15,6 +16,7 @@ import time
 import warnings
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,8 +29,8 @@ from mempool.cli.app import mempool as command
 from mempool.engine import WAIT_BUCKETS
 from mempool.stats import Guarantee, PoolStats
 from mempool.testing import wait_until
-from mempool.watch import layout, words
-from mempool.watch.directory import WatchError
+from mempool.watch import layout, page, publishing, words
+from mempool.watch.directory import WatchError, open_directory
 from mempool.watch.reader import SUFFIX
 from mempool.watch.sources import Here
 
@@ -441,6 +443,51 @@ def test_a_link_to_a_directory_is_refused(folder: Path) -> None:
     link.symlink_to(folder)
     with pytest.raises(WatchError, match="is no directory"):
         watch.publish(directory=str(link))
+
+
+def test_a_file_in_the_place_of_the_directory_is_refused_unopened(tmp_path: Path) -> None:
+    """The kernel refuses it: a FIFO would wait for a writer."""
+    file = tmp_path / "pages"
+    file.touch(0o700)
+    with pytest.raises(WatchError, match="is no directory") as refused:
+        open_directory(str(file))
+    assert refused.value.errno == errno.ENOTDIR
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_page_that_is_another_by_now_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, order: tuple[int, int]
+) -> None:
+    """Whoever sweeps has looked at the one before."""
+    directory = open_directory(str(folder), create=True)
+    files = [folder / name for name in ("one", "other")]
+    for file in files:
+        file.touch()
+    before, after = (files[n] for n in order)
+    name = folder / f"42-1{SUFFIX}"
+    name.hardlink_to(before)
+
+    def replace(_fd: int) -> bool:
+        name.unlink()
+        name.hardlink_to(after)
+        return False
+
+    monkeypatch.setattr(page, "is_locked", replace)
+    assert not page.unlink_if_dead(directory, name.name)
+    assert name.samefile(after)
+    monkeypatch.setattr(page, "is_locked", lambda _fd: False)
+    assert page.unlink_if_dead(directory, name.name)
+    assert not name.exists()
+    os.close(directory)
+
+
+def test_what_cannot_be_mirrored_is_not_shown(folder: Path) -> None:
+    """Nor anything at all while nothing is published."""
+    pool = Pool(Objects(object), 1)
+    publishing._show(pool._engine)
+    watch.publish()
+    publishing._show(SimpleNamespace(name="of another kind"))
+    assert only_pool().name == pool.name
 
 
 def test_another_users_directory_is_refused(folder: Path) -> None:

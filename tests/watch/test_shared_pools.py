@@ -26,6 +26,7 @@ from mempool.export import Totals
 from mempool.shared import listing
 from mempool.shared.engine import SharedEngine
 from mempool.watch import shared_pools
+from mempool.watch.directory import WatchError
 from mempool.web.sampling import Sampler
 from mempool.web.server import handler_for
 
@@ -217,3 +218,13 @@ def test_a_broken_file_is_a_row_that_says_so(shared: SharedEngine, folder: Path)
     assert row.figures is None
     assert row.why.startswith("unreadable")
     assert row.why.isprintable()
+
+
+@pytest.mark.parametrize("error", [OSError("no such file"), ValueError("no name"), MemoryError("none left")])
+def test_a_pool_that_cannot_be_looked_at_is_told_by_name(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def look(_name: str) -> None:
+        raise error
+
+    monkeypatch.setattr("mempool.shared.listing.look", look)
+    with pytest.raises(WatchError, match=f"the shared pool 'frames' cannot be looked at: {error}"):
+        shared_pools.why("frames")

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -398,6 +399,35 @@ def test_a_client_waits_for_its_turn_where_the_backlog_is_full(folder: Path) -> 
 
 def test_the_backlog_holds_a_crowd() -> None:
     assert server.BACKLOG >= 128
+
+
+def test_a_process_that_cuts_everybody_off_is_asked_until_the_time_is_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no longer."""
+    seconds = iter(range(1000, 1100))
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: next(seconds), sleep=lambda _seconds: None))
+    monkeypatch.setattr(client, "_connect", lambda *_given: None)
+    asked: list[bytes] = []
+
+    def cut_off(_connection: object, line: bytes, _deadline: float) -> bytes:
+        asked.append(line)
+        raise client._CutOffError("it closed the connection without an answer")
+
+    monkeypatch.setattr(client, "_exchange", cut_off)
+    with pytest.raises(client.NoAnswerError, match="closed the connection"):
+        client.ask(str(folder / "socket"), "why", patience=4.5)
+    assert len(asked) == 5
+
+
+def test_a_resize_is_run_though_its_thread_cannot_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lack() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(server.threading, "current_thread", lack)
+    run: list[str] = []
+    server._run_named(lambda: run.append("run"))
+    assert run == ["run"]
 
 
 def test_a_stale_socket_is_told_as_no_answer(folder: Path) -> None:
