@@ -173,15 +173,16 @@ def crowd(way: Way, threads: int, hold: float, seconds: float) -> Crowd:
     stop = threading.Event()
 
     def work(mine: list[float]) -> None:
+        sleep, note, is_over = time.sleep, mine.append, stop.is_set  # to look names up would make each hold longer
         ready.wait()
         while True:  # at least once: who comes when the time is up already has waited for it, too
             began = perf_counter()
             element = take()
-            mine.append(perf_counter() - began)
+            note(perf_counter() - began)
             if hold:
-                time.sleep(hold)
+                sleep(hold)
             give(element)
-            if stop.is_set():
+            if is_over():
                 return
 
     workers = [threading.Thread(target=work, args=(mine,)) for mine in waits]
