@@ -115,8 +115,10 @@ def _at_exit() -> None:
         work.finish(END_PATIENCE)
     # (Patched by a library of greenlets, a Thread would be one; and then threads are not joined by whoever ends.)
     if ends_at_once() and native.has_other_threads() and _thread.start_new_thread is native.start_new_thread:
+        ending = threading.current_thread()
         with contextlib.suppress(RuntimeError, MemoryError):  # no thread to be had: as if this process were killed
-            threading.Thread(target=_end_after_threads, args=(threading.current_thread(),), name="mempool-end").start()
+            # Forked by a daemon thread, as a Pool's next worker is, this one is a daemon, and by itself that would be one.
+            threading.Thread(target=_end_after_threads, args=(ending,), name="mempool-end", daemon=False).start()
 
 
 def _end_after_threads(ending: threading.Thread) -> None:
@@ -128,7 +130,10 @@ def _end_after_threads(ending: threading.Thread) -> None:
     mine = (ending, threading.current_thread())
     while others := [thread for thread in threading.enumerate() if not thread.daemon and thread not in mine]:
         for thread in others:
-            thread.join()
+            try:
+                thread.join()
+            except RuntimeError:  # listed, and not begun: a daemon thread is about to start it
+                native.sleep(0.001)
     native.at_rest.append(ending)
     until = time.monotonic() + WAITERS_PATIENCE
     while any(engine.queue() for engine in engines()) and time.monotonic() < until:

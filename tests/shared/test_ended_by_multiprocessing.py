@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import multiprocessing
 import threading
 from concurrent.futures import ProcessPoolExecutor
@@ -12,7 +13,7 @@ import pytest
 
 pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine: Linux on x86-64")
 
-from mempool import lifecycle
+from mempool import lifecycle, native
 from mempool.errors import PoolClosed
 from mempool.shared.pool import SharedPool
 from mempool.testing import wait_until
@@ -102,6 +103,81 @@ def test_what_a_thread_has_that_outlives_the_work_is_returned(pool_path: Path, k
     assert process.exitcode == 0
     assert (pool.stats().out, len(pool._engine.client.clients())) == (0, 1)
     assert (pool.reclaim(), told, pool.quarantined()) == (0, [], [])
+
+
+class Slowly(list[threading.Thread]):
+    """Where it is noted that all threads ended: so slowly that a main thread that waits for nobody ends the process."""
+
+    def append(self, ending: threading.Thread) -> None:
+        threading.Event().wait(0.5)
+        super().append(ending)
+
+
+def hold_until_slowly_joined(pool: SharedPool) -> None:
+    native.at_rest = Slowly()
+    is_held, last = threading.Event(), Last()
+
+    def hold() -> None:
+        _kept.append(pool.alloc(timeout=20))
+        is_held.set()
+        last.is_told.wait(60)
+
+    _kept.append(pool)
+    threading.Thread(target=hold, daemon=False).start()
+    is_held.wait(60)
+    lifecycle.unfinished[last] = None
+
+
+def test_what_a_thread_has_is_returned_in_a_process_forked_by_a_daemon_thread(pool_path: Path) -> None:
+    """As the next worker of a multiprocessing.Pool is. Its main thread is a daemon, and so are those that it starts.
+
+    Nobody waited for the thread that returns all at the end, and the process was taken for killed.
+    """
+    told: list[object] = []
+    pool = make(pool_path, on_reclaim=told.append)
+    process = multiprocessing.get_context("fork").Process(target=hold_until_slowly_joined, args=(pool,))
+    handler = threading.Thread(target=process.start, daemon=True)
+    handler.start()
+    handler.join(60)
+    process.join(60)
+    assert process.exitcode == 0
+    assert (pool.stats().out, len(pool._engine.client.clients())) == (0, 1)
+    assert (pool.reclaim(), told, pool.quarantined()) == (0, [], [])
+
+
+class Late(threading.Thread):
+    """It is listed, but begins no sooner than somebody has tried to join it."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=False)
+        self.is_tried = threading.Event()
+
+    def _bootstrap(self) -> None:
+        self.is_tried.wait(60)
+        super()._bootstrap()  # type: ignore[misc]
+
+    def join(self, timeout: float | None = None) -> None:
+        try:
+            super().join(timeout)
+        finally:
+            self.is_tried.set()
+
+
+def keep_one_beside_a_start(pool: SharedPool) -> None:
+    keep_one(pool)
+    late = Late()
+    _thread.start_new_thread(late.start, ())  # not one that is listed: while such a one lives, what is out stays out
+    wait_until(lambda: late in threading.enumerate())
+
+
+def test_a_thread_that_is_being_started_at_the_end_is_waited_for(pool_path: Path) -> None:
+    """It cannot be joined yet. Who waited for it ended with RuntimeError, and the process was taken for killed."""
+    pool = make(pool_path)
+    process = multiprocessing.get_context("fork").Process(target=keep_one_beside_a_start, args=(pool,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert (pool.stats().out, len(pool._engine.client.clients()), pool.quarantined()) == (0, 1, [])
 
 
 def wait_in_a_thread(pool: SharedPool, daemon: bool) -> None:
