@@ -29,6 +29,7 @@ if not sys.platform.startswith("linux"):
 
 from rich.console import Console
 
+from mempool.cli.demo import verdict
 from mempool.cli.out_of_memory import children, hashing
 from mempool.cli.out_of_memory.files import Tree, compare, find_files
 from mempool.cli.out_of_memory.hashing import Course, Hashing, Mark
@@ -340,6 +341,17 @@ def test_run_a_has_let_go_of_its_bytearray_when_its_file_is_done(tree: Path) -> 
 
 
 # -- the verdict ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("faults", "status", "said"),
+    [([], 0, "every promise was kept\n"), (["one"], 1, "1 fault\n"), (["one", "other"], 1, "2 faults\n")],
+)
+def test_the_last_line_counts_the_faults(
+    faults: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert verdict(faults) == status
+    assert capsys.readouterr().out == said
 
 
 def hashed(tree: Path) -> tuple[Tree, bytes, bytes]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -87,6 +88,25 @@ def test_a_users_mistake_is_one_line(farm: tuple[str, Fleet], capsys: pytest.Cap
         told = capsys.readouterr().err
         assert said in told
         assert told.count("\n") == 1
+
+
+def test_a_scheduler_that_is_not_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_where: object, **_options: object) -> None:
+        raise OSError("connection refused")
+
+    monkeypatch.setattr(distributed, "Client", refuse)
+    assert main(["fleet", "tcp://127.0.0.1:9"]) == 1
+    assert capsys.readouterr().err == "mempool: no scheduler answers at tcp://127.0.0.1:9: connection refused\n"
+
+
+def test_what_happens_in_the_demo_is_told_with_the_seconds_since_it_began() -> None:
+    said: list[str] = []
+    fleet_demo.Course(said.append, began=time.monotonic() - 1000).tell("grown")
+    seconds, _, text = said[0].partition(" s  ")
+    assert 1000 <= float(seconds) < 2000
+    assert text == "grown"
 
 
 def test_names_from_other_machines_move_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from mempool import Buffer, Buffers, Pool, PoolTimeout, garbage
+from mempool import Buffer, Buffers, Objects, Pool, PoolTimeout, garbage
 from mempool.linux import GFP_KERNEL, mempool_alloc, mempool_create_kmalloc_pool
+from mempool.testing import ManualClock, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +70,36 @@ def test_a_wait_without_end_looks_after_a_second() -> None:
     with empty() as pool:
         pool.free(pool.alloc(timeout=None))
         assert pool.out == 0
+
+
+def test_after_a_look_there_is_none_for_nine_times_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [10.0]
+
+    def collect() -> None:
+        now[0] += 2.0
+
+    monkeypatch.setattr(gc, "collect", collect)
+    monkeypatch.setattr(garbage, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    assert garbage.look()
+    for moment, looks in ((12.0, False), (29.5, False), (30.0, True), (49.5, False)):
+        now[0] = moment
+        assert garbage.look() == looks
+
+
+def test_a_wait_that_goes_on_looks_after_a_second_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most waits are over by then, and a look costs all threads their time."""
+    clock = ManualClock()
+    looks: list[float] = []
+    monkeypatch.setattr(garbage, "look", lambda: looks.append(clock.now()))
+    pool: Pool[Any] = clock.attach(Pool(Objects(object), 0, limit=1, patience=None))
+    element, began = pool.alloc(), clock.now()
+    waiting = threading.Thread(target=lambda: pool.free(pool.alloc(timeout=None)))
+    waiting.start()
+    clock.wait_until_parked(1)
+    wait_until(lambda: clock.advance(0.25) or looks)
+    pool.free(element)
+    waiting.join(60)
+    assert [when - began >= 1.0 for when in looks] == [True]
 
 
 def test_a_wait_looks_once(monkeypatch: pytest.MonkeyPatch) -> None:

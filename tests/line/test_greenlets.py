@@ -12,9 +12,12 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from mempool import native
 from mempool.greenlets import Bell
 
 #: How long the stress lasts.
@@ -654,3 +657,37 @@ def test_a_library_that_is_imported_after_this_thread_has_waited_is_noticed(libr
     )  # fmt: skip
     assert ended.returncode == 0, f"status {ended.returncode}\n{ended.stdout}{ended.stderr}"
     assert ended.stdout == "a b\n"
+
+
+def patched() -> None:
+    """What a library of greenlets has put in the place of a function."""
+
+
+def test_what_a_library_has_replaced_is_had_as_cpython_made_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that library knows; a thread that is still importing it may see a part of it, which has replaced nothing."""
+    module = ModuleType("made_by_cpython")
+    module.function, module.other = patched, max  # type: ignore[attr-defined]
+    original = SimpleNamespace(__module__=module.__name__)
+    for name, library in (
+        ("gevent.monkey", SimpleNamespace(get_original=lambda _module, _name: original)),
+        ("eventlet.patcher", SimpleNamespace(original=lambda _module: SimpleNamespace(function=original))),
+    ):
+        with monkeypatch.context() as here:
+            here.setitem(sys.modules, name, library)
+            assert native._unpatched(module, "function") is original
+            here.setitem(sys.modules, name, SimpleNamespace())
+            assert native._unpatched(module, "function") is patched
+    assert native._unpatched(module, "other") is max
+    assert native._unpatched(module, "missing") is None
+
+
+def test_a_thread_is_of_the_patched_class_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end is the greenlet's; and elsewhere it is the library's own, which ends without a word."""
+
+    class Patched(threading.Thread):
+        pass
+
+    assert type(native.thread(patched, "mempool test")) is native._Thread
+    monkeypatch.setattr(native, "threading", SimpleNamespace(Thread=Patched))
+    made = native.thread(patched, "mempool test")
+    assert (type(made), made.name, made.daemon) == (Patched, "mempool test", True)

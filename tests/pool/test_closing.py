@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from typing import Any
 
 import pytest
 from callers import SOON, Caller
 
-from mempool import IMPLEMENTATION, Objects, Pool, PoolClosed, PoolTimeout
+from mempool import IMPLEMENTATION, Objects, Pool, PoolClosed, PoolTimeout, lifecycle
 
 
 def test_what_the_source_makes_for_a_pool_that_is_closed_meanwhile_is_disposed_of() -> None:
@@ -53,3 +54,14 @@ def test_who_gives_up_a_drain_watches_no_more() -> None:
         pool.drain(timeout=0)
     assert pool.core.state.drainers == ()
     pool.free(element)
+
+
+def test_a_pool_that_is_gone_leaves_no_note_behind() -> None:
+    """Each fork, and the end of the interpreter, goes through all notes."""
+    pool = Pool(Objects(object), 0)
+    key = id(pool._engine)
+    note = lifecycle._engines[key]
+    assert note() is pool._engine
+    del pool
+    gc.collect()
+    assert lifecycle._engines.get(key) is not note

@@ -207,3 +207,13 @@ def test_the_latest_resolver_is_asked_first_and_can_be_taken_back(register: Call
     remove()
     remove()
     assert mempool.get("registry order") is first
+
+
+def test_of_a_pool_that_is_gone_no_note_is_left() -> None:
+    pool = Pool(Objects(object), 0)
+    key = id(pool)
+    note = registry._pools[key]
+    assert note() is pool
+    del pool
+    gc.collect()
+    assert registry._pools.get(key) is not note

@@ -16,6 +16,7 @@ from elements import Weak
 from plain_engine import PlainPool
 
 from mempool import Buffers, Objects, Pool, linux, upkeep
+from mempool.maintenance import served
 from mempool.testing import ManualClock, ScriptedSource, Step, wait_until
 
 works, fails, raises, slow = Step
@@ -397,3 +398,8 @@ def test_a_pool_is_looked_after_once() -> None:
         upkeep(looked.pool)
     looked.upkeep.close()
     upkeep(looked.pool, thread=False).close()
+
+
+def test_all_that_was_handed_out_counts_as_served_wherever_it_came_from() -> None:
+    seen = Pool(Objects(object), 0)._engine.snapshot()
+    assert served(seen._replace(from_spare=1, from_source=20, from_reserve=300, from_line=4000)) == 4321

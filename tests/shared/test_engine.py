@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from shared_children import Parent, child
 
+from mempool.engine import UnexpectedReserveError
 from mempool.errors import DoubleFree, ForeignElement, LineFull, PoolClosed
 from mempool.testing.waiting import wait_until
 
@@ -420,3 +421,13 @@ def test_a_share_that_has_ended_closes_nothing_in_a_child(pool_path: Path) -> No
         assert process.end() == 0
     for number in others:
         os.close(number)
+
+
+@pytest.mark.parametrize("expected", [1, 3])
+def test_a_change_that_expects_another_reserve_changes_nothing(pool_path: Path, expected: int) -> None:
+    """Whether it is more or less by now."""
+    engine = make(pool_path)
+    with pytest.raises(UnexpectedReserveError, match=f"the reserve is 2 and not {expected}, as expected"):
+        engine.change(4, None, None, expect=expected)
+    assert engine.snapshot().reserve == 2
+    assert engine.change(4, None, None, expect=2).reserve == 4
