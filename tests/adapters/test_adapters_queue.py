@@ -113,6 +113,17 @@ def test_who_waits_to_put_is_served() -> None:
     assert items.get() == 2
 
 
+def test_what_does_not_wait_is_counted_as_no_wait() -> None:
+    """SQLAlchemy asks so before each connection that it makes, and the pool's numbers told of waits in vain."""
+    items: PoolQueue[int] = PoolQueue(1)
+    with pytest.raises(queue.Empty):
+        items.get_nowait()
+    items.put(1)
+    with pytest.raises(queue.Full):
+        items.put_nowait(2)
+    assert [pool.stats().waits_timed_out for pool in (items._empty, items._full)] == [0, 0]
+
+
 def test_many_threads_lose_no_item() -> None:
     """Items that go round among more threads than there are items are there at the end, each once."""
     items: PoolQueue[int] = PoolQueue(4)

@@ -57,8 +57,8 @@ class PoolQueue(Generic[T]):
 
         Raises Full where there is no room in time; ValueError where the timeout is negative.
         """
-        lease = self._lease(self._empty, block, timeout)
         try:
+            lease = self._lease(self._empty, block, timeout)
             with lease as box:
                 try:
                     box.item, box.is_full = item, True
@@ -75,8 +75,8 @@ class PoolQueue(Generic[T]):
 
         Raises Empty where none came in time; ValueError where the timeout is negative.
         """
-        lease = self._lease(self._full, block, timeout)
         try:
+            lease = self._lease(self._full, block, timeout)
             with lease as box:
                 return self._emptied(lease, box)
         except PoolTimeout:
@@ -126,6 +126,8 @@ class PoolQueue(Generic[T]):
     @staticmethod
     def _lease(pool: Pool[Box[T]], block: bool, timeout: float | None) -> Lease[Box[T]]:
         if not block:
+            if pool.spare == 0:  # else the pool counts a wait, and one in vain, where nobody has waited
+                raise PoolTimeout("PoolQueue: none now")
             return pool.lease(timeout=0)
         if timeout is not None and timeout < 0:
             raise ValueError("'timeout' must be a non-negative number")
