@@ -264,6 +264,38 @@ def test_a_door_that_is_shut_is_gone_round(pool_path: Path, monkeypatch: pytest.
         other.free(held)
 
 
+@pytest.mark.parametrize("way", ["thread", "task"])
+def test_who_is_served_and_seen_as_it_lines_up_needs_no_bell(
+    pool_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """The thread that looks around for others sees it served, which leaves the line, before it has said how to be woken.
+
+    `alloc` raised ValueError then: "a ticket that stands in no line has no door".
+    """
+    pool = make(pool_path)
+    held = [pool.alloc()]
+    stands_at, bell = ticket.Ticket.stand_at, ticket.Ticket.bell
+
+    def serve_before() -> None:
+        while held:
+            pool.free(held.pop())
+            pool._engine.look_around()
+
+    def bell_after(served: Any) -> Any:
+        serve_before()
+        return bell(served)
+
+    def stand_at_after(served: Any, door: int) -> Any:
+        serve_before()
+        return stands_at(served, door)
+
+    monkeypatch.setattr(ticket.Ticket, "bell", bell_after)
+    monkeypatch.setattr(ticket.Ticket, "stand_at", stand_at_after)
+    WAYS[way](pool)
+    assert (pool.stats().out, pool.waiting) == (0, 0)
+    assert not any(door.served for door in doors_of(pool))
+
+
 @pytest.mark.usefixtures("alone")
 def test_a_task_goes_on_in_the_turn_of_its_loop_that_is_told(pool_path: Path) -> None:
     """And not in the next one, before which the loop asks the system again for what there is to do."""

@@ -63,8 +63,9 @@ class Door:
     def expect(self, ticket: Ticket) -> None:
         """Whoever serves this ticket, which stands in the line, tells this door."""
         ticket.door, ticket.stood = self, ticket.place
-        self.served[ticket.place] = ticket
-        ticket.stand_at(self.number)
+        self.served[ticket.stood] = ticket
+        if not ticket.stand_at(self.number):
+            self.forget(ticket)  # it is served, and another thread has seen it
 
     def forget(self, ticket: Ticket) -> None:
         """It has left the line. May be done again."""

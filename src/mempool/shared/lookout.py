@@ -38,7 +38,10 @@ def have_woken(engine: Any, ticket: Ticket, waker: Any) -> bool:
         return True
     kind = type(waker)
     if kind is ThreadParker:
-        waker._wakes = bell = ticket.bell()
+        bell = ticket.bell()
+        if bell is None:
+            return True
+        waker._wakes = bell
         if engine.clock is SYSTEM_CLOCK:
             waker.park = bell.park
             bell.long, bell.when_long = WATCH_AFTER, functools.partial(engine._listen, WATCH_AFTER)

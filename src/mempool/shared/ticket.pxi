@@ -43,9 +43,11 @@ cdef class Ticket:
         return self.is_dismissed or self.look_now() != TICKET_WAITING
 
     def bell(self):
-        """Where the caller's thread is to park from now on: who serves this ticket wakes it, with nobody in between."""
-        self.stand_at(MP_SLEEPS)
-        return bell_of(self.tx, self.standing, self.heard)
+        """Where the caller's thread is to park from now on: who serves this ticket wakes it, with nobody in between.
+
+        None: it stands in the line no more.
+        """
+        return bell_of(self.tx, self.standing, self.heard) if self.stand_at(MP_SLEEPS) else None
 
     def has_news(self):
         """Whether there is news since the last look: another process has seen a reason for it to ask for memory."""
@@ -56,10 +58,15 @@ cdef class Ticket:
         return self.heard != heard
 
     def stand_at(self, uint32_t door):
-        """Who serves this ticket tells the loop that reads this door. Then it must be looked at: it may be served already."""
+        """Who serves this ticket tells the loop that reads this door. Then it must be looked at: it may be served already.
+
+        False: it stands in the line no more. Between two steps of whoever lines up, another thread of this process may have
+        looked at it, and who is served leaves the line by that.
+        """
         if self.standing < 0:
-            raise ValueError("a ticket that stands in no line has no door")
+            return False
         MP_STORE(&self.tx.store.bells[self.standing].door, door)
+        return True
 
     def lacking(self):
         """How many it has not got yet."""
