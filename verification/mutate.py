@@ -60,7 +60,7 @@ NOT_RECORDED |= {"test_interrupts.py", "test_leaks.py", "test_out_of_memory.py",
 #: Folders of the package that have mutants, beside the package's own files.
 MUTATED = ("_core", "adapters", "cli", "export", "fleet", "local", "sources", "watch")
 #: Of a folder, only this: its other decisions are tried by verification/shared_bugs.py.
-ALSO_MUTATED = tuple(f"shared/{name}.py" for name in ("decisions", "engine", "operations", "pool_engine"))
+ALSO_MUTATED = tuple(f"shared/{name}.py" for name in ("decisions", "engine", "membership", "operations", "pool_engine"))
 #: Not tried: `==` for `is`, and back. They differ where a type says what its equals are, and for numbers beyond 256, which
 #: hardly a test of a pool has; which of the two is right is a linter's business.
 SAME = ("Eq_Is", "Is_Eq", "NotEq_IsNot", "IsNot_NotEq")

@@ -24,7 +24,7 @@ from test_killed_at_each_step import caught_by_killing, caught_by_schedules, cau
 from test_slow_reapers import no_epoch, punch_at_once
 from test_slow_reapers import sweep as sweep_of_slow_reapers
 
-from mempool.shared import decisions, operations
+from mempool.shared import membership, operations
 from verification.ordering import run as ordering
 from verification.spin import run as spin
 
@@ -75,7 +75,7 @@ BUGS = (
         "one buffer",
         frozenset({"schedules", "spin"}),
         Faults(one_buffer=True),
-        ("uint64_t spare = mp_owner(t->root) == store->me ? !mp_buffer(t->root) : 0;", "uint64_t spare = 0;"),
+        ("uint64_t spare = follows_own ? !mp_buffer(before) : 0;", "uint64_t spare = 0;"),
         "one buffer",
     ),
     Bug(
@@ -83,8 +83,8 @@ BUGS = (
         frozenset({"kills", "processes", "spin"}),
         Faults(applied_too_early=True),
         (
-            "    uint64_t root = mp_root(version, store->me, spare);\n",
-            "    uint64_t root = mp_root(version, store->me, spare);\n    MP_STORE(&intent->applied, version);\n",
+            "    uint64_t root = mp_root(version, me, spare);\n",
+            "    uint64_t root = mp_root(version, me, spare);\n    MP_STORE(&intent->applied, version);\n",
         ),
         "applied too early",
     ),
@@ -125,7 +125,7 @@ BUGS = (
         "the epoch is not looked at",
         frozenset({"slow reapers", "spin"}),
         model="the epoch is not looked at",
-        decision=(decisions, "may_reap", no_epoch),
+        decision=(membership, "may_reap", no_epoch),
     ),
     Bug(
         "punched before it is the reaper's",

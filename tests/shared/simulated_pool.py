@@ -34,6 +34,7 @@ class Faults:
     helper_forgets_a_word: bool = False
     what_is_left_is_forgotten: bool = False
     what_is_left_is_not_read: bool = False
+    what_is_known_is_not_forgotten: bool = False
 
 
 @dataclass
@@ -84,7 +85,9 @@ class Process:
         self.hook: Callable[[Process], None] = carry_on
         self.steps = 0
         self.epoch = self.slot = self.place = self.count = self.value = self.version = self.gate = 0
-        self.broken = False
+        self.broken = self.is_known = False
+        self.known_targets = self.known_bare_list = 0
+        self.known = -1  # the root for which those are good
         self.found = (0, 0)
         self.changes: dict[int, int] = {}
         self.served: list[int] = []
@@ -167,6 +170,7 @@ class Process:
             self.found = (root, gate)
             self.gate = gate
             self.broken = False
+            self.is_known = root == self.known or (self.faults.what_is_known_is_not_forgotten and self.known >= 0)
             self.changes, self.served = {}, []
             return 0
 
@@ -203,6 +207,7 @@ class Process:
             self.retries += 1
             return False
         self.version = version
+        self.known = version << 12 | self.me << 1 | buffer if self.is_known else -1
         self.left_word = -1
         if len(self.changes) == 1 and self.gate != gate and root >> 1 & 0x7FF == self.me:
             self.left = version << 12 | self.me << 1 | buffer
@@ -244,6 +249,8 @@ class Process:
         if word >= len(self.memory.words) or (word not in self.changes and len(self.changes) >= ENTRIES):
             self.broken = True
             return
+        if not words.FIRST_SLOT <= word < words.FIRST_SLOT + self.slots:
+            self.is_known = False
         self.changes[word] = value
 
     def serve(self, place: int) -> None:

@@ -23,6 +23,7 @@ from mempool.buffer import Buffer
 from mempool.errors import DoubleFree, ForeignElement, PoolClosed, UseAfterFree
 from mempool.shared import words
 from mempool.shared.engine import SharedEngine
+from mempool.shared.errors import ClientGone
 from mempool.shared.layout import WORD
 from mempool.shared.pool import SharedPool
 from mempool.testing import wait_until
@@ -199,6 +200,58 @@ def test_a_pool_lives_while_something_is_out_and_no_longer(pool_path: Path) -> N
     gc.collect()
     assert engine() is None
     assert (watcher.stats().out, len(watcher._engine.client.clients())) == (0, 1)
+
+
+def test_a_pool_that_has_nothing_out_ends_where_it_is_dropped(pool_path: Path) -> None:
+    """Without the collector: while there is a quick way, what it needs lives, and no longer."""
+    watcher = make(pool_path)
+    pool = warm(make(pool_path))
+    pool.free(pool.alloc())
+    engine = weakref.ref(pool._engine)
+    gc.disable()
+    try:
+        del pool
+        assert engine() is None
+    finally:
+        gc.enable()
+    assert len(watcher._engine.client.clients()) == 1
+
+
+def test_what_another_process_sets_is_obeyed_by_the_next_quick_call(pool_path: Path) -> None:
+    """What is promised, and what there is room for, is read anew where another client has committed."""
+    other = make(pool_path)
+    pool = warm(make(pool_path))
+    for _ in range(3):
+        pool.free(pool.alloc())
+    before = pool.stats()
+    other.resize(0, keep=0)
+    held = pool.alloc()
+    after = pool.stats()
+    assert (after.served_from_source, after.spare) == (before.served_from_source + 1, 0)
+    pool.free(held)
+    assert pool.stats().spare == 0  # not kept
+    other.resize(2, keep=2, limit=2)
+    for expected in (before.served_from_reserve + 1, before.served_from_reserve + 2):
+        pool.free(pool.alloc())
+        assert pool.stats().served_from_reserve == expected
+
+
+def test_who_is_taken_for_dead_hears_of_it_at_its_next_quick_call(pool_path: Path) -> None:
+    """Though it has looked at its own word before."""
+    other = make(pool_path)
+    pool = warm(make(pool_path))
+    held: Buffer | None = pool.alloc()
+    pool.free(pool.alloc())
+    tx, client = other._engine.client._tx, pool._engine.client._tx.me
+    assert tx.reap(client, tx.look_at_client(client)[1])
+    with pytest.raises(ClientGone):
+        pool.free(held)
+    with pytest.raises(ClientGone):
+        pool.alloc()
+    with pytest.warns(ResourceWarning, match="dropped while it was out"):
+        held = None
+    assert held is None
+    assert other.verify() == []
 
 
 def test_a_closed_pool_is_closed_on_the_quick_way(pool_path: Path) -> None:

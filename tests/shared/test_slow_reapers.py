@@ -11,7 +11,7 @@ import pytest
 from shared_scenes import CHILD, THIRD, KillAt, Scene, give, take
 from simulated_pool import Killed, Process, carry_on
 
-from mempool.shared import decisions, operations, words
+from mempool.shared import decisions, membership, operations, words
 from mempool.shared.transaction import Transaction
 
 greenlet = pytest.importorskip("greenlet", reason="stopping a process in the middle needs greenlets")
@@ -103,7 +103,7 @@ def no_epoch(tx: Transaction, client: int, _epoch: int) -> bool:
 
 def punch_at_once(tx: Transaction, slot: int, client: int, epoch: int) -> int:
     """Planted: what is half way is punched where it is, and becomes the reaper's only then."""
-    if not decisions.may_reap(tx, client, epoch):
+    if not membership.may_reap(tx, client, epoch):
         return decisions.NOTHING
     value = tx.read(decisions.slot_word(tx, slot))
     if words.client_of(value) == client and words.state_of(value) in {words.POPULATING, words.FILLING, words.PUNCHING}:
@@ -111,11 +111,11 @@ def punch_at_once(tx: Transaction, slot: int, client: int, epoch: int) -> int:
     return REAP_SLOT(tx, slot, client, epoch)
 
 
-REAP_SLOT = decisions.reap_slot
+REAP_SLOT = membership.reap_slot
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "planted"), [(decisions, "may_reap", no_epoch), (operations, "reap_slot", punch_at_once)]
+    ("module", "name", "planted"), [(membership, "may_reap", no_epoch), (operations, "reap_slot", punch_at_once)]
 )
 def test_the_sweep_notices_a_planted_bug(
     monkeypatch: pytest.MonkeyPatch, module: object, name: str, planted: Callable[..., object]

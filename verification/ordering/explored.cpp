@@ -151,19 +151,18 @@ template <class suite> struct scene : rl::test_suite<suite, THREADS> {
                 sum += seen[i] = mp_read(store, &t, i);
             mp_write(store, &t, 0, seen[0] + 1);
             mp_write(store, &t, from, seen[from] - 1);
-            t.gate++;
             if (t.broken) {
                 RL_ASSERT(!mp_is_current(store, &t)); /* claim C: overtaken, or it would be corruption */
                 mp_pause(1);
                 continue;
             }
-            int state = mp_commit(store, &t);
+            int state = mp_commit(store, &t, t.gate + 1);
             RL_ASSERT(state >= 0);
             if (state == 0)
                 continue;
             RL_ASSERT(sum == WORDS * START);
             RL_ASSERT(seen[0] == START + mp_version(t.root));
-            RL_ASSERT(t.gate == mp_version(t.root) + 1);
+            RL_ASSERT(t.gate == mp_version(t.root));
             return;
         }
     }
@@ -228,17 +227,16 @@ struct leaves : scene<leaves> {
                 seen = i == word ? found : seen;
             }
             mp_write(store, &t, word, seen + 1);
-            t.gate++;
             if (t.broken) {
                 RL_ASSERT(!mp_is_current(store, &t));
                 mp_pause(1);
                 continue;
             }
-            int state = mp_commit(store, &t);
+            int state = mp_commit(store, &t, t.gate + 1);
             RL_ASSERT(state >= 0);
             if (state == 0)
                 continue;
-            RL_ASSERT(sum == WORDS * START + mp_version(t.root) && t.gate == mp_version(t.root) + 1);
+            RL_ASSERT(sum == WORDS * START + mp_version(t.root) && t.gate == mp_version(t.root));
             return;
         }
     }

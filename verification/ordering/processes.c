@@ -53,6 +53,7 @@ static void work(uint64_t me, unsigned seed) {
             _exit(3);
         if (state == 0)
             continue;
+        uint64_t gate = t.gate + 1;
         uint64_t from = rand_r(&seed) % WORDS, to = (from + 1 + rand_r(&seed) % (WORDS - 1)) % WORDS;
         if (rand_r(&seed) % 3 == 0) {
             mp_write(&store, &t, from, seen[from] - 1);
@@ -60,10 +61,9 @@ static void work(uint64_t me, unsigned seed) {
         } else { /* it may leave that word unwritten, and then meets it again, or another one */
             to %= 2;
             mp_write(&store, &t, to, seen[to] + 1);
-            t.gate += UINT64_C(1) << 32;
+            gate += UINT64_C(1) << 32;
         }
-        t.gate++;
-        if (mp_commit(&store, &t) < 0)
+        if (mp_commit(&store, &t, gate) < 0)
             _exit(4);
     }
 }

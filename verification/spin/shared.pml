@@ -174,7 +174,7 @@ inline commit()                     /* mp_commit; ok: it is in force; 2: its wor
     }
     CRASH;
     if
-    :: ok == 2 ->                   /* mp_is_left */
+    :: ok == 2 ->                   /* mp_commit  */
          atomic { left = my_version + 1; left_word = entry_word[0]; left_value = entry_value[0]; finished = my_version + 1 }
     :: ok == 1 ->
          atomic { left = NONE; left_word = 0; left_value = 0 };

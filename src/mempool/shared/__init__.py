@@ -8,6 +8,7 @@ owner.py         what its buffers know of a pool
 transaction.py   the seam: read, write, and put it in force
 words.py         how the numbers lie in 64 bits
 decisions.py     what is decided, on a few words
+membership.py    what is decided of clients: who comes, leaves, and has died
 offers.py        what is decided of elements that one process passes to another
 operations.py    what a process does: decisions, and memory in between
 protocol.h       how it is put in force in shared memory, without a lock

@@ -8,11 +8,12 @@ cdef class Region
 
 cdef class QuickClient:
     cdef void **blocks  # by slot: its Block, not owned; NULL: not leased here yet
-    cdef object keeps  # what must live while anything is out; None: nothing is
+    cdef object keeps  # the engine, which must live while anything is out, and lives while there is a quick way; or None
+    cdef bint has_quick_way
     cdef readonly int64_t out  # how many slots users of this process have
     cdef public bint may_take, may_give  # the quick way is open
-    cdef uint64_t got_slot, got_lease  # what `take_quickly` got
-    cdef bint take_quickly(self, bint may_populate) except -1
+    cdef uint64_t got_lease  # of what `take_quickly` got
+    cdef void *take_quickly(self, bint may_populate) except? NULL
     cdef bint give_quickly(self, uint64_t slot, uint64_t lease) except -1
     cdef bint has_served(self, ticket)
     cdef int64_t slot_of(self, ticket, Py_ssize_t number) except -2
@@ -44,5 +45,10 @@ cdef inline void come_back(QuickClient self, Region region):
     if region.lease != 0:
         region.lease = 0
         self.out -= 1
-        if self.out == 0:
-            self.keeps = None
+        let_go(self)
+
+
+cdef inline void let_go(QuickClient self):
+    """Nothing must live on where nothing is out. With a quick way that is its pool's affair: it would cost each pair dear."""
+    if self.out == 0 and not self.has_quick_way:
+        self.keeps = None

@@ -45,11 +45,11 @@ cdef extern from "protocol.h":
         mp_bell *bells
         uint64_t word_count, client_count, bell_count, me, finished, left_word, lost, polite, retries, helped
     ctypedef struct mp_transaction:
-        uint64_t root, gate_before, gate, count, broken
+        uint64_t root, gate, count, broken
     const uint64_t MP_NOWHERE
     uint64_t mp_version(uint64_t root) noexcept nogil
     int mp_begin(mp_store *store, mp_transaction *t) noexcept nogil
-    int mp_commit(mp_store *store, mp_transaction *t) noexcept nogil
+    int mp_commit(mp_store *store, mp_transaction *t, uint64_t gate) noexcept nogil
     int mp_is_current(mp_store *store, mp_transaction *t) noexcept nogil
     void mp_was_overtaken(mp_store *store) noexcept nogil
     uint64_t mp_read(mp_store *store, mp_transaction *t, uint64_t word) noexcept nogil
@@ -385,7 +385,7 @@ cdef class QuickClient:
     def __dealloc__(self):
         free(self.blocks)
 
-    cdef bint take_quickly(self, bint may_populate) except -1:
+    cdef void *take_quickly(self, bint may_populate) except? NULL:
         raise NotImplementedError
 
     cdef bint give_quickly(self, uint64_t slot, uint64_t lease) except -1:
@@ -414,7 +414,7 @@ cdef class QuickClient:
         """In a child of a fork: nothing is out, and no slot is known."""
         cdef uint64_t slot
         self.out = 0
-        self.keeps = None
+        let_go(self)
         for slot in range((<Transaction>self).slots):
             self.blocks[slot] = NULL
 
@@ -446,6 +446,9 @@ cdef class Transaction(QuickClient):
     cdef uint64_t data, stride, size
     cdef readonly uint64_t me, epoch, slots, places, clients
     cdef uint64_t slot, place, count, value, version, gate, broken
+    cdef uint64_t known_targets, known_bare_list  # see transaction.py
+    cdef bint is_known
+    cdef uint64_t known  # the root of this client's last quick transaction, for which they hold; or MP_NOWHERE
     cdef uint64_t served[SERVES_MAX]
     cdef int serves
     cdef public double slice  # seconds, after which a thread that waits looks by itself
@@ -504,7 +507,7 @@ cdef class Transaction(QuickClient):
         self.me = self.clients
         self.store.me = self.clients
         self.store.finished = 1  # of transaction 0, which writes nothing: whatever else the root may be is looked at
-        self.store.left_word = MP_NOWHERE
+        self.store.left_word = self.known = MP_NOWHERE
         self.store.lost = self.store.polite = self.store.retries = self.store.helped = 0
         self.being_made = self.disposing = self.filling = 0  # by threads of the parent
 
@@ -549,14 +552,14 @@ cdef class Transaction(QuickClient):
             raise self.corrupt()
         self.gate = self.t.gate
         self.broken = self.serves = 0
+        self.is_known = False
         return 0
 
     cdef bint finish(self) except -1:
         """See transaction.py. Nothing is allocated unless something is raised."""
         cdef int state
-        self.t.gate = self.gate
         self.t.broken |= self.broken
-        if self.t.broken or (self.t.count == 0 and self.gate == self.t.gate_before):
+        if self.t.broken or (self.t.count == 0 and self.gate == self.t.gate):
             if mp_is_current(&self.store, &self.t):
                 if self.t.broken:
                     raise self.corrupt()
@@ -564,7 +567,7 @@ cdef class Transaction(QuickClient):
             mp_was_overtaken(&self.store)
             state = 0
         else:
-            state = mp_commit(&self.store, &self.t)
+            state = mp_commit(&self.store, &self.t, self.gate)
         if state == 0:
             if self.store.lost > OVERTAKEN_MAX:
                 raise self.corrupt()
@@ -582,13 +585,13 @@ cdef class Transaction(QuickClient):
             "end its users, remove it, and make the pool anew"
         )
 
-    cdef uint64_t read(self, uint64_t word) noexcept:
+    cdef inline uint64_t read(self, uint64_t word) noexcept:
         return mp_read(&self.store, &self.t, word)
 
     cdef uint64_t sequence(self, uint64_t word) noexcept:
         return mp_sequence(&self.store, &self.t, word)
 
-    cdef void write(self, uint64_t word, uint64_t value) noexcept:
+    cdef inline void write(self, uint64_t word, uint64_t value) noexcept:
         mp_write(&self.store, &self.t, word, value)
 
     cdef void serve(self, uint64_t place) noexcept:
@@ -936,39 +939,39 @@ cdef class Transaction(QuickClient):
             raise self.corrupt()
         self.gate = self.t.gate
         self.broken = self.serves = 0
+        self.is_known = self.t.root == self.known
         return 0
 
     cdef inline bint commit(self) except -1:
-        """`finish`, where something changes."""
+        """`finish`, where something changes, and what is known does not."""
         if self.broken or self.t.broken:
             return self.finish()  # raises, unless it was overtaken
-        self.t.gate = self.gate
-        cdef int state = mp_commit(&self.store, &self.t)
+        cdef int state = mp_commit(&self.store, &self.t, self.gate)
         if state <= 0:
             if state < 0 or self.store.lost > OVERTAKEN_MAX:
                 raise self.corrupt()
             return False
+        self.known = self.store.finished
         if self.serves:
             self.wake_served()
         return True
 
-    cdef bint take_quickly(self, bint may_populate) except -1:
-        """Whether it got a spare as `take` decides, of a slot that was leased here before: `got_slot` under `got_lease`.
+    cdef void *take_quickly(self, bint may_populate) except? NULL:
+        """The Block of a spare that it got, as `take` decides, of a slot that was leased here before: under `got_lease`.
 
-        Nothing has happened otherwise. No Python code runs in here, and nothing of Python's is made.
+        NULL: nothing has happened. No Python code runs in here, and nothing of Python's is made.
         """
         if not self.may_take or self.mark[0] == 0:
-            return False
+            return NULL
         while True:
             self.open()
             if take(self, may_populate) != GOT or self.slot >= self.slots or self.blocks[self.slot] == NULL:
-                return False
+                return NULL
             if self.commit():
                 break
-        self.got_slot = self.slot
         self.got_lease = mp_version(self.t.root) + 1
         self.count_one(<int>self.count, 1)
-        return True
+        return self.blocks[self.slot]
 
     cdef bint give_quickly(self, uint64_t slot, uint64_t lease) except -1:
         """Whether it is a spare again, or the first in line has it, as `give` decides. Nothing has happened otherwise."""
@@ -1229,5 +1232,6 @@ cdef class Transaction(QuickClient):
 include "ticket.pxi"
 include "words.py"
 include "decisions.py"
+include "membership.py"
 include "offers.py"
 include "operations.py"

@@ -8,7 +8,7 @@ Python code, so no thread and no finalizer sees it otherwise.
 
 from mempool._core.fast_path cimport Quick
 from mempool.buffer cimport DEAD, LIVE, Block, Buffer, blank_handle
-from mempool.shared._engine cimport QuickClient, Region
+from mempool.shared._engine cimport QuickClient, Region, let_go
 
 from libc.stdint cimport int64_t
 
@@ -48,6 +48,7 @@ def check_out(QuickClient tx not None, ticket, keeps):
 
 
 @cython.final
+@cython.no_gc_clear  # __dealloc__ needs `tx`; a cycle through it is broken elsewhere, as the pool that has it can be cleared
 cdef class SharedQuick(Quick):
     cdef QuickClient tx
     cdef object engine, owner
@@ -55,25 +56,31 @@ cdef class SharedQuick(Quick):
     cdef int served
 
     def __init__(self, engine, QuickClient tx not None, owner not None):
-        """engine: kept alive while anything is out. owner: whose the buffers are."""
+        """engine: kept alive while this is, and then while anything is out. owner: whose the buffers are."""
         self.engine = engine
         self.tx = tx
         self.owner = owner
         self.served = SERVED
+        tx.keeps = engine
+        tx.has_quick_way = True
         for number in range(BUCKETS):
             self.buckets[number] = WAIT_BUCKETS[number]
+
+    def __dealloc__(self):
+        if self.tx is not None:
+            self.tx.has_quick_way = False
+            let_go(self.tx)
 
     # No name for what is only read, and no function that is given an object: each would cost a pair of reference counts.
 
     cdef object take(self, bint at_last):
         # Made first: if there is no memory for it, nothing has been taken.
         cdef Buffer buffer = blank_handle()
-        if not self.tx.take_quickly(not at_last):
+        cdef void *block = self.tx.take_quickly(not at_last)
+        if block == NULL:
             return None
-        buffer.block = <Block>self.tx.blocks[self.tx.got_slot]
+        buffer.block = <Block>block
         if (<Region>buffer.block.region).lease == 0:  # as go_out
-            if self.tx.out == 0:
-                self.tx.keeps = self.engine
             self.tx.out += 1
         (<Region>buffer.block.region).lease = self.tx.got_lease
         buffer.state = LIVE
@@ -93,8 +100,6 @@ cdef class SharedQuick(Quick):
         (<Buffer>element).state = DEAD
         (<Region>(<Buffer>element).block.region).lease = 0  # as come_back
         self.tx.out -= 1
-        if self.tx.out == 0:
-            self.tx.keeps = None
         return True
 
     cdef bint leave(self, ticket, place, Py_ssize_t outcome, double seconds) except? -1:

@@ -6,6 +6,7 @@ What it reads may be torn, or forged: an index is compared before it is used, an
 `broken`, which is never in force. So a decision need not stop when it meets nonsense.
 
 Each begins by looking at its client's own word. A client that was taken for dead finds that out here, and changes nothing.
+Where nobody has committed since this client's last look, that need not be looked at again, nor the targets (`know`).
 """
 
 from typing import TYPE_CHECKING
@@ -18,12 +19,8 @@ if cython.compiled and not TYPE_CHECKING:  # never: it tells Cython that the nam
 if not cython.compiled:  # compiled, all are in one file
     from mempool.shared.transaction import Transaction
     from mempool.shared.words import (
-        ABSENT,
-        ADDRESSED,
-        ANYBODY,
         BARE,
         BARE_LIST,
-        DEAD,
         EMPTY,
         FILLING,
         FILLING_AT,
@@ -34,13 +31,9 @@ if not cython.compiled:  # compiled, all are in one file
         LIVE,
         NO_PLACE,
         NO_SLOT,
-        OFFERED,
-        OFFERED_AT,
         OFFERS,
         POPULATING,
         PUNCHING,
-        QUARANTINED,
-        QUARANTINED_AT,
         SERVED,
         SHUT,
         SPARE,
@@ -50,8 +43,6 @@ if not cython.compiled:  # compiled, all are in one file
         before_of,
         behind_of,
         client_of,
-        client_state,
-        epoch_of,
         filling_of,
         first_bare,
         first_empty,
@@ -70,16 +61,14 @@ if not cython.compiled:  # compiled, all are in one file
         make_links,
         make_place,
         make_slot,
-        next_epoch,
+        may_be_made,
         next_slot,
         reserve_of,
-        sets_aside,
         spares,
         state_of,
         tail_of,
         waiting,
         wanted_of,
-        with_quarantine,
     )
 
     # Outcomes.
@@ -153,6 +142,21 @@ def is_live(tx: Transaction) -> cython.bint:
 @cython.cfunc
 @cython.inline
 @cython.exceptval(check=False)
+def know(tx: Transaction) -> cython.bint:
+    """Whether this client is live, as `is_live`. If so, `tx.known_targets` and `tx.known_bare_list` are those words."""
+    if tx.is_known:
+        return True
+    if not is_live(tx):
+        return False
+    tx.known_targets = tx.read(TARGETS)
+    tx.known_bare_list = tx.read(BARE_LIST)
+    tx.is_known = True
+    return True
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
 def check_chain(tx: Transaction, following: cython.ulonglong, is_last: cython.bint) -> cython.void:
     """The next slot of a chain is one, or the chain ends here, as its count says."""
     if is_last != (following == NO_SLOT) or (not is_last and following >= tx.slots):
@@ -181,6 +185,7 @@ def pop(tx: Transaction, state: cython.ulonglong, client: cython.ulonglong, foll
 
 
 @cython.cfunc
+@cython.inline
 @cython.exceptval(check=False)
 def push(tx: Transaction, slot: cython.ulonglong) -> cython.void:
     gate: cython.ulonglong = tx.gate
@@ -193,9 +198,9 @@ def push(tx: Transaction, slot: cython.ulonglong) -> cython.void:
 def claim_bare(tx: Transaction, targets: cython.ulonglong, state: cython.ulonglong) -> cython.bint:
     """A bare slot becomes the caller's, to be populated (in this state), if the limit allows one more."""
     bare_list: cython.ulonglong = tx.read(BARE_LIST)
-    slot: cython.ulonglong = first_bare(bare_list)
-    if slot == NO_SLOT or made_of(bare_list) >= limit_of(targets):
+    if not may_be_made(targets, bare_list):
         return False
+    slot: cython.ulonglong = first_bare(bare_list)
     word: cython.ulonglong = slot_word(tx, slot)
     value: cython.ulonglong = tx.read(word)
     if state_of(value) != BARE or made_of(bare_list) >= tx.slots:
@@ -214,14 +219,15 @@ def claim_bare(tx: Transaction, targets: cython.ulonglong, state: cython.ulonglo
 def settle(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
     """This slot, populated, is nobody's now: to the first in line, or kept, or the caller's to be punched."""
     gate: cython.ulonglong = tx.gate
-    targets: cython.ulonglong = tx.read(TARGETS)
+    targets: cython.ulonglong = tx.known_targets if tx.is_known else tx.read(TARGETS)
+    bare_list: cython.ulonglong = tx.known_bare_list if tx.is_known else tx.read(BARE_LIST)
     tx.slot = slot
     if not is_closed(gate):
         if waiting(gate) > 0:
             grant(tx, slot)
             return GRANTED
         if spares(gate) < reserve_of(targets) or (
-            spares(gate) < keep_of(targets) and made_of(tx.read(BARE_LIST)) <= limit_of(targets)
+            spares(gate) < keep_of(targets) and made_of(bare_list) <= limit_of(targets)
         ):
             push(tx, slot)
             return KEPT
@@ -230,24 +236,25 @@ def settle(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
 
 
 @cython.cfunc
+@cython.inline
 @cython.exceptval(check=False)
 def take(tx: Transaction, may_populate: cython.bint) -> cython.ulonglong:
     """GOT: a spare beyond the reserve, or of it where there is nothing to populate. TO_POPULATE. NOTHING. CLOSED.
 
     `count`: FROM_SPARES or FROM_RESERVE, when it got one.
     """
-    if not is_live(tx):
+    if not know(tx):
         return GONE
     if is_closed(tx.gate):
         return CLOSED
     if waiting(tx.gate) > 0:
         return NOTHING
-    targets: cython.ulonglong = tx.read(TARGETS)
-    if may_populate and spares(tx.gate) <= reserve_of(targets) and claim_bare(tx, targets, POPULATING):
-        return TO_POPULATE
+    reserve: cython.ulonglong = reserve_of(tx.known_targets)
+    if may_populate and spares(tx.gate) <= reserve and may_be_made(tx.known_targets, tx.known_bare_list):
+        return TO_POPULATE if claim_bare(tx, tx.known_targets, POPULATING) else NOTHING  # NOTHING: broken
     if spares(tx.gate) == 0:
         return NOTHING
-    tx.count = FROM_SPARES if spares(tx.gate) > reserve_of(targets) else FROM_RESERVE
+    tx.count = FROM_SPARES if spares(tx.gate) > reserve else FROM_RESERVE
     pop(tx, LEASED, tx.me, NO_SLOT)
     return GOT
 
@@ -264,6 +271,7 @@ def fetch(tx: Transaction) -> cython.ulonglong:
 
 
 @cython.cfunc
+@cython.inline
 @cython.exceptval(check=False)
 def is_mine(tx: Transaction, slot: cython.ulonglong, state: cython.ulonglong) -> cython.bint:
     value: cython.ulonglong = tx.read(slot_word(tx, slot))
@@ -289,7 +297,7 @@ def populated(tx: Transaction, slot: cython.ulonglong) -> cython.ulonglong:
 @cython.exceptval(check=False)
 def give(tx: Transaction, slot: cython.ulonglong, lease: cython.ulonglong) -> cython.ulonglong:
     """Return what was leased under this number. KEPT, GRANTED, TO_PUNCH, NOT_YOURS."""
-    if not is_live(tx):
+    if not know(tx):
         return GONE
     if not is_mine(tx, slot, LEASED) or tx.sequence(slot_word(tx, slot)) != lease:
         return NOT_YOURS
@@ -662,133 +670,4 @@ def close(tx: Transaction) -> cython.ulonglong:
     tx.write(word, make_place(SHUT, client_of(value), wanted_of(value), granted_of(value)))
     tx.write(word + 1, make_links(NO_PLACE, NO_PLACE, first_granted(links)))
     tx.serve(head)
-    return GOT
-
-
-# -- clients
-
-
-@cython.cfunc
-@cython.exceptval(check=False)
-def attach(tx: Transaction, client: cython.ulonglong, quarantines: cython.ulonglong) -> cython.ulonglong:
-    """The caller, who holds this client's lock, is this client from now on. `value`: its epoch.
-
-    GOT. FULL: a dead one left it behind, and what that one had is the caller's now: see operations.run_inherit, and until
-    then it is unsettled: what others address to it would be returned with the rest; and what it has is set aside as the
-    dead one wanted it.
-    """
-    word: cython.ulonglong = client_word(tx, client)
-    value: cython.ulonglong = tx.read(word)
-    if client_state(value) == ABSENT:
-        tx.value = with_quarantine(next_epoch(epoch_of(value)), quarantines)
-        tx.write(word, make_client(LIVE, tx.value))
-        return GOT
-    tx.value = with_quarantine(next_epoch(epoch_of(value)), sets_aside(epoch_of(value)))
-    tx.write(word, make_client(UNSETTLED, tx.value))
-    return FULL
-
-
-@cython.cfunc
-@cython.exceptval(check=False)
-def settle_down(tx: Transaction, state: cython.ulonglong, quarantines: cython.ulonglong) -> cython.ulonglong:
-    """The caller can be addressed from now on (LIVE), or no more (UNSETTLED). GOT, GONE. `value`: its epoch from now on."""
-    if not is_live(tx):
-        return GONE
-    tx.value = with_quarantine(tx.epoch, quarantines)
-    tx.write(client_word(tx, tx.me), make_client(state, tx.value))
-    return GOT
-
-
-@cython.cfunc
-@cython.exceptval(check=False)
-def detach(tx: Transaction) -> cython.ulonglong:
-    """The caller, who has nothing any more, is no client. GOT, GONE."""
-    if not is_live(tx):
-        return GONE
-    tx.write(client_word(tx, tx.me), make_client(ABSENT, tx.epoch))
-    return GOT
-
-
-@cython.cfunc
-@cython.exceptval(check=False)
-def look_at_client(tx: Transaction, client: cython.ulonglong) -> cython.ulonglong:
-    """Its state, `value`: its epoch."""
-    value: cython.ulonglong = tx.read(client_word(tx, client))
-    tx.value = epoch_of(value)
-    return client_state(value)
-
-
-@cython.cfunc
-@cython.exceptval(check=False)
-def may_reap(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong) -> cython.bint:
-    """Whether this very client is being reaped, or is the caller. Else a slow reaper could take what its successor has."""
-    if client == tx.me:
-        return epoch == tx.epoch  # which `is_live` has looked at
-    return tx.read(client_word(tx, client)) == make_client(DEAD, epoch)
-
-
-@cython.cfunc
-@cython.exceptval(check=False)
-def mark_surplus(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong) -> cython.ulonglong:
-    """This client was proven dead. GOT: reap it. NOTHING: it is reaped already."""
-    word: cython.ulonglong = client_word(tx, client)
-    if not is_live(tx):
-        return GONE
-    if client == tx.me:
-        return NOTHING
-    value: cython.ulonglong = tx.read(word)
-    if value == make_client(LIVE, epoch) or value == make_client(UNSETTLED, epoch):
-        tx.write(word, make_client(DEAD, epoch))
-        return GOT
-    return GOT if may_reap(tx, client, epoch) else NOTHING
-
-
-@cython.cfunc
-@cython.exceptval(check=False)
-def reap_place(
-    tx: Transaction, place: cython.ulonglong, client: cython.ulonglong, epoch: cython.ulonglong
-) -> cython.ulonglong:
-    """Its place in the line becomes empty."""
-    if not is_live(tx):
-        return GONE
-    if not may_reap(tx, client, epoch):
-        return NOTHING
-    return vacate(tx, place, client)
-
-
-@cython.cfunc
-@cython.exceptval(check=False)
-def reap_slot(
-    tx: Transaction, slot: cython.ulonglong, client: cython.ulonglong, epoch: cython.ulonglong
-) -> cython.ulonglong:
-    """What it had is returned, or set aside. TO_PUNCH: it is the caller's now; else a slow reaper would punch another's."""
-    if not is_live(tx):
-        return GONE
-    if not may_reap(tx, client, epoch):
-        return NOTHING
-    word: cython.ulonglong = slot_word(tx, slot)
-    value: cython.ulonglong = tx.read(word)
-    if client_of(value) != client or state_of(value) == BARE or state_of(value) == SPARE or state_of(value) == QUARANTINED:
-        return NOT_YOURS
-    if state_of(value) == OFFERED or state_of(value) == ADDRESSED:
-        recount(tx, OFFERED_AT, False)
-    if sets_aside(epoch) == 1 and (state_of(value) == OFFERED or state_of(value) == LEASED):
-        recount(tx, QUARANTINED_AT, True)
-        tx.write(word, make_slot(QUARANTINED, ANYBODY, NO_SLOT))
-        return KEPT
-    if state_of(value) == OFFERED or state_of(value) == ADDRESSED or state_of(value) == LEASED:
-        return settle(tx, slot)
-    if state_of(value) == FILLING:
-        recount(tx, FILLING_AT, False)
-    tx.write(word, make_slot(PUNCHING, tx.me, NO_SLOT))
-    return TO_PUNCH
-
-
-@cython.cfunc
-@cython.exceptval(check=False)
-def bury(tx: Transaction, client: cython.ulonglong, epoch: cython.ulonglong) -> cython.ulonglong:
-    """It has nothing any more, and its number can be used again."""
-    if client == tx.me or not may_reap(tx, client, epoch):
-        return NOTHING
-    tx.write(client_word(tx, client), make_client(ABSENT, epoch))
     return GOT

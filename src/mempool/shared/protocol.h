@@ -15,7 +15,7 @@
    is harmless, because a word with a sequence of `version` or more is left alone.
 
    So step 4 may be left to the next one who begins: whoever commits twice in a row, with nobody in between, leaves a single
-   word unwritten (mp_is_left), reads it in private (mp_read), and need not write it where its own next transaction writes
+   word unwritten (mp_commit), reads it in private (mp_read), and need not write it where its own next transaction writes
    the same word. An element that one process takes and gives, again and again, costs one swap each time.
 
    A reader must check four claims:
@@ -69,14 +69,14 @@ typedef struct {                 /* private to a process: where the shared parts
     mp_bell *bells;              /* for each place in the line */
     uint64_t word_count, client_count, bell_count;
     uint64_t me;                 /* which client this is */
-    uint64_t finished;           /* a root whose transaction is known to be applied, or is `left` */
-    uint64_t left, left_word, left_value; /* this client's last root, and the word that it left unwritten; or MP_NOWHERE */
+    uint64_t finished;           /* a root whose transaction is known to be applied, but for what this client has left */
+    uint64_t left_word, left_value; /* the word of that root, its own, that it left unwritten; or MP_NOWHERE */
     uint64_t lost, polite;       /* commits lost in a row; whether it has just held back */
     uint64_t retries, helped;    /* since it was attached: what collisions cost, for the figures */
 } mp_store;
 
 typedef struct {
-    uint64_t root, version, gate_before, gate, count, broken; /* version: the root's */
+    uint64_t root, gate, count, broken; /* root, gate: as they were when it began */
     struct { uint64_t word, value; } entry[MP_ENTRIES];
 } mp_transaction;
 
@@ -101,8 +101,10 @@ typedef struct {
 /* Compare and swap 16 bytes, with acquire and release. It may fail though nothing has changed: all who call try again. */
 static inline int mp_swap(mp_word *word, uint64_t value, uint64_t sequence, uint64_t new_value, uint64_t new_sequence) {
 #ifdef __x86_64__
-    typedef unsigned __int128 __attribute__((may_alias)) pair; /* one `lock cmpxchg16b`, a full barrier */
-    return __sync_bool_compare_and_swap((pair *)word, (pair)sequence << 64 | value, (pair)new_sequence << 64 | new_value);
+    int done; /* by hand, as compilers take such pairs through the stack; a full barrier */
+    __asm__ volatile("lock cmpxchg16b %1"
+                     : "=@ccz"(done), "+m"(*word), "+a"(value), "+d"(sequence) : "b"(new_value), "c"(new_sequence) : "memory");
+    return done;
 #elif defined(__ARM_FEATURE_ATOMICS)
     register uint64_t low __asm__("x0") = value, high __asm__("x1") = sequence; /* CASP wants even registers, in pairs */
     register uint64_t new_low __asm__("x2") = new_value, new_high __asm__("x3") = new_sequence;
@@ -149,7 +151,7 @@ static inline uint64_t mp_buffer(uint64_t root) { return root & 1; }
 static inline uint64_t mp_root(uint64_t version, uint64_t owner, uint64_t buffer) { return version << 12 | owner << 1 | buffer; }
 
 /* Write one word of transaction `version`, unless that was done. 0: done by whomever. -1: the word is not what it can be. */
-static inline int mp_apply(mp_store *store, uint64_t word, uint64_t value, uint64_t version) {
+static __attribute__((noinline)) int mp_apply(mp_store *store, uint64_t word, uint64_t value, uint64_t version) {
     mp_word *target = &store->words[word];
     for (int turn = 0; turn < 4096; turn++) { /* it fails when another applies the same, or late an older one: each once */
         uint64_t sequence = MP_LOAD(&target->sequence);
@@ -162,7 +164,7 @@ static inline int mp_apply(mp_store *store, uint64_t word, uint64_t value, uint6
 }
 
 /* See to it that the transaction which this root names is applied. 1: it is. 0: the root has moved on. -1: broken bytes. */
-static inline int mp_finish(mp_store *store, uint64_t root) {
+static __attribute__((noinline)) int mp_finish(mp_store *store, uint64_t root) {
     uint64_t version = mp_version(root), owner = mp_owner(root);
     if (owner >= store->client_count)
         return -1;
@@ -218,13 +220,12 @@ static inline int mp_begin(mp_store *store, mp_transaction *t) {
             if (state == 0)
                 continue;
             store->finished = root;
-        }
-        if (root != store->left)
             store->left_word = MP_NOWHERE; /* somebody has begun since, and so has written it */
-        store->polite = 0;
+        }
+        if (store->polite)
+            store->polite = 0;
         t->root = root;
-        t->version = mp_version(root);
-        t->gate_before = t->gate = gate;
+        t->gate = gate;
         t->count = t->broken = 0;
         return 0;
     }
@@ -242,10 +243,10 @@ static inline uint64_t mp_sequence(mp_store *store, mp_transaction *t, uint64_t 
         t->broken = 1;
         return 0;
     }
-    return word == store->left_word ? t->version : MP_LOAD(&store->words[word].sequence);
+    return word == store->left_word ? mp_version(t->root) : MP_LOAD(&store->words[word].sequence);
 }
 
-static inline uint64_t mp_read(mp_store *store, mp_transaction *t, uint64_t word) {
+static inline __attribute__((always_inline)) uint64_t mp_read(mp_store *store, mp_transaction *t, uint64_t word) {
     for (uint64_t i = 0; i < t->count; i++)
         if (t->entry[i].word == word)
             return t->entry[i].value;
@@ -255,12 +256,12 @@ static inline uint64_t mp_read(mp_store *store, mp_transaction *t, uint64_t word
     }
     if (word == store->left_word)
         return store->left_value;
-    if (MP_LOAD(&store->words[word].sequence) > t->version) /* claim C: later than this transaction's moment */
+    if (MP_LOAD(&store->words[word].sequence) > mp_version(t->root)) /* claim C: later than this transaction's moment */
         t->broken = 1;
     return MP_LOAD(&store->words[word].value);
 }
 
-static inline void mp_write(mp_store *store, mp_transaction *t, uint64_t word, uint64_t value) {
+static inline __attribute__((always_inline)) void mp_write(mp_store *store, mp_transaction *t, uint64_t word, uint64_t value) {
     uint64_t i = 0;
     while (i < t->count && t->entry[i].word != word)
         i++;
@@ -274,7 +275,7 @@ static inline void mp_write(mp_store *store, mp_transaction *t, uint64_t word, u
         t->count++;
 }
 
-static inline void mp_was_overtaken(mp_store *store) {
+static __attribute__((noinline)) void mp_was_overtaken(mp_store *store) {
     store->retries++;
     if (++store->lost < MP_PATIENCE)
         mp_pause(30);
@@ -289,38 +290,36 @@ static inline int mp_write_left(mp_store *store, mp_transaction *t) {
             return 0;
     uint64_t word = store->left_word;
     store->left_word = MP_NOWHERE;
-    return mp_apply(store, word, store->left_value, t->version);
+    return mp_apply(store, word, store->left_value, mp_version(t->root));
 }
 
-/* Whether the word of this transaction is left to the next one who begins. Not where others take their turns, who would have
-   to write it; nor if the gate stays as it was: words that are looked at without a transaction are changed so (anew.py). */
-static inline int mp_is_left(mp_store *store, mp_transaction *t) {
-    return t->count == 1 && t->gate != t->gate_before && mp_owner(t->root) == store->me;
-}
-
-/* Put it in force. 1: it has happened. 0: overtaken, nothing has happened; begin again. -1: broken bytes. */
-static inline int mp_commit(mp_store *store, mp_transaction *t) {
-    uint64_t version = t->version + 1, count = t->count;
+/* `mp_commit` of so many words. In locals: behind each write to shared memory a compiler would read them anew. */
+static inline __attribute__((always_inline)) int mp_commit_words(mp_store *store, mp_transaction *t, uint64_t gate,
+                                                                 uint64_t count) {
+    uint64_t before = t->root, gate_before = t->gate, version = mp_version(before) + 1, me = store->me;
     if (t->broken || version > MP_VERSION_MAX)
         return -1;
     if (store->left_word != MP_NOWHERE && mp_write_left(store, t) < 0)
         return -1;
-    uint64_t spare = mp_owner(t->root) == store->me ? !mp_buffer(t->root) : 0; /* claim A */
-    mp_intent *intent = &store->clients[store->me].intent[spare];
+    int follows_own = mp_owner(before) == me;
+    uint64_t spare = follows_own ? !mp_buffer(before) : 0; /* claim A */
+    mp_intent *intent = &store->clients[me].intent[spare];
+    mp_word *place = store->root;
     MP_FENCE_RELEASE();
     MP_NOTE(&intent->count, count);
     for (uint64_t i = 0; i < count; i++) {
         MP_NOTE(&intent->entry[i].word, t->entry[i].word);
         MP_NOTE(&intent->entry[i].value, t->entry[i].value);
     }
-    uint64_t root = mp_root(version, store->me, spare);
-    if (!mp_swap(store->root, t->root, t->gate_before, root, t->gate)) {
+    uint64_t root = mp_root(version, me, spare);
+    if (!mp_swap(place, before, gate_before, root, gate)) {
         mp_was_overtaken(store);
         return 0;
     }
-    /* Here it has happened. Whoever begins next would do the rest. */
-    if (mp_is_left(store, t)) {
-        store->left = root;
+    /* Here it has happened. Whoever begins next would do the rest, and a single word is left to him. Not where others take
+       their turns, who would have to write it; nor if the gate stays as it was: words that are looked at without a
+       transaction are changed so (anew.py). */
+    if (count == 1 && gate != gate_before && follows_own) {
         store->left_word = t->entry[0].word;
         store->left_value = t->entry[0].value;
     } else {
@@ -337,6 +336,15 @@ static inline int mp_commit(mp_store *store, mp_transaction *t) {
         store->lost = 0;
     }
     return 1;
+}
+
+static __attribute__((noinline)) int mp_commit_many(mp_store *store, mp_transaction *t, uint64_t gate) {
+    return mp_commit_words(store, t, gate, t->count);
+}
+
+/* Put it in force, with this gate. 1: it has happened. 0: overtaken, nothing has happened; begin again. -1: broken bytes. */
+static inline int mp_commit(mp_store *store, mp_transaction *t, uint64_t gate) {
+    return t->count == 1 ? mp_commit_words(store, t, gate, 1) : mp_commit_many(store, t, gate);
 }
 
 #endif

@@ -27,6 +27,11 @@ class Transaction(Protocol):
     # Of the transaction under way.
     gate: int
     broken: bool
+    # Whether nobody but this client has committed since it has looked at its own word, TARGETS and BARE_LIST, and it has not
+    # changed them: then it is live still, and the two words are `known_targets` and `known_bare_list`.
+    is_known: bool
+    known_targets: int
+    known_bare_list: int
     # What a decision answers beside its outcome. Good until the next begin.
     slot: int
     place: int

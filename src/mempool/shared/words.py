@@ -291,3 +291,11 @@ def make_addressed(client: cython.ulonglong, offerer: cython.ulonglong) -> cytho
 @cython.exceptval(check=False)
 def offerer_of(slot: cython.ulonglong) -> cython.ulonglong:
     return slot >> 20 & 0x7FFFFFFFFFF
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def may_be_made(targets: cython.ulonglong, bare_list: cython.ulonglong) -> cython.bint:
+    """Whether there is a bare slot, and the limit allows it memory."""
+    return first_bare(bare_list) != NO_SLOT and made_of(bare_list) < limit_of(targets)
