@@ -3,7 +3,9 @@
 The main scene: 16 threads share 4 elements and hold each for 1 ms. At best 4 elements serve 4000 holders a second, and each
 thread has its turn every 16 / 4 = 4 ms. A thread that sleeps for 1 ms comes back later than that, with or without a pool.
 Linux is asked not to add to that (by default it may let a sleeper lie 50 us longer, to save power); how much is lost to the
-rest, says the row "nothing": as many threads as there are elements, which sleep and share nothing.
+rest, says the row "nothing": as many threads as there are elements, which sleep and share nothing. That changes from hour
+to hour, 0.94 to 0.98 of the ideal on one machine, so what is demanded of the pool is a share of it: 0.97, which was 0.95 of
+the ideal when threads that only sleep had 0.98.
 
 Where an element is held for sleep(0), threads sleep as Linux lets them by default, and, in a row of its own, exactly. Then a
 queue's thread is back before the system has woken another one, and takes its own element again and again; a line cannot. The
@@ -237,11 +239,11 @@ def main_scene(*, quick: bool) -> Iterator[Row]:
             yield row_of(GROUP, f"{name}: throughput", ideal, shares, note=why)
             continue
         ours = name == POOL
-        target = Target(0.95, at_most=False) if ours else None
         point = Point(name, 0.0, statistics.median(shares), "throughput, as a share of the ideal")
-        yield row_of(GROUP, f"{name}: throughput", ideal, shares, target=target, point=point)
+        yield row_of(GROUP, f"{name}: throughput", ideal, shares, point=point)
         controlled = [c.a_second / control.a_second for c, control in zip(seen, crowds[NOTHING], strict=True)]
-        yield row_of(GROUP, f"{name}: throughput", f"{MAIN.elements} threads that only sleep", controlled)
+        target = Target(0.97, at_most=False) if ours else None
+        yield row_of(GROUP, f"{name}: throughput", f"{MAIN.elements} threads that only sleep", controlled, target=target)
         longest = [c.wait_longest / MAIN.turn for c in seen]
         point = Point(name, 0.0, statistics.median(longest), "longest wait, in turns of 4 ms")
         yield row_of(GROUP, f"{name}: longest wait", turn, longest, target=Target(1.5) if ours else None, point=point)
