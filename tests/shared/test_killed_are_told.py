@@ -189,3 +189,40 @@ def test_a_callback_that_ends_the_thread_ends_no_later_look(pool_path: Path) -> 
         wait_until(lambda turn=turn: len(ended) > turn)  # told last, when the waiter has been served
         ended[-1].join()
         assert len(ended) == turn + 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_callback_that_ends_the_thread_leaves_nobody_alone(pool_path: Path) -> None:
+    """Who waited already when the callback ended the thread waited in vain for what the next killed process had."""
+    ended: list[threading.Thread] = []
+    served: list[int] = []
+
+    def leave(_reclaimed: Reclaimed) -> None:
+        ended.append(threading.current_thread())
+        sys.exit()
+
+    def take() -> None:
+        held = pool.alloc_many(3, timeout=30)
+        served.append(len(held))
+        wait_until(lambda: len(served) == 2)
+        pool.free_many(held)
+
+    pool = make(pool_path, on_reclaim=leave)
+    with child(hold(pool_path)) as first, child(hold(pool_path)) as second:
+        for holder in (first, second):
+            for _ in range(3):
+                holder.hear()
+        waiters = [threading.Thread(target=take) for _ in range(2)]
+        for waiter in waiters:
+            waiter.start()
+        wait_until(lambda: pool.waiting == 2)
+        assert first.end(signal.SIGKILL) == -signal.SIGKILL
+        wait_until(lambda: len(ended) == 1)
+        ended[0].join()
+        assert second.end(signal.SIGKILL) == -signal.SIGKILL
+        for waiter in waiters:
+            waiter.join(60)
+    wait_until(lambda: len(ended) == 2)
+    ended[1].join()
+    assert served == [3, 3]
+    pool.close()

@@ -13,6 +13,7 @@ import signal
 import socket
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine:
 from shared_children import Parent, child, is_locked
 
 from mempool.errors import PoolTimeout
+from mempool.shared import clients
 from mempool.shared.layout import MAGIC
 from mempool.shared.pool import SharedPool
+from mempool.testing import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 
@@ -214,3 +217,61 @@ def test_a_loop_is_told_through_nobody_elses_socket(pool_path: Path) -> None:
             os.close(number)
         here.close()
         assert there.recv(100) == b""
+
+
+def test_who_lost_its_lock_takes_it_again_though_another_one_has_it_for_a_moment(pool_path: Path) -> None:
+    """That one just looks whether it lives. It went on without a lock to its end: for who does not see it, it was dead."""
+    pool = make(pool_path)
+    client = pool._engine.client
+    looker = os.open(pool_path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        with lost(of(pool), nothing):
+            assert clients.lock(looker, client.number)
+            assert pool.reclaim() == 0
+            clients.unlock(looker, client.number)
+            assert pool.reclaim() == 0
+            assert clients.is_locked(looker, client.number)
+            pool.close()
+    finally:
+        os.close(looker)
+
+
+def _pidfds() -> set[int]:
+    found = set()
+    for number in descriptors():
+        with contextlib.suppress(OSError):
+            if "\nPid:" in Path(f"/proc/self/fdinfo/{number}").read_text():
+                found.add(number)
+    return found
+
+
+@each_use
+def test_who_watches_processes_closes_nothing_of_a_stranger(pool_path: Path, strangers: Strangers) -> None:
+    """It closed what had the number of a pidfd by then: a log, a connection. Or it ended with a traceback."""
+    if not hasattr(os, "pidfd_open"):
+        pytest.skip("no pidfd here")
+    pool = make(pool_path)
+    with child(hold(pool_path)) as holder:
+        holder.hear()
+        before = _pidfds()
+        waiter = threading.Thread(target=lambda: pool.free(pool.alloc(timeout=60)))
+        waiter.start()
+        wait_until(lambda: _pidfds() - before)
+        with lost(list(_pidfds() - before), strangers):
+            assert holder.end(signal.SIGKILL) == -signal.SIGKILL
+            waiter.join(60)
+            wait_until(lambda: not any("watcher" in thread.name for thread in threading.enumerate()))
+    pool.close()
+
+
+@each_use
+def test_a_door_that_is_lost_closes_nothing_of_a_stranger(pool_path: Path, strangers: Strangers) -> None:
+    """A child that was forked in C may close all that it does not know before it looks at the pool."""
+    pool = make(pool_path)
+    loop = asyncio.new_event_loop()
+    door = pool._engine._doors.of(loop)
+    assert door is not None
+    with lost([door._socket.number], strangers):
+        pool._engine._doors.close_inherited()
+    loop.close()
+    pool.close()

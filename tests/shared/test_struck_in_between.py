@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
+import itertools
 import os
 import resource
 import signal
@@ -22,8 +24,9 @@ from shared_children import Parent, child
 from single_steps import SINGLESTEP, TRACEME, libc, may_trace
 
 import mempool
-from mempool.errors import LineFull, PoolClosed
+from mempool.errors import LineFull, PoolClosed, PoolTimeout
 from mempool.shared import clients
+from mempool.shared.doors import FIRST, Door
 from mempool.shared.engine import SharedEngine
 from mempool.shared.errors import ClientGone
 from mempool.shared.layout import ROOT
@@ -72,6 +75,153 @@ def before_each_opcode(function: str, strike: Callable[[int], object]) -> Iterat
     finally:
         sys.settrace(before)
         gc.enable()
+
+
+@contextmanager
+def struck_before_line(number: int, strike: Callable[[], object], *files: str) -> Iterator[None]:
+    """Another thread does this before that line of these files that is run here."""
+    lines = 0
+
+    def trace(frame: Any, event: str, _argument: object) -> Any:
+        nonlocal lines
+        if event == "line" and frame.f_code.co_filename.endswith(files):
+            lines += 1
+            if lines == number:
+                thread = threading.Thread(target=strike, daemon=True)
+                thread.start()
+                thread.join(60)
+        return trace
+
+    before = sys.gettrace()
+    gc.disable()  # the end of a pool that was garbage before runs the same functions
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+        gc.enable()
+
+
+def test_who_leaves_while_another_thread_attaches_keeps_no_descriptor(pool_path: Path) -> None:
+    """It failed, because what it ran over had changed, and kept its descriptors, and by one of them its lock, to its end."""
+    pool = make(pool_path)
+    for number in itertools.count(1):
+        more: list[SharedPool] = []
+        leaving = attach(pool_path)
+        client = leaving._engine.client
+        descriptors = client._lock, client._file
+        with struck_before_line(
+            number, lambda more=more: more.append(attach(pool_path)), "engine.py", "weakref.py", "weakrefset.py"
+        ):
+            client.detach()
+        if not more:
+            break
+        theirs = {more[0]._engine.client._lock, more[0]._engine.client._file}
+        for descriptor in {*descriptors} - theirs:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(descriptor)
+        leaving.close()
+        more[0].close()
+    assert number > 5
+    leaving.close()
+    pool.close()
+
+
+def test_two_loops_that_get_their_doors_at_once_do_not_disturb_each_other(pool_path: Path) -> None:
+    """An alloc_async in one thread had raised RuntimeError, because a loop of another thread had just got its door."""
+    pool = make(pool_path)
+    doors = pool._engine._doors
+    for number in itertools.count(1):
+        loops: list[asyncio.AbstractEventLoop] = []
+
+        def get_a_door(loops: list[asyncio.AbstractEventLoop] = loops) -> None:
+            loops.append(asyncio.new_event_loop())
+            assert doors.of(loops[-1]) is not None
+
+        get_a_door()
+        get_a_door()
+        with struck_before_line(number, get_a_door, "doors.py", "weakref.py"):
+            get_a_door()
+        for loop in loops:
+            loop.close()
+        if len(loops) == 3:
+            break
+        assert len(loops) == 4, number
+    assert number > 5
+    pool.close()
+
+
+def test_a_door_that_is_interrupted_while_it_opens_is_read_by_no_loop(pool_path: Path) -> None:
+    """Its socket was closed, and the loop read on at a number that is soon another's."""
+    pool = make(pool_path)
+    tx = pool._engine._tx
+
+    def interrupt_before(line: int) -> Callable[..., Any]:
+        def trace(frame: Any, event: str, _argument: object) -> Any:
+            nonlocal seen
+            if frame.f_code is not Door.__init__.__code__:
+                return None
+            if event == "line":
+                seen += 1
+                if seen == line:
+                    raise KeyboardInterrupt
+            return trace
+
+        seen = 0
+        return trace
+
+    async def open_it() -> int:
+        loop: Any = asyncio.get_running_loop()
+        read = set(loop._selector.get_map())
+        for line in itertools.count(1):
+            before = sys.gettrace()
+            sys.settrace(interrupt_before(line))
+            try:
+                Door(tx, loop, FIRST + line)
+                return line
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(before)
+            gc.collect()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert set(loop._selector.get_map()) == read, line
+        raise AssertionError
+
+    assert asyncio.run(open_it()) > 5
+    pool.close()
+
+
+def test_a_child_that_is_forked_in_a_wait_is_told_that_its_place_is_gone(
+    pool_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told that the interpreter was ending, where it had used the pool before it looked for its place."""
+    pool = make(pool_path)
+    held = pool.alloc()
+    poll = PoolEngine.poll
+    forked: list[int] = []
+
+    def fork_first(engine: PoolEngine, *arguments: Any) -> float:
+        if not forked:
+            forked.append(os.fork())
+            if forked[0] == 0:
+                pool.stats()
+        return poll(engine, *arguments)
+
+    monkeypatch.setattr(PoolEngine, "poll", fork_first)
+    status = 70
+    try:
+        with pytest.raises((PoolTimeout, ClientGone)) as raised:
+            pool.alloc(timeout=0.05)
+        status = 0 if raised.type is ClientGone else 1
+    finally:
+        if forked == [0]:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(forked[0], 0)[1]) == 0
+    assert status == 1
+    pool.free(held)
+    pool.close()
 
 
 def test_who_closes_while_an_alloc_is_under_way_leaves_it_without_an_element(

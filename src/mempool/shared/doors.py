@@ -29,17 +29,21 @@ FIRST = 2
 
 
 class _Socket:
-    """A descriptor, closed with the last reference to it."""
+    """A descriptor, closed with the last reference to it unless it is a stranger's by now: see mp_descriptor, system.h."""
+
+    number: int = -1
 
     def __init__(self, number: int) -> None:
-        self.number = number
         self.pid: int = os.getpid()
+        self._inode: int = os.fstat(number).st_ino
+        self.number = number
 
     def close(self) -> None:
         """May be done again."""
         number, self.number = self.number, -1
-        if number >= 0:
-            os.close(number)
+        with contextlib.suppress(OSError):
+            if number >= 0 and os.fstat(number).st_ino == self._inode:
+                os.close(number)
 
     __del__ = close
 
@@ -55,10 +59,11 @@ class Door:
         self.number = number
         self.served: dict[int, Ticket] = {}  # who stands at which place
         self._socket: _Socket = _Socket(descriptor)
-        loop.add_reader(descriptor, functools.partial(answer, weakref.ref(self)))
         # No method `__del__`: of a door in a cycle of garbage, the collector may end the socket first, and clears the weak
         # reference to the loop, though the loop is alive. The loop would read on at a number that is soon another's.
+        # And before it reads: an interrupt between the two would leave it so as well.
         weakref.finalize(self, _leave, weakref.ref(loop), self._socket).atexit = False
+        loop.add_reader(descriptor, functools.partial(answer, weakref.ref(self)))
 
     def expect(self, ticket: Ticket) -> None:
         """Whoever serves this ticket, which stands in the line, tells this door."""
@@ -106,8 +111,11 @@ class Doors:
             return self._doors[loop]
         except KeyError:
             pass
-        for other in list(self._doors):
-            if other.is_closed():
+        # Not over the loops themselves: that runs in Python, and fails where another thread's loop gets a door meanwhile.
+        # See test_two_loops_that_get_their_doors_at_once_do_not_disturb_each_other.
+        for reference in self._doors.keyrefs():
+            other = reference()
+            if other is not None and other.is_closed():
                 self._doors.pop(other, None)
         door: Door | None = None
         with contextlib.suppress(OSError, NotImplementedError):

@@ -128,7 +128,16 @@ class ClientInfo:
     """It was proven dead, and is being reaped."""
 
 
-_engines: weakref.WeakSet[SharedEngine] = weakref.WeakSet()
+# By identity, and not a WeakSet: that is run over in Python, and fails where another thread attaches or leaves meanwhile.
+_engines: weakref.WeakValueDictionary[int, SharedEngine] = weakref.WeakValueDictionary()
+
+
+def _engines_here() -> list[SharedEngine]:
+    """All of this process, whatever its other threads do meanwhile.
+
+    See test_who_leaves_while_another_thread_attaches_keeps_no_descriptor.
+    """
+    return [engine for reference in _engines.valuerefs() if (engine := reference()) is not None]
 
 
 class SharedEngine:
@@ -152,6 +161,7 @@ class SharedEngine:
         self._reaping = native.RLock()
         # An open file of its own, because locks belong to open files. -1: none.
         self._lock = -1
+        self._has_locked = False
         self._tx = Transaction(map_file(file, path, layout), f"shared pool {self.name!r}", layout.offsets(), nonce)
         self._mapped_as = locks.mapped_as(self._tx.base)
         self._waiters: dict[int, Ticket] = {}  # by place: those with a waker
@@ -222,7 +232,7 @@ class SharedEngine:
         except BaseException:
             os.close(file)
             raise
-        _engines.add(engine)
+        _engines[id(engine)] = engine
         try:
             engine._become_client()
         except BaseException:
@@ -286,14 +296,18 @@ class SharedEngine:
 
     def _see_locks(self) -> bool:
         """Whether it can be seen who holds a lock; where a daemon has closed its descriptors, it opens and locks anew."""
-        if _is_still(self._lock, self._identity):
-            return True
-        try:
-            self._open()
-        except OSError:
-            return False  # its name is gone, or it has as many descriptors as it may: then the second key alone tells
-        self._tx.know_file(self._lock)
-        locks.lock(self._lock, self._tx.me)  # who has it just looks whether this process lives, and lets go of it
+        if not _is_still(self._lock, self._identity):
+            self._has_locked = False
+            try:
+                self._open()
+            except OSError:
+                return False  # its name is gone, or it has as many descriptors as it may: then the second key alone tells
+            self._tx.know_file(self._lock)
+        if not self._has_locked:
+            # Who has it just looks whether this process lives, and lets go of it: it is to be had at the next look. By the
+            # lock alone do those of other pid namespaces know that this one lives. See
+            # test_who_lost_its_lock_takes_it_again_though_another_one_has_it_for_a_moment.
+            self._has_locked = locks.lock(self._lock, self._tx.me)
         return True
 
     def _find_number(self) -> None:
@@ -307,6 +321,7 @@ class SharedEngine:
             if state != words.ABSENT:  # it takes a dead one's place, and returns what that had
                 self.reaped = Reclaimed([had(self._tx, number, epoch, record[0])])
             here = self._here
+            self._has_locked = True
             self._tx.attach(number, self._lock, here.pid, here.started, here.pid_namespace, self.quarantines)
             return
         raise LineFull(
@@ -640,7 +655,7 @@ class SharedEngine:
         """
         if self._mapped_as is None or process != self._here:
             return locks.still_maps(process, self._mapped_as, self._here)
-        mine = [it for it in list(_engines) if it._pid == self._pid and it._identity == self._identity and it._lock >= 0]
+        mine = [it for it in _engines_here() if it._pid == self._pid and it._identity == self._identity and it._lock >= 0]
         bases = [it._tx.base for it in mine]
         size = self.layout.file_bytes
         return any(it._tx.me == number for it in mine) or not all(
@@ -716,7 +731,7 @@ def _detach(tx: Transaction, descriptors: list[int], identity: tuple[int, int]) 
     if tx.is_of_this_process():
         with contextlib.suppress(PoolCorrupt, ClientGone):
             tx.detach()
-        others = {number for it in list(_engines) if it._tx is not tx for number in (it._file, it._lock)}
+        others = {number for it in _engines_here() if it._tx is not tx for number in (it._file, it._lock)}
         for descriptor in descriptors:
             if descriptor not in others and _is_still(descriptor, identity):
                 locks.unlock_all(descriptor)
@@ -724,7 +739,7 @@ def _detach(tx: Transaction, descriptors: list[int], identity: tuple[int, int]) 
 
 
 def _close_inherited() -> None:
-    for engine in list(_engines):
+    for engine in _engines_here():
         engine._drop_inherited()
 
 

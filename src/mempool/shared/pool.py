@@ -14,6 +14,7 @@ from mempool.buffer import Buffer, fit
 from mempool.errors import PoolClosed, StaleToken
 from mempool.lease import adopt
 from mempool.shared import killed, listing, passing
+from mempool.shared.errors import ClientGone
 from mempool.shared.killed import Reclaimed
 from mempool.shared.passing import Token
 from mempool.sizes import compared, parse_size
@@ -148,6 +149,14 @@ class SharedPool(BasePool[Buffer]):
 
     def _prepare(self, engine: PoolEngine) -> None:
         """Before anything is taken or made."""
+
+    def _unserved(self, ticket: Any) -> Exception:
+        if ticket.has_lost_its_place:
+            return ClientGone(
+                f"{self._called()}: this call has lost its place in the line: its process was forked meanwhile, or was "
+                "taken for dead; call again"
+            )
+        return super()._unserved(ticket)
 
     def _slots(self, reserve: int, keep: int | None, limit: int | None, slots: int | None) -> int:
         if slots is not None:

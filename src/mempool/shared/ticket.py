@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mempool.engine import Waker
+from mempool.engine import WITHDRAWN, Waker
 from mempool.shared._engine import Ticket as Owning
 
 #: Seconds: when the head of the line asks for memory by itself for the first time.
@@ -37,6 +37,11 @@ class Ticket(Owning):
     def count(self) -> int:
         """Its elements end here."""
         return len(self.elements)
+
+    @property
+    def has_lost_its_place(self) -> bool:
+        """Whether it stands in the line no more though nobody has served it: it is a parent's, or was taken for dead."""
+        return self.state == WITHDRAWN
 
     def wake(self) -> None:
         """Have its caller look."""

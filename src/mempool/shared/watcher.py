@@ -7,10 +7,12 @@ another pid namespace, one that called exec, one that came since the last look.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import select
 import weakref
+from pathlib import Path
 from typing import Any
 
 from mempool import native
@@ -80,4 +82,15 @@ def _forget(watched: dict[Client, int], client: Client, poller: Any) -> None:
     descriptor, watched[client] = watched[client], -1
     if descriptor >= 0:
         poller.unregister(descriptor)
-        os.close(descriptor)
+        if _is_of_a_process(descriptor):
+            os.close(descriptor)
+
+
+def _is_of_a_process(descriptor: int) -> bool:
+    """Whether it is a pidfd still: a daemon closes all that it does not know, and the number is soon a stranger's.
+
+    Its inode would not tell: before Linux 6.9 all pidfds have one, with other kinds of files.
+    """
+    with contextlib.suppress(OSError):
+        return b"\nPid:" in Path(f"/proc/self/fdinfo/{descriptor}").read_bytes()
+    return False
