@@ -106,18 +106,18 @@ def steering(busy: Program) -> Iterator[Server]:
 # -- who may look
 
 
-@pytest.mark.parametrize("path", ["/", "/data"])
-def test_a_name_that_was_made_to_point_here_is_refused(server: Server, path: str) -> None:
+def test_a_name_that_was_made_to_point_here_is_refused(server: Server) -> None:
     """DNS rebinding: the browser believes that this is evil.example, and sends that as the Host."""
-    assert server.ask(path, Host=f"evil.example:{server.port}")[0] == 403
-    assert server.ask(path, Host="127.0.0.1")[0] == 403
-    assert server.ask(path, Host=f"localhost:{server.port}")[0] == 200
+    for path in ("/", "/data"):
+        assert server.ask(path, Host=f"evil.example:{server.port}")[0] == 403, path
+        assert server.ask(path, Host="127.0.0.1")[0] == 403, path
+        assert server.ask(path, Host=f"localhost:{server.port}")[0] == 200, path
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1", "http://127.0.0.1:1"])
-def test_a_page_of_another_site_is_refused(server: Server, origin: str) -> None:
-    assert server.ask("/data", Origin=origin)[0] == 403
-    assert server.ask("/data", Origin=f"http://127.0.0.1:{server.port}")[0] == 200
+def test_a_page_of_another_site_is_refused(server: Server) -> None:
+    for origin in ("http://evil.example", "null", "https://127.0.0.1", "http://127.0.0.1:1"):
+        assert server.ask("/data", Origin=origin)[0] == 403, origin
+        assert server.ask("/data", Origin=f"http://127.0.0.1:{server.port}")[0] == 200
 
 
 def test_figures_need_the_token_and_the_page_does_not_tell_it(server: Server) -> None:
