@@ -79,7 +79,11 @@ def of_another_caller(name: str, of_one: list[pytest.Item], run: int) -> set[pyt
 
 
 def not_in_the_sample(items: list[pytest.Item], run: int) -> set[pytest.Item]:
-    """Of each test marked `sample(n)`, all but each n'th of its parameters, and in another run other ones."""
+    """Of each test marked `sample(n)`, all but each n'th of its parameters, and in another run other ones.
+
+    The first is the first one, or with `drawn` one that the test's name decides: tests that have few parameters in common,
+    of which each has one, have all of them together.
+    """
     tests: dict[str, list[pytest.Item]] = collections.defaultdict(list)
     for item in items:
         tests[item.nodeid.partition("[")[0]].append(item)
@@ -88,7 +92,7 @@ def not_in_the_sample(items: list[pytest.Item], run: int) -> set[pytest.Item]:
         left_out |= of_another_caller(name, of_one, run)
         mark = of_one[0].get_closest_marker("sample")
         every = mark.args[0] if mark else SAMPLED.get(getattr(of_one[0], "originalname", ""), 1)
-        first = run * (every // 2) % len(of_one)
+        first = run * (every // 2) % len(of_one) + (zlib.crc32(name.encode()) if mark and mark.kwargs.get("drawn") else 0)
         left_out.update(item for number, item in enumerate(of_one) if number % every != first % every)
     return left_out
 

@@ -426,8 +426,9 @@ def test_under_greenlets_it_is_a_thread_of_the_systems(library: str) -> None:
 
 
 @pytest.mark.long_on_both
-@pytest.mark.parametrize("library", PATCHES)
+@pytest.mark.sample(2)  # of six: each library, and each lock
 @pytest.mark.parametrize("whose", ["SERVICE", "kept", "followed"])
+@pytest.mark.parametrize("library", PATCHES)
 def test_what_was_made_before_the_patching_goes_on_after_it(library: str, whose: str) -> None:
     """eventlet put a greenlet's lock in the place of ours, and the thread that waited for it hung for good."""
     before = """
@@ -450,8 +451,9 @@ def test_what_was_made_before_the_patching_goes_on_after_it(library: str, whose:
     assert patched(library, before, after) == "2\n"
 
 
-@pytest.mark.parametrize("library", PATCHES)
+@pytest.mark.sample(2)  # of six: each library, and each thread
 @pytest.mark.parametrize("thread", ["upkeep, its last job over", "upkeep, the interpreter ends", "watch"])
+@pytest.mark.parametrize("library", PATCHES)
 def test_a_thread_that_began_before_the_patching_ends_without_a_word(library: str, thread: str) -> None:
     """`threading`, which knew it no more, said so on stderr; at the interpreter's end that aborted the process at times."""
     if importlib.util.find_spec(library) is None:

@@ -87,7 +87,8 @@ def scene(library: str, order: str, script: str, timeout: float = 90) -> str:
     return ended.stdout
 
 
-#: Each library and each order, in each run the other two; in `make long` all four.
+#: Each library and each order. In one run a test has one of the four, which its name decides, and in the run of the other
+#: core the one that differs in both. In `make long` all four.
 both = pytest.mark.parametrize(
     ("library", "order"),
     [
@@ -100,7 +101,7 @@ both = pytest.mark.parametrize(
 
 
 @both
-@pytest.mark.sample(2)
+@pytest.mark.sample(4, drawn=True)
 def test_a_greenlet_that_waits_lets_the_one_go_on_that_holds(library: str, order: str) -> None:
     """The simple case: one element, two greenlets, each sleeps while it holds. The order is that of arrival."""
     said = scene(
@@ -123,7 +124,7 @@ def test_a_greenlet_that_waits_lets_the_one_go_on_that_holds(library: str, order
 
 
 @both
-@pytest.mark.sample(2)
+@pytest.mark.sample(4, drawn=True)
 def test_a_native_thread_and_a_greenlet_wake_each_other(library: str, order: str) -> None:
     """The hub sleeps without a timer of ours, in its second place in the line; a thread's free reaches it, and back."""
     scene(
@@ -155,7 +156,7 @@ def test_a_native_thread_and_a_greenlet_wake_each_other(library: str, order: str
 
 
 @both
-@pytest.mark.sample(2)
+@pytest.mark.sample(4, drawn=True)
 def test_a_standing_line_of_greenlets_and_threads_is_served_in_order(library: str, order: str) -> None:
     """Greenlets and native threads join one at a time; then each free serves the one that came first."""
     said = scene(
@@ -187,7 +188,7 @@ def test_a_standing_line_of_greenlets_and_threads_is_served_in_order(library: st
 
 
 @both
-@pytest.mark.sample(2)
+@pytest.mark.sample(4, drawn=True)
 def test_timeouts_of_the_pool_and_of_the_library_and_kills_lose_nothing(library: str, order: str) -> None:
     """Each ends a wait in the line, from the hub; whoever stood behind is served; the main greenlet waits, too."""
     scene(
@@ -285,7 +286,7 @@ def test_a_hundred_greenlets_and_four_threads_on_two_buffers_with_kills_lose_not
 
 
 @both
-@pytest.mark.sample(2)
+@pytest.mark.sample(4, drawn=True)
 def test_who_holds_and_who_waits_is_a_greenlet(library: str, order: str) -> None:
     """Two greenlets of one thread are two holders: a circle of two is a deadlock, and one that holds both ends is none."""
     scene(
@@ -316,7 +317,7 @@ def test_who_holds_and_who_waits_is_a_greenlet(library: str, order: str) -> None
 
 
 @both
-@pytest.mark.sample(2)
+@pytest.mark.sample(4, drawn=True)
 def test_greenlets_of_a_thread_that_ends_lose_their_places_and_no_element(library: str, order: str) -> None:
     """A native thread with a hub of its own ends while two of its greenlets stand in the line: the next is served."""
     scene(
@@ -343,7 +344,7 @@ def test_greenlets_of_a_thread_that_ends_lose_their_places_and_no_element(librar
 
 
 @both
-@pytest.mark.sample(2)
+@pytest.mark.sample(4, drawn=True)
 def test_a_caller_in_the_hub_itself_and_a_thread_without_a_hub_wait_as_threads(library: str, order: str) -> None:
     """Neither has a hub to switch to; a native thread serves both."""
     scene(
@@ -454,7 +455,7 @@ def test_after_a_fork_a_new_hub_of_eventlet_serves_the_child(order: str) -> None
 
 
 @both
-@pytest.mark.sample(2)
+@pytest.mark.sample(4, drawn=True)
 def test_a_process_ends_while_a_thread_and_greenlets_wait(library: str, order: str) -> None:
     """Nobody will ever serve them: neither keeps the interpreter from ending."""
     said = scene(

@@ -87,6 +87,7 @@ def make(path: Path, **options: Any) -> SharedPool:
     return SharedPool(path.name, size=4096, reserve=1, limit=1, folder=path.parent, **options)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("order", ["mempool first", "patched first"])
 def test_who_looks_around_for_greenlets_stops_none(pool_path: Path, library: str, order: str) -> None:
     """It was a greenlet, and slept at the bell without giving way: the whole process stood still, for ever."""

@@ -30,6 +30,7 @@ def program(library: str, *lines: str) -> Program:
 
 
 @both
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("patched", ["before it is published", "after"])
 def test_whoever_steers_is_answered_though_no_greenlet_gives_way(folder: Path, library: str, patched: str) -> None:
     """What answered was a greenlet: others held it up under gevent, and eventlet left it no `poll`: it failed for ever."""
