@@ -89,6 +89,7 @@ def shown(many_files: Path) -> subprocess.CompletedProcess[str]:
 # -- the main job ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long_on_both
 def test_files_fail_without_a_pool_and_none_fails_with_one_or_with_a_queue(tree: Path, tmp_path: Path) -> None:
     """The same files under the same limit beside the same ballast; the pool's reserve is resized meanwhile."""
     told = demo(tree, "--json", tmp_path / "figures.json")
@@ -411,6 +412,7 @@ def outcome(**changes: object) -> Outcome:
     return Outcome(**told)  # type: ignore[arg-type]
 
 
+@pytest.mark.long_on_both
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [

@@ -59,6 +59,7 @@ def test_it_shows_the_machine_and_what_it_gives() -> None:
     assert "1 MiB at level resident can be had" in said
 
 
+@pytest.mark.long_on_both
 def test_the_command_runs_on_this_machine(tmp_path: Path) -> None:
     """As a user calls it, with a file of figures that says the same."""
     file = tmp_path / "doctor.json"
@@ -83,6 +84,7 @@ def test_the_figures_are_the_kernels(tmp_path: Path) -> None:
     assert (found["rlimit_memlock"], found["rlimit_memlock_hard"]) == levels.rlimit("RLIMIT_MEMLOCK")
 
 
+@pytest.mark.long_on_both
 def test_figures_on_the_standard_output_are_all_there_is_on_it() -> None:
     """What is for a person goes to the other."""
     command = [sys.executable, "-m", "mempool", "doctor", "--json", "-"]

@@ -137,6 +137,7 @@ def test_a_call_leaves_nothing_behind(name: str) -> None:
     assert not run(CALLS[name], ROUNDS) or run_alone(name, ROUNDS) == {}
 
 
+@pytest.mark.long_on_both
 def test_a_process_of_its_own_finds_what_is_left_behind() -> None:
     """And nothing else: what is planted there is seen, and the call without it leaves nothing."""
     planted = """
@@ -150,11 +151,13 @@ CALLS["leak"] = Prepared(leak)
     assert "blocks" in run_alone("leak", 200, planted)
 
 
+@pytest.mark.long_on_both
 def test_what_only_a_collection_frees_is_not_left_behind() -> None:
     """Pools are closed whose source is in a cycle with its own method."""
     assert run_alone("buffers_poisoned_close", ROUNDS) == {}
 
 
+@pytest.mark.long_on_both
 @pytest.mark.parametrize("leaks", ["an object", "a reference to the pool", "a reference to None"])
 def test_what_is_left_behind_is_found(leaks: str) -> None:
     """The count sees one object or one reference per call."""

@@ -378,6 +378,7 @@ def test_a_cache_spills_when_memory_is_out_and_survives_by_its_reserve(large_tre
     assert len(lines) == warm + cold == len(blocks)
 
 
+@pytest.mark.long_on_both
 @linux
 def test_without_a_reserve_the_same_cache_dies(large_tree: Path, tmp_path: Path) -> None:
     """It needs memory to free memory, and has none: so the reserve is what the test above shows."""
@@ -408,6 +409,7 @@ def test_a_block_that_changed_on_the_disk_is_not_handed_out(tree: Path, tmp_path
 # -- resize_on_signal
 
 
+@pytest.mark.long_on_both
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signals here")
 def test_a_signal_resizes_the_worker_while_it_works(tree: Path) -> None:
     """Twice up, once down, between the lines that it is fed; every checksum is right, and nothing is left behind."""
@@ -438,6 +440,7 @@ def batches(paths: list[Path], n: int) -> list[list[Path]]:
     return [paths[i * size : (i + 1) * size] for i in range(n)]
 
 
+@pytest.mark.long_on_both
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signals here")
 def test_a_file_that_is_not_there_is_a_line_and_not_the_end(tree: Path) -> None:
     """The worker goes on with the next."""
@@ -484,6 +487,7 @@ def test_a_block_is_exported_whole_by_either_library(library: str, monkeypatch: 
     assert_at_rest(pool)
 
 
+@pytest.mark.long_on_both
 def test_samples_run_as_a_script(tmp_path: Path) -> None:
     """A line per block, and a file beside the first."""
     pytest.importorskip("numpy")

@@ -45,6 +45,7 @@ def test_the_core_knows_no_engine() -> None:
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.long_on_both
 @given(st.lists(targets(), min_size=1, max_size=5), st.data())
 def test_the_order_and_number_of_orders_make_no_difference(wanted: list[Targets], data: st.DataObject) -> None:
     """Idempotent and commutative: whatever comes twice, or late, a member ends where the plain history ends."""
@@ -59,6 +60,7 @@ def test_the_order_and_number_of_orders_make_no_difference(wanted: list[Targets]
     assert shuffled.outcome() is plain.outcome() is Outcome.APPLIED
 
 
+@pytest.mark.long_on_both
 @given(st.lists(st.tuples(st.integers(1, 6), targets()), max_size=12))
 def test_a_member_never_goes_back(orders: list[tuple[int, Targets]]) -> None:
     """Whatever comes, conflicts, too, the revision does not fall, and what it stands for is what the pool has."""
@@ -324,6 +326,7 @@ HISTORY = [
 ]
 
 
+@pytest.mark.long_on_both
 @pytest.mark.parametrize("last", range(1, 6))
 @pytest.mark.parametrize("shuffled", [*itertools.permutations(range(4)), *itertools.permutations(range(5))][::5])
 def test_a_pool_that_is_removed_and_made_anew_ends_the_same_in_any_order(shuffled: Any, last: int) -> None:

@@ -199,6 +199,7 @@ def hold_all(name: str) -> None:
     threading.Event().wait()
 
 
+@pytest.mark.long_on_both
 def test_what_a_killed_process_held_comes_back_with_the_next_heartbeat(two: tuple[Node, Node]) -> None:
     """Nobody waits for it, and nobody asks: `reconcile` looks."""
     node, _ = two
@@ -261,6 +262,7 @@ def is_stopped(pid: int | None) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
+@pytest.mark.long_on_both
 def test_a_node_that_is_stopped_in_the_lock_holds_the_others_up_for_a_bounded_time(
     two: tuple[Node, Node], folder: Path, tmp_path: Path
 ) -> None:
@@ -299,6 +301,7 @@ def test_a_node_that_is_stopped_in_the_lock_holds_the_others_up_for_a_bounded_ti
         assert late.why("frames") == ""
 
 
+@pytest.mark.long_on_both
 def test_a_node_that_is_stopped_in_the_lock_may_be_killed_and_the_others_go_on(
     two: tuple[Node, Node], folder: Path, tmp_path: Path
 ) -> None:

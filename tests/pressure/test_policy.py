@@ -126,6 +126,7 @@ def test_a_minute_of_calm_comes_before_each_step_up(machine: Machine) -> None:
     assert followed.keeps() == [80, 100]
 
 
+@pytest.mark.long_on_both
 def test_growth_goes_to_nine_tenths_of_what_hurt_and_then_one_by_one(machine: Machine) -> None:
     """The last tenth is tried an element an hour; after four hours what hurt is forgotten."""
     followed = Followed(machine)
@@ -173,6 +174,7 @@ def test_flapping_that_leaves_more_than_a_minute_is_given_up_after_one_reversal(
         assert followed.reversals() <= 1, calm
 
 
+@pytest.mark.long_on_both
 @pytest.mark.sample(5)
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_makes_few_steps(machine: Machine, seed: int) -> None:

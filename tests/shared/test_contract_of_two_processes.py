@@ -27,6 +27,8 @@ from mempool.engine import Snapshot
 from mempool.testing import ScriptedSource, wait_until
 from mempool.testing.contract import PoolContract
 
+pytestmark = pytest.mark.long_on_both
+
 #: What is a process' own, and not told to the others; and why.
 OTHERWISE_TOGETHER: dict[str, str] = {
     "a process leaves memory alone that lacked when it asked; another one asks for itself": (

@@ -93,6 +93,7 @@ def at_each_line(functions: tuple[Any, ...], act: Callable[[], Any], check: Call
         number += 1
 
 
+@pytest.mark.long_on_both
 def test_a_child_forked_while_another_thread_attaches_keeps_no_lock(pool_path: Path) -> None:
     """The parent was killed, and what it had was nobody's until its child ended: who waited for it waited as long."""
     pool = make(pool_path)
@@ -110,6 +111,7 @@ def test_a_child_forked_while_another_thread_attaches_keeps_no_lock(pool_path: P
     assert at_each_line(functions, attach, is_seen_to_die) > 10
 
 
+@pytest.mark.long_on_both
 def test_a_child_forked_while_another_thread_leaves_keeps_no_lock(pool_path: Path) -> None:
     """Its number could not be used by anybody else until the child ended; as many as there are, and nobody could attach."""
     pool = make(pool_path)
@@ -123,6 +125,7 @@ def test_a_child_forked_while_another_thread_leaves_keeps_no_lock(pool_path: Pat
     assert at_each_line((SharedEngine.detach, engine._detach), attach_and_leave, is_free) > 5
 
 
+@pytest.mark.long_on_both
 def test_a_child_forked_while_a_file_is_made_anew_keeps_no_lock(pool_path: Path) -> None:
     """All numbers were taken then, and whoever came was told that so many processes used the pool."""
     SharedEngine.create(pool_path, size=4096, slots=1, reserve=0, clients=4).detach()

@@ -224,6 +224,7 @@ def overwork(small: Path, number: int) -> Iterator[int]:
         assert process.end() == -signal.SIGKILL
 
 
+@pytest.mark.long_on_both
 @pytest.mark.parametrize("turn", range(3))
 def test_where_there_is_no_room_all_are_killed_at_once_and_the_next_one_works(small: Path, turn: int) -> None:
     """By one kill of their group. The next has each byte there is; then the file has the memory of its promise alone."""
@@ -272,6 +273,7 @@ def command(small: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.long_on_both
 def test_a_pool_is_repaired_where_there_is_no_room_for_another(small: Path) -> None:
     """Its elements' memory goes first: nobody has any of it. Then the reserve is had again."""
     shared(small, limit=8).close()
@@ -289,6 +291,7 @@ def test_a_pool_is_repaired_where_there_is_no_room_for_another(small: Path) -> N
     assert sorted(entry.name for entry in small.parent.iterdir()) == ["others", "pool"]
 
 
+@pytest.mark.long_on_both
 def test_where_not_even_its_words_have_room_a_repair_says_so_and_can_be_done_later(small: Path) -> None:
     """A MemoryError that names the way out; the old file is as it was."""
     shared(small, reserve=0, limit=8).close()
@@ -306,6 +309,7 @@ def test_where_not_even_its_words_have_room_a_repair_says_so_and_can_be_done_lat
     assert repair.examine(small).wrong == ()
 
 
+@pytest.mark.long_on_both
 def test_a_repair_that_finds_no_room_hands_out_nothing_without_memory(small: Path) -> None:
     """It has given the elements' memory back by then, and that was not enough: a write to one would be a SIGBUS."""
     shared(small, size=4096, limit=8).close()
@@ -330,6 +334,7 @@ while (buf := pool.try_alloc()) is not None:
     assert repair.examine(small).targets == (4, 8, 8)
 
 
+@pytest.mark.long_on_both
 def test_whoever_comes_to_a_full_file_system_has_the_reserve(small: Path) -> None:
     """Attaching, taking, and what commands do need no room; growing says how much there is none for."""
     pool = shared(small, limit=8)

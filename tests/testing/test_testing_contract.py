@@ -47,6 +47,7 @@ def the_one_error(result: pytest.RunResult) -> str:
     return result.stdout.str()
 
 
+@pytest.mark.long_on_both
 def test_a_pool_that_lacks_something_is_told_all_of_it_once(pytester: pytest.Pytester) -> None:
     """The first test of a class names what the pool has not, and the others are skipped."""
     told = the_one_error(
@@ -128,6 +129,7 @@ class TestHasty(GuaranteeContract):
     assert re.search(r"it does not wait: alloc\(timeout=3\) .* was over at once, with PoolTimeout\(", told)
 
 
+@pytest.mark.long_on_both
 @pytest.mark.parametrize(
     ("alloc", "told"),
     [

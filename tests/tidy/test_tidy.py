@@ -112,6 +112,7 @@ def untyped(definition: Definition) -> list[str]:
 # -- what is promised -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda part: part)
 def test_a_public_name_has_a_docstring(module: str, name: str) -> None:
     """A name in `__all__` is a promise: it, and each public method of it, says what it means."""
@@ -136,6 +137,7 @@ def test_a_public_name_has_a_docstring(module: str, name: str) -> None:
         assert said_below or said_beside, f"{where}.{name}: a constant says what it is in a string below it or after '#:'"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda part: part)
 def test_a_public_name_has_types(module: str, name: str) -> None:
     """Each argument and result of a public function or method is annotated."""

@@ -160,6 +160,7 @@ print(watch.is_published(), sum(len(process.pools) for process in watch.processe
 """
 
 
+@pytest.mark.long_on_both
 @pytest.mark.parametrize(
     ("options", "steer", "told", "shown"),
     [
@@ -250,6 +251,7 @@ def test_a_pool_is_named_in_a_command_as_it_is_shown(name: str, folder: Path) ->
         pool.resize(reserve=1)
 
 
+@pytest.mark.long_on_both
 def test_no_terminal_and_no_scrape_is_led_astray_by_a_name(folder: Path) -> None:
     watch.publish()
     pools = [Pool(Objects(object), 1, name=name) for name in ODD]

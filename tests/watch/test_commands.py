@@ -77,6 +77,7 @@ def test_the_json_of_ls_keeps_its_schema(folder: Path) -> None:
     assert entry["element_bytes"] == 1024
 
 
+@pytest.mark.long_on_both
 def test_fifty_processes_are_listed_in_milliseconds_though_ten_are_stopped_and_one_holds_the_gil(folder: Path) -> None:
     """150 pools: three a process."""
     count = 50 if os.environ.get("MEMPOOL_LONG") == "1" else 12
@@ -171,6 +172,7 @@ def test_why_of_a_process_that_is_stopped_is_status_3_and_tells_its_figures(fold
         assert "does not answer within 0.2 s" in called("resize", "frames", "--reserve", "4", "--patience", "0.2", status=3)
 
 
+@pytest.mark.long_on_both
 def test_why_of_a_name_in_several_processes_tells_all_of_them(folder: Path) -> None:
     body = "mempool.watch.publish()\npool = Pool(Objects(object), 3, name='frames')\nready()"
     with Program(body) as one, Program(body) as other:

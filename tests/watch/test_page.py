@@ -259,6 +259,7 @@ process.join()
 }
 
 
+@pytest.mark.long_on_both
 @pytest.mark.parametrize("how", FORKS)
 def test_whatever_a_forked_child_does_the_parents_figures_are_the_parents(how: str, folder: Path) -> None:
     body = f"""
@@ -400,6 +401,7 @@ def test_a_process_of_another_pid_namespace_lives(folder: Path) -> None:
         process.wait()
 
 
+@pytest.mark.long_on_both
 def test_who_publishes_sweeps_the_pages_of_the_dead_and_nothing_else(folder: Path) -> None:
     program = Program("mempool.watch.publish()\npool = Pool(Objects(object), 1)\nready()")
     program.wait_ready()

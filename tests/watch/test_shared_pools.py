@@ -74,6 +74,7 @@ def test_they_are_looked_for_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> 
     assert shared_pools.folder() == str(listing.folder())
 
 
+@pytest.mark.long_on_both
 def test_top_resizes_a_shared_pool_and_says_why(shared: SharedEngine) -> None:
     """With the number that the user saw as what is expected; and the terminal is in use throughout."""
     with OnTerminal("-m", "mempool", "top", "--interval", "0.1") as terminal:
@@ -101,6 +102,7 @@ def test_top_resizes_a_shared_pool_and_says_why(shared: SharedEngine) -> None:
     assert len(shared.clients()) == 1, "top is gone again"
 
 
+@pytest.mark.long_on_both
 def test_top_stays_small_beside_a_shared_pool(shared: SharedEngine) -> None:
     """At most 16 MiB, with none of the pools' modules; also once it has asked why, and resized: both are done in a child.
 

@@ -208,6 +208,7 @@ def fail_each(by_hand: Server, request: bytes, monkeypatch: pytest.MonkeyPatch) 
     assert undisturbed(by_hand, b'{"verb": "hello"}\n').startswith(b'{"ok": true')
 
 
+@pytest.mark.long_on_both
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request[:30].decode().strip() or "no request")
 def test_an_interrupt_before_any_step_leaves_nothing_open_and_nobody_half_answered(folder: Path, request_: bytes) -> None:
     """The thread ends then, and closes what it has; `publish` again begins another."""
