@@ -217,6 +217,35 @@ def test_a_pool_that_has_nothing_out_ends_where_it_is_dropped(pool_path: Path) -
     assert len(watcher._engine.client.clients()) == 1
 
 
+class Keeper:
+    """Has a pool, which refers to it in turn: a cycle, for the collector."""
+
+    def __init__(self, path: Path) -> None:
+        self.pool = warm(make(path, on_reclaim=self.hear))
+
+    def hear(self, _reclaimed: object) -> None:
+        """What a pool has that tells of it."""
+
+
+def test_a_pool_in_a_cycle_ends_where_the_collector_finds_it_and_nothing_is_out(pool_path: Path) -> None:
+    """The finalizer of its file refers to its client, which nobody collects: that must not keep the engine as well."""
+    watcher = make(pool_path)
+    keeper = Keeper(pool_path)
+    engine = weakref.ref(keeper.pool._engine)
+    keeper.pool.free(keeper.pool.alloc())
+    buffer: Buffer | None = keeper.pool.alloc()
+    del keeper
+    gc.collect()
+    assert engine() is not None
+    assert watcher.stats().out == 1
+    with pytest.warns(ResourceWarning, match="dropped while it was out"):
+        buffer = None
+    assert buffer is None
+    gc.collect()
+    assert engine() is None
+    assert (watcher.stats().out, len(watcher._engine.client.clients())) == (0, 1)
+
+
 def test_what_another_process_sets_is_obeyed_by_the_next_quick_call(pool_path: Path) -> None:
     """What is promised, and what there is room for, is read anew where another client has committed."""
     other = make(pool_path)

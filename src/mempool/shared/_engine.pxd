@@ -3,13 +3,19 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
+cdef extern from "Python.h":
+    ctypedef struct PyObject
+    void Py_INCREF(PyObject *thing) noexcept
+    void Py_DECREF(PyObject *thing) noexcept
+
 
 cdef class Region
 
 cdef class QuickClient:
     cdef void **blocks  # by slot: its Block, not owned; NULL: not leased here yet
-    cdef object keeps  # the engine, which must live while anything is out, and lives while there is a quick way; or None
-    cdef bint has_quick_way
+    # The engine, owned, while anything is out; else NULL, or no collector could tell that a cycle through a pool is garbage:
+    # the finalizer of its file refers to this client. No object, as the quick way would count references to None as well.
+    cdef PyObject *keeps
     cdef readonly int64_t out  # how many slots users of this process have
     cdef public bint may_take, may_give  # the quick way is open
     cdef uint64_t got_lease  # of what `take_quickly` got
@@ -31,10 +37,11 @@ cdef class Region:
     cdef readonly object view
 
 
-cdef inline void go_out(QuickClient self, Region region, uint64_t lease, object keeps):
+cdef inline void go_out(QuickClient self, Region region, uint64_t lease, PyObject *keeps):
     """A user has this slot from now on. keeps: what must live until it is back."""
     if region.lease == 0:
-        if self.out == 0:
+        if self.out == 0 and self.keeps == NULL:
+            Py_INCREF(keeps)
             self.keeps = keeps
         self.out += 1
     region.lease = lease
@@ -45,10 +52,13 @@ cdef inline void come_back(QuickClient self, Region region):
     if region.lease != 0:
         region.lease = 0
         self.out -= 1
-        let_go(self)
+        if self.out == 0:
+            let_go(self)
 
 
 cdef inline void let_go(QuickClient self):
-    """Nothing must live on where nothing is out. With a quick way that is its pool's affair: it would cost each pair dear."""
-    if self.out == 0 and not self.has_quick_way:
-        self.keeps = None
+    """Nothing is out."""
+    cdef PyObject *keeps = self.keeps
+    if keeps != NULL:
+        self.keeps = NULL
+        Py_DECREF(keeps)

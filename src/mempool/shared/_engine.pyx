@@ -840,7 +840,7 @@ cdef class Transaction(QuickClient):
     cdef int lend_here(self, Region region, Handle handle, keeps) except -1:
         if run_look_at_slot(self, handle.slot) != GOT or self.value != handle.lease:
             raise self.gone()
-        go_out(self, region, handle.lease, keeps)
+        go_out(self, region, handle.lease, <PyObject *>keeps)
         return 0
 
     cdef object foreign(self, Handle handle):

@@ -8,7 +8,7 @@ Python code, so no thread and no finalizer sees it otherwise.
 
 from mempool._core.fast_path cimport Quick
 from mempool.buffer cimport DEAD, LIVE, Block, Buffer, blank_handle
-from mempool.shared._engine cimport QuickClient, Region, let_go
+from mempool.shared._engine cimport Py_DECREF, Py_INCREF, PyObject, QuickClient, Region
 
 from libc.stdint cimport int64_t
 
@@ -48,7 +48,6 @@ def check_out(QuickClient tx not None, ticket, keeps):
 
 
 @cython.final
-@cython.no_gc_clear  # __dealloc__ needs `tx`; a cycle through it is broken elsewhere, as the pool that has it can be cleared
 cdef class SharedQuick(Quick):
     cdef QuickClient tx
     cdef object engine, owner
@@ -56,20 +55,13 @@ cdef class SharedQuick(Quick):
     cdef int served
 
     def __init__(self, engine, QuickClient tx not None, owner not None):
-        """engine: kept alive while this is, and then while anything is out. owner: whose the buffers are."""
+        """engine: kept alive while anything is out. owner: whose the buffers are."""
         self.engine = engine
         self.tx = tx
         self.owner = owner
         self.served = SERVED
-        tx.keeps = engine
-        tx.has_quick_way = True
         for number in range(BUCKETS):
             self.buckets[number] = WAIT_BUCKETS[number]
-
-    def __dealloc__(self):
-        if self.tx is not None:
-            self.tx.has_quick_way = False
-            let_go(self.tx)
 
     # No name for what is only read, and no function that is given an object: each would cost a pair of reference counts.
 
@@ -81,6 +73,9 @@ cdef class SharedQuick(Quick):
             return None
         buffer.block = <Block>block
         if (<Region>buffer.block.region).lease == 0:  # as go_out
+            if self.tx.out == 0 and self.tx.keeps == NULL:
+                self.tx.keeps = <PyObject *>self.engine
+                Py_INCREF(self.tx.keeps)
             self.tx.out += 1
         (<Region>buffer.block.region).lease = self.tx.got_lease
         buffer.state = LIVE
@@ -100,6 +95,9 @@ cdef class SharedQuick(Quick):
         (<Buffer>element).state = DEAD
         (<Region>(<Buffer>element).block.region).lease = 0  # as come_back
         self.tx.out -= 1
+        if self.tx.out == 0 and self.tx.keeps != NULL:
+            Py_DECREF(self.tx.keeps)  # not the last: this object has one
+            self.tx.keeps = NULL
         return True
 
     cdef bint leave(self, ticket, place, Py_ssize_t outcome, double seconds) except? -1:
