@@ -246,7 +246,8 @@ def not_from_spare(s: Snapshot) -> int:
     return s.from_source + s.from_reserve + s.from_line
 
 
-_kept: weakref.WeakSet[Upkeep] = weakref.WeakSet()
+# By identity, and not a WeakSet: that is run over in Python, and fails where another thread adds one meanwhile.
+_kept: weakref.WeakValueDictionary[int, Upkeep] = weakref.WeakValueDictionary()
 
 
 def upkeep(
@@ -286,7 +287,8 @@ def upkeep(
         pool._seconds(what, seconds)
     if not every:
         raise ValueError(f"{called}: every is a number of seconds above 0, not {every!r}")
-    if any(other._pool() is pool and not other.is_over for other in list(_kept)):
+    others = [other for reference in _kept.valuerefs() if (other := reference()) is not None]
+    if any(other._pool() is pool and not other.is_over for other in others):
         raise ValueError(f"{called}: it is looked after already; close that upkeep first")
     kept = Upkeep(
         pool,
@@ -298,7 +300,7 @@ def upkeep(
         clock=SYSTEM_CLOCK if clock is None else clock,
         call=call,
     )
-    _kept.add(kept)
+    _kept[id(kept)] = kept
     if thread:
         SERVICE.add(kept)
     return kept

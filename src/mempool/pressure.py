@@ -392,7 +392,8 @@ def element_size(pool: BasePool[Any]) -> int | None:
     return source.size if isinstance(source, Buffers) else None
 
 
-_followers: weakref.WeakSet[Pressure] = weakref.WeakSet()
+# By identity, and not a WeakSet: that is run over in Python, and fails where another thread adds one meanwhile.
+_followers: weakref.WeakValueDictionary[int, Pressure] = weakref.WeakValueDictionary()
 
 
 def follow(
@@ -439,7 +440,8 @@ def follow(
         raise ValueError(
             f"{called}: keep is never below the reserve of {now.reserve}; a range up to {keep[1]} moves nothing"
         )
-    if any(other._pool() is pool and not other.is_over for other in list(_followers)):
+    others = [other for reference in _followers.valuerefs() if (other := reference()) is not None]
+    if any(other._pool() is pool and not other.is_over for other in others):
         raise ValueError(f"{called}: memory pressure is followed already; close that follower first")
     pressure = Pressure(
         pool,
@@ -452,7 +454,7 @@ def follow(
     )
     if not pressure.is_following:
         log.warning("pool %r: memory pressure is not followed: %s", pool.name, pressure.source)
-    _followers.add(pressure)
+    _followers[id(pressure)] = pressure
     if thread:
         SERVICE.add(pressure)
     return pressure
