@@ -58,7 +58,7 @@ help:
 	@echo "make fuzz-shared SECONDS=300 of a fuzzer guided by coverage, over all that reads the file of a SharedPool"
 	@echo "make soak-shared SECONDS=1800 of processes that do everything with a SharedPool, and are killed and stopped"
 	@echo "make mutate   plant bugs and see that the tests catch them"
-	@echo "make memcheck buffers, leases and the table of outstanding elements under valgrind"
+	@echo "make memcheck buffers, leases, threads that wait, forks and shared pools under valgrind: ARGS=shared for those alone"
 	@echo "make docs     build the documentation"
 	@echo "make site-check looks at it in Chromium, as wide as a telephone and as a laptop"
 	@echo "make clean    remove what the others made"
@@ -252,7 +252,7 @@ ci:
 
 # Needs valgrind (Debian: apt-get install valgrind).
 memcheck: $(STAMPS)/mempool $(STAMPS)/extra-test
-	$(PY) -m verification.memcheck
+	$(PY) -m verification.memcheck $(ARGS)
 
 docs: $(STAMPS)/mempool $(STAMPS)/extra-docs
 	$(BIN)/mkdocs build --strict

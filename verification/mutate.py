@@ -58,9 +58,7 @@ STATE = TREE / "build" / "mutants"
 NOT_RECORDED = {"docs", "tidy"}
 NOT_RECORDED |= {"test_interrupts.py", "test_leaks.py", "test_out_of_memory.py", "test_stress.py"}
 #: Folders of the package that have mutants, beside the package's own files.
-MUTATED = ("_core", "adapters", "cli", "export", "fleet", "local", "sources", "watch")
-#: Of a folder, only this: its other decisions are tried by verification/shared_bugs.py.
-ALSO_MUTATED = tuple(f"shared/{name}.py" for name in ("decisions", "engine", "membership", "operations", "pool_engine"))
+MUTATED = ("_core", "adapters", "cli", "export", "fleet", "local", "shared", "sources", "testing", "watch")
 #: Not tried: `==` for `is`, and back. They differ where a type says what its equals are, and for numbers beyond 256, which
 #: hardly a test of a pool has; which of the two is right is a linter's business.
 SAME = ("Eq_Is", "Is_Eq", "NotEq_IsNot", "IsNot_NotEq")
@@ -80,7 +78,7 @@ def modules() -> list[Path]:
     package = Path("src/mempool")
     folders = [package, *(package / name for name in MUTATED)]
     paths = [path for folder in folders for path in sorted(folder.glob("*.py")) if not path.name.startswith("__")]
-    return [*(path for path in paths if path.name != "_cython.py"), *(package / name for name in ALSO_MUTATED)]
+    return [path for path in paths if path.name != "_cython.py"]
 
 
 Spans = list[tuple[tuple[int, int], tuple[int, int]]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,53 @@ def test_whoever_looks_looks_into_the_same_folder(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.delenv("MEMPOOL_SHARED_FOLDER", raising=False)
     assert shared_pools.folder() == str(listing.folder())
+
+
+def test_what_is_out_is_what_exists_and_is_not_spare(listed: Path) -> None:
+    """Two of four are out, one of five, and so on: no two figures are mistaken for each other."""
+    with SharedPool("pool", size=5000, reserve=4, keep=8, folder=listed.parent) as pool:
+        held = []
+        for out in range(1, 5):
+            held.append(pool.alloc_reserved())
+            figures = listing.glance.glance("pool")[0]
+            assert (figures.spare, figures.out) == (4 - out, out)
+        pool.free_many(held)
+
+
+def test_only_the_folder_of_all_pools_is_made(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For this user alone. One that a program names and that is not there is a mistake, and is told."""
+    monkeypatch.setenv("MEMPOOL_SHARED_FOLDER", str(listed.with_name("missing")))
+    with SharedPool("pool", size=5000, reserve=1):
+        assert listed.with_name("missing").stat().st_mode & 0o777 == 0o700
+    with pytest.raises(FileNotFoundError):
+        SharedPool("pool", size=5000, reserve=1, folder=listed.with_name("other"))
+    assert not listed.with_name("other").exists()
+
+
+@pytest.mark.parametrize("slots", [8, 1000])
+def test_a_limit_is_told_where_it_is_less_than_there_are_addresses(listed: Path, slots: int) -> None:
+    """As many as the file has addresses for is no limit, whatever number that is."""
+    with SharedPool("pool", size=5000, reserve=1, limit=slots, slots=slots, folder=listed.parent) as pool:
+        assert listing.glance.glance("pool")[0].limit is None
+        pool.resize(limit=slots - 1)
+        assert listing.glance.glance("pool")[0].limit == slots - 1
+
+
+def test_what_the_first_in_line_has_gathered_is_spare_still(listed: Path) -> None:
+    """Nobody has it before that one has all it wants."""
+    engine = SharedEngine.create(listed, size=5000, slots=4, reserve=1, keep=2, limit=3)
+    held = [engine.take(), engine.take(), engine.take()]
+    ticket = engine.ticket(3)
+    engine.enqueue(ticket)
+    for number in (1, 2):
+        handle = held.pop()
+        assert handle is not None
+        engine.give([handle])
+        figures = listing.glance.glance("pool")[0]
+        assert (figures.spare, figures.out, figures.waiting) == (number, 3 - number, 1)
+    seen = listing.look("pool")
+    for part, name in ((seen, "name"), (seen.users[0], "pid"), (seen.line[0], "gathered")):
+        with pytest.raises(FrozenInstanceError):  # it is what was seen
+            setattr(part, name, None)
+    engine.cancel(ticket)
+    engine.detach()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import select
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine:
 
 import mempool
 from mempool.pressure import follow
+from mempool.shared import clients, watcher, words
 from mempool.shared.pool import SharedPool
 from mempool.testing import ManualClock
 
@@ -48,3 +52,44 @@ def test_a_shared_pool_is_refilled_and_trimmed(pool_path: Path) -> None:
             kept.look()
         assert (pool.spare, pool.keep) == (4, 64)
         assert pool.guarantee().held
+
+
+def test_who_may_not_be_looked_into_is_taken_for_alive(pool_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its elements are not another's before its end is certain. One that has no maps any more has ended."""
+    read_bytes, here, failures = Path.read_bytes, clients.this_process(), [PermissionError(), FileNotFoundError()]
+
+    def read(path: Path) -> bytes:
+        if path.name == "maps":
+            raise failures[0]
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    assert clients.still_maps(here, b"00:00 0", here)
+    failures.reverse()
+    assert not clients.still_maps(here, b"00:00 0", here)
+
+
+class OneOther:
+    """An engine's client beside which there is one other: this process, and in the pid namespace that it tells."""
+
+    number = 0
+    layout = SimpleNamespace(clients=2)
+
+    def __init__(self, namespace: int) -> None:
+        self._here = clients.Process(os.getpid(), 0, 1000)
+        self._tx = self
+        self._namespace = namespace
+
+    def look_at_client(self, _number: int) -> tuple[int, int, int, int, int]:
+        return words.LIVE, 7, os.getpid(), 0, self._namespace
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the kernel tells of no end")
+def test_only_a_process_whose_number_means_something_here_is_watched() -> None:
+    """One of another pid namespace has a number that is another's here: that one's end would say nothing."""
+    for namespace, is_watched in ((1000, True), (1001, False), (999, False)):
+        poller, watched = select.poll(), dict[tuple[int, int], int]()
+        watcher._look(OneOther(namespace), watched, poller)
+        assert list(watched) == [(1, 7)]
+        assert (watched[1, 7] >= 0) is is_watched
+        watcher._forget(watched, (1, 7), poller)

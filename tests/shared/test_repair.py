@@ -197,3 +197,20 @@ def test_whatever_was_written_a_repaired_pool_works(pool_path: Path) -> None:
         assert repair.examine(pool_path).wrong == ()
         is_as_new(pool_path, found.targets)
     assert mended > 10
+
+
+def test_who_uses_a_pool_and_looks_at_it_is_not_one_that_was_killed(pool_path: Path) -> None:
+    """It is no other process that maps the file, and its lock says that it lives."""
+    with SharedPool("pool", size=5000, reserve=1, folder=pool_path.parent):
+        assert repair.examine(pool_path).killed == ()
+
+
+def test_a_file_has_its_name_until_another_one_takes_it(pool_path: Path) -> None:
+    """Whichever of the two was there first."""
+    paths = [pool_path.with_name("one"), pool_path.with_name("other")]
+    files = [os.open(path, os.O_RDWR | os.O_CREAT) for path in paths]
+    try:
+        assert [[anew._is_named(path, file) for file in files] for path in paths] == [[True, False], [False, True]]
+    finally:
+        for file in files:
+            os.close(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from shared_scenes import CHILD, Scene, give, join, leave, offer, resize, take
+from shared_scenes import CHILD, Scene, adopt, give, join, leave, offer, resize, take
 from simulated_pool import Memory, Process
 
 from mempool.shared import decisions, operations, words
@@ -104,6 +104,18 @@ def test_an_offer_is_looked_at_by_who_made_it() -> None:
         process.hook = comes_to_an_end
         assert operations.run_look_at_offer(process, token[0]) == outcome
         assert (process.value, process.place) == (token[1], words.ANYBODY)
+
+
+def test_what_is_addressed_is_adopted_by_nobody_else() -> None:
+    """Neither by one that came before its receiver, nor by one that came after."""
+    scene = Scene.make(0)
+    mine = take(scene.survivor)
+    assert mine
+    token = offer(scene.survivor, mine, scene.child)
+    assert token
+    for process in (scene.survivor, scene.third):
+        assert adopt(process, token) is None
+    assert adopt(scene.child, token)
 
 
 def comes_to_an_end(process: Process) -> None:

@@ -21,6 +21,7 @@ from mempool.testing import (
     wait_until_async,
 )
 from mempool.testing.contract.callers import KINDS
+from mempool.testing.waiting import wait_until_it_holds
 
 works, fails, raises, slow = Step
 SOON = 60
@@ -413,3 +414,18 @@ def test_waiting_in_vain_names_the_condition() -> None:
         wait_until(lambda: False, timeout=0)
     with pytest.raises(AssertionError, match=r"waited 0 s in vain .*test_testing_kit\.py:\d+"):
         asyncio.run(wait_until_async(lambda: False, timeout=0))
+
+
+def test_what_does_not_hold_yet_is_asked_until_it_does() -> None:
+    """And no longer; of what never does, the last failure is told, and nothing else is held back."""
+    asked = itertools.count(1)
+
+    def hold(number: int) -> None:
+        assert next(asked) >= number
+
+    wait_until_it_holds(lambda: hold(3), 60)
+    assert next(asked) == 4
+    with pytest.raises(AssertionError):
+        wait_until_it_holds(lambda: hold(1 << 60), 0)
+    with pytest.raises(ZeroDivisionError):
+        wait_until_it_holds(lambda: 1 / 0, 60)
