@@ -5,6 +5,7 @@ from mempool._core.mutex cimport WITHOUT_GIL, add, atomic_int, atomic_ssize, sto
 
 cdef extern from "Python.h":
     ctypedef struct PyObject
+    void Py_INCREF(PyObject *thing) noexcept
     void *type_of "Py_TYPE"(void *thing) noexcept
 
 cdef class Block:
@@ -68,6 +69,9 @@ cdef extern from *:
         _Py_NewReference(ended);
         return ended;
     }
+    static inline PyObject *mempool_given(PyObject *owned) {
+        return owned;
+    }
     """
     void set_end_of_exporters "mempool_set_end_of_exporters"(object type, void (*end)(PyObject *) noexcept) noexcept
     void dealloc_exporter "mempool_dealloc_exporter"(PyObject *exporter) noexcept
@@ -76,6 +80,8 @@ cdef extern from *:
     void finalize_buffer "mempool_finalize_buffer"(PyObject *buffer) noexcept
     bint has_weak_references "mempool_has_weak_references"(PyObject *self) noexcept
     object begin_anew "mempool_begin_anew"(PyObject *ended)
+    PyObject *begin_owned "mempool_begin_anew"(PyObject *ended)
+    object given "mempool_given"(PyObject *owned)  # and the reference with it
 
 
 # Handles that have ended and are as new, to be used again. Cython's own list of them (`freelist`) empties each and fills it
@@ -127,6 +133,21 @@ cdef inline Buffer blank_handle():
         return Buffer.__new__(Buffer)
     ended.count -= 1
     return <Buffer>begin_anew(ended.handles[ended.count])
+
+
+cdef inline PyObject *owned_handle() except NULL:
+    """`blank_handle`, with a reference that is the caller's, for `given`.
+
+    A name and its return count two references more. CPython 3.12 and later write half of a count and then read all of it,
+    for which the processor waits each time.
+    """
+    cdef Buffer made
+    if ended.count == 0:
+        made = Buffer.__new__(Buffer)
+        Py_INCREF(<PyObject *>made)
+        return <PyObject *>made
+    ended.count -= 1
+    return begin_owned(ended.handles[ended.count])
 
 
 cdef inline Buffer new_handle(Block block):

@@ -19,8 +19,8 @@ cdef class QuickClient:
     cdef readonly int64_t out  # how many slots users of this process have
     cdef public bint may_take, may_give  # the quick way is open
     cdef uint64_t got_lease  # of what `take_quickly` got
-    cdef void *take_quickly(self, bint may_populate) except? NULL
-    cdef bint give_quickly(self, uint64_t slot, uint64_t lease) except -1
+    cdef void *take_quickly(self, bint may_populate) noexcept
+    cdef bint give_quickly(self, uint64_t slot, uint64_t lease) noexcept
     cdef bint has_served(self, ticket)
     cdef int64_t slot_of(self, ticket, Py_ssize_t number) except -2
     cdef int lend_of(self, ticket, Py_ssize_t number, Region region, keeps) except -1
@@ -40,7 +40,7 @@ cdef class Region:
 cdef inline void go_out(QuickClient self, Region region, uint64_t lease, PyObject *keeps):
     """A user has this slot from now on. keeps: what must live until it is back."""
     if region.lease == 0:
-        if self.out == 0 and self.keeps == NULL:
+        if self.keeps == NULL:
             Py_INCREF(keeps)
             self.keeps = keeps
         self.out += 1

@@ -385,11 +385,11 @@ cdef class QuickClient:
     def __dealloc__(self):
         free(self.blocks)
 
-    cdef void *take_quickly(self, bint may_populate) except? NULL:
-        raise NotImplementedError
+    cdef void *take_quickly(self, bint may_populate) noexcept:
+        return NULL
 
-    cdef bint give_quickly(self, uint64_t slot, uint64_t lease) except -1:
-        raise NotImplementedError
+    cdef bint give_quickly(self, uint64_t slot, uint64_t lease) noexcept:
+        return False
 
     cdef bint has_served(self, ticket):
         raise NotImplementedError
@@ -931,60 +931,66 @@ cdef class Transaction(QuickClient):
             slot = self.slot
         return count
 
-    # -- the quick way: where it changes nothing, the slow way looks again, and says why
+    # -- the quick way: where it gives up, the slow way looks again, and says why
 
-    cdef inline int open(self) except -1:
-        """`begin`, where the mark was just looked at."""
+    cdef inline bint open(self) noexcept:
+        """`begin`, where the mark was just looked at. False: the slow way raises."""
         if mp_begin(&self.store, &self.t) < 0:
-            raise self.corrupt()
+            return False
         self.gate = self.t.gate
         self.broken = self.serves = 0
         self.is_known = self.t.root == self.known
-        return 0
+        return True
 
-    cdef inline bint commit(self) except -1:
-        """`finish`, where something changes, and what is known does not."""
-        if self.broken or self.t.broken:
-            return self.finish()  # raises, unless it was overtaken
-        cdef int state = mp_commit(&self.store, &self.t, self.gate)
+    cdef inline int commit(self) noexcept:
+        """`finish`, where something changes, and what is known does not. 1: in force. 0: overtaken. -1: the slow way raises."""
+        cdef int state = -1
+        if not self.broken and not self.t.broken:
+            state = mp_commit(&self.store, &self.t, self.gate)
+        elif not mp_is_current(&self.store, &self.t):
+            mp_was_overtaken(&self.store)
+            state = 0
         if state <= 0:
-            if state < 0 or self.store.lost > OVERTAKEN_MAX:
-                raise self.corrupt()
-            return False
+            return -1 if self.store.lost > OVERTAKEN_MAX else state
         self.known = self.store.finished
         if self.serves:
             self.wake_served()
-        return True
+        return 1
 
-    cdef void *take_quickly(self, bint may_populate) except? NULL:
+    cdef void *take_quickly(self, bint may_populate) noexcept:
         """The Block of a spare that it got, as `take` decides, of a slot that was leased here before: under `got_lease`.
 
-        NULL: nothing has happened. No Python code runs in here, and nothing of Python's is made.
+        NULL: go the slow way. No Python code runs in here, and nothing of Python's is made.
         """
+        cdef int state = 0
         if not self.may_take or self.mark[0] == 0:
             return NULL
-        while True:
-            self.open()
+        while state == 0:
+            if not self.open():
+                return NULL
             if take(self, may_populate) != GOT or self.slot >= self.slots or self.blocks[self.slot] == NULL:
                 return NULL
-            if self.commit():
-                break
+            state = self.commit()
+        if state < 0:
+            return NULL
         self.got_lease = mp_version(self.t.root) + 1
         self.count_one(<int>self.count, 1)
         return self.blocks[self.slot]
 
-    cdef bint give_quickly(self, uint64_t slot, uint64_t lease) except -1:
-        """Whether it is a spare again, or the first in line has it, as `give` decides. Nothing has happened otherwise."""
+    cdef bint give_quickly(self, uint64_t slot, uint64_t lease) noexcept:
+        """Whether it is a spare again, or the first in line has it, as `give` decides. False: go the slow way."""
         cdef uint64_t outcome
+        cdef int state = 0
         if not self.may_give or self.mark[0] == 0:
             return False
-        while True:
-            self.open()
+        while state == 0:
+            if not self.open():
+                return False
             outcome = give(self, slot, lease)
             if outcome != KEPT and outcome != GRANTED:
                 return False
-            if self.commit():
-                return True
+            state = self.commit()
+        return state > 0
 
     cdef bint has_served(self, ticket):
         """Whether this ticket was served and has left the line by that. False as well: it is no ticket of this client."""

@@ -7,7 +7,7 @@ Python code, so no thread and no finalizer sees it otherwise.
 """
 
 from mempool._core.fast_path cimport Quick
-from mempool.buffer cimport DEAD, LIVE, Block, Buffer, blank_handle
+from mempool.buffer cimport DEAD, LIVE, Block, Buffer, blank_handle, given, owned_handle
 from mempool.shared._engine cimport Py_DECREF, Py_INCREF, PyObject, QuickClient, Region
 
 from libc.stdint cimport int64_t
@@ -67,19 +67,20 @@ cdef class SharedQuick(Quick):
 
     cdef object take(self, bint at_last):
         # Made first: if there is no memory for it, nothing has been taken.
-        cdef Buffer buffer = blank_handle()
+        cdef PyObject *made = owned_handle()
         cdef void *block = self.tx.take_quickly(not at_last)
         if block == NULL:
+            Py_DECREF(made)
             return None
-        buffer.block = <Block>block
-        if (<Region>buffer.block.region).lease == 0:  # as go_out
-            if self.tx.out == 0 and self.tx.keeps == NULL:
+        (<Buffer>made).block = <Block>block
+        if (<Region>(<Block>block).region).lease == 0:  # as go_out
+            if self.tx.keeps == NULL:
                 self.tx.keeps = <PyObject *>self.engine
                 Py_INCREF(self.tx.keeps)
             self.tx.out += 1
-        (<Region>buffer.block.region).lease = self.tx.got_lease
-        buffer.state = LIVE
-        return buffer
+        (<Region>(<Block>block).region).lease = self.tx.got_lease
+        (<Buffer>made).state = LIVE
+        return given(made)
 
     cdef bint put(self, element) except? -1:
         if type(element) is not Buffer:

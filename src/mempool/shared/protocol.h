@@ -70,13 +70,14 @@ typedef struct {                 /* private to a process: where the shared parts
     uint64_t word_count, client_count, bell_count;
     uint64_t me;                 /* which client this is */
     uint64_t finished;           /* a root whose transaction is known to be applied, but for what this client has left */
-    uint64_t left_word, left_value; /* the word of that root, its own, that it left unwritten; or MP_NOWHERE */
+    uint64_t left_word;          /* the word of that root, its own, that it left unwritten; or MP_NOWHERE */
     uint64_t lost, polite;       /* commits lost in a row; whether it has just held back */
+    uint64_t left_value;         /* apart: two neighbours are written at once, which is slow across two cache lines */
     uint64_t retries, helped;    /* since it was attached: what collisions cost, for the figures */
 } mp_store;
 
 typedef struct {
-    uint64_t root, gate, count, broken; /* root, gate: as they were when it began */
+    uint64_t root, count, gate, broken; /* root, gate: as they were when it began. count and broken are apart, as above */
     struct { uint64_t word, value; } entry[MP_ENTRIES];
 } mp_transaction;
 
