@@ -25,12 +25,12 @@ ulonglong: TypeAlias = builtins.int
 double: TypeAlias = builtins.float
 bint: TypeAlias = builtins.bool
 void: TypeAlias = None
+NULL: Any = None
 
 if TYPE_CHECKING:  # these stand only in branches for C
     p_void: TypeAlias = Any
     p_char: TypeAlias = Any
     pp_void: TypeAlias = Any
-    NULL: Any
 
     class pointer(Generic[_T]):
         def __getattr__(self, name: str) -> Any: ...

@@ -69,9 +69,6 @@ cdef extern from *:
         _Py_NewReference(ended);
         return ended;
     }
-    static inline PyObject *mempool_given(PyObject *owned) {
-        return owned;
-    }
     """
     void set_end_of_exporters "mempool_set_end_of_exporters"(object type, void (*end)(PyObject *) noexcept) noexcept
     void dealloc_exporter "mempool_dealloc_exporter"(PyObject *exporter) noexcept
@@ -81,7 +78,6 @@ cdef extern from *:
     bint has_weak_references "mempool_has_weak_references"(PyObject *self) noexcept
     object begin_anew "mempool_begin_anew"(PyObject *ended)
     PyObject *begin_owned "mempool_begin_anew"(PyObject *ended)
-    object given "mempool_given"(PyObject *owned)  # and the reference with it
 
 
 # Handles that have ended and are as new, to be used again. Cython's own list of them (`freelist`) empties each and fills it
@@ -136,7 +132,7 @@ cdef inline Buffer blank_handle():
 
 
 cdef inline PyObject *owned_handle() except NULL:
-    """`blank_handle`, with a reference that is the caller's, for `given`.
+    """`blank_handle`, as a bare pointer, which owns it.
 
     A name and its return count two references more. CPython 3.12 and later write half of a count and then read all of it,
     for which the processor waits each time.

@@ -14,15 +14,16 @@ from mempool._core.decisions cimport Decisions
 from mempool._core.outstanding cimport Outstanding
 from mempool._core.queueing cimport Queueing
 from mempool._core.mutex cimport WITHOUT_GIL, hold_mutex, release_mutex
-from mempool.buffer cimport DEAD, LIVE, Buffer, adopt_block, new_handle, successor_of, enforce, is_buffer, revoke_unnamed
+from mempool.buffer cimport DEAD, LIVE, Buffer, adopt_block, enforce, is_buffer, new_handle, owned_handle, revoke_unnamed, successor_of
 
 cdef extern from "Python.h":
     ctypedef struct PyObject
+    void Py_DECREF(PyObject *thing) noexcept
 
 cdef str DEFAULT
 
 cdef class Quick:
-    cdef object take(self, bint at_last)
+    cdef void *take(self, bint at_last) except? NULL
     cdef bint put(self, element) except? -1
     cdef bint leave(self, ticket, place, Py_ssize_t outcome, double seconds) except? -1
 
@@ -59,6 +60,11 @@ cdef extern from *:
     static inline void mempool_place(void *slots, Py_ssize_t i, void *element) {
         Py_DECREF(Py_None);
         Py_INCREF(element);
+        PyList_SET_ITEM((PyObject *)slots, i, (PyObject *)element);
+    }
+    /* The same of a bare pointer that owns it. */
+    static inline void mempool_place_owned(void *slots, Py_ssize_t i, void *element) {
+        Py_DECREF(Py_None);
         PyList_SET_ITEM((PyObject *)slots, i, (PyObject *)element);
     }
     /* What a bare pointer owns, as an object that owns it. */
@@ -100,6 +106,7 @@ cdef extern from *:
     void *mempool_lying(void *slots, Py_ssize_t i) noexcept
     void mempool_place(void *slots, Py_ssize_t i, object element) noexcept
     void mempool_place_bare "mempool_place"(void *slots, Py_ssize_t i, void *element) noexcept
+    void mempool_place_owned(void *slots, Py_ssize_t i, void *element) noexcept
     object mempool_owned(void *element)
 
 
@@ -236,7 +243,7 @@ cdef inline object take_at_last(FastPath self):
     if WITHOUT_GIL:
         return owned(take_held(self, True))
     if self.state.fast_alloc_above == PY_SSIZE_T_MAX or self.state.spare <= 0:  # the gate is closed
-        return None if self._quick is None else self._quick.take(True)
+        return None if self._quick is None else owned(self._quick.take(True))
     if self.state.spare > self.state.fast_alloc_above:
         self.state.from_spare += 1
     else:
@@ -249,7 +256,7 @@ cdef inline object take_at_last(FastPath self):
 cdef inline object take_unasked(FastPath self):
     """One of the reserve, if there is no source to be asked before; see Supply._rest."""
     if not self.state.full and (self.state.rests_until == 0 or not mempool_is_before(self.state.rests_until)):
-        return None if self._quick is None else self._quick.take(False)
+        return None if self._quick is None else owned(self._quick.take(False))
     return take_at_last(self)
 
 
@@ -343,12 +350,14 @@ cdef inline bint put_buffer(FastPath self, Buffer buffer) except? -1:
         return False
     if not self.tracks and self.state.made - self.state.disposed - self.state.disposing <= self.state.spare:
         return False  # nothing is out: it was written off
-    cdef Buffer next_handle = new_handle(buffer.block)
+    cdef PyObject *next_handle = owned_handle()
     if self.tracks and not self.outstanding.remove_pointer(<void*>buffer):
+        Py_DECREF(next_handle)
         return False
+    (<Buffer>next_handle).block = buffer.block
     buffer.state = DEAD
-    next_handle.state = LIVE
-    mempool_place(<void*>self.state.slots, self.state.spare, next_handle)
+    (<Buffer>next_handle).state = LIVE
+    mempool_place_owned(<void*>self.state.slots, self.state.spare, next_handle)
     self.state.spare += 1
     mirror_spare(self.state.mirror, self.state.spare, self.state.from_spare)
     return True
@@ -358,16 +367,19 @@ cdef inline bint put_buffer(FastPath self, Buffer buffer) except? -1:
 
 cdef inline object usual_alloc(object pool, PyObject **arguments, Py_ssize_t count, PyObject *names):
     """`alloc()`."""
+    cdef void *bare
     if not WITHOUT_GIL and count == 0 and names == NULL:
         if (<FastPath>pool).state.spare > (<FastPath>pool).state.fast_alloc_above:
             (<FastPath>pool).state.from_spare += 1
             return take_top(<FastPath>pool)
-        if (<FastPath>pool)._quick is None:
-            element = take_unasked(<FastPath>pool)
+        if (<FastPath>pool)._quick is not None:
+            bare = (<FastPath>pool)._quick.take(False)
+            if bare != NULL:
+                return mempool_owned(bare)
         else:
-            element = (<FastPath>pool)._quick.take(False)
-        if element is not None:
-            return element
+            element = take_unasked(<FastPath>pool)
+            if element is not None:
+                return element
     return quick_alloc.rest(pool, arguments, count, names)
 
 

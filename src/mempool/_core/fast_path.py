@@ -27,8 +27,8 @@ class Quick:
     """How an engine of another kind than the local one takes and gives back without a Python frame, compiled."""
 
     def take(self, at_last: cython.bint) -> Any:
-        """A spare, checked out; or None: go the slow way. at_last: of the reserve, too, without asking the source."""
-        return None
+        """A spare, checked out: a bare pointer that owns it; NULL: go the slow way. at_last: of the reserve, too, unasked."""
+        return cython.NULL
 
     def put(self, element: Any) -> cython.bint:
         """Take back an element that is out. False: go the slow way, nothing has happened."""

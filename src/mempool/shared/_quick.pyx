@@ -7,7 +7,7 @@ Python code, so no thread and no finalizer sees it otherwise.
 """
 
 from mempool._core.fast_path cimport Quick
-from mempool.buffer cimport DEAD, LIVE, Block, Buffer, blank_handle, given, owned_handle
+from mempool.buffer cimport DEAD, LIVE, Block, Buffer, blank_handle, owned_handle
 from mempool.shared._engine cimport Py_DECREF, Py_INCREF, PyObject, QuickClient, Region
 
 from libc.stdint cimport int64_t
@@ -65,13 +65,13 @@ cdef class SharedQuick(Quick):
 
     # No name for what is only read, and no function that is given an object: each would cost a pair of reference counts.
 
-    cdef object take(self, bint at_last):
+    cdef void *take(self, bint at_last) except? NULL:
         # Made first: if there is no memory for it, nothing has been taken.
         cdef PyObject *made = owned_handle()
         cdef void *block = self.tx.take_quickly(not at_last)
         if block == NULL:
             Py_DECREF(made)
-            return None
+            return NULL
         (<Buffer>made).block = <Block>block
         if (<Region>(<Block>block).region).lease == 0:  # as go_out
             if self.tx.keeps == NULL:
@@ -80,7 +80,7 @@ cdef class SharedQuick(Quick):
             self.tx.out += 1
         (<Region>(<Block>block).region).lease = self.tx.got_lease
         (<Buffer>made).state = LIVE
-        return given(made)
+        return <void *>made
 
     cdef bint put(self, element) except? -1:
         if type(element) is not Buffer:
