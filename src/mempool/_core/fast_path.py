@@ -27,7 +27,7 @@ class Quick:
     """How an engine of another kind than the local one takes and gives back without a Python frame, compiled."""
 
     def take(self, at_last: cython.bint) -> Any:
-        """A spare, checked out: a bare pointer that owns it; NULL: go the slow way. at_last: of the reserve, too, unasked."""
+        """A spare, checked out: a bare pointer that owns it; NULL: go the slow way. at_last: also of the reserve."""
         return cython.NULL
 
     def put(self, element: Any) -> cython.bint:
