@@ -407,9 +407,12 @@ def make():
     elements[0] -= 1
     return bytearray(1)
 
-child = None
+child, struck = None, False
 def fork(*_):
-    global child
+    global child, struck
+    if struck:
+        return
+    struck = True
     child = os.fork()
     if child == 0:
         elements[0] += 1
@@ -421,25 +424,28 @@ held = pool.alloc_many(2)
 threading.Thread(target=pool.alloc, daemon=True).start()
 wait_until(lambda: pool.stats().waiting == 1)
 main = threading.get_ident()
+
+# One signal is not enough: where it comes just before the thread sleeps, CPython runs no handler until the sleep has ended.
+def has_forked():
+    if not struck:
+        signal.pthread_kill(main, signal.SIGUSR1)
+    return child
 """
 
 
 THE_NEXT_HEAD = """
 def other():
     wait_until(lambda: pool.stats().waiting == 2)
-    signal.pthread_kill(main, signal.SIGUSR1)
-    wait_until(lambda: child)
+    wait_until(has_forked)
     pool.free_many(held)
 """
 
 
 SERVED_AND_ASLEEP = """
-wake, struck = parking.ThreadParker.wake, []
+wake = parking.ThreadParker.wake
 def fork_before(parker):
     if parker.thread == main and not struck:
-        struck.append(True)
-        signal.pthread_kill(main, signal.SIGUSR1)
-        wait_until(lambda: child)
+        wait_until(has_forked)
     wake(parker)
 parking.ThreadParker.wake = parking.ThreadParker.__call__ = fork_before  # a ticket calls the one or the other
 
