@@ -1,7 +1,7 @@
 # cython: language_level=3
 
 from mempool._core cimport fast_path
-from mempool._core.fast_path cimport DEFAULT, FastPath
+from mempool._core.fast_path cimport DEFAULT, FastPath, Quick
 from mempool._core.mutex cimport WITHOUT_GIL
 from mempool._core.queueing cimport Queueing
 from mempool._core.transfer cimport Ticket
@@ -117,6 +117,10 @@ cdef unsigned long long _version_of_modules
 cdef object _name_of_loop
 cdef bint is_thread_alone() except? -1
 cdef bint obtained(FastPath pool, object ticket, object timeout) except? -1
+cdef LockParker parker_of_this_thread()
+cdef double deadline_of(FastPath pool, object timeout) except? -1
+cdef bint obtained_elsewhere(FastPath pool, Quick quick, object ticket, object timeout) except? -1
+cdef bint stand_elsewhere(pool, Quick quick, ticket, LockParker parker, double deadline) except? -1
 cdef bint stand(pool, Queueing queueing, Ticket ticket, LockParker parker, double deadline) except? -1
 
 

@@ -19,7 +19,7 @@ if cython.compiled and not TYPE_CHECKING:  # never: it tells Cython that the nam
     import cython
 
 if not cython.compiled:  # compiled, the .pxd beside this file says the same
-    from mempool._core.fast_path import DEFAULT, FastPath
+    from mempool._core.fast_path import DEFAULT, FastPath, Quick
     from mempool._core.mutex import WITHOUT_GIL
     from mempool._core.queueing import Queueing
     from mempool._core.transfer import Ticket
@@ -157,32 +157,84 @@ def is_thread_alone() -> cython.bint:
 def obtain(pool: Any, ticket: Any, timeout: Any) -> bool:
     """`_obtain` of a pool, compiled, as it mostly is. False: something is unusual, and nothing has happened.
 
-    Usual is a pool of this process on the system's clock, and a caller who is no more than a thread.
+    Usual is a pool of one of the library's engines on the system's clock, and a caller who is no more than a thread.
     """
     return obtained(pool, ticket, timeout)
 
 
 def obtained(pool: FastPath, ticket: Any, timeout: Any) -> cython.bint:
     """`obtain`, in C."""
-    if not cython.compiled or WITHOUT_GIL or not isinstance(pool._engine, Queueing):
+    if not cython.compiled or WITHOUT_GIL:
         return False
+    if not isinstance(pool._engine, Queueing):
+        return pool._quick is not None and obtained_elsewhere(pool, pool._quick, ticket, timeout)
     queueing: Queueing = pool._engine
     if queueing._clock is not usual_clock or not is_thread_alone():
         return False
+    parker: LockParker = parker_of_this_thread()
+    if parker.is_in_use:
+        return False  # in a signal handler, while this thread is parked
+    own: Ticket = ticket
+    deadline: cython.double = deadline_of(pool, timeout)
+    if not Queueing.try_take(queueing, own, True, True):
+        stand(pool, queueing, own, parker, deadline)
+    Queueing.check_out(queueing, own)
+    return True
+
+
+def parker_of_this_thread() -> LockParker:
+    """The one that is used again for each wait."""
     parker: LockParker | None = parker_here()  # type: ignore[name-defined]  # in the .pxd
     if parker is None:
         parker = _new_parker_here()
         keep_here(parker)  # type: ignore[name-defined]
-    if parker.is_in_use:
-        return False  # in a signal handler, while this thread is parked
-    own: Ticket = ticket
+    return parker
+
+
+def deadline_of(pool: FastPath, timeout: Any) -> cython.double:
+    """By the system's clock."""
     deadline: cython.double = INFINITE
     if (timeout is not DEFAULT and timeout != DEFAULT) or pool._timeout is not None:
         asked: Any = pool
         deadline = asked._deadline(timeout, usual_now)
-    if not Queueing.try_take(queueing, own, True, True):
-        stand(pool, queueing, own, parker, deadline)
-    Queueing.check_out(queueing, own)
+    return deadline
+
+
+def obtained_elsewhere(pool: FastPath, quick: Quick, ticket: Any, timeout: Any) -> cython.bint:
+    """The same of a pool whose engine is another one.
+
+    After the wake each step is one in C: this thread has slept, the processor's caches have forgotten what it does, and the
+    interpreter's own code for a few lines of Python took as long as the kernel takes to wake it.
+    """
+    engine: Any = pool._engine
+    if engine.clock is not usual_clock or not is_thread_alone():
+        return False
+    parker: LockParker = parker_of_this_thread()
+    if parker.is_in_use:
+        return False  # in a signal handler, while this thread is parked
+    deadline: cython.double = deadline_of(pool, timeout)
+    if not engine.try_take(ticket, ask_source=True, may_wait=True):
+        stand_elsewhere(pool, quick, ticket, parker, deadline)
+    if not quick.check_out(ticket):
+        engine.check_out(ticket)
+    return True
+
+
+def stand_elsewhere(pool: Any, quick: Quick, ticket: Any, parker: LockParker, deadline: cython.double) -> cython.bint:
+    """`stand`, of another engine: that chooses what the parker's thread sleeps on, as this lines up."""
+    wait: Wait = Wait.__new__(Wait)
+    wait.begin(pool, None, ticket, parker, None, usual_now, deadline, seconds_of(usual_now), False)
+    parker.is_in_use = True
+    try:
+        while True:
+            seconds: cython.double = wait.step()
+            if seconds == HAS_SETTLED:
+                break
+            quick.sleep(parker._wakes, seconds)
+    finally:
+        parker.is_in_use = False
+        parker._wakes = None
+        wait.end()
     return True
 
 

@@ -196,6 +196,8 @@ class Wait:
         """That of the ticket."""
         if self.own is not None:
             return self.own.state  # type: ignore[no-any-return]
+        if self.quick is not None:
+            return self.quick.state(self.ticket)  # type: ignore[no-any-return]
         return self.ticket.state  # type: ignore[no-any-return]
 
     def __call__(self) -> None:
@@ -697,7 +699,7 @@ class Obtaining(Routine):
     def check_out(self) -> cython.bint:
         if self.queueing is not None:
             Queueing.check_out(self.queueing, cython.cast(Ticket, self.ticket))
-        else:
+        elif self.pool._quick is None or not self.pool._quick.check_out(self.ticket):
             self.pool._engine.check_out(self.ticket)
         return True
 

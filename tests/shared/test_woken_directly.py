@@ -24,7 +24,7 @@ from single_steps import kill_after_change, may_trace
 from sweeps import LONG
 
 from mempool.errors import PoolTimeout
-from mempool.shared import lookout, ticket
+from mempool.shared import lookout, pool_engine, ticket
 from mempool.shared.doors import Door
 from mempool.shared.pool import SharedPool
 from mempool.shared.pool_engine import PoolEngine
@@ -148,7 +148,7 @@ def test_who_comes_has_the_head_ask_that_waits_in_another_process(
     pool_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once: the head, which would not ask by itself in the time of a test, is told, and served before the newcomer."""
-    monkeypatch.setattr(ticket, "ASK_FIRST", LONG_TIME)
+    monkeypatch.setattr(pool_engine, "ASK_FIRST", LONG_TIME)
     pool, other = make(pool_path, reserve=0, keep=0, limit=2), attach(pool_path)
     pool._engine._tx.slice = LONG_TIME
     memory = Scarce(pool)
@@ -243,6 +243,57 @@ def test_a_signal_ends_the_sleep(pool_path: Path) -> None:
         signal.signal(signal.SIGUSR1, before)
     assert pool.waiting == 0
     pool.free(held)
+
+
+def test_a_handler_waits_while_its_thread_sleeps(pool_path: Path) -> None:
+    """In another line: what the thread sleeps on is in use, so the handler's wait has something of its own."""
+    pool, other = make(pool_path), attach(pool_path)
+    held, served = other.alloc(), []
+    inner = SharedPool("inner", size=4096, reserve=1, keep=1, limit=1, folder=pool_path.parent)
+    inner_held = inner.alloc()
+    here = threading.get_ident()
+
+    def wait_too(*_: object) -> None:
+        if not served:
+            served.append(inner)
+            inner.free(inner.alloc())
+
+    def strike() -> None:
+        wait_until(lambda: pool.waiting == 1)
+        while not served:  # one that comes just before the sleep is handled after it
+            signal.pthread_kill(here, signal.SIGUSR1)
+        wait_until(lambda: inner.waiting == 1)
+        other.free(held)  # the outer one is served first, and sleeps on below the handler
+        inner.free(inner_held)
+
+    before = signal.signal(signal.SIGUSR1, wait_too)
+    try:
+        with in_a_thread(strike):
+            pool.free(pool.alloc())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert [(each.out, each.waiting, each.verify()) for each in (pool, inner)] == [(0, 0, [])] * 2
+
+
+def test_a_thread_that_has_waited_keeps_no_pool(pool_path: Path) -> None:
+    """It uses what it sleeps on again, in its next wait."""
+    pool, other = make(pool_path), attach(pool_path)
+    held = other.alloc()
+
+    def give() -> None:
+        wait_until(lambda: other.waiting == 1)
+        other.free(held)
+
+    with in_a_thread(give):
+        pool.free(pool.alloc())
+    engine = weakref.ref(pool._engine)
+    del pool
+
+    def is_gone() -> bool:
+        gc.collect()
+        return engine() is None
+
+    wait_until(is_gone)
 
 
 def test_a_door_that_is_shut_is_gone_round(pool_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,9 @@ cdef str DEFAULT
 cdef class Quick:
     cdef void *take(self, bint at_last) except? NULL
     cdef bint put(self, element) except? -1
+    cdef Py_ssize_t state(self, ticket) except? -1
+    cdef bint sleep(self, wakes, double seconds) except? -1
+    cdef bint check_out(self, ticket) except? -1
     cdef bint leave(self, ticket, place, Py_ssize_t outcome, double seconds) except? -1
 
 cdef class FastPath:

@@ -34,6 +34,18 @@ class Quick:
         """Take back an element that is out. False: go the slow way, nothing has happened."""
         return False
 
+    def state(self, ticket: Any) -> cython.Py_ssize_t:
+        """That of this ticket, which is one of the engine's."""
+        return ticket.state  # type: ignore[no-any-return]
+
+    def sleep(self, wakes: Any, seconds: cython.double) -> cython.bint:
+        """Have this thread sleep on what the engine has put into its parker, at most so long; see LockParker.sleep."""
+        return False
+
+    def check_out(self, ticket: Any) -> cython.bint:
+        """As the engine's. False: go the slow way, nothing has happened."""
+        return False
+
     def leave(self, ticket: Any, place: Any, outcome: cython.Py_ssize_t, seconds: cython.double) -> cython.bint:
         """`dequeue` of this ticket, if it was served. False: go the slow way, nothing has happened."""
         return False

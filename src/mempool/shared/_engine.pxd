@@ -21,11 +21,24 @@ cdef class QuickClient:
     cdef uint64_t got_lease  # of what `take_quickly` got
     cdef void *take_quickly(self, bint may_populate) noexcept
     cdef bint give_quickly(self, uint64_t slot, uint64_t lease) noexcept
+    cdef Py_ssize_t state_of(self, ticket) except? -1
+    cdef int sleep_on(self, bell, double seconds) except -1
     cdef bint has_served(self, ticket)
     cdef int64_t slot_of(self, ticket, Py_ssize_t number) except -2
     cdef int lend_of(self, ticket, Py_ssize_t number, Region region, keeps) except -1
     cdef int let_go_of(self, ticket) except -1
     cdef void count_wait(self, int outcome, int bucket, double seconds) noexcept
+
+
+cdef class QuickTicket:
+    cdef public list elements
+    cdef public object waker  # who is told when it is served
+    cdef public object owner
+    cdef public object door  # a Door: where its loop is told,
+    cdef public int64_t stood  # and of which place
+    cdef public bint refused, retry_now
+    cdef public double ask_after, rest_until  # seconds; a time
+    cdef public object ask_at  # a time; None: it has not been the first yet
 
 
 cdef class Region:

@@ -1,6 +1,8 @@
 from collections.abc import Callable
 from typing import Any, Protocol, Self
 
+from mempool.engine import Waker
+
 CONSTANTS: dict[str, int]
 
 class Handle:
@@ -33,11 +35,10 @@ class Region:
     def handle(self) -> Handle: ...
 
 class Bell:
-    when_long: Callable[[], object] | None
+    engine: Any
     long: float
     def put(self, wake: None, /) -> None: ...
     def get(self, *, timeout: float | None = None) -> None: ...
-    def park(self, seconds: float | None) -> None: ...
 
 class Memory(Protocol):
     def make(self, slot: int) -> bool: ...
@@ -45,7 +46,19 @@ class Memory(Protocol):
 
 def answer(reference: Callable[[], Any]) -> None: ...
 
-class Ticket:
+class QuickTicket:
+    elements: list[Any]
+    waker: Waker | None
+    owner: Any
+    door: Any
+    stood: int
+    refused: bool
+    retry_now: bool
+    ask_after: float
+    rest_until: float
+    ask_at: float | None
+
+class Ticket(QuickTicket):
     def __init__(self, tx: Transaction, wanted: int) -> None: ...
     def __new__(cls, tx: Transaction, wanted: int, *options: object) -> Self: ...
     @property

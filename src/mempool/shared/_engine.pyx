@@ -279,15 +279,14 @@ cdef class Region:
 cdef class Bell:
     """On what a thread that stands in the line parks: whoever serves its place rings it, in whatever process.
 
-    It takes the place of a queue of wakes, see `Wakes` in clock.py: `put` wakes as well. Where the time is the system's, it
-    takes that of the whole parker, too: the less is run after the wake, the sooner the caller goes on.
+    It takes the place of a queue of wakes, see `Wakes` in clock.py: `put` wakes as well.
     """
 
     cdef Transaction tx
     cdef uint64_t place
     cdef uint32_t heard  # how much news there was at its last return, or when it was made
     cdef bint is_rung  # by `put`, and not heard yet
-    cdef public object when_long  # called once, without arguments, in a wait that is not over soon
+    cdef public object engine  # a PoolEngine, which is to look around for who waits longer than this; None: it is told no more
     cdef public double long  # seconds
 
     def __init__(self):
@@ -297,10 +296,6 @@ cdef class Bell:
         """End the `get` that is under way, or else the next one."""
         self.is_rung = True
         mp_ring(&self.tx.store.bells[self.place].rings)
-
-    def park(self, seconds):
-        """As `Parker.park`."""
-        self.sleep(NEVER if seconds is None else seconds)
 
     def get(self, *, timeout=None):
         """As `Wakes.get`, but that it returns at the end of the time."""
@@ -329,16 +324,16 @@ cdef class Bell:
                 left = until - <double>monotonic()
                 if left <= 0:
                     break
-            slice = self.tx.slice if self.when_long is None else min(self.long, self.tx.slice)
+            slice = self.tx.slice if self.engine is None else min(self.long, self.tx.slice)
             nanoseconds = <int64_t>(min(left, slice) * 1e9)
             with nogil:
                 mp_sleep(bell, said, nanoseconds)
             PyErr_CheckSignals()
             if MP_LOAD(bell) != said:
                 break  # the ticket looks by itself
-            if self.when_long is not None:
-                when_long, self.when_long = self.when_long, None
-                when_long()
+            if self.engine is not None:
+                engine, self.engine = self.engine, None
+                engine._listen(self.long)
         self.is_rung = False
         return 0
 
@@ -390,6 +385,12 @@ cdef class QuickClient:
 
     cdef bint give_quickly(self, uint64_t slot, uint64_t lease) noexcept:
         return False
+
+    cdef Py_ssize_t state_of(self, ticket) except? -1:
+        raise NotImplementedError
+
+    cdef int sleep_on(self, bell, double seconds) except -1:
+        raise NotImplementedError
 
     cdef bint has_served(self, ticket):
         raise NotImplementedError
@@ -991,6 +992,16 @@ cdef class Transaction(QuickClient):
                 return False
             state = self.commit()
         return state > 0
+
+    cdef Py_ssize_t state_of(self, ticket) except? -1:
+        """See Ticket.state."""
+        return (<Ticket?>ticket).state_now()
+
+    cdef int sleep_on(self, bell, double seconds) except -1:
+        """See Bell.sleep."""
+        if type(bell) is not Bell:
+            raise TypeError(f"{self.name}: a waiting thread sleeps on a bell, and not on {bell!r}")
+        return (<Bell>bell).sleep(seconds)
 
     cdef bint has_served(self, ticket):
         """Whether this ticket was served and has left the line by that. False as well: it is no ticket of this client."""

@@ -8,7 +8,8 @@ Python code, so no thread and no finalizer sees it otherwise.
 
 from mempool._core.fast_path cimport Quick
 from mempool.buffer cimport DEAD, LIVE, Block, Buffer, blank_handle, owned_handle
-from mempool.shared._engine cimport Py_DECREF, Py_INCREF, PyObject, QuickClient, Region
+from mempool.blocking cimport LockParker
+from mempool.shared._engine cimport Py_DECREF, Py_INCREF, PyObject, QuickClient, QuickTicket, Region
 
 from libc.stdint cimport int64_t
 
@@ -20,16 +21,19 @@ cdef enum:
     BUCKETS = 22
 
 
-def check_out(QuickClient tx not None, ticket, keeps):
+cpdef bint check_out(QuickClient tx, ticket, keeps) except? -1:
     """What this ticket has is in living buffers, which are in its `elements`. False: go the slow way, nothing has happened.
 
     keeps: what must live while anything is out.
     """
-    cdef list buffers = []
+    cdef list buffers
     cdef Buffer buffer
     cdef int64_t slot = tx.slot_of(ticket, 0)
     cdef Py_ssize_t i = 0
-    # First buffers that are not alive: if there is no memory for one, the ticket has all elements still.
+    if slot < 0:
+        return False  # it has none
+    buffers = (<QuickTicket>ticket).elements  # a Ticket, as slot_of has seen
+    # First buffers that are not alive: if there is no memory for one, the ticket has all elements still, in its handles.
     while slot >= 0:
         if tx.blocks[slot] == NULL:
             return False
@@ -38,7 +42,6 @@ def check_out(QuickClient tx not None, ticket, keeps):
         buffers.append(buffer)
         i += 1
         slot = tx.slot_of(ticket, i)
-    ticket.elements = buffers
     for i in range(len(buffers)):
         buffer = <Buffer>buffers[i]
         tx.lend_of(ticket, i, buffer.block.region, keeps)
@@ -101,16 +104,28 @@ cdef class SharedQuick(Quick):
             self.tx.keeps = NULL
         return True
 
+    cdef Py_ssize_t state(self, ticket) except? -1:
+        return self.tx.state_of(ticket)
+
+    cdef bint sleep(self, wakes, double seconds) except? -1:
+        self.tx.sleep_on(wakes, seconds)
+        return True
+
+    cdef bint check_out(self, ticket) except? -1:
+        return check_out(self.tx, ticket, self.engine)
+
     cdef bint leave(self, ticket, place, Py_ssize_t outcome, double seconds) except? -1:
         # As PoolEngine.dequeue.
         cdef int bucket = 0
         if outcome != self.served or not self.tx.has_served(ticket):
             return False
-        ticket.owner = place.on_gone = None
-        door = ticket.door
-        if door is not None:
-            door.forget(ticket)
-        waiting = self.engine._waiting
+        cdef QuickTicket own = <QuickTicket>ticket
+        own.owner = None
+        if not isinstance(place, LockParker) or (<LockParker>place).on_gone is not None:
+            place.on_gone = None
+        if own.door is not None:
+            own.door.forget(ticket)
+        cdef dict waiting = self.engine._waiting
         if waiting.pop(ticket, self) is not None:
             return True  # it was dequeued before
         while bucket < BUCKETS and seconds > self.buckets[bucket]:

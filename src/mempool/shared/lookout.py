@@ -43,8 +43,7 @@ def have_woken(engine: Any, ticket: Ticket, waker: Any) -> bool:
             return True
         waker._wakes = bell
         if engine.clock is SYSTEM_CLOCK:
-            waker.park = bell.park
-            bell.long, bell.when_long = WATCH_AFTER, functools.partial(engine._listen, WATCH_AFTER)
+            bell.engine, bell.long = engine, WATCH_AFTER
             return True
     elif kind is AsyncioParker:
         door = engine._doors.of(asyncio.get_running_loop())

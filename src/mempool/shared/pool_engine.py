@@ -37,9 +37,9 @@ from mempool.shared.targets import check_targets
 from mempool.shared.ticket import Ticket
 from mempool.sizes import in_words
 
-#: Seconds: when the head of the line asks by itself at last (first: ASK_FIRST), and the soonest after a failure; how long
-#: memory that was lacking is left alone, first and at last.
-ASK_LAST, ASK_SOONEST, REST_FIRST, REST_LAST = 5.0, 0.001, 0.001, 0.05
+#: Seconds: when the head of the line asks by itself, first and at last, and the soonest after a failure; how long memory
+#: that was lacking is left alone, first and at last.
+ASK_FIRST, ASK_LAST, ASK_SOONEST, REST_FIRST, REST_LAST = 0.05, 5.0, 0.001, 0.001, 0.05
 #: How a ticket takes: see Ticket.take_one.
 SPARES, ANYTHING, NEW_MEMORY = range(3)
 
@@ -289,7 +289,8 @@ class PoolEngine:
         if not ticket.is_first():
             return NEVER
         if ticket.ask_at is None:
-            ticket.ask_at, ticket.rest_until = now + ticket.ask_after, now
+            ticket.ask_after = ASK_FIRST
+            ticket.ask_at, ticket.rest_until = now + ASK_FIRST, now
         ticket.retry_now |= ticket.has_news()
         due = ticket.ask_at
         if ticket.retry_now:

@@ -5,28 +5,14 @@ What it owns is ticket.pxi's business, in C: dropped, it returns it.
 
 from __future__ import annotations
 
-from typing import Any
-
-from mempool.engine import WITHDRAWN, Waker
+from mempool.engine import WITHDRAWN
 from mempool.shared._engine import Ticket as Owning
-
-#: Seconds: when the head of the line asks for memory by itself for the first time.
-ASK_FIRST = 0.05
 
 
 class Ticket(Owning):
     """A ticket, as the face knows it."""
 
-    def __init__(self, _tx: object, _wanted: int) -> None:
-        self.elements: list[Any] = []
-        self.waker: Waker | None = None
-        self.owner: Any = None
-        self.door: Any = None  # a Door: where its loop is told, and of which place
-        self.stood: int = -1
-        self.refused = self.retry_now = False
-        self.ask_after: float = ASK_FIRST
-        self.ask_at: float | None = None
-        self.rest_until: float = 0.0
+    __slots__ = ()
 
     @property
     def first(self) -> int:
