@@ -131,6 +131,7 @@ def _of_kickmsg() -> peers.Peer:
 def _of_iceoryx2() -> peers.Peer:
     import iceoryx2 as iox2  # type: ignore[import-untyped,unused-ignore]
 
+    iox2.set_log_level(iox2.LogLevel.Error)  # it would tell that it has no file of settings
     node = iox2.NodeBuilder.new().create(iox2.ServiceType.Ipc)
     name = iox2.ServiceName.new(f"mempool-bench-{os.getpid()}")
     service = node.service_builder(name).publish_subscribe(iox2.Slice[ctypes.c_uint8]).create()
