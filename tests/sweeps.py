@@ -7,7 +7,9 @@ import gc
 import inspect
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Self
@@ -156,3 +158,35 @@ def interrupted_everywhere() -> Iterator[Interrupter]:
                 yield Interrupter(max(1, (n - interrupter.countdown) // 2))
     finally:
         gc.enable()
+
+
+@contextmanager
+def traced(trace: Callable[[FrameType, str, Any], Any]) -> Iterator[None]:
+    """This function traces this thread meanwhile. No garbage is collected: a finalizer would run lines that are traced."""
+    before = sys.gettrace()
+    gc.disable()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+        gc.enable()
+
+
+@contextmanager
+def struck_before_line(number: int, strike: Callable[[], object], *files: str) -> Iterator[None]:
+    """Another thread calls `strike` before the n-th line of these files that this thread runs, counted from 1."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal lines
+        if event == "line" and frame.f_code.co_filename.endswith(files):
+            lines += 1
+            if lines == number:
+                thread = threading.Thread(target=strike, daemon=True)
+                thread.start()
+                thread.join(60)
+        return trace
+
+    with traced(trace):
+        yield

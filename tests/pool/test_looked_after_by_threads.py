@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
-import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sweeps import struck_before_line
 
 from mempool import Objects, Pool
 from mempool.maintenance import upkeep
@@ -32,30 +30,12 @@ def test_two_threads_that_begin_to_look_after_pools_do_not_disturb_each_other(
     for number in itertools.count(1):
         pools = [Pool(Objects(object), reserve=1) for _ in range(4)]
         looking = [look_after(pool) for pool in pools[:2]]
-        lines = 0
 
-        def strike(looking: list[Any] = looking, pool: Pool[Any] = pools[3]) -> None:
+        def look_after_another(looking: list[Any] = looking, pool: Pool[Any] = pools[3]) -> None:
             looking.append(look_after(pool))
 
-        def trace(frame: Any, event: str, _argument: object, number: int = number, strike: Any = strike) -> Any:
-            nonlocal lines
-            name = frame.f_code.co_filename
-            if event == "line" and name.endswith(("maintenance.py", "pressure.py", "weakrefset.py", "weakref.py")):
-                lines += 1
-                if lines == number:
-                    thread = threading.Thread(target=strike, daemon=True)
-                    thread.start()
-                    thread.join(60)
-            return trace
-
-        before = sys.gettrace()
-        gc.disable()
-        sys.settrace(trace)
-        try:
+        with struck_before_line(number, look_after_another, "maintenance.py", "pressure.py", "weakrefset.py", "weakref.py"):
             looking.append(look_after(pools[2]))
-        finally:
-            sys.settrace(before)
-            gc.enable()
         for one in looking:
             one.close()
         for pool in pools:

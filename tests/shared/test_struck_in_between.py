@@ -22,7 +22,7 @@ pytest.importorskip("mempool.shared._engine", reason="needs the compiled engine:
 
 from shared_children import Parent, child
 from single_steps import SINGLESTEP, TRACEME, libc, may_trace
-from sweeps import LONG
+from sweeps import LONG, struck_before_line, traced
 
 import mempool
 from mempool.errors import LineFull, PoolClosed, PoolTimeout
@@ -67,40 +67,9 @@ def before_each_opcode(function: str, strike: Callable[[int], object]) -> Iterat
             strike(seen)
         return trace
 
-    before = sys.gettrace()
     sys._getframe().f_trace_opcodes = True  # CPython 3.12 heeds it only if some frame has it when settrace is called
-    gc.disable()  # the end of a pool that was garbage before runs the same functions
-    sys.settrace(trace)
-    try:
+    with traced(trace):
         yield
-    finally:
-        sys.settrace(before)
-        gc.enable()
-
-
-@contextmanager
-def struck_before_line(number: int, strike: Callable[[], object], *files: str) -> Iterator[None]:
-    """Another thread does this before that line of these files that is run here."""
-    lines = 0
-
-    def trace(frame: Any, event: str, _argument: object) -> Any:
-        nonlocal lines
-        if event == "line" and frame.f_code.co_filename.endswith(files):
-            lines += 1
-            if lines == number:
-                thread = threading.Thread(target=strike, daemon=True)
-                thread.start()
-                thread.join(60)
-        return trace
-
-    before = sys.gettrace()
-    gc.disable()  # the end of a pool that was garbage before runs the same functions
-    sys.settrace(trace)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
-        gc.enable()
 
 
 def test_who_leaves_while_another_thread_attaches_keeps_no_descriptor(pool_path: Path) -> None:
