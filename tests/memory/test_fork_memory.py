@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from books import assert_at_rest
 from children import in_child
+from notes import assert_leaves_no_note
 
 from mempool import Buffers, DoubleFree, Fallback, Limited, Objects, Pool, UseAfterFree
 from mempool.sources import Memory, forks, levels
@@ -225,14 +226,13 @@ class Told:
 
 def test_who_is_told_of_forks_is_forgotten_when_it_is_gone() -> None:
     """Else each would leave a note behind."""
-    told = Told()
-    forks.register(told)
-    key = id(told)
-    note = forks._mortals[key]
-    assert note() is told
-    del told
-    gc.collect()
-    assert forks._mortals.get(key) is not note
+
+    def register() -> Told:
+        told = Told()
+        forks.register(told)
+        return told
+
+    assert_leaves_no_note(forks._mortals, register)
 
 
 def test_from_before_a_fork_until_after_it_nothing_is_finalized_that_stays_with_the_parent() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from typing import Any
 
 import pytest
 from callers import SOON, Caller
+from notes import assert_leaves_no_note
 
 from mempool import IMPLEMENTATION, Objects, Pool, PoolClosed, PoolTimeout, lifecycle
 
@@ -58,10 +58,4 @@ def test_who_gives_up_a_drain_watches_no_more() -> None:
 
 def test_a_pool_that_is_gone_leaves_no_note_behind() -> None:
     """Each fork, and the end of the interpreter, goes through all notes."""
-    pool = Pool(Objects(object), 0)
-    key = id(pool._engine)
-    note = lifecycle._engines[key]
-    assert note() is pool._engine
-    del pool
-    gc.collect()
-    assert lifecycle._engines.get(key) is not note
+    assert_leaves_no_note(lifecycle._engines, lambda: Pool(Objects(object), 0), lambda pool: pool._engine)

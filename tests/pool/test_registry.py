@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from notes import assert_leaves_no_note
 
 import mempool
 from mempool import Objects, Pool, linux, registry
@@ -210,10 +211,4 @@ def test_the_latest_resolver_is_asked_first_and_can_be_taken_back(register: Call
 
 
 def test_of_a_pool_that_is_gone_no_note_is_left() -> None:
-    pool = Pool(Objects(object), 0)
-    key = id(pool)
-    note = registry._pools[key]
-    assert note() is pool
-    del pool
-    gc.collect()
-    assert registry._pools.get(key) is not note
+    assert_leaves_no_note(registry._pools, lambda: Pool(Objects(object), 0))

@@ -257,6 +257,7 @@ SHARED_BY_TESTS = {
     "elements",
     "exports",
     "folders",
+    "notes",
     "sweeps",
     "tickets",
     "without_the_gil",
