@@ -16,31 +16,33 @@ from mempool.fleet.values import Outcome
 #: What the scheduler knows: (worker's name, pool's name, standing).
 Row = tuple[str, str, Any]
 
-_nodes: weakref.WeakSet[Node] = weakref.WeakSet()
-_fleets: weakref.WeakSet[Any] = weakref.WeakSet()
-_registered: list[Any] = []
+# By identity, and not WeakSets: those are run over in Python, and fail where another loop's thread adds one meanwhile: each
+# loop serves `/metrics` of the whole process. See test_metrics_are_collected_while_another_one_begins.
+_nodes: weakref.WeakValueDictionary[int, Node] = weakref.WeakValueDictionary()
+_fleets: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_registered: dict[str, Any] = {}
 
 
 def add_node(node: Node) -> None:
     """Show the pools of a worker."""
-    _nodes.add(node)
+    _nodes[id(node)] = node
     _register()
 
 
 def forget_node(node: Node) -> None:
     """The worker has ended."""
-    _nodes.discard(node)
+    _nodes.pop(id(node), None)
 
 
 def add_fleet(fleet: Any) -> None:
     """Show what a scheduler knows: `fleet.rows()` are Rows, `fleet.revisions()` what is wanted."""
-    _fleets.add(fleet)
+    _fleets[id(fleet)] = fleet
     _register()
 
 
 def forget_fleet(fleet: Any) -> None:
     """The scheduler has ended."""
-    _fleets.discard(fleet)
+    _fleets.pop(id(fleet), None)
 
 
 def _register() -> None:
@@ -54,11 +56,17 @@ def _register() -> None:
 
     class Collector:
         def collect(self) -> Iterator[Any]:
-            yield from _of_nodes(list(_nodes), GaugeMetricFamily, CounterMetricFamily)
-            yield from _of_fleets(list(_fleets), GaugeMetricFamily)
+            yield from _of_nodes(_living(_nodes), GaugeMetricFamily, CounterMetricFamily)
+            yield from _of_fleets(_living(_fleets), GaugeMetricFamily)
 
-    _registered.append(Collector())
-    prometheus_client.REGISTRY.register(_registered[0])
+    # In one step, as a second one raises ValueError. See test_two_that_begin_at_once_are_shown_by_one_collector.
+    collector = Collector()
+    if _registered.setdefault("collector", collector) is collector:
+        prometheus_client.REGISTRY.register(collector)
+
+
+def _living(noted: weakref.WeakValueDictionary[int, Any]) -> list[Any]:
+    return [thing for reference in noted.valuerefs() if (thing := reference()) is not None]
 
 
 def _of_nodes(nodes: Iterable[Node], gauge: Callable[..., Any], counter: Callable[..., Any]) -> Iterator[Any]:

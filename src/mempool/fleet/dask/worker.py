@@ -27,6 +27,15 @@ SETUP_SECONDS = 60.0
 _nodes: weakref.WeakKeyDictionary[Any, Node] = weakref.WeakKeyDictionary()
 
 
+def _nodes_here() -> list[Node]:
+    """Those of all workers of this process, whatever begins or ends in their loops meanwhile.
+
+    Not `values()`: that is run over in Python, and fails then. See test_a_task_gets_its_pool_while_another_worker_begins.
+    """
+    workers = [worker for reference in _nodes.keyrefs() if (worker := reference()) is not None]
+    return [node for worker in workers if (node := _nodes.get(worker)) is not None]
+
+
 class FleetWorkerPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no types
     """Makes the pools of a worker. Registered again, it finds those that are there, whoever holds elements of them.
 
@@ -106,7 +115,7 @@ def _resolve(name: str) -> BasePool[Any] | None:
         node = None
     if node is not None and (found := node.get(name)) is not None:
         return found
-    elsewhere = [pool for other in list(_nodes.values()) if (pool := other.get(name)) is not None]
+    elsewhere = [pool for other in _nodes_here() if (pool := other.get(name)) is not None]
     if node is not None and elsewhere:
         raise LookupError(
             f"worker {node.name!r} has no pool {name!r}, though another worker of this process has; Fleet(client).create "
