@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,18 +15,36 @@ from sweeps import struck_before_line
 pytest.importorskip("distributed", reason="mempool[dask] is not installed")
 prometheus = pytest.importorskip("prometheus_client", reason="mempool[export] is not installed")
 
-from mempool.fleet.dask import metrics, worker  # noqa: E402 - needs distributed
+from mempool.fleet import Controller, Order, Targets  # noqa: E402 - needs distributed
+from mempool.fleet.dask import metrics, worker  # noqa: E402 - as above
+from mempool.fleet.dask.scheduler import FleetSchedulerPlugin  # noqa: E402 - as above
 from mempool.fleet.node import Node  # noqa: E402 - as above
 
 
-class Fleet:
-    """A scheduler's half that knows no pool."""
+class Silent:
+    """A transport to nodes that never answer."""
 
-    def revisions(self) -> dict[str, int]:
-        return {}
+    def now(self) -> float:
+        return 0.0
 
-    def rows(self) -> list[Any]:
-        return []
+    def send(self, node: str, order: Order) -> None:
+        """It is lost."""
+
+
+def order(pool: str) -> Order:
+    return Order(pool, 0, Targets(1))
+
+
+def fleet_of(*nodes: str) -> Any:
+    """A scheduler's half with these nodes, and two pools."""
+    fleet: Any = FleetSchedulerPlugin()
+    fleet.controller = Controller(Silent())
+    fleet._scheduler = SimpleNamespace(workers={})
+    for node in nodes:
+        fleet.controller.joined(node)
+    for pool in ("a", "b"):
+        fleet.controller.want(order(pool))
+    return fleet
 
 
 @pytest.fixture
@@ -63,7 +82,7 @@ def test_a_task_gets_its_pool_while_another_worker_begins(monkeypatch: pytest.Mo
     ("make", "add", "forget"),
     [
         pytest.param(lambda: Node("a"), metrics.add_node, metrics.forget_node, id="worker"),
-        pytest.param(Fleet, metrics.add_fleet, metrics.forget_fleet, id="scheduler"),
+        pytest.param(lambda: fleet_of("a"), metrics.add_fleet, metrics.forget_fleet, id="scheduler"),
     ],
 )
 def test_metrics_are_collected_while_another_one_begins(
@@ -107,5 +126,27 @@ def test_two_that_begin_at_once_are_shown_by_one_collector(registry: Callable[[]
         for node in nodes:
             metrics.forget_node(node)
         if not begun:
+            break
+    assert number > 5
+
+
+def test_metrics_are_collected_while_a_fleet_changes(registry: Callable[[], Any]) -> None:
+    """In another thread than the scheduler's: a node joins and one leaves, a pool is made and one removed."""
+    for number in itertools.count(1):
+        shown = registry()
+        fleet = fleet_of("first", "second")
+        changed = []
+
+        def change(controller: Controller = fleet.controller, changed: list[int] = changed) -> None:
+            controller.joined("third")
+            controller.left("first")
+            controller.remove("a")
+            changed.append(controller.want(order("c")))
+
+        metrics.add_fleet(fleet)
+        with struck_before_line(number, change, "dask/metrics.py", "dask/scheduler.py", "controller.py"):
+            assert "mempool_fleet_workers" in {family.name for family in shown.collect()}
+        metrics.forget_fleet(fleet)
+        if not changed:
             break
     assert number > 5

@@ -5,7 +5,7 @@ Knows no engine, no clock and no thread but its transport's. Two loops: an order
 be, which makes it sure: also a node that has lost everything since it answered, or that was cut off for longer than
 anybody tries, gets there. Neither is enough by itself.
 
-All calls come from one thread, the engine's; none blocks.
+All calls come from one thread, the engine's, but `answer`, which any thread may call; none blocks.
 """
 
 from __future__ import annotations
@@ -229,10 +229,10 @@ class Controller:
 
     def answer(self, pool: str, revision: int) -> Answer:
         """What became of a revision. Where a later one is wanted by now: what became of that."""
-        if not self.is_removed(pool):
-            self.order_for(pool)
+        if pool not in self.wanted:
+            self.order_for(pool)  # which raises: there is none
         nodes = {}
-        for node, standings in self.nodes.items():
+        for node, standings in list(self.nodes.items()):
             standing = self._standing(standings, pool)
             if standing.outcome is Outcome.PENDING and (node, pool) in self._sending:
                 standing = replace(standing, outcome=Outcome.UNREACHABLE, detail="it has not answered yet")

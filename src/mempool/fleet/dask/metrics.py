@@ -35,7 +35,7 @@ def forget_node(node: Node) -> None:
 
 
 def add_fleet(fleet: Any) -> None:
-    """Show what a scheduler knows: `fleet.rows()` are Rows, `fleet.revisions()` what is wanted."""
+    """Show what a scheduler knows: `fleet.revisions()` is what is wanted, `fleet.rows(revisions)` are Rows of that."""
     _fleets[id(fleet)] = fleet
     _register()
 
@@ -120,14 +120,15 @@ def _of_fleets(fleets: Iterable[Any], gauge: Callable[..., Any]) -> Iterator[Any
         )
     }
     for fleet in fleets:
-        counts = {(pool, outcome): 0 for pool in fleet.revisions() for outcome in Outcome}
-        for worker, pool, standing in fleet.rows():
+        revisions = fleet.revisions()
+        counts = {(pool, outcome): 0 for pool in revisions for outcome in Outcome}
+        for worker, pool, standing in fleet.rows(revisions):
             counts[pool, standing.outcome] += 1
             if standing.report is not None:
                 for field, family in figures.items():
                     family.add_metric([pool, worker], getattr(standing.report, field))
         for (pool, outcome), count in counts.items():
             workers.add_metric([pool, str(outcome)], count)
-        for pool, revision in fleet.revisions().items():
+        for pool, revision in revisions.items():
             wanted.add_metric([pool], revision)
     yield from (workers, wanted, *figures.values())

@@ -364,13 +364,13 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
         worker = self._scheduler.workers.get(node)
         return node if worker is None else str(worker.name)
 
-    # -- what the metrics show
+    # -- what the metrics show, also to another thread than the loop's: see test_metrics_are_collected_while_a_fleet_changes
 
     def revisions(self) -> dict[str, int]:
         """The latest of each pool; of one that was removed for as long as a worker still has something of it."""
         return {
             pool: order.revision
-            for pool, order in self.controller.wanted.items()
+            for pool, order in list(self.controller.wanted.items())
             if not order.removed or self._has_remains(pool, order.revision)
         }
 
@@ -381,10 +381,10 @@ class FleetSchedulerPlugin(SchedulerPlugin):  # type: ignore[misc]  # distribute
             for standing in standings
         )
 
-    def rows(self) -> list[metrics.Row]:
-        """What is known of each pool of each worker."""
+    def rows(self, revisions: Mapping[str, int]) -> list[metrics.Row]:
+        """What is known of each of these pools, of each worker."""
         rows, counted = [], set()
-        for pool, revision in self.revisions().items():
+        for pool, revision in revisions.items():
             for node, standing in self.controller.answer(pool, revision).nodes.items():
                 token = standing.report.shared if standing.report is not None else 0
                 if token and (pool, token) in counted:  # one pool of a machine: its figures count once
