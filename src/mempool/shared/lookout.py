@@ -72,9 +72,8 @@ def _look_around(reference: weakref.ref[Any], me: object, watch_after: float) ->
         engine = reference()
         if engine is not None and engine._listener is me:
             engine._listener = None  # by what a callback has raised (SystemExit): else nobody would ever look again
-            if (
-                engine.is_awaited()
-            ):  # nor for those who wait already: see test_a_callback_that_ends_the_thread_leaves_nobody_alone
+            # Nor for those who wait already: see test_a_callback_that_ends_the_thread_leaves_nobody_alone.
+            if engine.is_awaited():
                 with contextlib.suppress(RuntimeError, MemoryError):  # no thread to be had
                     engine._listen()
 
