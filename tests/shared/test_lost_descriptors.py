@@ -264,6 +264,26 @@ def test_who_watches_processes_closes_nothing_of_a_stranger(pool_path: Path, str
     pool.close()
 
 
+@pytest.mark.parametrize("error", [OSError, MemoryError, KeyboardInterrupt])
+def test_a_door_that_fails_while_its_socket_is_looked_at_leaves_none_open(
+    pool_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """It stayed open as long as the process. A loop without a door is woken by a thread; other errors are the caller's."""
+
+    def fail(_number: int) -> os.stat_result:
+        raise error
+
+    pool = make(pool_path)
+    loop = asyncio.new_event_loop()
+    before = descriptors()
+    with monkeypatch.context() as patched, contextlib.suppress(MemoryError, KeyboardInterrupt):
+        patched.setattr(os, "fstat", fail)
+        assert pool._engine._doors.of(loop) is None
+    assert descriptors() == before
+    loop.close()
+    pool.close()
+
+
 @each_use
 def test_a_door_that_is_lost_closes_nothing_of_a_stranger(pool_path: Path, strangers: Strangers) -> None:
     """A child that was forked in C may close all that it does not know before it looks at the pool."""

@@ -32,17 +32,20 @@ class _Socket:
     """A descriptor, closed with the last reference to it unless it is a stranger's by now: see mp_descriptor, system.h."""
 
     number: int = -1
+    _inode: int | None = None
 
     def __init__(self, number: int) -> None:
-        self.pid: int = os.getpid()
-        self._inode: int = os.fstat(number).st_ino
+        # First: whatever is raised after it, `__del__` closes the descriptor. See
+        # test_a_door_that_fails_while_its_socket_is_looked_at_leaves_none_open.
         self.number = number
+        self.pid: int = os.getpid()
+        self._inode = os.fstat(number).st_ino
 
     def close(self) -> None:
         """May be done again."""
         number, self.number = self.number, -1
         with contextlib.suppress(OSError):
-            if number >= 0 and os.fstat(number).st_ino == self._inode:
+            if number >= 0 and (self._inode is None or os.fstat(number).st_ino == self._inode):
                 os.close(number)
 
     __del__ = close
