@@ -69,7 +69,10 @@ class Door:
         loop.add_reader(descriptor, functools.partial(answer, weakref.ref(self)))
 
     def expect(self, ticket: Ticket) -> None:
-        """Whoever serves this ticket, which stands in the line, tells this door."""
+        """Have whoever serves this ticket tell this door.
+
+        Another thread may have seen it served since it lined up. Then it is out of the line, and nobody tells this door.
+        """
         ticket.door, ticket.stood = self, ticket.place
         self.served[ticket.stood] = ticket
         if not ticket.stand_at(self.number):
