@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 from books import assert_at_rest
+from without_the_gil import BUILT_WITHOUT
 
 from mempool import IMPLEMENTATION, Objects, Pool, PoolTimeout
+from mempool._core import Decisions
 from mempool.testing import Element, ScriptedSource, wait_until
 
 SOON = 60  # seconds
@@ -335,3 +337,41 @@ def test_a_signal_handler_takes_turns_with_threads() -> None:
         signal.signal(signal.SIGUSR1, before)
     assert not any(thread.is_alive() for thread in threads)
     assert_at_rest(pool)
+
+
+class Owning:
+    """Has a pool whose source leads back to it. Its end makes a weak reference, which the collector leaves alone."""
+
+    def __init__(self, references: list[weakref.ref[Any]], reach: Callable[[Pool[Any]], object]) -> None:
+        self.references = references
+        self.pool: Pool[Any] = Pool(Objects(self.make), reserve=2)
+        # A code object: the collector does not know it, so it ends as the list is taken apart, after the pool.
+        late = take_and_free.__code__.replace()
+        references.append(weakref.ref(late, lambda _: reach(references[1]())))
+        box: list[object] = [self.pool]
+        box += [box, late]
+
+    def make(self) -> object:
+        return [self]
+
+    def __del__(self) -> None:
+        self.references.append(weakref.ref(self.pool))
+
+
+@pytest.mark.skipif(BUILT_WITHOUT, reason="the collector knows code objects there")
+def test_who_reaches_a_pool_that_is_taken_apart_finds_its_gates_shut() -> None:
+    """It has neither engine nor state then. The fast path read what lies behind None, and by chance crashed on it."""
+    told: list[object] = []
+
+    def reach(pool: Pool[Any]) -> None:
+        told.append(type(pool.core))
+        for use in (pool.alloc, pool.alloc_reserved, pool.lease().__enter__, lambda: pool.free(object())):
+            try:
+                use()
+            except AttributeError:  # of what it had
+                told.append(None)
+
+    references: list[weakref.ref[Any]] = []
+    Owning(references, reach)
+    gc.collect()
+    assert told == [Decisions, None, None, None, None]

@@ -74,6 +74,14 @@ cdef extern from *:
     static inline PyObject *mempool_owned(void *element) {
         return (PyObject *)element;
     }
+    static inquiry mempool_clear_of_pools;
+    static inline void mempool_set_clear_of_pools(PyObject *type, int (*clear)(PyObject *)) {
+        mempool_clear_of_pools = ((PyTypeObject *)type)->tp_clear;
+        ((PyTypeObject *)type)->tp_clear = clear;
+    }
+    static inline int mempool_clear_pool(PyObject *pool) {
+        return mempool_clear_of_pools(pool);
+    }
     /* The same method as one of this very type: CPython calls it faster than an inherited one. */
     static inline PyObject *mempool_own_method(PyObject *type, PyObject *method) {
         return PyDescr_NewMethod((PyTypeObject *)type, ((PyMethodDescrObject *)method)->d_method);
@@ -98,6 +106,8 @@ cdef extern from *:
     }
     """
     object mempool_own_method(object type, object method)
+    void set_clear_of_pools "mempool_set_clear_of_pools"(object type, int (*clear)(PyObject *) noexcept) noexcept
+    int clear_as_ever "mempool_clear_pool"(PyObject *pool) noexcept
     ctypedef object (*Call "mempool_call")(object, PyObject **, Py_ssize_t, PyObject *)
     ctypedef struct QuickMethod "mempool_quick_method":
         Call rest
@@ -111,6 +121,25 @@ cdef extern from *:
     void mempool_place_bare "mempool_place"(void *slots, Py_ssize_t i, void *element) noexcept
     void mempool_place_owned(void *slots, Py_ssize_t i, void *element) noexcept
     object mempool_owned(void *element)
+
+
+cdef Decisions SHUT
+
+cdef inline int clear_pool(PyObject *pool) noexcept:
+    """The slot tp_clear: a pool that the collector takes apart has its gates shut, as before it was made.
+
+    Cython leaves None in the place of the state, whose numbers the fast path would read, and write, behind None. Whoever has
+    a weak reference that a finalizer of the same garbage has made still reaches the pool, from another finalizer or thread.
+    `test_who_reaches_a_pool_that_is_taken_apart_finds_its_gates_shut`
+    """
+    cdef int outcome = clear_as_ever(pool)
+    (<FastPath>pool).core = SHUT
+    (<FastPath>pool).state = SHUT.state
+    return outcome
+
+
+cdef inline object have_gates_shut_at_last():
+    set_clear_of_pools(FastPath, clear_pool)
 
 
 cdef inline object ticket_for_one(FastPath self):

@@ -212,8 +212,12 @@ class FastPath:
         self._free_slowly(element, linger)  # type: ignore[attr-defined]
 
 
-if not cython.compiled:
-    FastPath.core = Decisions(False, False, False)  # as __cinit__ says
+SHUT = Decisions(False, False, False)
+
+if cython.compiled:
+    have_gates_shut_at_last()  # type: ignore[name-defined]  # in the .pxd; before the types that inherit it are made
+else:
+    FastPath.core = SHUT  # as __cinit__ says
     FastPath._quick = None
 
 
