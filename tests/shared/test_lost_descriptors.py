@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import resource
 import signal
 import socket
 import stat
@@ -281,6 +282,35 @@ def test_a_door_that_fails_while_its_socket_is_looked_at_leaves_none_open(
         assert pool._engine._doors.of(loop) is None
     assert descriptors() == before
     loop.close()
+    pool.close()
+
+
+def _is_open(descriptor: int) -> bool:
+    with contextlib.suppress(OSError):
+        return bool(os.fstat(descriptor))
+    return False
+
+
+def test_who_watches_processes_closes_theirs_where_no_descriptor_is_to_be_had(pool_path: Path) -> None:
+    """It opened a file to see whether it was a pidfd still; where that failed, the pidfd was kept until the process' end."""
+    if not hasattr(os, "pidfd_open"):
+        pytest.skip("no pidfd here")
+    pool = make(pool_path)
+    with child(hold(pool_path)) as holder:
+        holder.hear()
+        before = _pidfds()
+        waiter = threading.Thread(target=lambda: pool.free(pool.alloc(timeout=60)))
+        waiter.start()
+        wait_until(lambda: _pidfds() - before)
+        (watched,) = _pidfds() - before
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            assert holder.end(signal.SIGKILL) == -signal.SIGKILL
+            wait_until(lambda: not _is_open(watched))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            waiter.join(60)
     pool.close()
 
 

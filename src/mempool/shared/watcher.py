@@ -89,8 +89,10 @@ def _forget(watched: dict[Client, int], client: Client, poller: Any) -> None:
 def _is_of_a_process(descriptor: int) -> bool:
     """Whether it is a pidfd still: a daemon closes all that it does not know, and the number is soon a stranger's.
 
-    Its inode would not tell: before Linux 6.9 all pidfds have one, with other kinds of files.
+    Its inode would not tell: before Linux 6.9 all pidfds have one, with other kinds of files. And nothing is opened for it:
+    a process that has as many descriptors as it may would keep this one for ever. See
+    test_who_watches_processes_closes_theirs_where_no_descriptor_is_to_be_had.
     """
     with contextlib.suppress(OSError):
-        return b"\nPid:" in Path(f"/proc/self/fdinfo/{descriptor}").read_bytes()
+        return str(Path(f"/proc/self/fd/{descriptor}").readlink()).startswith(("anon_inode:[pidfd]", "pidfd:"))
     return False
