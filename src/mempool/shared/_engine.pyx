@@ -314,6 +314,7 @@ cdef class Bell:
         cdef double left = NEVER, slice
         cdef int64_t nanoseconds
         while True:
+            PyErr_CheckSignals()  # before the sleep: whoever is woken goes on the sooner, and Python looks when the call returns
             said = MP_LOAD(bell)  # first: what comes later, rings it again
             if self.is_rung or self.tx.mark[0] == 0 or run_look_at_place(self.tx, self.place) != NOTHING:
                 break
@@ -328,7 +329,6 @@ cdef class Bell:
             nanoseconds = <int64_t>(min(left, slice) * 1e9)
             with nogil:
                 mp_sleep(bell, said, nanoseconds)
-            PyErr_CheckSignals()
             if MP_LOAD(bell) != said:
                 break  # the ticket looks by itself
             if self.engine is not None:
@@ -1020,7 +1020,9 @@ cdef class Transaction(QuickClient):
         return self.lend_here(region, <Handle?>handles[number], keeps)
 
     cdef int let_go_of(self, ticket) except -1:
-        (<Ticket?>ticket).handles = []
+        """What it had is lent: no handle of its has anything any more."""
+        for handle in (<Ticket?>ticket).handles:
+            (<Handle?>handle).lease = 0
         return 0
 
     # -- the promise
