@@ -232,8 +232,8 @@ def measured(scene: Scene, seconds: float, rounds: int, *, control: bool) -> tup
 
     def add(name: str, way: Way, threads: int) -> None:
         def measure() -> float:
-            late = lateness(scene.elements, scene.hold) if scene.hold else 0.0
-            crowds[name].append(crowd(way, threads, max(1e-6, scene.hold - late), seconds))
+            sleep_for = max(1e-6, scene.hold - lateness(scene.elements, scene.hold)) if scene.hold else 0.0
+            crowds[name].append(crowd(way, threads, sleep_for, seconds))
             return crowds[name][-1].a_second
 
         crowds[name], calls[name] = [], measure

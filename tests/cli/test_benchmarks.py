@@ -173,10 +173,31 @@ def test_a_crowd_counts_every_holder_and_how_long_he_waited() -> None:
         taken.append(object())
         return taken[-1]
 
-    seen = contended.crowd((take, given.append), threads=3, hold=0, seconds=0.01)
+    seen = contended.crowd((take, given.append), threads=3, sleep_for=0, seconds=0.01)
     assert len(taken) == len(given) > 0
     assert 0 <= seen.wait_p999 <= seen.wait_longest
     assert 1 / 3 <= seen.fairness <= 1
+
+
+@pytest.mark.parametrize(("hold", "late", "sleep_for"), [(0.001, 0.0004, 0.0006), (0.0001, 0.0004, 1e-6), (0, 0.0004, 0)])
+def test_who_holds_an_element_is_woken_by_so_much_earlier_as_he_would_wake_late(
+    monkeypatch: pytest.MonkeyPatch, hold: float, late: float, sleep_for: float
+) -> None:
+    """All contestants alike; where an element is hardly held, at once; and where it is not held, nobody sleeps."""
+    asked = []
+
+    def crowd(_way: object, _threads: int, sleep_for: float, _seconds: float) -> contended.Crowd:
+        asked.append(sleep_for)
+        return contended.Crowd(1.0, 0.0, 0.0, 1.0)
+
+    monkeypatch.setattr(contended, "lateness", lambda _threads, _hold: late)
+    monkeypatch.setattr(contended, "crowd", crowd)
+    crowds, _missing = contended.measured(contended.Scene(4, 2, hold), 0.01, 1, control=True)
+    assert asked == [pytest.approx(sleep_for)] * len(crowds)
+
+
+def test_how_late_a_thread_wakes_is_measured() -> None:
+    assert 0 < contended.lateness(2, 0.001) < 1
 
 
 @pytest.mark.long_on_both
